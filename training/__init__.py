@@ -1,0 +1,1 @@
+"""Trains the bundled models from scratch: `python -m training`."""

@@ -1,0 +1,116 @@
+"""`python -m training [--gsm8k FILE] [--only NAME ...]`: train, evaluate and write the bundled models."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from .cards import write_card
+from .corpora import Corpus, gsm8k, standard_library
+from .recipes import RECIPES, Recipe
+from .tokenizer import train_tokenizer
+from .train import Result, as_record, build_model, perplexity, train
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "src" / "cospec" / "demo" / "models"
+WORK = ROOT / "training" / "work"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--gsm8k", type=Path, default=ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[recipe.name for recipe in RECIPES])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads to train with")
+    arguments = parser.parse_args()
+    if not arguments.gsm8k.exists():
+        parser.error(f"no GSM8K training rows at {arguments.gsm8k}; name the file with --gsm8k")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    WORK.mkdir(exist_ok=True)
+
+    corpora = {"math": gsm8k(arguments.gsm8k), "code": standard_library()}
+    tokenizer = _tokenizer(corpora)
+    streams = {name: _stream(corpus, tokenizer, WORK / f"{name}.npy") for name, corpus in corpora.items()}
+    for recipe in RECIPES:
+        if not arguments.only or recipe.name in arguments.only:
+            _train_one(recipe, corpora, tokenizer, streams, arguments.device)
+
+
+def _train_one(
+    recipe: Recipe,
+    corpora: dict[str, Corpus],
+    tokenizer: PreTrainedTokenizerFast,
+    streams: dict[str, np.ndarray],
+    device: str,
+) -> None:
+    folder = MODELS / recipe.name
+    model = build_model(recipe)
+    if recipe.parent is not None:
+        model.load_state_dict(torch.load(WORK / f"{recipe.parent}.final.pt", weights_only=True))
+    model.to(device)
+    progress = _Progress(recipe.name)
+    steps, seconds = train(recipe, model, streams, WORK / f"{recipe.name}.pt", progress)
+    torch.save(model.state_dict(), WORK / f"{recipe.name}.final.pt")
+
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # Measured on the weights as stored, in bfloat16, widened again for the arithmetic.
+    stored = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    held_out = {
+        name: perplexity(stored, [[*tokenizer.encode(text), 0] for text in corpora[name].held_out]) for name in corpora
+    }
+    result = Result(
+        steps=steps,
+        tokens=recipe.tokens,
+        seconds=round(seconds, 1),
+        parameters=model.num_parameters(),
+        perplexity={name: round(value, 2) for name, value in held_out.items()},
+    )
+    write_card(folder, recipe, result)
+    print(json.dumps({"name": recipe.name, **as_record(result)}), flush=True)
+
+
+class _Progress:
+    """A line every fifty steps: loss averaged over them, and the time left."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.losses: list[float] = []
+        self.since = time.monotonic()
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        self.losses.append(loss)
+        if len(self.losses) < 50 and step < steps:
+            return
+        seconds = (time.monotonic() - self.since) / len(self.losses)
+        mean = sum(self.losses) / len(self.losses)
+        left = seconds * (steps - step) / 60
+        print(f"{self.name}: step {step}/{steps}, loss {mean:.3f}, {left:.0f} minutes left", flush=True)
+        self.losses, self.since = [], time.monotonic()
+
+
+def _tokenizer(corpora: dict[str, Corpus]) -> PreTrainedTokenizerFast:
+    saved = WORK / "tokenizer"
+    if saved.exists():
+        return PreTrainedTokenizerFast.from_pretrained(saved)
+    tokenizer = train_tokenizer(text for corpus in corpora.values() for text in corpus.train)
+    tokenizer.save_pretrained(saved)
+    return tokenizer
+
+
+def _stream(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, saved: Path) -> np.ndarray:
+    """All training documents end to end, each closed by the end token (id 0), in an order drawn once."""
+    if not saved.exists():
+        order = np.random.default_rng(0).permutation(len(corpus.train))
+        ids = [i for row in order for i in (*tokenizer.encode(corpus.train[row]), 0)]
+        np.save(saved, np.array(ids, dtype=np.uint16))
+    return np.load(saved)
+
+
+if __name__ == "__main__":
+    main()
