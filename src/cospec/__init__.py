@@ -1,0 +1,97 @@
+"""cospec: decode text from several language models at once, exactly from their combined distribution, and fast."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import toy
+    from .combine import Arithmetic, Combination, Contrastive, Custom, Guided, Mixture, Product
+    from .engine import Engine, Request
+    from .ensemble import Ensemble
+    from .errors import (
+        CospecError,
+        InvalidCombination,
+        InvalidEnsemble,
+        InvalidPrompt,
+        InvalidSampling,
+        InvalidSchedule,
+        MemberFailed,
+        ModelNotFound,
+        UnknownName,
+        UnsupportedModel,
+        VocabularyMismatch,
+    )
+    from .members import Member
+    from .results import Event, Result
+    from .runner import Runner
+    from .runner.hf import LoadOptions
+    from .sampling import SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Arithmetic",
+    "Combination",
+    "Contrastive",
+    "CospecError",
+    "Custom",
+    "Engine",
+    "Ensemble",
+    "Event",
+    "Guided",
+    "InvalidCombination",
+    "InvalidEnsemble",
+    "InvalidPrompt",
+    "InvalidSampling",
+    "InvalidSchedule",
+    "LoadOptions",
+    "Member",
+    "MemberFailed",
+    "Mixture",
+    "ModelNotFound",
+    "Product",
+    "Request",
+    "Result",
+    "Runner",
+    "SamplingParams",
+    "UnknownName",
+    "UnsupportedModel",
+    "VocabularyMismatch",
+    "toy",
+]
+
+# Where the public names are made. They are imported when first asked for, so that `cospec --help` loads no torch.
+_HOMES = {
+    "combine": ("Arithmetic", "Combination", "Contrastive", "Custom", "Guided", "Mixture", "Product"),
+    "engine": ("Engine", "Request"),
+    "ensemble": ("Ensemble",),
+    "errors": (
+        "CospecError",
+        "InvalidCombination",
+        "InvalidEnsemble",
+        "InvalidPrompt",
+        "InvalidSampling",
+        "InvalidSchedule",
+        "MemberFailed",
+        "ModelNotFound",
+        "UnknownName",
+        "UnsupportedModel",
+        "VocabularyMismatch",
+    ),
+    "members": ("Member",),
+    "results": ("Event", "Result"),
+    "runner": ("Runner",),
+    "runner.hf": ("LoadOptions",),
+    "sampling": ("SamplingParams",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "toy":
+        return import_module(f"{__name__}.toy")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,96 @@
+"""The command line. A command's module is imported when that command is called, so that help comes at once."""
+
+import io
+import os
+import sys
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ..errors import CospecError
+from .messages import print_error
+
+# Command: the first line of its help. Each is the function of its name in the module of its name.
+COMMANDS = {
+    "generate": "Decode text from several models at once.",
+    "models": "List the bundled models and ensembles.",
+    "verify": "Prove on your own models that the output follows the target distribution.",
+}
+
+# What libraries below would otherwise print between our lines.
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class LazyGroup(TyperGroup):
+    """Imports a command's module once it is called, and prints what a user can mend as one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, _load(name) if name else None, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CospecError as error:
+            print_error(str(error))
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            print_error(f"{error.filename or 'output'}: {error.strerror or error}")
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    epilog="Example: cospec generate 'Question: what is 2 + 3?' --ensemble demo:we --schedule alternate --seed 1",
+)
+
+
+def _load(name: str) -> Any:
+    """The command itself, with its module's EXAMPLE below its help."""
+    module = import_module(f"{__name__}.{name}")
+    single = typer.Typer(add_completion=False)
+    single.command(name, epilog=f"Example: {module.EXAMPLE}")(getattr(module, name))
+    return typer.main.get_command(single)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"cospec {import_module('cospec').__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Decode text from several language models at once: exactly from their combined distribution, and fast."""
+
+
+def _named_only() -> None:
+    """Stands in the list of commands; `LazyGroup` calls the command itself."""
+
+
+for _name, _line in COMMANDS.items():
+    app.command(_name, help=_line)(_named_only)
+
+
+def main() -> None:
+    """The console script."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows a question mark.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app(prog_name="cospec")

@@ -1,0 +1,31 @@
+"""A progress bar, where standard error is a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from .messages import stderr
+
+
+@contextmanager
+def progress(total: int, stdout: Console, *, is_wanted: bool) -> Iterator[Callable[[], None]]:
+    """What to call for each text that is finished."""
+    console = stderr()
+    is_shown = is_wanted and console.is_terminal
+    # Where both are terminals they are one, and only through one console do text and bar keep apart.
+    shared = stdout.is_terminal
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stdout if shared else console,
+        redirect_stdout=shared,
+        transient=True,
+        disable=not is_shown,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

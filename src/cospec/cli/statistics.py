@@ -1,0 +1,36 @@
+"""The closing line: speed, calls a member, acceptance a proposer."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..results import Result
+
+
+def statistics(results: Sequence[Result], seconds: float) -> str:
+    """One line on these texts, which took so long together."""
+    tokens = sum(result.completion_tokens for result in results)
+    speed = f"{tokens} tokens in {seconds:.2f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s"
+    return "; ".join([speed, _calls(results), *_acceptance(results)])
+
+
+def _calls(results: Sequence[Result]) -> str:
+    calls: Counter[str] = Counter()
+    for result in results:
+        calls.update({name: stats.calls for name, stats in (result.members | result.drafters).items()})
+    # A call that feeds several texts at once is counted for each.
+    title = "calls" if len(results) == 1 else f"calls, summed over {len(results)} texts"
+    return f"{title}: " + ", ".join(f"{name} {count}" for name, count in calls.items())
+
+
+def _acceptance(results: Sequence[Result]) -> list[str]:
+    """None where nothing was proposed, else one part."""
+    proposed: Counter[str] = Counter()
+    accepted: Counter[str] = Counter()
+    for result in results:
+        for name, stats in result.proposers.items():
+            proposed[name] += stats.proposed
+            accepted[name] += stats.accepted
+    rates = [
+        f"{name} {accepted[name]}/{count} = {accepted[name] / count:.2f}" for name, count in proposed.items() if count
+    ]
+    return [f"accepted/proposed: {', '.join(rates)}"] if rates else []

@@ -1,0 +1,107 @@
+"""`cospec verify`: test on the user's own members and machine that the text is the target's."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import demo
+from ..ensemble import Ensemble
+from ..errors import InvalidSampling
+from ..exactness import Check, Effort, num_checks, self_test
+from .jsonline import to_line
+from .options import EnsembleOptions
+from .progress import progress
+from .prompts import read_prompts
+from .screen import Screen
+from .spread import spread
+
+EXAMPLE = "cospec verify --ensemble demo:we --verification block --max-tokens 32"
+
+_NUM_DEMO_PROMPTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """How much is compared, and how it is told."""
+
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='Prompts to compare on: a line each, a JSON string or an object with "prompt".',
+            show_default=f"{_NUM_DEMO_PROMPTS} bundled prompts",
+        ),
+    ] = None
+    max_tokens: Annotated[int, typer.Option(help="Tokens a text in the equality checks.")] = Effort.max_tokens
+    samples: Annotated[int, typer.Option(help="Samples a prompt in the sampled checks.")] = Effort.num_samples
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = Effort.seed
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False
+
+    def effort(self) -> Effort:
+        """Raises InvalidSampling for sizes that compare nothing."""
+        if self.max_tokens < 1 or self.samples < 20:
+            raise InvalidSampling(
+                f"--max-tokens must be at least 1 and --samples at least 20, got {self.max_tokens} and {self.samples}"
+            )
+        return Effort(max_tokens=self.max_tokens, num_samples=self.samples, seed=self.seed)
+
+    def texts(self) -> list[str]:
+        """Raises InvalidPrompt for a file that cannot be read or holds none."""
+        if self.prompts is None:
+            return [*demo.prompts()[: _NUM_DEMO_PROMPTS - 2], *demo.prompts()[-2:]]
+        return [entry.text for entry in read_prompts(None, self.prompts)]
+
+
+@spread
+def verify(*, options: VerifyOptions, models: EnsembleOptions) -> None:
+    """Prove on your own models that the output follows the target distribution.
+
+    Each schedule is compared with plain decoding: coupled text token by token, greedy text token by token (the gap
+    between the two best tokens at a first difference tells a tie of rounding from a fault), and samples by a
+    two-sample test. Exit code 1 if a check fails.
+    """
+    effort, prompts = options.effort(), options.texts()
+    ensemble = models.build()
+    with progress(num_checks(ensemble), Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
+        checks = list(_advancing(self_test(ensemble, prompts, effort), advance))
+    is_exact = all(check.is_passed for check in checks)
+    if options.as_json:
+        sys.stdout.write(to_line({"exact": is_exact, "checks": [asdict(check) for check in checks]}))
+    else:
+        Console().print(_table(ensemble, checks))
+    if not is_exact:
+        raise typer.Exit(1)
+
+
+def _advancing(checks: Iterator[Check], advance: Callable[[], None]) -> Iterator[Check]:
+    for check in checks:
+        yield check
+        advance()
+
+
+def _table(ensemble: Ensemble, checks: list[Check]) -> Table:
+    table = Table(title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}: against plain")
+    for column in ("check", "schedule", "verification", "result", "what was compared"):
+        table.add_column(column)
+    for check in checks:
+        result = "[green]passed[/]" if check.is_passed else "[red]FAILED[/]"
+        table.add_row(check.name, check.schedule, check.verification, result, _detail(check))
+    return table
+
+
+def _detail(check: Check) -> str:
+    """What was compared, and a line for each first difference."""
+    lines = [check.detail]
+    for difference in check.differences:
+        kind = "a tie" if difference.is_tie else "a fault"
+        lines.append(
+            f"prompt {difference.prompt_index}, position {difference.position}: "
+            f"gap of the two best {difference.gap:.2g}, {kind}"
+        )
+    return "\n".join(lines)

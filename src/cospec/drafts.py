@@ -1,0 +1,14 @@
+"""Drafts: tokens not yet decided."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One drafted token. `probs` [vocab] is what it was drawn from; `proposer` is the lane that drew it."""
+
+    token: int
+    proposer: int
+    probs: Tensor

@@ -1,0 +1,293 @@
+"""The engine: one round for every live sequence at a time. It knows no schedule, combination or back end by name.
+
+A round: ask each sequence's schedule whose turn it is; feed those lanes, all sequences that share a runner in one
+call; settle what can be settled; let the proposers draft.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from collections.abc import Sequence as Values
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .errors import CospecError, InvalidPrompt, InvalidSampling, MemberFailed
+from .runner import Feed, Runner
+from .sampling import Draws, SamplingParams
+from .sequence import Lane, Sequence, Settled
+from .settle import Policy, TokenLogprob, propose, score, settle
+from .text import TextStream
+
+# Where rows wait for log-probabilities, lanes that were idle catch up after so many positions, to bound the memory.
+MOST_UNSCORED = 64
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A member or drafter: a name and the runner that it may share with others."""
+
+    name: str
+    runner: Runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A text to decode. prompt: the user's; lane_prompts: what each participant is given, members then drafters.
+
+    decode: ids to text, None where there is no tokenizer (then there are no stop strings either).
+    """
+
+    prompt: tuple[int, ...]
+    lane_prompts: Values[tuple[int, ...]]
+    params: SamplingParams
+    policy: Policy
+    draws: Draws
+    decode: Callable[[Values[int]], str] | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """A settled token with the text that it made certain."""
+
+    settled: Settled
+    text: str
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a round did to one sequence."""
+
+    id: int
+    tokens: Values[Token]
+    logprobs: Values[TokenLogprob]
+    is_finished: bool
+
+
+@dataclass(eq=False)
+class Live:
+    """A sequence in the engine, and the text it has so far."""
+
+    id: int
+    sequence: Sequence
+    policy: Policy
+    text: TextStream | None
+    started: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+
+
+class Engine:
+    """Decodes any number of sequences at once, each with its own progress, policy and sampling.
+
+    participants: the members in the order of the combination, then the drafters.
+    """
+
+    def __init__(self, participants: Values[Participant], num_members: int) -> None:
+        self.participants = tuple(participants)
+        self.num_members = num_members
+        self.vocab_size = min(participant.runner.vocab_size for participant in participants)
+        self._live: dict[int, Live] = {}
+        self._num_added = 0
+
+    @property
+    def num_live(self) -> int:
+        return len(self._live)
+
+    def get(self, id: int) -> Live:
+        """A live sequence, to be read only."""
+        return self._live[id]
+
+    def check(self, request: Request) -> None:
+        """Raises InvalidPrompt or InvalidSampling if the request cannot run."""
+        self._check_ids(request)
+        self._limit(request)
+
+    def add(self, request: Request) -> int:
+        """Take in a text; it joins in the next round. Raises as `check` does, and changes nothing then."""
+        self.check(request)
+        params = request.params
+        runner = self.participants[0].runner
+        end_ids = frozenset((*(() if params.ignore_eos else runner.end_ids), *params.stop_token_ids))
+        lanes = [
+            Lane(participant.name, prompt, participant.runner.open())
+            for participant, prompt in zip(self.participants, request.lane_prompts, strict=True)
+        ]
+        sequence = Sequence(
+            prompt=request.prompt,
+            params=params,
+            draws=request.draws,
+            lanes=lanes,
+            num_members=self.num_members,
+            end_ids=end_ids,
+            limit=self._limit(request),
+            scored=0 if params.prompt_logprobs is None else 1 - len(request.prompt),
+        )
+        text = TextStream(request.decode, params.stop) if request.decode is not None else None
+        self._num_added += 1
+        self._live[self._num_added] = Live(self._num_added, sequence, request.policy, text)
+        return self._num_added
+
+    def abort(self, id: int) -> Live:
+        """End a sequence now; its slots are free for the next."""
+        live = self._live[id]
+        live.sequence.finish_reason = live.sequence.finish_reason or "abort"
+        self._release(live)
+        return live
+
+    def close(self) -> None:
+        """Abort all that is live."""
+        for id in list(self._live):
+            self.abort(id)
+
+    def step(self) -> list[tuple[Live, Update]]:
+        """One round. Returns every sequence that it moved; those that are finished have left."""
+        lives = list(self._live.values())
+        self._feed([(live, lane) for live in lives for lane in self._turn(live)])
+        return [(live, self._advance(live)) for live in lives]
+
+    def _turn(self, live: Live) -> list[Lane]:
+        """The lanes to be fed in this round."""
+        sequence = live.sequence
+        if sequence.params.logprobs is not None:
+            num_unscored = sequence.position - sequence.scored
+            if sequence.finish_reason or num_unscored >= MOST_UNSCORED:
+                return [lane for lane in sequence.lanes[: self.num_members] if lane.seen < sequence.position - 1]
+        return [sequence.lanes[index] for index in live.policy.schedule.turn(sequence)]
+
+    def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
+        """Feed each lane all it has not seen: one call a runner, however many sequences and members share it."""
+        runners = {participant.name: participant.runner for participant in self.participants}
+        by_runner: dict[int, list[tuple[Live, Lane, Feed]]] = defaultdict(list)
+        for live, lane in turns:
+            tokens = live.sequence.unseen(lane)
+            if not tokens:
+                continue
+            feed = Feed(lane.slot, tokens, live.sequence.num_rows_wanted(lane, len(tokens)))
+            by_runner[id(runners[lane.name])].append((live, lane, feed))
+        for batch in by_runner.values():
+            self._feed_runner(runners[batch[0][1].name], batch)
+
+    def _feed_runner(self, runner: Runner, batch: list[tuple[Live, Lane, Feed]]) -> None:
+        started = time.perf_counter()
+        try:
+            rows = runner.feed([feed for _, _, feed in batch])
+        except Exception as error:  # a back end may raise anything; whose fault it was is found by feeding one by one
+            if len(batch) == 1:
+                self._fail(batch[0][0], MemberFailed(f"{batch[0][1].name} raised {type(error).__name__}: {error}"))
+                return
+            for single in batch:
+                self._feed_runner(runner, [single])
+            return
+        seconds = (time.perf_counter() - started) / len(batch)
+        for (live, lane, feed), row in zip(batch, rows, strict=True):
+            lane.calls += 1
+            lane.tokens_fed += len(feed.tokens)
+            lane.seconds += seconds
+            live.sequence.receive(lane, len(feed.tokens), self._cut(row))
+
+    def _cut(self, rows: Tensor) -> Tensor:
+        return rows if rows.shape[-1] == self.vocab_size else rows[:, : self.vocab_size]
+
+    def _advance(self, live: Live) -> Update:
+        sequence = live.sequence
+        tokens: list[Token] = []
+        logprobs: list[TokenLogprob] = []
+        try:
+            if sequence.finish_reason is None:
+                tokens = self._take(live, settle(sequence, live.policy))
+            if sequence.error is None:
+                logprobs = score(sequence, live.policy)
+            if sequence.finish_reason is None:
+                sequence.forget()
+                self._trim(sequence)
+                lane = live.policy.schedule.proposer(sequence)
+                if lane is not None:
+                    propose(sequence, lane, live.policy.verification)
+        except CospecError as error:
+            self._fail(live, error)
+        is_finished = sequence.finish_reason is not None and not self._awaits_scores(sequence)
+        if is_finished:
+            self._release(live)
+        return Update(live.id, tokens, logprobs, is_finished)
+
+    def _take(self, live: Live, settled: list[Settled]) -> list[Token]:
+        """The settled tokens with their text, up to where the text ends; what was settled behind it goes."""
+        sequence = live.sequence
+        first = sequence.position - len(settled)
+        tokens = []
+        for length, step in enumerate(settled, start=first + 1):
+            before = len(live.text.text) if live.text else 0
+            sequence.finish_reason = self._end(live, step.token, length)
+            tokens.append(Token(step, live.text.text[before:] if live.text else ""))
+            if sequence.finish_reason is not None:
+                sequence.cut(length)
+                break
+        return tokens
+
+    def _end(self, live: Live, token: int, length: int) -> str | None:
+        """Why the text ends with this token, the `length`-th, if it does."""
+        sequence = live.sequence
+        may_stop = length >= sequence.params.min_tokens
+        if token in sequence.end_ids or (live.text and live.text.push(token, may_stop=may_stop)):
+            reason = "stop"
+        elif length >= sequence.limit:
+            reason = "length"
+        else:
+            return None
+        if live.text:
+            live.text.close()
+        return reason
+
+    def _trim(self, sequence: Sequence) -> None:
+        for participant, lane in zip(self.participants, sequence.lanes, strict=True):
+            if lane.slot.length > lane.length:
+                participant.runner.trim(lane.slot, lane.length)
+
+    def _awaits_scores(self, sequence: Sequence) -> bool:
+        return sequence.error is None and sequence.params.logprobs is not None and sequence.scored < sequence.position
+
+    def _fail(self, live: Live, error: CospecError) -> None:
+        """End this sequence with an error; its neighbours go on."""
+        live.sequence.finish_reason, live.sequence.error = "error", str(error)
+        if live.text:
+            live.text.close()
+
+    def _release(self, live: Live) -> None:
+        live.seconds = time.perf_counter() - live.started
+        for participant, lane in zip(self.participants, live.sequence.lanes, strict=True):
+            participant.runner.close(lane.slot)
+            lane.rows = None
+        del self._live[live.id]
+
+    def _limit(self, request: Request) -> int:
+        """The most tokens that may follow. Raises InvalidPrompt where a context leaves room for none."""
+        limit = request.params.max_tokens
+        for participant, prompt in zip(self.participants, request.lane_prompts, strict=True):
+            if not prompt:
+                raise InvalidPrompt(f"the prompt of {participant.name} is empty; give it at least one token")
+            context = participant.runner.context
+            if context is not None and len(prompt) >= context:
+                raise InvalidPrompt(
+                    f"the prompt of {participant.name} has {len(prompt)} tokens; its context holds {context}, "
+                    "the answer included: shorten the prompt"
+                )
+            limit = limit if context is None else min(limit, context - len(prompt))
+        return limit
+
+    def _check_ids(self, request: Request) -> None:
+        params = request.params
+        for prompt in (request.prompt, *request.lane_prompts):
+            outside = [token for token in prompt if not 0 <= token < self.vocab_size]
+            if outside:
+                raise InvalidPrompt(f"token id {outside[0]} is outside the vocabulary of {self.vocab_size} entries")
+        for what, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            outside = [token for token in ids if not 0 <= token < self.vocab_size]
+            if outside:
+                raise InvalidSampling(
+                    f"{what} names token id {outside[0]}; the vocabulary has {self.vocab_size} entries"
+                )
+        if params.stop and request.decode is None:
+            raise InvalidSampling("stop strings need a tokenizer, and these members have none; use stop_token_ids")
+        members = request.lane_prompts[: self.num_members]
+        if params.prompt_logprobs is not None and any(prompt != request.prompt for prompt in members):
+            raise InvalidSampling("prompt_logprobs need one prompt for all members, and here they have different ones")

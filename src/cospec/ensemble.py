@@ -1,0 +1,267 @@
+"""What a user writes, members, combination and plan, made ready to run: `generate` and `stream`."""
+
+import copy
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Values
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import demo
+from .combine import Combination, make_combination
+from .engine import Engine, Participant, Request, Update
+from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
+from .files import LOAD_OPTIONS, read_settings
+from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .results import Event, Origin, Result
+from .sampling import Draws, SamplingParams
+from .schedule import Plan, Schedule, Setting, make_schedule
+from .settle import Policy
+
+Prompt = str | Values[int]
+Params = SamplingParams | Values[SamplingParams] | None
+
+PLACEHOLDER = "{prompt}"
+
+
+class Ensemble:
+    """Several models decoded as one.
+
+    members: paths, hub ids, `demo:` names, runners, or Member objects. combine: the target, an object or a name; an
+    equal Mixture by default. schedule, gamma, proposer, verification: see Plan; a proposer that is no member is loaded
+    as a drafter. max_sequences: how many are decoded at a time. load_options: those of LoadOptions (dtype, device,
+    ...), for all members given by path; they go before a member's own.
+
+    Raises a CospecError for anything that cannot run as asked, before anything runs.
+    """
+
+    def __init__(
+        self,
+        members: Values[Source | Member],
+        combine: Combination | str | None = None,
+        *,
+        schedule: str = "auto",
+        gamma: int | Values[int] | None = None,
+        proposer: Source | None = None,
+        verification: str = "token",
+        max_sequences: int = 32,
+        **load_options: Any,
+    ) -> None:
+        if isinstance(members, str) or not members:
+            raise InvalidEnsemble(f"an ensemble needs a list of at least one member, got {members!r}")
+        if not isinstance(max_sequences, int) or max_sequences < 1:
+            raise InvalidEnsemble(f"max_sequences must be a whole number of at least 1, got {max_sequences!r}")
+        options = _load_options(load_options)
+        self.max_sequences = max_sequences
+        self.combination = _as_combination(combine, len(members))
+        self.combination.check(len(members))
+        self._members = [as_member(member) for member in members]
+        self.member_names = unique_names(self._members)
+        self._drafters, self.drafter_names, chosen = self._drafting(proposer)
+        gammas = gamma if gamma is None or isinstance(gamma, int) else tuple(gamma)
+        self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, verification=verification)
+        self.schedule_for(SamplingParams())
+        sources = [replace(source, options=replace(source.options, **options)) for source in self._sources]
+        self.runners = load_runners(sources)
+        self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
+        check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
+
+    @classmethod
+    def load(cls, spec: str | Path, **overrides: Any) -> "Ensemble":
+        """An ensemble by name (`demo:we`) or from a YAML file. What is given here overrides the file.
+
+        A `combine` without `type` changes options of the file's own. Raises InvalidEnsemble for a file that cannot be
+        read, UnknownName for settings that are not known, and what the constructor raises.
+        """
+        return cls(**read_settings(spec, overrides))
+
+    def with_plan(self, **changes: Any) -> "Ensemble":
+        """The same members, not loaded again, under another plan (see Plan). Raises as the constructor does."""
+        other = copy.copy(self)
+        other.plan = replace(self.plan, **changes)
+        other.schedule_for(SamplingParams())
+        return other
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Members, then drafters."""
+        return self.member_names + self.drafter_names
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns of a row of r."""
+        return min(runner.vocab_size for runner in self.runners)
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """What the members and drafters compute in."""
+        return {runner.dtype for runner in self.runners}
+
+    def generate(self, prompts: Prompt | Values[Prompt], params: Params = None) -> list[Result]:
+        """Decode each prompt (a text or token ids; or a list of them) n times; prompt by prompt, sample by sample.
+
+        params: one for all, or one each. Raises a CospecError before anything is decoded; a text that fails while
+        being decoded ends with finish_reason "error", and the others go on.
+        """
+        results = [event.result for event in self.stream(prompts, params) if event.result is not None]
+        return sorted(results, key=lambda result: (result.prompt_index, result.index))
+
+    def stream(
+        self,
+        prompts: Prompt | Values[Prompt],
+        params: Params = None,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
+        """The same, as it comes: an event for each text and round in which it moved. Closing it aborts what is live.
+
+        should_stop: asked before each round; once it holds, what is live ends as it is, with finish_reason "abort".
+        """
+        return self._run(deque(self._origins(prompts, params)), should_stop)
+
+    def engine(self) -> Engine:
+        """A new engine over these members; what it decodes is given by `request`."""
+        participants = [Participant(name, runner) for name, runner in zip(self.names, self.runners, strict=True)]
+        return Engine(participants, len(self.member_names))
+
+    def request(self, prompt: Prompt, params: SamplingParams, index: int = 0) -> Request:
+        """What the engine is given for one sample of one prompt."""
+        ids = self._encode(prompt)
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        policy = Policy(
+            combination=self.combination, schedule=self.schedule_for(params), verification=self.plan.verification
+        )
+        return Request(
+            prompt=ids,
+            lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self._sources],
+            params=params,
+            policy=policy,
+            draws=Draws(seed, index),
+            decode=self.tokenizer.decode if self.tokenizer else None,
+        )
+
+    def schedule_for(self, params: SamplingParams) -> Schedule:
+        """The plan's schedule under this sampling. Raises InvalidSchedule where it cannot be had."""
+        setting = Setting(
+            combination=self.combination, members=self.member_names, drafters=self.drafter_names, params=params
+        )
+        return make_schedule(self.plan, setting)
+
+    @property
+    def _sources(self) -> list[Member]:
+        """Members, then drafters, as given."""
+        return [*self._members, *self._drafters]
+
+    def _origins(self, prompts: Prompt | Values[Prompt], params: Params) -> list[Origin]:
+        """Every sample of every prompt, all of them checked before the first runs."""
+        listed = _as_prompts(prompts)
+        origins = []
+        engine = self.engine()
+        for prompt_index, (prompt, own) in enumerate(zip(listed, _as_params(params, len(listed)), strict=True)):
+            first = self.request(prompt, own)
+            engine.check(first)
+            for index in range(own.n):
+                request = replace(first, draws=Draws(first.draws.seed, index))
+                origins.append(Origin(prompt_index, index, request))
+        return origins
+
+    def _run(self, waiting: deque[Origin], should_stop: Callable[[], bool]) -> Iterator[Event]:
+        engine = self.engine()
+        origins: dict[int, Origin] = {}
+        try:
+            while waiting or engine.num_live:
+                while waiting and engine.num_live < self.max_sequences:
+                    origin = waiting.popleft()
+                    origins[engine.add(origin.request)] = origin
+                if should_stop():
+                    break
+                for live, update in engine.step():
+                    origin = origins.pop(update.id) if update.is_finished else origins[update.id]
+                    yield origin.event(live, update)
+            for id, origin in origins.items():
+                yield origin.event(engine.abort(id), Update(id, (), (), is_finished=True))
+        finally:
+            engine.close()
+
+    def _drafting(self, proposer: Source | None) -> tuple[list[Member], tuple[str, ...], str | None]:
+        """The models that only draft, their names, and the chosen proposer's name."""
+        if proposer is None:
+            return [], (), None
+        for name, member in zip(self.member_names, self._members, strict=True):
+            if proposer is member.model or (isinstance(proposer, str) and proposer in (name, member.model)):
+                return [], (), name
+        is_path = not isinstance(proposer, str) or "/" in proposer or demo.is_demo(proposer) or Path(proposer).exists()
+        if not is_path:
+            raise UnknownName("proposer", str(proposer), self.member_names)
+        drafter = Member(model=proposer)
+        names = unique_names([drafter], taken=self.member_names)
+        return [drafter], names, names[0]
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise InvalidPrompt("these members have no tokenizer; give the prompt as token ids")
+            ids = tuple(self.tokenizer.encode(prompt))
+        else:
+            ids = tuple(prompt)
+            if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+                raise InvalidPrompt(f"a prompt is a text or a list of token ids, got {prompt!r}")
+        if not ids:
+            raise InvalidPrompt("the prompt is empty; give at least one token")
+        return ids
+
+    def _lane_prompt(self, source: Member, prompt: Prompt, ids: tuple[int, ...]) -> tuple[int, ...]:
+        """What this member is given for the user's prompt."""
+        if source.prompt is None:
+            return ids
+        if not isinstance(source.prompt, str):
+            return tuple(source.prompt)
+        if self.tokenizer is None:
+            raise InvalidPrompt("a member's prompt is a text and there is no tokenizer; give it as token ids")
+        encode = self.tokenizer.encode
+        if PLACEHOLDER not in source.prompt:
+            return tuple(encode(source.prompt))
+        if isinstance(prompt, str):
+            return tuple(encode(source.prompt.replace(PLACEHOLDER, prompt)))
+        before, after = source.prompt.split(PLACEHOLDER, 1)
+        return (*(encode(before) if before else ()), *ids, *(encode(after) if after else ()))
+
+
+def _as_combination(combine: Combination | str | None, num_members: int) -> Combination:
+    """A combination object; a name, or none, stands for the one of that name, or a mixture, with equal weights."""
+    if combine is None or isinstance(combine, str):
+        return make_combination(combine or "mixture", num_members)
+    if not isinstance(combine, Combination):
+        raise InvalidCombination(
+            f"combine is {combine!r}; give cospec.Mixture([...]) or another combination, or a name"
+        )
+    return combine
+
+
+def _as_prompts(prompts: Prompt | Values[Prompt]) -> list[Prompt]:
+    """A list of prompts; one text, or one list of token ids, is a list of one."""
+    if isinstance(prompts, str):
+        return [prompts]
+    listed: list[Any] = list(prompts)
+    if listed and all(isinstance(item, int) for item in listed):
+        return [listed]
+    return listed
+
+
+def _as_params(params: Params, count: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise InvalidPrompt(f"got {len(params)} sampling parameters for {count} prompts; give one for all, or one each")
+    return list(params)
+
+
+def _load_options(given: dict[str, Any]) -> dict[str, Any]:
+    for name in given:
+        if name not in LOAD_OPTIONS:
+            raise UnknownName("option of Ensemble", name, LOAD_OPTIONS)
+    return {name: value for name, value in given.items() if value is not None}

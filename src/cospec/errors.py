@@ -1,0 +1,69 @@
+"""What a user can be told is wrong.
+
+    CospecError
+    ├── UnknownName            a name that is none of the known ones
+    ├── InvalidCombination     weights or scales that make no distribution
+    ├── InvalidSampling        a sampling parameter out of its range
+    ├── InvalidSchedule        a schedule that cannot run as asked
+    ├── InvalidPrompt          empty, too long, or not a prompt at all
+    ├── InvalidEnsemble        an ensemble file or member list that cannot be read
+    ├── ModelNotFound          no model at that path or id
+    ├── UnsupportedModel       a model that cannot be rolled back or batched exactly
+    ├── VocabularyMismatch     members of different tokenizers
+    └── MemberFailed           a member raised, or gave a row that is no distribution
+
+Each message says what was given, what is allowed and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CospecError(Exception):
+    """Anything that a user can mend. The command line prints it and exits with 2."""
+
+
+class UnknownName(CospecError):
+    """A name that is none of the known ones; the message lists those, the nearest first."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        nearest = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else "choose one of "
+        super().__init__(f"unknown {kind} {name!r}; {hint}({', '.join(names)})")
+
+
+class InvalidCombination(CospecError):
+    """Weights or scales that make no distribution."""
+
+
+class InvalidSampling(CospecError):
+    """A sampling parameter out of its range."""
+
+
+class InvalidSchedule(CospecError):
+    """A schedule that cannot run as asked."""
+
+
+class InvalidPrompt(CospecError):
+    """A prompt that is empty, too long, or not a prompt at all."""
+
+
+class InvalidEnsemble(CospecError):
+    """An ensemble file or member list that cannot be read."""
+
+
+class ModelNotFound(CospecError):
+    """No model at that path or id."""
+
+
+class UnsupportedModel(CospecError):
+    """A model that cannot be rolled back or batched exactly."""
+
+
+class VocabularyMismatch(CospecError):
+    """Members whose tokenizers differ."""
+
+
+class MemberFailed(CospecError):
+    """A member raised, or gave a row that is no distribution."""

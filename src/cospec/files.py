@@ -1,0 +1,86 @@
+"""Ensembles written down: a YAML file, or the name of a bundled one, -> settings of `Ensemble`."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from . import demo
+from .combine import make_combination
+from .errors import InvalidEnsemble, UnknownName
+from .members import Member
+from .runner.hf import LoadOptions
+
+LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
+SETTINGS = {"members", "combine", "schedule", "gamma", "proposer", "verification", "max_sequences", *LOAD_OPTIONS}
+_MEMBER_SETTINGS = {"model", "name", "prompt", *LOAD_OPTIONS}
+
+
+def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's settings under the overrides: `members` as Member objects, `combine` as a combination.
+
+    Raises InvalidEnsemble for a file that cannot be read, UnknownName for settings that are not known.
+    """
+    path = demo.ensemble_path(str(spec)) if demo.is_demo(str(spec)) else Path(spec).expanduser()
+    own = _read(path)
+    settings = {**own, **{key: value for key, value in overrides.items() if value is not None}}
+    for key in settings:
+        if key not in SETTINGS:
+            raise UnknownName("ensemble setting", str(key), SETTINGS)
+    members = settings.get("members")
+    if not isinstance(members, list | tuple) or not members:
+        raise InvalidEnsemble(f"{path} lists no members; give `members:` a list of models")
+    settings["members"] = [_member(entry, path.parent) for entry in members]
+    settings["combine"] = _combination(settings.get("combine"), own.get("combine"), len(members))
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidEnsemble(
+            f"no ensemble file at {str(path)!r} ({type(error).__name__}); "
+            f"give a YAML file or one of {', '.join(demo.ensembles())}"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InvalidEnsemble(f"{path} is not YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise InvalidEnsemble(f"{path} holds no settings; it needs at least `members:`")
+    return settings
+
+
+def _combination(given: Any, own: Any, num_members: int) -> Any:
+    """A combination object from a name, a mapping with `type`, or one without it, which changes the file's own."""
+    if given is None or not isinstance(given, str | Mapping):
+        return given
+    options = _options(given)
+    if "type" not in options:
+        options = {**_options(own or {}), **options}
+    return make_combination(str(options.pop("type", "mixture")), num_members, **options)
+
+
+def _options(combine: Any) -> dict[str, Any]:
+    return {"type": combine} if isinstance(combine, str) else dict(combine)
+
+
+def _member(entry: Any, folder: Path) -> Member:
+    """A member as a file lists it: a model, or a mapping with `model` and what else there is."""
+    if isinstance(entry, Member):
+        return entry
+    if not isinstance(entry, str | Path | Mapping):
+        return Member(model=entry)
+    settings: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"model": entry}
+    for key in settings:
+        if key not in _MEMBER_SETTINGS:
+            raise UnknownName("member setting", str(key), _MEMBER_SETTINGS)
+    if "model" not in settings:
+        raise InvalidEnsemble(f"a member without `model`: {settings}; name its folder, hub id or demo model")
+    model = str(settings.pop("model"))
+    # Relative paths in a file are relative to the file.
+    if not demo.is_demo(model) and (folder / model).is_dir():
+        model = str(folder / model)
+    name, prompt = settings.pop("name", None), settings.pop("prompt", None)
+    return Member(model=model, name=name, prompt=prompt, options=LoadOptions(**settings))

@@ -1,0 +1,110 @@
+"""Members as a user names them -> runners: loaded once each, of one vocabulary."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import demo
+from .errors import VocabularyMismatch
+from .runner import Runner, Tokenizer
+from .runner.hf import LoadOptions, load
+
+Source = str | Path | Runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model that takes part, with its own prompt if it has one.
+
+    model: a local folder, a hub id, `demo:NAME`, or a Runner. name: the model's last path component by default.
+    prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
+    member's whole prompt. options: how a model given by path or id is loaded.
+    """
+
+    model: Source
+    name: str | None = None
+    prompt: str | Sequence[int] | None = None
+    options: LoadOptions = field(default_factory=LoadOptions)
+
+    @property
+    def path(self) -> str | None:
+        """Where the model is to be loaded from; None for a runner."""
+        if not isinstance(self.model, str | Path):
+            return None
+        model = str(self.model)
+        return demo.model_path(model) if demo.is_demo(model) else model
+
+    @property
+    def default_name(self) -> str:
+        """The name, or one made from the model; a runner object is called `member`."""
+        if self.name:
+            return self.name
+        if not isinstance(self.model, str | Path):
+            return "member"
+        model = str(self.model)
+        return demo.short_name(model) if demo.is_demo(model) else Path(model).name or model
+
+
+def as_member(source: Source | Member) -> Member:
+    return source if isinstance(source, Member) else Member(model=source)
+
+
+def unique_names(members: Sequence[Member], taken: Sequence[str] = ()) -> tuple[str, ...]:
+    """The members' names, with -2, -3, ... added where one stands already."""
+    chosen: list[str] = []
+    for member in members:
+        name = candidate = member.default_name
+        count = 1
+        while candidate in chosen or candidate in taken:
+            count += 1
+            candidate = f"{name}-{count}"
+        chosen.append(candidate)
+    return tuple(chosen)
+
+
+def load_runners(members: Sequence[Member]) -> list[Runner]:
+    """A runner for each member; members of equal path and options share one.
+
+    Raises UnknownName, ModelNotFound or UnsupportedModel.
+    """
+    loaded: list[tuple[str, LoadOptions, Runner]] = []
+    return [_runner(member, loaded) for member in members]
+
+
+def _runner(member: Member, loaded: list[tuple[str, LoadOptions, Runner]]) -> Runner:
+    if not isinstance(member.model, str | Path):
+        return member.model
+    assert member.path is not None
+    local = Path(member.path).expanduser()
+    where = str(local.resolve()) if local.exists() else member.path
+    for known, options, runner in loaded:
+        if (known, options) == (where, member.options):
+            return runner
+    runner = load(member.path, member.options)
+    loaded.append((where, member.options, runner))
+    return runner
+
+
+def check_vocabularies(runners: Mapping[str, Runner]) -> None:
+    """Raises VocabularyMismatch where two members' ids do not mean the same, with the first that differs."""
+    (first, reference), *others = runners.items()
+    for name, runner in others:
+        if reference.tokenizer and runner.tokenizer:
+            _check_entries(first, reference.tokenizer, name, runner.tokenizer)
+        elif reference.vocab_size != runner.vocab_size:
+            raise VocabularyMismatch(
+                f"{first!r} has {reference.vocab_size} tokens and {name!r} {runner.vocab_size}; "
+                "choose members of one tokenizer family"
+            )
+
+
+def _check_entries(first: str, one: Tokenizer, second: str, other: Tokenizer) -> None:
+    a, b = one.entries(), other.entries()
+    if a == b:
+        return
+    differing = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    entries = [repr(side[differing]) if differing < len(side) else "none" for side in (a, b)]
+    raise VocabularyMismatch(
+        f"{first!r} has {len(a)} tokens and {second!r} {len(b)}; they first differ at id {differing} "
+        f"({entries[0]} and {entries[1]}). Choose members of one tokenizer family."
+    )

@@ -1,0 +1,120 @@
+"""What decoding gives back: events as they come, a result a text."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from .engine import Live, Request, Token, Update
+from .sequence import Lane, Tally
+from .settle import TokenLogprob
+
+
+@dataclass(frozen=True)
+class MemberStats:
+    """What a result cost one member: calls in which it was fed, tokens fed, its share of the calls' seconds."""
+
+    calls: int
+    tokens_fed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ProposerStats:
+    """Drafts put to verification and those that stood (acceptance = accepted / proposed).
+
+    `dropped` were never looked at, since a draft before them was rejected.
+    """
+
+    proposed: int
+    accepted: int
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One decoded text.
+
+    token_ids: with the end token, if one ended it. finish_reason: stop, length, abort or error (then `error` says why).
+    logprobs: log r of each token, if asked for; prompt_logprobs: of the prompt's, the first being None.
+    seconds: from joining the engine to the end. prompt_index, index: which prompt, which of its n samples.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    error: str | None
+    logprobs: list[TokenLogprob] | None
+    prompt_logprobs: list[TokenLogprob | None] | None
+    prompt_tokens: int
+    completion_tokens: int
+    schedule: str
+    verification: str
+    seed: int
+    seconds: float
+    members: dict[str, MemberStats]
+    drafters: dict[str, MemberStats]
+    proposers: dict[str, ProposerStats]
+    prompt_index: int
+    index: int
+
+    def to_dict(self) -> dict[str, object]:
+        """All of it, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one round did to one text: tokens settled with their text, and the result once it is finished."""
+
+    prompt_index: int
+    index: int
+    tokens: Sequence[Token]
+    result: Result | None
+
+
+@dataclass
+class Origin:
+    """Where a live sequence came from, and the log-probabilities it has had so far."""
+
+    prompt_index: int
+    index: int
+    request: Request
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def event(self, live: Live, update: Update) -> Event:
+        """The update as the user sees it."""
+        self.logprobs.extend(update.logprobs)
+        result = self._result(live) if update.is_finished else None
+        return Event(self.prompt_index, self.index, update.tokens, result)
+
+    def _result(self, live: Live) -> Result:
+        sequence, params = live.sequence, live.sequence.params
+        of_output = [entry for entry in self.logprobs if 0 <= entry.position < len(sequence.output)]
+        of_prompt = [entry for entry in self.logprobs if entry.position < 0]
+        members, drafters = sequence.lanes[: sequence.num_members], sequence.lanes[sequence.num_members :]
+        return Result(
+            text=live.text.text if live.text else "",
+            token_ids=list(sequence.output),
+            finish_reason=sequence.finish_reason or "abort",
+            error=sequence.error,
+            logprobs=of_output if params.logprobs is not None else None,
+            prompt_logprobs=[None, *of_prompt] if params.prompt_logprobs is not None else None,
+            prompt_tokens=len(sequence.prompt),
+            completion_tokens=len(sequence.output),
+            schedule=live.policy.schedule.name,
+            verification=live.policy.verification,
+            seed=self.request.draws.seed,
+            seconds=live.seconds,
+            members={lane.name: _member_stats(lane) for lane in members},
+            drafters={lane.name: _member_stats(lane) for lane in drafters},
+            proposers={sequence.lanes[i].name: _proposer_stats(tally) for i, tally in sorted(sequence.tallies.items())},
+            prompt_index=self.prompt_index,
+            index=self.index,
+        )
+
+
+def _member_stats(lane: Lane) -> MemberStats:
+    return MemberStats(lane.calls, lane.tokens_fed, lane.seconds)
+
+
+def _proposer_stats(tally: Tally) -> ProposerStats:
+    return ProposerStats(tally.proposed, tally.accepted, tally.dropped)

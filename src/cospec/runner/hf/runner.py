@@ -1,0 +1,166 @@
+"""HfRunner: feeds ragged batches of tokens to a transformers model and returns the rows asked for."""
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...errors import InvalidPrompt
+from ..protocol import Feed, Slot, Tokenizer
+from .cache import SlotCache
+from .window import Window
+
+# Up to this many tokens a row, padding costs next to nothing, since a call reads all weights anyway.
+SHORT = 16
+
+
+class HfSlot(Slot):
+    """A row of the cache."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.length = 0
+
+
+class HfRunner:
+    """A causal language model with a cache that any of its slots can roll back.
+
+    model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. Whether a model can be run
+    so at all, `load` finds out, or `check_supported`.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> None:
+        config = model.config.get_text_config()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.vocab_size: int = config.vocab_size
+        if tokenizer is not None:
+            # Columns beyond the tokenizer's entries are padding.
+            self.vocab_size = min(self.vocab_size, len(tokenizer.entries()))
+        self.context = _context(config)
+        self.end_ids = _end_ids(model, tokenizer)
+        self.dtype: torch.dtype = model.dtype
+        self._device: torch.device = model.device
+        self._row_dtype = torch.promote_types(model.dtype, torch.float32)
+        self._cache = SlotCache(config.num_hidden_layers)
+        self._sliding_windows = _sliding_windows(config)
+        # Other kinds of attention take "no mask" to mean that everything may be seen.
+        self._may_go_unmasked = config._attn_implementation == "sdpa"
+        self._free: list[int] = []
+        self._num_slots = 0
+
+    @torch.inference_mode()
+    def open(self) -> HfSlot:
+        # The lowest, so that live slots stay neighbours.
+        if self._free:
+            index = heapq.heappop(self._free)
+            self._cache.clear(index)
+            return HfSlot(index)
+        self._num_slots += 1
+        return HfSlot(self._num_slots - 1)
+
+    def close(self, slot: Slot) -> None:
+        index = _index(slot)
+        assert index not in self._free, "a slot is closed once"
+        heapq.heappush(self._free, index)
+
+    def trim(self, slot: Slot, length: int) -> None:
+        assert 0 <= length <= slot.length, "a slot is trimmed to what it holds"
+        slot.length = length
+
+    def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
+        self._check(batch)
+        rows: dict[int, Tensor] = {}
+        for group in _groups(batch):
+            # In the order of slots, so that neighbours can be read without a copy.
+            group.sort(key=lambda i: _index(batch[i].slot))
+            rows.update(zip(group, self._forward([batch[i] for i in group]), strict=True))
+        for feed in batch:
+            feed.slot.length += len(feed.tokens)
+        return [rows[i] for i in range(len(batch))]
+
+    def _check(self, batch: Sequence[Feed]) -> None:
+        assert all(feed.tokens and 0 <= feed.rows <= len(feed.tokens) for feed in batch)
+        longest = max(feed.slot.length + len(feed.tokens) for feed in batch)
+        if self.context is not None and longest > self.context:
+            raise InvalidPrompt(f"{longest} tokens do not fit into a context of {self.context}; shorten the text")
+
+    @torch.inference_mode()
+    def _forward(self, batch: list[Feed]) -> list[Tensor]:
+        window = Window(
+            slots=[_index(feed.slot) for feed in batch],
+            starts=[feed.slot.length for feed in batch],
+            counts=[len(feed.tokens) for feed in batch],
+            device=self._device,
+        )
+        self._cache.window = window
+        logits: Tensor = (
+            self.model(
+                input_ids=window.padded([feed.tokens for feed in batch]),
+                attention_mask=self._mask(window),
+                position_ids=window.position_ids,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=max(1, *(feed.rows for feed in batch)),
+            )
+            .logits[..., : self.vocab_size]
+            .to(self._row_dtype)
+        )
+        # Counted from the last, since a model may not know `logits_to_keep`.
+        return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(batch)]
+
+    def _mask(self, window: Window) -> Tensor | dict[str, Tensor | None] | None:
+        """A 4-D mask or none needed, or one for each type of layer where a model has several."""
+        masks = {kind: self._mask_of(window, sliding) for kind, sliding in self._sliding_windows.items()}
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _mask_of(self, window: Window, sliding_window: int | None) -> Tensor | None:
+        if self._may_go_unmasked and window.is_causal(sliding_window):
+            return None
+        return window.mask(self.dtype, sliding_window)
+
+
+def _index(slot: Slot) -> int:
+    assert isinstance(slot, HfSlot), "a slot of another runner"
+    return slot.index
+
+
+def _groups(batch: Sequence[Feed]) -> list[list[int]]:
+    """Indices of the feeds that go through the model together, so that none is more than half padding."""
+    groups: list[list[int]] = []
+    most = 0
+    for index in sorted(range(len(batch)), key=lambda i: len(batch[i].tokens)):
+        count = len(batch[index].tokens)
+        if count > most:
+            groups.append([])
+            most = max(SHORT, 2 * count)
+        groups[-1].append(index)
+    return groups
+
+
+def _sliding_windows(config: object) -> Mapping[str, int | None]:
+    """Each type of layer in use with its window; a model that names no types is of one throughout."""
+    window: int | None = getattr(config, "sliding_window", None)
+    unnamed = ["sliding_attention" if window else "full_attention"]
+    kinds = sorted(set(getattr(config, "layer_types", None) or unnamed))
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+
+
+def _context(config: object) -> int | None:
+    """The most tokens of which each position's embedding is its own, whatever else is in the batch."""
+    context: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Beyond the original length it embeds all positions anew, which a cache, or a shorter neighbour, cannot follow.
+        return int(rope["original_max_position_embeddings"])
+    return context
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    for source in (model.generation_config, model.config.get_text_config()):
+        configured = getattr(source, "eos_token_id", None)
+        if configured is not None:
+            return tuple(configured) if isinstance(configured, list | tuple) else (configured,)
+    return tokenizer.end_ids if tokenizer is not None else ()

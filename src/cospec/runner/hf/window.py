@@ -1,0 +1,88 @@
+"""Where the tokens of one forward call stand: which slots, which positions, and what each may see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One row a slot, its new tokens aligned to the right; what pads a shorter row on the left is never stored.
+
+    slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot.
+    """
+
+    slots: Sequence[int]
+    starts: Sequence[int]
+    counts: Sequence[int]
+    device: torch.device
+
+    @cached_property
+    def width(self) -> int:
+        return max(self.counts)
+
+    @cached_property
+    def length(self) -> int:
+        """Attention reads up to the longest live row, not the whole allocation."""
+        return max(start + count for start, count in zip(self.starts, self.counts, strict=True))
+
+    @cached_property
+    def num_slots(self) -> int:
+        """As many as the cache must have."""
+        return max(self.slots) + 1
+
+    @cached_property
+    def is_even(self) -> bool:
+        """All rows stand at the same positions."""
+        return min(self.starts) == max(self.starts) and min(self.counts) == self.width
+
+    @cached_property
+    def slot_range(self) -> slice | None:
+        """The slots as a slice where they are neighbours in order, so that reading them copies nothing."""
+        first = self.slots[0]
+        if all(slot == first + row for row, slot in enumerate(self.slots)):
+            return slice(first, first + len(self.slots))
+        return None
+
+    @cached_property
+    def slot_ids(self) -> Tensor:
+        return torch.tensor(self.slots, device=self.device)
+
+    def padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """[rows, width]: each row's numbers, with zeros on their left."""
+        return torch.tensor([[0] * (self.width - len(text)) + list(text) for text in texts], device=self.device)
+
+    @cached_property
+    def position_ids(self) -> Tensor:
+        """[rows, width]; padding stands at position 0."""
+        return self.padded([range(start, start + n) for start, n in zip(self.starts, self.counts, strict=True)])
+
+    @cached_property
+    def stored(self) -> Tensor:
+        """[4, tokens]: row, column, slot and position of each token that is not padding."""
+        counts = torch.tensor(self.counts)
+        rows = torch.arange(len(self.counts)).repeat_interleave(counts)
+        columns = torch.cat([torch.arange(self.width - count, self.width) for count in self.counts])
+        positions = columns + (torch.tensor(self.starts) + counts - self.width)[rows]
+        return torch.stack((rows, columns, torch.tensor(self.slots)[rows], positions)).to(self.device)
+
+    def is_causal(self, sliding_window: int | None = None) -> bool:
+        """Whether each token sees all that stands before it, and attention that is not told so sees the same.
+
+        Unmasked attention takes the first query to stand at the first key, and a single query to see all keys.
+        """
+        is_whole = self.is_even and (self.width == 1 or self.length == self.width)
+        return is_whole and (sliding_window is None or self.length <= sliding_window)
+
+    def mask(self, dtype: torch.dtype, sliding_window: int | None = None) -> Tensor:
+        """[rows, 1, width, length], 0 where a token may look and the type's minimum where it may not."""
+        keys = torch.arange(self.length, device=self.device)
+        queries = self.position_ids[:, None, :, None]
+        is_hidden = keys > queries
+        if sliding_window is not None:
+            is_hidden |= keys <= queries - sliding_window
+        mask = torch.zeros(is_hidden.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill_(is_hidden, torch.finfo(dtype).min)

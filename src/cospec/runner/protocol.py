@@ -1,0 +1,71 @@
+"""The Runner protocol: all that the engine knows of a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Slot:
+    """One sequence's place in a runner: what was fed so far. Runners subclass it; `length` is in tokens."""
+
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Tokens to append to a slot, and for how many of them, counted from the last, rows are wanted."""
+
+    slot: Slot
+    tokens: Sequence[int]
+    rows: int
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `entries` is the vocabulary in the order of ids, to compare tokenizers by."""
+
+    end_ids: tuple[int, ...]
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def entries(self) -> Sequence[str]: ...
+
+
+class Runner(Protocol):
+    """A model that keeps a cache for each open slot.
+
+    vocab_size: columns of a row, cut to the tokenizer's size. context: the most tokens a slot holds, None
+    for no limit. tokenizer: None if prompts can only be token ids. end_ids: tokens that end a text. dtype: what
+    it computes in, which bounds how equal two rows of one distribution are.
+    """
+
+    vocab_size: int
+    context: int | None
+    tokenizer: Tokenizer | None
+    end_ids: tuple[int, ...]
+    dtype: torch.dtype
+
+    def open(self) -> Slot:
+        """An empty slot."""
+        ...
+
+    def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
+        """Append each feed's tokens to its slot; one [rows, vocab_size] of logits each, float32 or wider.
+
+        Row j is the distribution of the token after the j-th of the last `rows` tokens. A feed has
+        at least one token, and a slot at most one feed. If it raises, no slot has changed. The rows are for reading:
+        a change in place may be refused.
+        """
+        ...
+
+    def trim(self, slot: Slot, length: int) -> None:
+        """Forget everything after the first `length` tokens. Copies nothing."""
+        ...
+
+    def close(self, slot: Slot) -> None:
+        """Give the slot back."""
+        ...

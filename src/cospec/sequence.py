@@ -1,0 +1,195 @@
+"""One sequence's score sheet: what is settled, what is drafted, and a lane for each member and drafter.
+
+Positions count from the first token of the output; the prompt's are negative. Only `receive`, `extend`,
+`commit`, `rollback` and `cut` change a sequence, and each leaves the invariants of `_check` standing.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .drafts import Draft
+from .runner import Slot
+from .sampling import Draws, SamplingParams
+
+
+@dataclass
+class Lane:
+    """What one sequence keeps for one member or drafter.
+
+    prompt: the member's own. length: tokens in its cache. rows [count, vocab]: logits for the last `count`
+    positions up to `seen`, the last of which is the bonus.
+    """
+
+    name: str
+    prompt: tuple[int, ...]
+    slot: Slot
+    length: int = 0
+    rows: Tensor | None = None
+    calls: int = 0
+    tokens_fed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def seen(self) -> int:
+        """The position that the last row is for: how many tokens after the prompt it was fed."""
+        return self.length - len(self.prompt)
+
+    @property
+    def first(self) -> int:
+        """The first position with a row."""
+        return self.seen + 1 - (0 if self.rows is None else self.rows.shape[0])
+
+    def has(self, position: int) -> bool:
+        return self.first <= position <= self.seen
+
+    def between(self, start: int, stop: int) -> Tensor:
+        """Rows for positions start .. stop - 1, [stop - start, vocab]."""
+        assert self.rows is not None
+        assert self.first <= start < stop <= self.seen + 1
+        return self.rows[start - self.first : stop - self.first]
+
+
+@dataclass
+class Tally:
+    """A proposer's drafts that were put to verification, and those that stood; `dropped` were never looked at."""
+
+    proposed: int = 0
+    accepted: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One decided position. proposer: the lane whose draft stood, None for a draw from r. replaced: the
+    draft that was rejected here, and `rejected` who had proposed it."""
+
+    token: int
+    proposer: int | None = None
+    replaced: int | None = None
+    rejected: int | None = None
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A text in the making.
+
+    lanes: the members', then the drafters'. end_ids: tokens that end it. limit: the most tokens of output.
+    """
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    draws: Draws
+    lanes: list[Lane]
+    num_members: int
+    end_ids: frozenset[int]
+    limit: int
+    output: list[int] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    # Counts rollbacks. A draft's draws are keyed by it: what a rejected draft was drawn with is never used again,
+    # since block verification's verdict has looked at it.
+    epoch: int = 0
+    tallies: dict[int, Tally] = field(default_factory=dict)
+    finish_reason: str | None = None
+    error: str | None = None
+    # Rows before this position are no longer wanted; see `wanted`.
+    scored: int = 0
+
+    @property
+    def members(self) -> range:
+        return range(self.num_members)
+
+    @property
+    def position(self) -> int:
+        """The next position to settle."""
+        return len(self.output)
+
+    @property
+    def frontier(self) -> int:
+        """The next position to draft."""
+        return len(self.output) + len(self.drafts)
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.params.logprobs is not None or self.scored < 0
+
+    @property
+    def wanted(self) -> int:
+        """The first position whose rows are still wanted: to settle it, or to report its log-probability."""
+        return min(self.scored, self.position) if self.wants_logprobs else self.position
+
+    @property
+    def num_draftable(self) -> int:
+        """How many more tokens may be drafted: none behind an end token, none beyond the limit."""
+        if self.drafts and self.drafts[-1].token in self.end_ids:
+            return 0
+        return self.limit - self.frontier
+
+    def unseen(self, lane: Lane) -> list[int]:
+        """What the lane was not fed yet: prompt, output and drafts."""
+        drafted = [draft.token for draft in self.drafts]
+        if lane.seen < 0:
+            return [*lane.prompt[lane.length :], *self.output, *drafted]
+        return [*self.output[lane.seen :], *drafted[max(0, lane.seen - len(self.output)) :]]
+
+    def num_rows_wanted(self, lane: Lane, num_tokens: int) -> int:
+        """For how many of the next `num_tokens` tokens the row is wanted."""
+        seen = lane.seen + num_tokens
+        return seen + 1 - max(self.wanted, lane.seen + 1)
+
+    def receive(self, lane: Lane, num_tokens: int, rows: Tensor) -> None:
+        """The lane was fed `num_tokens` and answered with `rows`, the last ones."""
+        kept = lane.rows if lane.rows is not None and rows.shape[0] == num_tokens else None
+        lane.length += num_tokens
+        lane.rows = rows if kept is None else torch.cat([kept, rows])
+        self._check()
+
+    def extend(self, draft: Draft) -> None:
+        """A proposer drafted the token at the frontier."""
+        self.drafts.append(draft)
+
+    def commit(self, settled: Settled) -> None:
+        """The next position is decided. A draft that stands there becomes output; else all drafts must go first."""
+        if self.drafts:
+            draft = self.drafts.pop(0)
+            assert draft.token == settled.token
+            self._tally(draft.proposer).proposed += 1
+            self._tally(draft.proposer).accepted += 1
+        self.output.append(settled.token)
+
+    def rollback(self, *, is_rejected: bool = True) -> None:
+        """Forget all drafts and all that lanes know of them; the first of them was rejected, or none was looked at."""
+        for index, draft in enumerate(self.drafts):
+            tally = self._tally(draft.proposer)
+            if index == 0 and is_rejected:
+                tally.proposed += 1
+            else:
+                tally.dropped += 1
+        self.drafts.clear()
+        self.epoch += 1
+        for lane in self.lanes:
+            extra = lane.seen - self.position
+            if extra > 0:
+                lane.length -= extra
+                lane.rows = None if lane.rows is None or extra >= lane.rows.shape[0] else lane.rows[:-extra]
+        self._check()
+
+    def cut(self, length: int) -> None:
+        """The text ends after `length` tokens of output: whatever was settled behind them goes."""
+        del self.output[length:]
+        self.drafts.clear()
+
+    def forget(self) -> None:
+        """Drop the rows that are no longer wanted."""
+        for lane in self.lanes:
+            unwanted = self.wanted - lane.first
+            if lane.rows is not None and unwanted > 0:
+                lane.rows = lane.rows[unwanted:] if unwanted < lane.rows.shape[0] else None
+
+    def _tally(self, proposer: int) -> Tally:
+        return self.tallies.setdefault(proposer, Tally())
+
+    def _check(self) -> None:
+        for lane in self.lanes:
+            assert lane.seen <= self.frontier, "a lane was fed what is not there"

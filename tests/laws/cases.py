@@ -1,0 +1,169 @@
+"""What a law is proved for: members, a combination and its formula, a schedule, a verification, transforms."""
+
+import functools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from cospec import (
+    Arithmetic,
+    Combination,
+    Contrastive,
+    Custom,
+    Engine,
+    Guided,
+    Mixture,
+    Product,
+    Request,
+    SamplingParams,
+    toy,
+)
+from cospec.engine import Participant
+from cospec.sampling import Draws
+from cospec.schedule import Plan, Setting, make_schedule
+from cospec.settle import Policy
+
+from . import naive
+from .enumerated import engine_law
+from .naive import Law, Model, Target, Text
+
+# Models with a seed from here on forbid one token, another one after each text.
+FORBIDDING = 1000
+
+
+@functools.cache
+def model(seed: int, vocab_size: int = 3, sharpness: float = 1.3) -> Model:
+    """Logits that depend on the whole text so far."""
+
+    @functools.cache
+    def logits(text: Text) -> list[float]:
+        source = random.Random(f"{seed} {text}")
+        row = [source.gauss(0, sharpness) for _ in range(vocab_size)]
+        if seed >= FORBIDDING:
+            row[source.randrange(vocab_size)] = -math.inf
+        return row
+
+    return logits
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A combination, the same as a formula, and the members that it is tried with."""
+
+    combination: Combination
+    target: Target
+    seeds: tuple[int, ...]
+    prompts: tuple[Text, ...] = ()
+
+    @property
+    def num_members(self) -> int:
+        return len(self.seeds)
+
+
+BLENDS = {
+    "mixture": Blend(Mixture([0.35, 0.65]), naive.mixture(0.35, 0.65), (1, 2)),
+    "mixture of 3": Blend(Mixture([0.2, 0.5, 0.3]), naive.mixture(0.2, 0.5, 0.3), (1, 2, 3)),
+    "mixture of 4": Blend(Mixture([0.1, 0.4, 0.3, 0.2]), naive.mixture(0.1, 0.4, 0.3, 0.2), (1, 2, 3, 4)),
+    "mixture of 5": Blend(Mixture([0.2] * 5), naive.mixture(*[0.2] * 5), (1, 2, 3, 4, 5)),
+    "product": Blend(Product([0.3, 0.9]), naive.product(0.3, 0.9), (3, 4)),
+    "product of 3": Blend(Product([0.5, 0.2, 0.6]), naive.product(0.5, 0.2, 0.6), (3, 4, 5)),
+    "arithmetic": Blend(Arithmetic([1.4, -0.5]), naive.arithmetic(1.4, -0.5), (5, 6)),
+    "arithmetic of 3": Blend(Arithmetic([1.0, 0.8, -0.7]), naive.arithmetic(1.0, 0.8, -0.7), (5, 6, 7)),
+    "contrastive": Blend(Contrastive(0.4), naive.contrastive(0.4), (7, 8)),
+    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (8, 9)),
+    "guided": Blend(Guided(1.7), naive.guided(1.7), (10, 10), ((1, 0), (0,))),
+    "custom": Blend(Custom(lambda log_p: log_p.amax(0)), naive.largest, (11, 12, 13)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One thing to prove. proposer: a member's index or "drafter", a model that is no member.
+
+    The last token of the vocabulary is the models' end token.
+    """
+
+    blend: Blend
+    schedule: str
+    verification: str = "token"
+    gamma: int | tuple[int, ...] | None = None
+    proposer: int | str | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
+    vocab_size: int = 3
+    sharpness: float = 1.3
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a text."""
+        return (*(() if self.params.ignore_eos else (self.vocab_size - 1,)), *self.params.stop_token_ids)
+
+    @property
+    def prompts(self) -> tuple[Text, ...]:
+        return self.blend.prompts or ((1, 0),) * self.blend.num_members
+
+    @property
+    def models(self) -> list[Model]:
+        return [model(seed, self.vocab_size, self.sharpness) for seed in self.blend.seeds]
+
+    def engine(self) -> Engine:
+        """An engine for such texts, with nothing in it. Members that are one model share a runner."""
+        seeds = [*self.blend.seeds, *([99] if self.proposer == "drafter" else [])]
+        ends = (self.vocab_size - 1,)
+        runners = {
+            seed: toy.FunctionRunner(self.vocab_size, model(seed, self.vocab_size, self.sharpness), end_ids=ends)
+            for seed in seeds
+        }
+        participants = [Participant(name, runners[seed]) for name, seed in zip(self._names, seeds, strict=True)]
+        return Engine(participants, self.blend.num_members)
+
+    def request(self, draws: Draws) -> Request:
+        names = self._names
+        setting = Setting(
+            combination=self.blend.combination,
+            members=names[: self.blend.num_members],
+            drafters=names[self.blend.num_members :],
+            params=self.params,
+        )
+        proposer = names[self.proposer] if isinstance(self.proposer, int) else self.proposer
+        plan = Plan(schedule=self.schedule, gamma=self.gamma, proposer=proposer, verification=self.verification)
+        policy = Policy(
+            combination=self.blend.combination,
+            schedule=make_schedule(plan, setting),
+            verification=self.verification,
+        )
+        prompts = [*self.prompts, *([self.prompts[0]] if self.proposer == "drafter" else [])]
+        return Request(prompt=self.prompts[0], lane_prompts=prompts, params=self.params, policy=policy, draws=draws)
+
+    def law(self) -> Law:
+        """By enumeration of the engine's randomness."""
+        engine = self.engine()
+        engine.add(self.request(Draws(0)))
+        return engine_law(engine)
+
+    def naive_law(self) -> Law:
+        return naive.naive_law(self.models, self.prompts, self.blend.target, self.params, self.ends)
+
+    def distance(self) -> float:
+        """Total variation between what the engine writes and what naive decoding writes."""
+        return naive.distance(self.law(), self.naive_law())
+
+    def texts(self, seeds: Sequence[int]) -> list[Text]:
+        """What the engine writes with these seeds, all in one batch."""
+        engine = self.engine()
+        order = [engine.add(self.request(Draws(seed))) for seed in seeds]
+        texts: dict[int, Text] = {}
+        while engine.num_live:
+            for live, update in engine.step():
+                assert live.sequence.error is None, live.sequence.error
+                if update.is_finished:
+                    texts[live.id] = tuple(live.sequence.output)
+        return [texts[id] for id in order]
+
+    def but(self, **changes: object) -> "Case":
+        return replace(self, **changes)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        members = tuple(f"member {i}" for i in range(self.blend.num_members))
+        return (*members, "drafter") if self.proposer == "drafter" else members

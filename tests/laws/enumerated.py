@@ -1,0 +1,239 @@
+"""The exact law of what a real engine writes: every random outcome is a branch with its probability.
+
+A uniform is known by the key that the engine asks it with (position, purpose, epoch), as in `Draws`, and what is
+known of it is an interval. A comparison splits the interval, a categorical draw cuts it at the running sums, and
+the same key asked again answers by what it said before. So a draw that is used twice shows as a wrong law.
+
+States of the engine that agree in all that may matter from there on are merged, which keeps the tree small.
+"""
+
+import copy
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from cospec import Engine
+from cospec.runner.toy import FunctionSlot
+from cospec.sampling import Purpose
+from cospec.sequence import Sequence
+
+from .naive import Law
+
+Key = tuple[int, int, int]
+Intervals = dict[Key, tuple[float, float]]
+
+# What only rounding can bring about: thinner branches are not followed.
+SLIVER = 1e-13
+# Draws that a position has once, in whatever epoch it is asked.
+OF_POSITION = (Purpose.SETTLE, Purpose.MEMBER)
+
+
+@dataclass
+class Path:
+    """One way through the random outcomes. script: the branches to take, as far as they are laid down."""
+
+    script: list[int]
+    intervals: Intervals
+    probability: float = 1.0
+    widths: list[int] = field(default_factory=list)
+
+    def cell(self, key: Key, cuts: list[float]) -> int:
+        """In which of the cells between the cuts the uniform lies; from then on it lies there."""
+        low, high = self.intervals.get(key, (0.0, 1.0))
+        edges = [low, *(min(max(cut, low), high) for cut in cuts), high]
+        cells = [
+            (index, a, b) for index, (a, b) in enumerate(itertools.pairwise(edges)) if b - a > SLIVER * (high - low)
+        ]
+        index, a, b = cells[self._branch(len(cells))]
+        self.probability *= (b - a) / (high - low)
+        self.intervals[key] = (a, b)
+        return index
+
+    def _branch(self, width: int) -> int:
+        if width == 1:
+            return 0
+        if len(self.widths) == len(self.script):
+            self.script.append(0)
+        self.widths.append(width)
+        return self.script[len(self.widths) - 1]
+
+    def successor(self) -> list[int] | None:
+        """The script of the next way through, depth first."""
+        script = self.script[: len(self.widths)]
+        while script and script[-1] + 1 == self.widths[len(script) - 1]:
+            script.pop()
+        return [*script[:-1], script[-1] + 1] if script else None
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A number in (0, 1) that is asked about but never told. `scale` times it is what is compared."""
+
+    path: Path
+    key: Key
+    scale: float = 1.0
+
+    def __mul__(self, factor: float) -> "Uniform":
+        return Uniform(self.path, self.key, self.scale * factor)
+
+    def __lt__(self, limit: float) -> bool:
+        return self.path.cell(self.key, [limit / self.scale]) == 0
+
+    def __ge__(self, limit: float) -> bool:
+        return not self < limit
+
+    def token(self, probs: Tensor) -> int:
+        running = probs.double().cumsum(0)
+        return self.path.cell(self.key, (running / running[-1]).tolist()[:-1])
+
+
+def draw(probs: Tensor, uniform: Uniform) -> int:
+    """Stands in for `sampling.draw`."""
+    return uniform.token(probs)
+
+
+@contextmanager
+def branching() -> Iterator[None]:
+    """Wherever cospec draws a token by a uniform, it draws by a Uniform."""
+    with mock.patch("cospec.settle.draw", draw), mock.patch("cospec.verify.draw", draw):
+        yield
+
+
+def outcomes(
+    fn: Callable[[Path], object], intervals: Intervals | None = None
+) -> Iterator[tuple[float, object, Intervals]]:
+    """Every way through `fn`: its probability, what `fn` returned, and what is then known of the uniforms."""
+    script: list[int] | None = []
+    while script is not None:
+        path = Path(script, dict(intervals or {}))
+        result = fn(path)
+        yield path.probability, result, path.intervals
+        script = path.successor()
+
+
+@dataclass(frozen=True)
+class EnumeratedDraws:
+    """Stands in for `Draws`. Draws of settled positions and of past epochs are gone: asking for one fails."""
+
+    path: Path
+    position: int
+    epoch: int
+
+    def uniform(self, position: int, purpose: Purpose, epoch: int = 0) -> Uniform:
+        assert position >= self.position, "a draw of a settled position"
+        assert purpose in OF_POSITION or epoch >= self.epoch, "a draw of an epoch that is past"
+        return Uniform(self.path, (position, purpose, epoch))
+
+    def gumbel(self, start: int, num_positions: int, like: Tensor) -> Tensor:
+        """Noise that makes a token the argmax with its probability. It comes from one uniform a position, so that two
+        who ask for the noise of one position with rows of their own are coupled by it, as they are by Gumbel's."""
+        noise = torch.full_like(like[:num_positions], -torch.inf)
+        for row in range(num_positions):
+            noise[row, self.uniform(start + row, Purpose.SETTLE).token(like[row].exp())] = 0.0
+        return noise
+
+
+@dataclass
+class State:
+    """The engine between two rounds, how probable it is to come by here, and what is known of draws still to come."""
+
+    engine: Engine
+    intervals: Intervals
+    probability: float
+
+
+def engine_law(engine: Engine) -> Law:
+    """The law of the text of the one sequence that the engine holds."""
+    law: Law = {}
+    start = State(engine, {}, 1.0)
+    states = {_signature(start): start}
+    # In the order of their progress, so that all that leads to a state has been added up when it is taken.
+    queue = [(_progress(start), 0, _signature(start))]
+    numbers = itertools.count(1)
+    with branching():
+        while queue:
+            progress, _, signature = heapq.heappop(queue)
+            for following, text in _rounds(states.pop(signature)):
+                if text is not None:
+                    law[text] = law.get(text, 0.0) + following.probability
+                    continue
+                assert _progress(following) > progress, "a round that moved nothing"
+                name = _signature(following)
+                if name in states:
+                    states[name].probability += following.probability
+                else:
+                    states[name] = following
+                    heapq.heappush(queue, (_progress(following), next(numbers), name))
+    return law
+
+
+def _rounds(state: State) -> Iterator[tuple[State, tuple[int, ...] | None]]:
+    """What one round may lead to: the state after it, and the text if that is finished."""
+
+    def step(path: Path) -> tuple[Engine, tuple[int, ...] | None]:
+        engine = _twin(state.engine)
+        sequence = _sequence(engine)
+        sequence.draws = EnumeratedDraws(path, sequence.position, sequence.epoch)
+        ((live, update),) = engine.step()
+        assert live.sequence.error is None, live.sequence.error
+        return engine, tuple(live.sequence.output) if update.is_finished else None
+
+    for probability, (engine, text), intervals in outcomes(step, state.intervals):
+        if text is None:
+            intervals = _to_come(_sequence(engine), intervals)
+        yield State(engine, intervals, state.probability * probability), text
+
+
+def _to_come(sequence: Sequence, intervals: Intervals) -> Intervals:
+    return {
+        (position, purpose, epoch): interval
+        for (position, purpose, epoch), interval in intervals.items()
+        if position >= sequence.position and (purpose in OF_POSITION or epoch >= sequence.epoch)
+    }
+
+
+def _signature(state: State) -> tuple[object, ...]:
+    """All that the rest of the text may depend on. Rows are functions of the text and of what a lane was fed."""
+    sequence = _sequence(state.engine)
+    known = sorted(
+        (position, purpose, epoch - (0 if purpose in OF_POSITION else sequence.epoch), interval)
+        for (position, purpose, epoch), interval in state.intervals.items()
+    )
+    drafts = tuple((draft.token, draft.proposer, tuple(draft.probs.tolist())) for draft in sequence.drafts)
+    lanes = tuple((lane.length, lane.first) for lane in sequence.lanes)
+    return tuple(sequence.output), drafts, lanes, tuple(known)
+
+
+def _progress(state: State) -> tuple[int, int]:
+    sequence = _sequence(state.engine)
+    return sequence.position, len(sequence.drafts) + sum(lane.length for lane in sequence.lanes)
+
+
+def _sequence(engine: Engine) -> Sequence:
+    ((live, *others),) = [list(engine._live.values())]
+    assert not others
+    return live.sequence
+
+
+def _twin(engine: Engine) -> Engine:
+    """The same engine with a sequence of its own: whatever one does, the other does not see."""
+    twin = copy.copy(engine)
+    ((id, live),) = engine._live.items()
+    live = copy.copy(live)
+    live.sequence = copy.copy(live.sequence)
+    live.sequence.output = list(live.sequence.output)
+    live.sequence.drafts = list(live.sequence.drafts)
+    live.sequence.tallies = copy.deepcopy(live.sequence.tallies)
+    live.sequence.lanes = [copy.copy(lane) for lane in live.sequence.lanes]
+    for lane in live.sequence.lanes:
+        slot = FunctionSlot()
+        slot.tokens = list(lane.slot.tokens)
+        lane.slot = slot
+    twin._live = {id: live}
+    return twin

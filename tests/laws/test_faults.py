@@ -1,0 +1,173 @@
+"""Faults that others shipped. Each is put in, and the law that holds without it must fail."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from unittest import mock
+
+import pytest
+import torch
+
+from cospec import Arithmetic, Mixture, SamplingParams, settle
+from cospec.sampling import Purpose
+from cospec.sequence import Sequence
+from cospec.settle import propose
+from cospec.verify import Run, Uniforms, Verdict
+
+from . import naive
+from .cases import Blend, Case
+from .enumerated import EnumeratedDraws
+
+NOTICEABLE = 0.01
+ROUNDING = 1e-9
+
+ASYMMETRIC = Blend(Arithmetic([1.6, -0.7]), naive.arithmetic(1.6, -0.7), (31, 32))
+MIXED = Blend(Mixture([0.3, 0.7]), naive.mixture(0.3, 0.7), (33, 34))
+FIXED = Case(
+    blend=MIXED, schedule="fixed", gamma=2, proposer="drafter", params=SamplingParams(max_tokens=4, ignore_eos=True)
+)
+# Blocks that are accepted in part are common here.
+BLOCK = FIXED.but(blend=Blend(MIXED.combination, MIXED.target, (50, 51)), verification="block", gamma=3, sharpness=2.5)
+ALTERNATE = FIXED.but(blend=ASYMMETRIC, schedule="alternate", gamma=1, proposer=None)
+
+log_combined = settle.log_combined
+
+
+def log_target_with(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[object]:
+    """The target of the position behind a block comes from rows [members, vocab] that were changed so."""
+
+    def faulty(sequence: Sequence, combination: object, start: int, stop: int) -> torch.Tensor:
+        log_r = log_combined(sequence, combination, start, stop)
+        if sequence.drafts and stop == sequence.frontier + 1:
+            rows = torch.stack([sequence.lanes[i].between(stop - 1, stop) for i in sequence.members])
+            log_r[-1:] = combination.log_probs(change(rows))
+        return log_r
+
+    return mock.patch("cospec.settle.log_combined", faulty)
+
+
+def bonus_token_from_one_member() -> AbstractContextManager[object]:
+    return log_target_with(lambda rows: rows[:1].expand_as(rows))
+
+
+def last_row_missing_in_the_mix() -> AbstractContextManager[object]:
+    return log_target_with(lambda rows: torch.cat([rows[:1], torch.zeros_like(rows[1:])]))
+
+
+def faulty_block(run: Run, accept: Uniforms, replace: Uniforms, *, stops: bool, is_adjusted: bool) -> Verdict:
+    """Block verification, except that it may stop at the first failure or replace from max(0, p - q)."""
+    ratios = (run.target / run.draft).gather(1, run.tokens[:, None])[:, 0].tolist()
+    reach = [1.0]
+    for ratio in ratios:
+        reach.append(min(1.0, reach[-1] * ratio))
+    residuals = [(a * p - q).clamp(min=0) for a, p, q in zip(reach, run.target, run.draft, strict=False)]
+    accepted = 0
+    for i in range(1, len(ratios) + 1):
+        mass = float(residuals[i].sum()) if i < len(ratios) else 0.0
+        h = reach[i] if i == len(ratios) else mass / (mass + 1 - reach[i]) if mass else 0.0
+        if accept(i - 1) < h:
+            accepted = i
+        elif stops:
+            break
+    if accepted == len(ratios):
+        return Verdict(accepted, None)
+    residual = residuals[accepted] if is_adjusted else (run.target[accepted] - run.draft[accepted]).clamp(min=0)
+    return Verdict(accepted, settle.draw(residual, replace(accepted)))
+
+
+def block_with(*, stops: bool = False, is_adjusted: bool = True) -> AbstractContextManager[object]:
+    return mock.patch("cospec.settle.verify_block", partial(faulty_block, stops=stops, is_adjusted=is_adjusted))
+
+
+def one_stream_for_all_purposes() -> AbstractContextManager[object]:
+    """The uniform that drew the draft is the one that accepts and replaces it."""
+    uniform = EnumeratedDraws.uniform
+
+    def shared(self: EnumeratedDraws, position: int, purpose: Purpose, epoch: int = 0) -> object:
+        return uniform(self, position, Purpose.PROPOSE if purpose != Purpose.SETTLE else purpose, epoch)
+
+    return mock.patch.object(EnumeratedDraws, "uniform", shared)
+
+
+def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
+    """Drafted as for coupled verification, but verified by ratios."""
+
+    def coupled(sequence: Sequence, lane: int, verification: str) -> None:
+        propose(sequence, lane, "coupled")
+
+    return mock.patch("cospec.engine.propose", coupled)
+
+
+def transforms_unread_when_verifying() -> AbstractContextManager[object]:
+    verify = settle._verify
+
+    def faulty(sequence: Sequence, drafts: list[object], log_r: torch.Tensor, verification: str) -> Verdict:
+        start = sequence.position
+        unshaped = log_combined(sequence, MIXED.combination, start, start + len(drafts))
+        return verify(sequence, drafts, unshaped, verification)
+
+    return mock.patch("cospec.settle._verify", faulty)
+
+
+def rows_by_role() -> AbstractContextManager[object]:
+    """The proposer's row first, whoever it is."""
+
+    def faulty(sequence: Sequence, combination: object, start: int, stop: int) -> torch.Tensor:
+        order = list(sequence.members)
+        if sequence.drafts:
+            order.sort(key=lambda member: member != sequence.drafts[0].proposer)
+        return combination.log_probs(torch.stack([sequence.lanes[i].between(start, stop) for i in order]))
+
+    return mock.patch("cospec.settle.log_combined", faulty)
+
+
+def draws_used_again_after_a_rollback() -> AbstractContextManager[object]:
+    rollback = Sequence.rollback
+
+    def faulty(self: Sequence, *, is_rejected: bool = True) -> None:
+        rollback(self, is_rejected=is_rejected)
+        self.epoch -= 1
+
+    return mock.patch.object(Sequence, "rollback", faulty)
+
+
+HOT = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.4, top_p=0.8)
+
+FAULTS = {
+    "bonus token from one member": (bonus_token_from_one_member, FIXED),
+    "last row missing in the mix": (last_row_missing_in_the_mix, FIXED),
+    "block stops at the first failure": (partial(block_with, stops=True), BLOCK),
+    "block replaces from p - q": (partial(block_with, is_adjusted=False), BLOCK),
+    "one stream for all purposes": (one_stream_for_all_purposes, FIXED),
+    "one stream, in blocks": (one_stream_for_all_purposes, BLOCK),
+    "noise shared with a ratio test": (drafts_from_the_noise_that_settles, BLOCK),
+    "temperature and top-p unread": (transforms_unread_when_verifying, FIXED.but(params=HOT)),
+    "temperature and top-p unread, in blocks": (
+        transforms_unread_when_verifying,
+        FIXED.but(params=HOT, verification="block"),
+    ),
+    "rows by role": (rows_by_role, ALTERNATE),
+    "rows by role, in blocks": (rows_by_role, ALTERNATE.but(gamma=2, verification="block")),
+    "draws used again": (draws_used_again_after_a_rollback, BLOCK),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_law_notices(name):
+    fault, case = FAULTS[name]
+    assert case.distance() < ROUNDING
+    with fault():
+        assert case.distance() > NOTICEABLE
+
+
+def test_the_faulty_block_verifier_is_right_without_its_faults():
+    with block_with():
+        assert BLOCK.distance() < ROUNDING
+
+
+# No fault, and why: token by token nobody looks at what was drafted behind a rejection, so that its draws are as good
+# as new. Block verification has looked at them.
+@pytest.mark.parametrize("fault", [draws_used_again_after_a_rollback, drafts_from_the_noise_that_settles])
+def test_token_verification_may_use_the_draws_of_dropped_drafts_again(fault):
+    with fault():
+        assert BLOCK.but(verification="token").distance() < ROUNDING

@@ -1,0 +1,143 @@
+"""What an engine writes has the law of naive decoding, for every combination, schedule, verification and transform.
+
+By enumeration, exact up to rounding: see enumerated.py.
+"""
+
+import math
+
+import pytest
+
+from cospec import Arithmetic, Mixture, Product, SamplingParams
+
+from . import naive
+from .cases import BLENDS, FORBIDDING, Blend, Case
+
+ROUNDING = 1e-9
+VERIFICATIONS = ("token", "block", "coupled")
+
+PLANS = {
+    "plain": {"schedule": "plain"},
+    "fixed 1 by the first member": {"schedule": "fixed", "gamma": 1, "proposer": 0},
+    "fixed 2 by the second member": {"schedule": "fixed", "gamma": 2, "proposer": 1},
+    "fixed 2 by a drafter": {"schedule": "fixed", "gamma": 2, "proposer": "drafter"},
+    "fixed 3 by a drafter": {"schedule": "fixed", "gamma": 3, "proposer": "drafter"},
+    "alternate 1": {"schedule": "alternate", "gamma": 1},
+    "alternate 2 from the second": {"schedule": "alternate", "gamma": 2, "proposer": 1},
+    "alternate 3": {"schedule": "alternate", "gamma": 3},
+    "alternate 1, 3, 2, ...": {"schedule": "alternate", "gamma": "each"},
+}
+
+TRANSFORMS = {
+    "temperature": {"temperature": 0.6},
+    "heat": {"temperature": 2.0},
+    "temperature 0": {"temperature": 0},
+    "top_k": {"top_k": 2},
+    "top_p": {"top_p": 0.7},
+    "min_p": {"min_p": 0.3},
+    "repetition": {"repetition_penalty": 1.8},
+    "presence": {"presence_penalty": 1.1},
+    "frequency": {"frequency_penalty": 0.9},
+    "bias": {"logit_bias": {0: 1.5, 1: -math.inf}},
+    "min_tokens": {"min_tokens": 2},
+    "stop ids": {"stop_token_ids": [0], "min_tokens": 1},
+    "no end": {"ignore_eos": True, "max_tokens": 3},
+    "member_temperature": {"member_temperature": 0.5},
+    "all at once": {
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "min_p": 0.05,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.2,
+        "logit_bias": {0: 0.4},
+        "min_tokens": 2,
+        "member_temperature": 1.2,
+    },
+    "all at 0": {"temperature": 0, "repetition_penalty": 1.5, "presence_penalty": 0.7, "min_tokens": 3},
+}
+
+
+def case(blend: Blend, plan: dict[str, object], verification: str, *, vocab_size: int = 3, **params: object) -> Case:
+    gammas = (1, 3, 2, 1, 2)[: blend.num_members]
+    plan = {**plan, "gamma": gammas} if plan.get("gamma") == "each" else plan
+    given = SamplingParams(**{"max_tokens": 4, **params})
+    return Case(blend=blend, verification=verification, params=given, vocab_size=vocab_size, **plan)
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("blend", BLENDS)
+def test_the_text_has_the_law_of_naive_decoding(blend, plan, verification):
+    # Coupled drafts leave most to enumerate: everyone who asks for a position's noise cuts it once more.
+    max_tokens = 3 if verification == "coupled" else 4
+    assert case(BLENDS[blend], PLANS[plan], verification, max_tokens=max_tokens).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize("blend", [name for name in BLENDS if name.startswith("mixture")])
+def test_a_mixture_may_be_drawn_member_by_member(blend, verification):
+    assert case(BLENDS[blend], {"schedule": "mixture"}, verification, max_tokens=3).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("params", [{"member_temperature": 0.7}, {"member_top_p": 0.8}])
+def test_a_mixture_is_drawn_from_members_as_they_are_shaped(params):
+    assert case(BLENDS["mixture of 3"], {"schedule": "mixture"}, "token", **params).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize(
+    ("blend", "plan"),
+    [
+        ("mixture", "plain"),
+        ("mixture", "fixed 2 by the second member"),
+        ("mixture", "alternate 2 from the second"),
+        ("arithmetic", "fixed 3 by a drafter"),
+        ("arithmetic", "alternate 1"),
+    ],
+)
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_hold_under_every_schedule(blend, transform, plan, verification):
+    assert case(BLENDS[blend], PLANS[plan], verification, **TRANSFORMS[transform]).distance() < ROUNDING
+
+
+# A sum of logits with negative weights has no sense where a member_top_p left tokens out.
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("blend", ["mixture", "product"])
+def test_members_may_be_shaped_by_top_p(blend, plan, verification):
+    # Members this flat keep two tokens or three, so that some token is left to all.
+    given = case(BLENDS[blend], PLANS[plan], verification, member_top_p=0.7, max_tokens=3).but(sharpness=0.3)
+    assert given.distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize("proposer", [0, "drafter"])
+@pytest.mark.parametrize("blend", ["mixture", "contrastive"])
+def test_blocks_of_four_drafts(blend, proposer, verification):
+    plan = {"schedule": "fixed", "gamma": 4, "proposer": proposer}
+    assert case(BLENDS[blend], plan, verification, max_tokens=5).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize("plan", ["fixed 2 by a drafter", "alternate 1, 3, 2, ..."])
+@pytest.mark.parametrize("blend", ["mixture of 3", "plausible"])
+def test_a_vocabulary_of_four(blend, plan, verification):
+    assert case(BLENDS[blend], PLANS[plan], verification, vocab_size=4, max_tokens=3).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(
+    ("combination", "target"),
+    [(Mixture([0.5, 0.5]), naive.mixture(0.5, 0.5)), (Product([0.5, 0.01]), naive.product(0.5, 0.01))],
+    ids=["mixture", "product"],
+)
+def test_members_may_forbid_tokens(combination, target, plan, verification):
+    blend = Blend(combination, target, (FORBIDDING + 1, FORBIDDING + 3))
+    assert case(blend, PLANS[plan], verification, max_tokens=3).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+def test_members_that_are_sure_and_disagree(verification):
+    blend = Blend(Arithmetic([1.0, 1.0, -1.0]), naive.arithmetic(1.0, 1.0, -1.0), (21, 22, 23))
+    for plan in PLANS.values():
+        assert case(blend, plan, verification, max_tokens=3).but(sharpness=6.0).distance() < ROUNDING

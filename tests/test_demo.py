@@ -1,0 +1,96 @@
+"""The bundled models, in float32: every schedule gives plain's text, and the method behaves as its paper says."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from cospec import Ensemble, SamplingParams, demo
+from cospec.exactness import Effort, coupled_checks, greedy_checks
+from cospec.verify import verify_token
+
+MODELS = ("amateur", "code", "drafter", "general", "math")
+
+
+def fifty_prompts():
+    thirty = demo.prompts()
+    return [*thirty, *(prompt[: len(prompt) // 2] for prompt in thirty[:20])]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bundled_models_are_small_and_tell_what_they_are(name):
+    folder = Path(demo.model_path(f"demo:{name}"))
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["architectures"], config["vocab_size"], config["dtype"]) == (["LlamaForCausalLM"], 4096, "bfloat16")
+    size = (folder / "model.safetensors").stat().st_size
+    assert size / 2 < {"amateur": 1.5e6, "drafter": 1.0e6}.get(name, 6.1e6)
+    card = (folder / "README.md").read_text()
+    assert all(word in card for word in ("GSM8K" if name != "code" else "standard library", "steps", "perplexity"))
+
+
+def test_the_bundled_models_fit_in_the_repository():
+    root = Path(demo.__file__).parent / "models"
+    assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 45e6
+
+
+@pytest.mark.parametrize("name", ["demo:cd", "demo:guided", "demo:we", "demo:we3"])
+def test_every_bundled_ensemble_decodes(name):
+    results = Ensemble.load(name).generate(demo.prompts()[:2], SamplingParams(max_tokens=8, seed=0, ignore_eos=True))
+    assert [len(result.token_ids) for result in results] == [8, 8]
+    assert all(result.text for result in results)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("checks", [coupled_checks, greedy_checks])
+def test_every_schedules_text_is_plains_token_by_token(batch, checks):
+    ensemble = Ensemble.load("demo:we", proposer="demo:drafter", schedule="fixed", gamma=4, max_sequences=batch)
+    found = list(checks(ensemble, demo.prompts(), Effort(max_tokens=100)))
+    assert [check.schedule for check in found] == ["fixed", "alternate"]
+    # A tie of float rounding may fall either way; anything wider is a fault.
+    assert [difference for check in found for difference in check.differences if difference.gap > 1e-4] == []
+    assert sum(len(check.differences) for check in found) <= 2
+
+
+@pytest.mark.parametrize("name", ["demo:cd", "demo:guided", "demo:we3"])
+def test_other_combinations_give_plains_text_too(name):
+    ensemble = Ensemble.load(name, schedule="alternate", gamma=2)
+    for checks in (coupled_checks, greedy_checks):
+        for check in checks(ensemble, demo.prompts()[::6], Effort(max_tokens=40)):
+            assert check.is_passed, check
+
+
+def test_alternate_makes_no_more_member_calls_than_plain_over_fifty_prompts():
+    ensemble = Ensemble.load("demo:we", schedule="alternate")
+    params = SamplingParams(max_tokens=24, seed=0, ignore_eos=True)
+    results = ensemble.generate(fifty_prompts(), params)
+    # Plain calls both members once a token.
+    assert all(sum(member.calls for member in result.members.values()) <= 2 * 24 for result in results)
+    assert sum(member.calls for result in results for member in result.members.values()) < 0.9 * 2 * 24 * 50
+
+
+@pytest.mark.parametrize(("name", "gamma"), [("demo:we", 1), ("demo:we3", 1), ("demo:cd", 2)])
+def test_measured_acceptance_is_one_minus_tv_of_the_rows(monkeypatch, name, gamma):
+    looked_at: list[float] = []
+
+    def spy(run, accept, replace):
+        verdict = verify_token(run, accept, replace)
+        overlaps = torch.minimum(run.target, run.draft).sum(-1).tolist()
+        looked_at.extend(overlaps[: verdict.accepted + (verdict.token is not None)])
+        return verdict
+
+    monkeypatch.setattr("cospec.settle.verify_token", spy)
+    ensemble = Ensemble.load(name, schedule="alternate", gamma=gamma)
+    results = ensemble.generate(demo.prompts(), SamplingParams(max_tokens=40, seed=3, ignore_eos=True))
+    tallies = [tally for result in results for tally in result.proposers.values()]
+    proposed, accepted = sum(tally.proposed for tally in tallies), sum(tally.accepted for tally in tallies)
+    assert proposed == len(looked_at)
+    noise = math.sqrt(sum(overlap * (1 - overlap) for overlap in looked_at))
+    assert abs(accepted - sum(looked_at)) < 4 * noise
+    if name != "demo:cd":
+        weight = 1 / len(ensemble.member_names)
+        assert min(looked_at) >= weight - 1e-5
+        for proposer in ensemble.member_names:
+            own = [result.proposers[proposer] for result in results if proposer in result.proposers]
+            assert sum(tally.accepted for tally in own) >= weight * sum(tally.proposed for tally in own)

@@ -1,0 +1,221 @@
+"""The engine: rounds, batches, members that fail, sequences that come and go."""
+
+import math
+
+import pytest
+import torch
+
+from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, toy
+
+from .toys import END, Letters, letters, table
+
+SCHEDULES = [
+    ("plain", None, "token"),
+    ("fixed", 3, "token"),
+    ("fixed", 3, "block"),
+    ("fixed", 2, "coupled"),
+    ("alternate", 1, "token"),
+    ("alternate", (2, 3), "block"),
+    ("alternate", (1, 2), "coupled"),
+    ("mixture", None, "token"),
+]
+
+
+def pair(schedule: str = "alternate", gamma: object = None, verification: str = "token", **options: object) -> Ensemble:
+    return Ensemble(
+        [table(1), table(2)], Mixture([0.4, 0.6]), schedule=schedule, gamma=gamma, verification=verification, **options
+    )
+
+
+@pytest.mark.parametrize(("schedule", "gamma", "verification"), SCHEDULES)
+def test_a_text_does_not_depend_on_who_shares_the_batch(schedule, gamma, verification):
+    ensemble = pair(schedule, gamma, verification)
+    prompts = [[i % 3] * (1 + i) for i in range(8)]
+    params = [SamplingParams(max_tokens=5 + 7 * i, seed=i, ignore_eos=True) for i in range(8)]
+    together = ensemble.generate(prompts, params)
+    alone = [ensemble.generate([prompt], own)[0] for prompt, own in zip(prompts, params, strict=True)]
+    assert [result.token_ids for result in together] == [result.token_ids for result in alone]
+    assert [result.proposers for result in together] == [result.proposers for result in alone]
+
+
+@pytest.mark.parametrize("max_sequences", [1, 2, 5])
+def test_sequences_join_as_others_leave(max_sequences):
+    prompts = [[i % 3] for i in range(9)]
+    params = [SamplingParams(max_tokens=1 + 3 * (i % 4), seed=i, ignore_eos=True) for i in range(9)]
+    expected = pair().generate(prompts, params)
+    given = pair(max_sequences=max_sequences).generate(prompts, params)
+    assert [result.token_ids for result in given] == [result.token_ids for result in expected]
+    assert [len(result.token_ids) for result in given] == [own.max_tokens for own in params]
+
+
+def test_an_aborted_sequence_leaves_the_others_alone():
+    ensemble = pair()
+    params = SamplingParams(max_tokens=20, seed=4, ignore_eos=True)
+    (expected,) = ensemble.generate([[1]], params)
+    engine = ensemble.engine()
+    kept = engine.add(ensemble.request([1], params))
+    gone = engine.add(ensemble.request([2], params))
+    for _ in range(3):
+        engine.step()
+    aborted = engine.abort(gone)
+    assert aborted.sequence.finish_reason == "abort"
+    live = engine.get(kept)
+    while engine.num_live:
+        engine.step()
+    assert live.sequence.output == expected.token_ids
+
+
+def test_closing_a_stream_gives_all_slots_back():
+    opened = []
+
+    class Counting(toy.TableRunner):
+        def open(self):
+            opened.append(1)
+            return super().open()
+
+        def close(self, slot):
+            opened.pop()
+            super().close(slot)
+
+    ensemble = Ensemble([Counting(4, seed=1), Counting(4, seed=2)], schedule="alternate")
+    stream = ensemble.stream([[1]] * 5, SamplingParams(max_tokens=50))
+    next(stream)
+    assert opened
+    stream.close()
+    assert not opened
+
+
+def _broken_after(length: int, how: object) -> toy.FunctionRunner:
+    def fn(prefix: tuple[int, ...]) -> torch.Tensor:
+        if prefix[0] == 2 and len(prefix) > length:
+            if isinstance(how, Exception):
+                raise how
+            return torch.full((4,), how)
+        return torch.zeros(4)
+
+    return toy.FunctionRunner(4, fn)
+
+
+@pytest.mark.parametrize("how", [math.nan, math.inf, -math.inf, RuntimeError("out of memory")])
+@pytest.mark.parametrize("schedule", ["plain", "fixed", "alternate", "mixture"])
+def test_a_member_that_fails_ends_its_sequence_and_the_neighbours_go_on(how, schedule):
+    ensemble = Ensemble([table(1, end_ids=()), _broken_after(4, how)], schedule=schedule)
+    params = SamplingParams(max_tokens=12, seed=3)
+    (alone,) = ensemble.generate([[1]], params)
+    good, bad, also_good = ensemble.generate([[1], [2], [1]], params)
+    assert good.token_ids == also_good.token_ids == alone.token_ids
+    assert good.finish_reason == "length"
+    assert bad.finish_reason == "error"
+    assert "member-2" in bad.error
+    assert len(bad.token_ids) < 12
+
+
+def test_shared_weights_are_fed_in_one_call():
+    calls = []
+
+    class Counting(toy.TableRunner):
+        def feed(self, batch):
+            calls.append(len(batch))
+            return super().feed(batch)
+
+    runner = Counting(4, seed=1)
+    ensemble = Ensemble([runner, runner], Mixture([0.5, 0.5]), schedule="plain")
+    (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=6))
+    assert calls == [2] * 6
+    assert {name: member.calls for name, member in result.members.items()} == {"member": 6, "member-2": 6}
+
+
+def test_a_prompt_that_fills_the_context_is_refused_and_a_shorter_one_ends_at_its_border():
+    ensemble = Ensemble([letters([1] * 50, context=6)], schedule="plain")
+    with pytest.raises(InvalidPrompt, match="has 6 tokens; its context holds 6"):
+        ensemble.generate("aaaaaa")
+    (result,) = ensemble.generate("aaa", SamplingParams(max_tokens=50))
+    assert (result.finish_reason, len(result.token_ids)) == ("length", 3)
+
+
+@pytest.mark.parametrize("schedule", ["plain", "fixed", "alternate", "mixture"])
+@pytest.mark.parametrize("max_tokens", [1, 2, 3])
+def test_a_budget_of_one_token_is_kept(schedule, max_tokens):
+    results = pair(schedule).generate([[1]], SamplingParams(max_tokens=max_tokens, n=20, ignore_eos=True))
+    assert {len(result.token_ids) for result in results} == {max_tokens}
+
+
+@pytest.mark.parametrize("schedule", ["plain", "fixed", "alternate"])
+def test_an_end_token_first_gives_an_empty_text(schedule):
+    ensemble = Ensemble([letters([]), letters([])], schedule=schedule)
+    (result,) = ensemble.generate("a", SamplingParams(temperature=0))
+    assert (result.text, result.token_ids, result.finish_reason) == ("", [0], "stop")
+
+
+def test_ids_outside_the_vocabulary_are_refused_before_anything_runs():
+    ensemble = pair()
+    with pytest.raises(InvalidPrompt, match="token id 9 is outside the vocabulary of 4"):
+        ensemble.generate([[1], [9]])
+    with pytest.raises(InvalidSampling, match="logit_bias names token id 7"):
+        ensemble.generate([1], SamplingParams(logit_bias={7: 1.0}))
+    with pytest.raises(InvalidSampling, match="stop_token_ids names token id 8"):
+        ensemble.generate([1], SamplingParams(stop_token_ids=[8]))
+    with pytest.raises(InvalidSampling, match="stop strings need a tokenizer"):
+        ensemble.generate([1], SamplingParams(stop=["x"]))
+
+
+# a, ab, " ", c, STOP, an e with an accent in two halves, x
+SPELLED = (1, 5, 4, 3, 6, 8, 9, 10)
+
+
+@pytest.mark.parametrize("schedule", ["plain", "fixed", "alternate"])
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [("b", "aa"), ("ab c", "a"), ("STOP", "aab c"), ("P\u00e9", "aab cSTO"), ("\u00e9x", "aab cSTOP"), ("aab", "")],
+)
+def test_a_stop_string_ends_the_text_wherever_token_borders_lie(schedule, stop, text):
+    gamma = None if schedule == "plain" else 4
+    ensemble = Ensemble([letters(SPELLED), letters(SPELLED)], schedule=schedule, gamma=gamma)
+    (result,) = ensemble.generate("a", SamplingParams(temperature=0, stop=[stop], max_tokens=30))
+    assert (result.text, result.finish_reason) == (text, "stop")
+    decode = Letters().decode
+    assert stop in decode(result.token_ids)
+    assert stop not in decode(result.token_ids[:-1])
+
+
+def test_streamed_pieces_make_the_text_and_never_show_what_a_stop_string_takes_back():
+    spelled = [1, 6, 8, 9, 2, 2, 3, 10]
+    ensemble = Ensemble([letters(spelled), letters(spelled)], schedule="fixed", gamma=4)
+    events = list(ensemble.stream("a", SamplingParams(temperature=0, stop=["bbcx"])))
+    pieces = "".join(token.text for event in events for token in event.tokens)
+    assert events[-1].result is not None
+    assert pieces == events[-1].result.text == "aSTOP\u00e9"
+
+
+@pytest.mark.parametrize(("schedule", "gamma", "verification"), SCHEDULES)
+def test_logprobs_are_those_of_r_whatever_the_schedule(schedule, gamma, verification):
+    ensemble = pair(schedule, gamma, verification)
+    params = SamplingParams(max_tokens=150, seed=5, logprobs=2, prompt_logprobs=1, ignore_eos=True)
+    (result,) = ensemble.generate([[1, 2, 0]], params)
+    text = (1, 2, 0, *result.token_ids)
+    rows = [torch.stack([runner._fn(text[:i]) for runner in ensemble.runners])[:, None] for i in range(1, len(text))]
+    log_r = torch.cat([ensemble.combination.log_probs(row) for row in rows])
+    assert result.prompt_logprobs[0] is None
+    reported = [*result.prompt_logprobs[1:], *result.logprobs]
+    assert [entry.token for entry in reported] == list(text[1:])
+    for entry, row in zip(reported, log_r, strict=True):
+        assert entry.logprob == pytest.approx(row[entry.token].item(), abs=1e-9)
+        assert [token for token, _ in entry.top] == row.topk(len(entry.top)).indices.tolist()
+    assert {len(entry.top) for entry in result.logprobs} == {2}
+
+
+def test_alternate_never_makes_more_member_calls_than_plain():
+    plain, alternate = (
+        Ensemble([table(1), table(9)], Contrastive(0.5), schedule=name) for name in ("plain", "alternate")
+    )
+    for seed in range(50):
+        params = SamplingParams(max_tokens=12, seed=seed, ignore_eos=True)
+        (one,), (other,) = plain.generate([[1]], params), alternate.generate([[1]], params)
+        assert sum(m.calls for m in other.members.values()) <= sum(m.calls for m in one.members.values())
+
+
+def test_the_end_token_is_told_apart_from_a_length():
+    results = pair().generate([[1]], SamplingParams(max_tokens=6, n=60, seed=0))
+    for result in results:
+        assert (result.finish_reason == "stop") == (result.token_ids[-1] == END)
+        assert END not in result.token_ids[:-1]

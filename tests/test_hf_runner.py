@@ -1,0 +1,390 @@
+"""Rows of the hf runner are those of an unbatched forward call, whatever was fed, trimmed, closed or reopened."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
+from cospec.runner import Feed, Slot
+from cospec.runner.hf import HfRunner, LoadOptions, check_supported, load
+
+from .models import VOCAB, saved, tiny
+
+SUPPORTED = [
+    "llama", "qwen2", "qwen2 sliding", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "phi3 sliding", "mixtral",
+    "olmo2", "smollm3", "gpt_oss", "gpt2", "gpt_neox", "opt", "falcon",
+]  # fmt: skip
+REFUSED = {
+    "bloom": "ALiBi", "mpt": "ALiBi", "falcon alibi": "ALiBi", "gpt_neo": "local attention",
+    "mamba": "recurrent state", "qwen3_next": "recurrent state",
+}  # fmt: skip
+CPU = LoadOptions(device="cpu")
+
+
+class Book:
+    """A runner and what each of its slots should hold; every row is compared with a plain forward of that text."""
+
+    def __init__(self, runner: HfRunner) -> None:
+        self.runner = runner
+        self.texts: dict[Slot, list[int]] = {}
+
+    def open(self) -> Slot:
+        slot = self.runner.open()
+        self.texts[slot] = []
+        return slot
+
+    def close(self, slot: Slot) -> None:
+        del self.texts[slot]
+        self.runner.close(slot)
+
+    def trim(self, slot: Slot, length: int) -> None:
+        del self.texts[slot][length:]
+        self.runner.trim(slot, length)
+
+    def feed(self, *feeds: tuple[Slot, list[int], int]) -> list[Tensor]:
+        rows = self.runner.feed([Feed(*feed) for feed in feeds])
+        for (slot, tokens, count), given in zip(feeds, rows, strict=True):
+            self.texts[slot] += tokens
+            assert slot.length == len(self.texts[slot])
+            wanted = plain(self.runner, self.texts[slot])[len(self.texts[slot]) - count :]
+            assert given.shape == wanted.shape == (count, self.runner.vocab_size)
+            assert given.dtype == torch.float32
+            torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
+        return rows
+
+
+@torch.inference_mode()
+def plain(runner: HfRunner, text: list[int]) -> Tensor:
+    """[tokens, vocab] of an unbatched forward call without a cache."""
+    return runner.model(input_ids=torch.tensor([text]), use_cache=False).logits[0, :, : runner.vocab_size]
+
+
+def words(rng: random.Random, count: int) -> list[int]:
+    return [rng.randrange(VOCAB) for _ in range(count)]
+
+
+def a_feed(rng: random.Random, slot: Slot, most: int) -> tuple[Slot, list[int], int]:
+    tokens = words(rng, rng.randint(1, most))
+    return slot, tokens, rng.randint(1, len(tokens))
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
+    rng = random.Random(kind)
+    book = Book(HfRunner(tiny(kind)))
+    slots = [book.open() for _ in range(4)]
+    book.feed(*(a_feed(rng, slot, 30) for slot in slots))
+    for turn in range(8):
+        for slot in rng.sample(slots, 2):
+            book.trim(slot, rng.randint(0, slot.length))
+        if turn % 3 == 2:
+            # Another slot stands in its place, shorter than what it held.
+            book.close(slots.pop(rng.randrange(len(slots))))
+            slots.append(book.open())
+        # In any order, and not all of them, so that the slots are not neighbours.
+        book.feed(*(a_feed(rng, slot, 7) for slot in rng.sample(slots, rng.randint(1, len(slots)))))
+    for _ in range(3):
+        book.feed(*((slot, words(rng, 1), 1) for slot in slots))
+        book.feed((slots[2], words(rng, 1), 1))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss", "gpt2"])
+def test_texts_that_stand_at_equal_positions_need_no_mask(kind: str) -> None:
+    rng = random.Random(0)
+    book = Book(HfRunner(tiny(kind)))
+    slots = [book.open() for _ in range(3)]
+    book.feed(*((slot, words(rng, 3), 3) for slot in slots))
+    for count in (1, 1, 1, 4, 1):
+        book.feed(*((slot, words(rng, count), count) for slot in slots))
+    book.feed((slots[0], words(rng, 1), 1), (slots[2], words(rng, 1), 1))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_the_cache_grows_over_positions_and_slots_and_keeps_what_it_holds(kind: str) -> None:
+    rng = random.Random(1)
+    book = Book(HfRunner(tiny(kind)))
+    first = book.open()
+    book.feed((first, words(rng, 250), 2))
+    book.feed((first, words(rng, 10), 10))
+    more = [book.open() for _ in range(6)]
+    book.feed((first, words(rng, 1), 1), *((slot, words(rng, rng.randint(1, 9)), 1) for slot in more))
+    book.feed((more[4], words(rng, 300), 1), (first, words(rng, 3), 2))
+    book.trim(first, 200)
+    book.feed(*((slot, words(rng, 2), 2) for slot in (more[4], first, more[1])))
+
+
+def test_a_reused_slot_sees_nothing_of_its_former_text() -> None:
+    rng = random.Random(2)
+    book = Book(HfRunner(tiny("llama")))
+    slots = [book.open() for _ in range(2)]
+    book.feed(*((slot, words(rng, 20), 1) for slot in slots))
+    book.close(slots[0])
+    reopened = book.open()
+    assert reopened.index == slots[0].index
+    assert reopened.length == 0
+    book.feed((reopened, words(rng, 2), 2), (slots[1], words(rng, 1), 1))
+
+
+def test_a_text_that_overflows_leaves_its_slot_clean_for_the_next() -> None:
+    rng = random.Random(3)
+    runner = HfRunner(tiny("llama"))
+    slots = [runner.open(), runner.open()]
+    weight = runner.model.get_input_embeddings().weight
+    kept = weight[5].clone()
+    with torch.no_grad():
+        weight[5] = torch.inf
+    rows = runner.feed([Feed(slots[0], [3, 4, 5], 1), Feed(slots[1], [3, 4, 6], 1)])
+    assert rows[0].isnan().all()
+    assert rows[1].isfinite().all()
+    with torch.no_grad():
+        weight[5] = kept
+    runner.close(slots[0])
+    book = Book(runner)
+    book.texts[slots[1]] = [3, 4, 6]
+    book.feed((book.open(), [7], 1), (slots[1], words(rng, 2), 2))
+
+
+def test_prompts_of_very_different_lengths_are_not_padded_to_the_longest() -> None:
+    book = Book(HfRunner(tiny("llama")))
+    rng = random.Random(4)
+    widths: list[tuple[int, ...]] = []
+    handle = book.runner.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    book.runner.feed([Feed(book.open(), words(rng, count), 1) for count in (100, 1, 60, 5, 300)])
+    handle.remove()
+    assert widths == [(2, 5), (2, 100), (1, 300)]
+
+
+def test_only_the_rows_wanted_go_through_the_head() -> None:
+    runner = HfRunner(tiny("llama"))
+    seen: list[int] = []
+    runner.model.lm_head.register_forward_hook(lambda _module, _args, out: seen.append(out.shape[1]))
+    rows = runner.feed([Feed(runner.open(), [1, 2, 3, 4, 5], 2), Feed(runner.open(), [1, 2, 3], 0)])
+    assert seen == [2]
+    assert [tuple(row.shape) for row in rows] == [(2, VOCAB), (0, VOCAB)]
+
+
+def test_a_feed_that_raises_leaves_lengths_as_they_were() -> None:
+    book = Book(HfRunner(tiny("llama")))
+    slots = [book.open() for _ in range(2)]
+    book.feed((slots[0], [1, 2, 3], 1), (slots[1], [4], 1))
+    with pytest.raises(IndexError):
+        # The short feed goes through the model before the long one fails.
+        book.runner.feed([Feed(slots[0], [5], 1), Feed(slots[1], [6] * 40 + [VOCAB], 1)])
+    assert [slot.length for slot in slots] == [3, 1]
+    book.feed((slots[0], [7, 8], 2), (slots[1], [9], 1))
+
+
+def test_a_text_longer_than_the_context_is_refused() -> None:
+    runner = HfRunner(tiny("gpt2", n_positions=8))
+    assert runner.context == 8
+    slot = runner.open()
+    with pytest.raises(InvalidPrompt, match="9 tokens do not fit into a context of 8"):
+        runner.feed([Feed(slot, [1] * 9, 1)])
+    assert slot.length == 0
+
+
+def test_frequencies_that_change_with_the_length_bound_the_context() -> None:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    runner = HfRunner(tiny("phi3", rope_parameters=rope, original_max_position_embeddings=64))
+    assert runner.context == 64
+
+
+def test_trim_and_close_touch_no_tensor() -> None:
+    book = Book(HfRunner(tiny("llama")))
+    slot = book.open()
+    book.feed((slot, [1, 2, 3], 1))
+    layer = book.runner._cache.slot_layers[0]
+    keys, before = layer.keys, layer.keys.clone()
+    book.runner.trim(slot, 1)
+    book.runner.close(slot)
+    assert layer.keys is keys
+    assert torch.equal(keys, before)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_the_probe_lets_exact_models_pass(kind: str) -> None:
+    check_supported(kind, tiny(kind))
+
+
+def test_the_probe_refuses_a_model_whose_logits_depend_on_the_batch() -> None:
+    model = tiny("llama")
+    # A model that takes its positions from its place in the batch, as some do.
+    rotary = model.model.rotary_emb
+    original = rotary.forward
+    rotary.forward = lambda x, position_ids: original(x, torch.arange(x.shape[1])[None].expand_as(position_ids))
+    with pytest.raises(UnsupportedModel, match=r"'odd' \(llama\) gives other logits in ragged batches"):
+        check_supported("odd", model)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_rolled_back_exactly_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "there", kind)
+    with pytest.raises(UnsupportedModel, match=REFUSED[kind]) as refusal:
+        load(str(folder), CPU)
+    model_type = json.loads((folder / "config.json").read_text())["model_type"]
+    assert repr(str(folder)) in str(refusal.value)
+    assert f"({model_type})" in str(refusal.value)
+    assert "choose a model" in str(refusal.value)
+
+
+def test_a_recurrent_model_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "mamba")
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UnsupportedModel, match="recurrent state"):
+        load(str(folder), CPU)
+
+
+def test_a_recurrent_model_made_by_hand_is_refused_too() -> None:
+    with pytest.raises(UnsupportedModel, match=r"'mine' \(mamba\) keeps a recurrent state"):
+        check_supported("mine", tiny("mamba"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of 128 columns with a tokenizer of 100 entries."""
+    return saved(tmp_path_factory.mktemp("llama"), num_entries=100)
+
+
+def copied(folder: Path, to: Path) -> Path:
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def test_a_folder_is_loaded_and_fed(folder: Path) -> None:
+    runner = load(str(folder), CPU)
+    assert runner.model.config.model_type == "llama"
+    assert not runner.model.training
+    book = Book(runner)
+    book.feed((book.open(), [1, 2, 3], 2), (book.open(), [4], 1))
+
+
+def test_columns_beyond_the_tokenizer_are_cut(folder: Path) -> None:
+    runner = load(str(folder), CPU)
+    assert runner.vocab_size == 100
+    assert runner.feed([Feed(runner.open(), [1, 2], 2)])[0].shape == (2, 100)
+
+
+def test_the_tokenizer_goes_to_ids_and_back(folder: Path) -> None:
+    tokenizer = load(str(folder), CPU).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.encode("w5 w7") == [5, 7]
+    assert tokenizer.decode([5, 7, 1]) == "w5w7"
+    assert list(tokenizer.entries())[:4] == ["<s>", "</s>", "w2", "w3"]
+    assert len(tokenizer.entries()) == 100
+
+
+def test_a_folder_without_a_tokenizer_takes_token_ids(tmp_path: Path) -> None:
+    runner = load(str(saved(tmp_path)), CPU)
+    assert runner.tokenizer is None
+    assert runner.vocab_size == VOCAB
+
+
+@pytest.mark.parametrize(("configured", "end_ids"), [(7, (7,)), ([3, 9], (3, 9))])
+def test_end_tokens_come_from_the_generation_config(
+    configured: object, end_ids: tuple[int, ...], folder: Path, tmp_path: Path
+) -> None:
+    copied(folder, tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": configured}))
+    assert load(str(tmp_path), CPU).end_ids == end_ids
+
+
+def test_end_tokens_come_from_the_tokenizer_where_no_config_names_them(folder: Path, tmp_path: Path) -> None:
+    copied(folder, tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    assert load(str(tmp_path), CPU).end_ids == (1,)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "bf16", torch.bfloat16])
+def test_half_precision_gives_rows_in_float32(dtype: str | torch.dtype, folder: Path) -> None:
+    runner = load(str(folder), LoadOptions(device="cpu", dtype=dtype))
+    assert runner.dtype == runner.model.dtype == torch.bfloat16
+    rows = runner.feed([Feed(runner.open(), [1, 2, 3], 2), Feed(runner.open(), [4], 1)])
+    assert all(row.dtype == torch.float32 and row.isfinite().all() for row in rows)
+
+
+def test_double_precision_is_not_narrowed(folder: Path) -> None:
+    runner = load(str(folder), LoadOptions(device="cpu", dtype="float64"))
+    assert runner.feed([Feed(runner.open(), [1, 2], 1)])[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", ["float17", "int8", torch.int8])
+def test_an_unknown_dtype_is_refused(dtype: str | torch.dtype) -> None:
+    with pytest.raises(InvalidEnsemble, match="is not known; use auto, float32"):
+        LoadOptions(dtype=dtype)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(InvalidEnsemble, match="device 'gpu' is not known; use cpu"):
+        LoadOptions(device="gpu")
+    with pytest.raises(InvalidEnsemble, match="device 'cuda:99' is not there: this machine has"):
+        LoadOptions(device="cuda:99")
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model folder at .*nowhere.*; give a folder with config\.json"):
+        load(str(tmp_path / "nowhere"), CPU)
+    with pytest.raises(ModelNotFound, match=r"no model folder at 'nowhere'; .*or a hub id \(owner/name\)"):
+        load("nowhere", CPU)
+    with pytest.raises(ModelNotFound, match=r"has no config\.json"):
+        load(str(tmp_path), CPU)
+
+
+def test_pickled_weights_are_refused_unless_allowed(folder: Path, tmp_path: Path) -> None:
+    copied(folder, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny("llama").state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelNotFound, match=r"only as pickle \(pytorch_model\.bin\).*set allow_pickle"):
+        load(str(tmp_path), CPU)
+    book = Book(load(str(tmp_path), LoadOptions(device="cpu", allow_pickle=True)))
+    book.feed((book.open(), [1, 2], 2))
+
+
+def test_broken_weights_are_told(folder: Path, tmp_path: Path) -> None:
+    copied(folder, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UnsupportedModel, match="cannot be loaded: SafetensorError"):
+        load(str(tmp_path), CPU)
+
+
+def test_weights_that_lack_a_layer_are_refused_and_not_made_up(folder: Path, tmp_path: Path) -> None:
+    copied(folder, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(UnsupportedModel, match=r"lacks 9 of its weights, the first being 'model\.layers\.2\."):
+        load(str(tmp_path), CPU)
+
+
+def test_what_is_no_causal_language_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(UnsupportedModel, match=r"\(vit\) is no causal language model"):
+        load(str(tmp_path), CPU)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "never-heard-of"}))
+    with pytest.raises(UnsupportedModel, match="never-heard-of"):
+        load(str(tmp_path), CPU)
+
+
+def test_quantisation_arguments_are_passed_on(folder: Path) -> None:
+    with pytest.raises(CospecError, match="never-heard-of"):
+        load(str(folder), LoadOptions(device="cpu", quantization={"quant_method": "never-heard-of"}))
+
+
+def test_code_shipped_with_weights_does_not_run_unless_allowed(folder: Path, tmp_path: Path) -> None:
+    copied(folder, tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "its-own", "auto_map": {"AutoConfig": "own.OwnConfig"}})
+    )
+    (tmp_path / "own.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(UnsupportedModel, match="trust_remote_code"):
+        load(str(tmp_path), CPU)
