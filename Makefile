@@ -8,7 +8,7 @@ demo: .venv/installed ## install, then real text from two bundled models by CoS
 		$(BIN)/cospec generate - --ensemble demo:we --schedule alternate --max-tokens 100 --seed 1
 
 test: .venv/installed lint types layers ## install, then everything that is checked
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
