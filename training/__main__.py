@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from .cards import write_card
 from .corpora import Corpus, gsm8k, standard_library
 from .recipes import RECIPES, Recipe
 from .tokenizer import train_tokenizer
-from .train import Result, as_record, build_model, perplexity, train
+from .train import Result, build_model, perplexity, train
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "src" / "cospec" / "demo" / "models"
@@ -72,7 +73,7 @@ def _train_one(
         perplexity={name: round(value, 2) for name, value in held_out.items()},
     )
     write_card(folder, recipe, result)
-    print(json.dumps({"name": recipe.name, **as_record(result)}), flush=True)
+    print(json.dumps({"name": recipe.name, **asdict(result)}), flush=True)
 
 
 class _Progress:

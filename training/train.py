@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +160,3 @@ def perplexity(model: LlamaForCausalLM, documents: list[list[int]]) -> float:
             total += torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
             count += ids.shape[1] - 1
     return math.exp(total / count)
-
-
-def as_record(result: Result) -> dict[str, object]:
-    return asdict(result)

@@ -86,6 +86,7 @@ class Engine:
         self.participants = tuple(participants)
         self.num_members = num_members
         self.vocab_size = min(participant.runner.vocab_size for participant in participants)
+        self._runners = {participant.name: participant.runner for participant in self.participants}
         self._live: dict[int, Live] = {}
         self._num_added = 0
 
@@ -104,8 +105,8 @@ class Engine:
 
     def add(self, request: Request) -> int:
         """Take in a text; it joins in the next round. Raises as `check` does, and changes nothing then."""
-        self.check(request)
-        params = request.params
+        self._check_ids(request)
+        limit, params = self._limit(request), request.params
         runner = self.participants[0].runner
         end_ids = frozenset((*(() if params.ignore_eos else runner.end_ids), *params.stop_token_ids))
         lanes = [
@@ -119,7 +120,7 @@ class Engine:
             lanes=lanes,
             num_members=self.num_members,
             end_ids=end_ids,
-            limit=self._limit(request),
+            limit=limit,
             scored=0 if params.prompt_logprobs is None else 1 - len(request.prompt),
         )
         text = TextStream(request.decode, params.stop) if request.decode is not None else None
@@ -156,16 +157,15 @@ class Engine:
 
     def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
         """Feed each lane all it has not seen: one call a runner, however many sequences and members share it."""
-        runners = {participant.name: participant.runner for participant in self.participants}
         by_runner: dict[int, list[tuple[Live, Lane, Feed]]] = defaultdict(list)
         for live, lane in turns:
             tokens = live.sequence.unseen(lane)
             if not tokens:
                 continue
             feed = Feed(lane.slot, tokens, live.sequence.num_rows_wanted(lane, len(tokens)))
-            by_runner[id(runners[lane.name])].append((live, lane, feed))
+            by_runner[id(self._runners[lane.name])].append((live, lane, feed))
         for batch in by_runner.values():
-            self._feed_runner(runners[batch[0][1].name], batch)
+            self._feed_runner(self._runners[batch[0][1].name], batch)
 
     def _feed_runner(self, runner: Runner, batch: list[tuple[Live, Lane, Feed]]) -> None:
         started = time.perf_counter()

@@ -99,11 +99,8 @@ def _variants(ensemble: Ensemble) -> list[_Variant]:
     drafter = ensemble.drafter_names[0] if ensemble.drafter_names else None
     rest = [_Variant("fixed", 3, drafter), _Variant("alternate", None, None), _Variant("mixture", None, None)]
     candidates = [own, *(variant for variant in rest if variant.schedule != own.schedule)]
-    return [variant for variant in candidates if variant.schedule != "plain" and _is_known(ensemble, variant)]
-
-
-def _is_known(ensemble: Ensemble, variant: _Variant) -> bool:
-    return _is_legal(ensemble, variant, "token", SamplingParams())
+    drafting = [variant for variant in candidates if variant.schedule != "plain"]
+    return [variant for variant in drafting if _is_legal(ensemble, variant, "token", SamplingParams())]
 
 
 def _is_legal(ensemble: Ensemble, variant: _Variant, verification: str, params: SamplingParams) -> bool:

@@ -158,14 +158,12 @@ class Sequence:
             self._tally(draft.proposer).accepted += 1
         self.output.append(settled.token)
 
-    def rollback(self, *, is_rejected: bool = True) -> None:
-        """Forget all drafts and all that lanes know of them; the first of them was rejected, or none was looked at."""
-        for index, draft in enumerate(self.drafts):
-            tally = self._tally(draft.proposer)
-            if index == 0 and is_rejected:
-                tally.proposed += 1
-            else:
-                tally.dropped += 1
+    def rollback(self) -> None:
+        """Forget all drafts and all that lanes know of them; the first of them was rejected, the rest not looked at."""
+        rejected, *unseen = self.drafts
+        self._tally(rejected.proposer).proposed += 1
+        for draft in unseen:
+            self._tally(draft.proposer).dropped += 1
         self.drafts.clear()
         self.epoch += 1
         for lane in self.lanes:

@@ -124,8 +124,8 @@ def rows_by_role() -> AbstractContextManager[object]:
 def draws_used_again_after_a_rollback() -> AbstractContextManager[object]:
     rollback = Sequence.rollback
 
-    def faulty(self: Sequence, *, is_rejected: bool = True) -> None:
-        rollback(self, is_rejected=is_rejected)
+    def faulty(self: Sequence) -> None:
+        rollback(self)
         self.epoch -= 1
 
     return mock.patch.object(Sequence, "rollback", faulty)

@@ -78,8 +78,8 @@ def whole_batch_rollback() -> AbstractContextManager[object]:
         before = live.sequence.epoch
         update = advance(self, live)
         for other in self._live.values():
-            if live.sequence.epoch > before and other is not live:
-                other.sequence.rollback(is_rejected=False)
+            if live.sequence.epoch > before and other is not live and other.sequence.drafts:
+                other.sequence.rollback()
                 self._trim(other.sequence)
         return update
 

@@ -1,4 +1,4 @@
-"""Any causal language model of transformers. No other package imports transformers but `demo`'s tests."""
+"""Any causal language model of transformers. Nothing outside this package imports transformers."""
 
 from .load import LoadOptions, check_supported, load
 from .runner import HfRunner
