@@ -16,7 +16,7 @@ from .errors import CospecError, InvalidPrompt, InvalidSampling, MemberFailed
 from .runner import Feed, Runner
 from .sampling import Draws, SamplingParams
 from .sequence import Lane, Sequence, Settled
-from .settle import Policy, TokenLogprob, propose, score, settle
+from .settle import Policy, TokenLogprob, propose, refine, score, settle
 from .text import TextStream
 
 # Where rows wait for log-probabilities, lanes that were idle catch up after so many positions, to bound the memory.
@@ -200,15 +200,24 @@ class Engine:
             if sequence.finish_reason is None:
                 sequence.forget()
                 self._trim(sequence)
-                lane = live.policy.schedule.proposer(sequence)
-                if lane is not None:
-                    propose(sequence, lane, live.policy.verification)
+                self._draft(live)
         except CospecError as error:
             self._fail(live, error)
         is_finished = sequence.finish_reason is not None and not self._awaits_scores(sequence)
         if is_finished:
             self._release(live)
         return Update(live.id, tokens, logprobs, is_finished)
+
+    def _draft(self, live: Live) -> None:
+        """Let the schedule's member take over what drafters proposed, and its proposer draft the next token."""
+        sequence, policy = live.sequence, live.policy
+        member = policy.schedule.refiner(sequence)
+        if member is not None:
+            refine(sequence, member, policy.verification)
+            self._trim(sequence)
+        lane = policy.schedule.proposer(sequence)
+        if lane is not None:
+            propose(sequence, lane, policy.verification)
 
     def _take(self, live: Live, settled: list[Settled]) -> list[Token]:
         """The settled tokens with their text, up to where the text ends; what was settled behind it goes."""

@@ -93,15 +93,17 @@ class SamplingParams:
     @property
     def is_identity(self) -> bool:
         """Whether a draw is from r itself: nothing between the combination and the draw."""
-        return (
-            self.temperature == 1
-            and self.top_k == 0
-            and self.top_p == 1
-            and self.min_p == 0
-            and not self.has_penalties
-            and not self.logit_bias
-            and self.min_tokens == 0
-        )
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1 and self.min_p == 0 and not self._is_biased
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether a token is argmax r itself: at temperature 0, with nothing changing r before."""
+        return self.temperature == 0 and not self._is_biased
+
+    @property
+    def _is_biased(self) -> bool:
+        """Whether logits change before they are heated."""
+        return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0
 
 
 def _is_integer(value: object) -> bool:

@@ -1,7 +1,7 @@
 """One sequence's score sheet: what is settled, what is drafted, and a lane for each member and drafter.
 
-Positions count from the first token of the output; the prompt's are negative. Only `receive`, `extend`,
-`commit`, `rollback` and `cut` change a sequence, and each leaves the invariants of `_check` standing.
+Positions count from the first token of the output; the prompt's are negative. Only `receive`, `extend`, `decline`,
+`refine`, `commit`, `rollback` and `cut` change a sequence, and each leaves the invariants of `_check` standing.
 """
 
 from dataclasses import dataclass, field
@@ -87,9 +87,11 @@ class Sequence:
     limit: int
     output: list[int] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
-    # Counts rollbacks. A draft's draws are keyed by it: what a rejected draft was drawn with is never used again,
-    # since block verification's verdict has looked at it.
+    # Counts rollbacks and refinements. A draft's draws are keyed by it: what a verdict has looked at is never used
+    # again.
     epoch: int = 0
+    # Where a drafter last had nothing to propose: the lane -> (frontier, epoch).
+    declined: dict[int, tuple[int, int]] = field(default_factory=dict)
     tallies: dict[int, Tally] = field(default_factory=dict)
     finish_reason: str | None = None
     error: str | None = None
@@ -126,6 +128,15 @@ class Sequence:
             return 0
         return self.limit - self.frontier
 
+    @property
+    def num_refined(self) -> int:
+        """How many drafts, from the first, are members' own; what follows are a drafter's."""
+        return next((i for i, draft in enumerate(self.drafts) if draft.proposer not in self.members), len(self.drafts))
+
+    def has_declined(self, lane: int) -> bool:
+        """Whether the drafter had nothing to propose at the frontier."""
+        return self.declined.get(lane) == (self.frontier, self.epoch)
+
     def unseen(self, lane: Lane) -> list[int]:
         """What the lane was not fed yet: prompt, output and drafts."""
         drafted = [draft.token for draft in self.drafts]
@@ -149,6 +160,22 @@ class Sequence:
         """A proposer drafted the token at the frontier."""
         self.drafts.append(draft)
 
+    def decline(self, lane: int) -> None:
+        """A drafter has nothing to propose at the frontier."""
+        self.declined[lane] = (self.frontier, self.epoch)
+
+    def refine(self, accepted: list[Draft], replacement: Draft | None) -> None:
+        """A member takes over the drafters' drafts: those that it accepts are its own now, and where it rejects one
+        its replacement stands, and all behind goes."""
+        first = self.num_refined
+        raw, self.drafts[first:] = self.drafts[first:], accepted
+        self._tally_refined(raw, len(accepted))
+        self.epoch += 1
+        if replacement is not None:
+            self._trim_lanes(self.frontier)
+            self.drafts.append(replacement)
+        self._check()
+
     def commit(self, settled: Settled) -> None:
         """The next position is decided. A draft that stands there becomes output; else all drafts must go first."""
         if self.drafts:
@@ -166,11 +193,7 @@ class Sequence:
             self._tally(draft.proposer).dropped += 1
         self.drafts.clear()
         self.epoch += 1
-        for lane in self.lanes:
-            extra = lane.seen - self.position
-            if extra > 0:
-                lane.length -= extra
-                lane.rows = None if lane.rows is None or extra >= lane.rows.shape[0] else lane.rows[:-extra]
+        self._trim_lanes(self.position)
         self._check()
 
     def cut(self, length: int) -> None:
@@ -184,6 +207,21 @@ class Sequence:
             unwanted = self.wanted - lane.first
             if lane.rows is not None and unwanted > 0:
                 lane.rows = lane.rows[unwanted:] if unwanted < lane.rows.shape[0] else None
+
+    def _trim_lanes(self, seen: int) -> None:
+        """No lane knows more than the tokens before the position `seen`."""
+        for lane in self.lanes:
+            extra = lane.seen - seen
+            if extra > 0:
+                lane.length -= extra
+                lane.rows = None if lane.rows is None or extra >= lane.rows.shape[0] else lane.rows[:-extra]
+
+    def _tally_refined(self, raw: list[Draft], num_accepted: int) -> None:
+        for index, draft in enumerate(raw):
+            tally = self._tally(draft.proposer)
+            tally.accepted += index < num_accepted
+            tally.proposed += index <= num_accepted
+            tally.dropped += index > num_accepted
 
     def _tally(self, proposer: int) -> Tally:
         return self.tallies.setdefault(proposer, Tally())

@@ -1,5 +1,6 @@
 """Settling: decide positions of one sequence's sheet, from the first, as long as their cells are filled."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from .errors import MemberFailed
 from .sampling import History, Purpose, draw, shape, shape_members
 from .schedule import Schedule
 from .sequence import Lane, Sequence, Settled
+from .shortcuts import certain_tokens, has_shortcut
 from .verify import Run, Verdict, verify_block, verify_coupled, verify_token
 
 
@@ -41,7 +43,7 @@ def settle(sequence: Sequence, policy: Policy) -> list[Settled]:
 
 def _settle_run(sequence: Sequence, run: list[Draft], log_r: Tensor, verification: str) -> list[Settled]:
     """Verify the drafts of `run` against log_r [len(run) or one more, vocab]; commit what comes of it."""
-    verdict = _verify(sequence, run, log_r[: len(run)], verification)
+    verdict = _verify(sequence, sequence.position, run, log_r[: len(run)], verification)
     settled = []
     for draft in run[: verdict.accepted]:
         settled.append(Settled(draft.token, proposer=draft.proposer))
@@ -54,14 +56,15 @@ def _settle_run(sequence: Sequence, run: list[Draft], log_r: Tensor, verificatio
     return settled
 
 
-def _verify(sequence: Sequence, drafts: list[Draft], log_r: Tensor, verification: str) -> Verdict:
-    start, epoch = sequence.position, sequence.epoch
+def _verify(sequence: Sequence, start: int, drafts: list[Draft], log_p: Tensor, verification: str) -> Verdict:
+    """The drafts at positions from `start` on, against log p [len(drafts), vocab]."""
+    epoch = sequence.epoch
     if verification == "coupled":
-        return verify_coupled([draft.token for draft in drafts], _noisy_argmax(sequence, start, log_r))
+        return verify_coupled([draft.token for draft in drafts], _noisy_argmax(sequence, start, log_p))
     run = Run(
-        tokens=torch.tensor([draft.token for draft in drafts], device=log_r.device),
-        target=log_r.exp(),
-        draft=torch.stack([draft.probs for draft in drafts]).to(log_r),
+        tokens=torch.tensor([draft.token for draft in drafts], device=log_p.device),
+        target=log_p.exp(),
+        draft=torch.stack([draft.probs for draft in drafts]).to(log_p),
     )
     verify = verify_block if verification == "block" else verify_token
     return verify(
@@ -71,11 +74,34 @@ def _verify(sequence: Sequence, drafts: list[Draft], log_r: Tensor, verification
     )
 
 
+def refine(sequence: Sequence, lane: int, verification: str) -> None:
+    """A member verifies the drafters' drafts against its own distribution, so that what is left is a sample of that.
+
+    How many tokens that gives depends on what is drafted before and on draws that no later verdict sees: a stopping
+    rule, so that all of them may be put to the next verification as drafts of this member.
+    """
+    first = sequence.num_refined
+    raw, start = sequence.drafts[first:], sequence.position + first
+    rows = sequence.lanes[lane].between(start, start + len(raw))
+    log_p = _log_member(sequence, lane, start, rows)
+    verdict = _verify(sequence, start, raw, log_p, verification)
+    probs = log_p.exp()
+    accepted = [Draft(draft.token, lane, probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
+    replacement = None if verdict.token is None else Draft(verdict.token, lane, probs[verdict.accepted])
+    sequence.refine(accepted, replacement)
+
+
 def propose(sequence: Sequence, lane: int, verification: str) -> None:
-    """Draft the token at the frontier from the lane's bonus row, under the transforms of the target."""
+    """Draft the token at the frontier from the lane's bonus row, under the transforms of the target.
+
+    A drafter whose row allows no token has none to propose.
+    """
     position = sequence.frontier
     row = sequence.lanes[lane].between(position, position + 1)
     log_q = _shaped(sequence, position, torch.log_softmax(shape_members(row, sequence.params), dim=-1))
+    if lane not in sequence.members and not log_q.amax().isfinite():
+        sequence.decline(lane)
+        return
     _require_distribution(log_q, sequence.lanes[lane].name)
     probs = log_q[0].exp()
     if verification == "coupled":
@@ -91,23 +117,70 @@ def log_combined(sequence: Sequence, combination: Combination, start: int, stop:
     return combination.log_probs(shape_members(rows, sequence.params))
 
 
+def _log_member(sequence: Sequence, lane: int, start: int, rows: Tensor) -> Tensor:
+    """log p of one member under the transforms of the target, for rows from `start` on, [positions, vocab]."""
+    log_p = torch.log_softmax(shape_members(rows, sequence.params), dim=-1)
+    log_p = _shaped(sequence, start, log_p)
+    _require_distribution(log_p, sequence.lanes[lane].name)
+    return log_p
+
+
 def _log_target(sequence: Sequence, policy: Policy) -> Tensor | None:
-    """log of what tokens are drawn from, for the positions whose cells are filled: drafted ones and one more."""
-    start = sequence.position
-    cells = policy.schedule.cells(sequence, start)
-    stop = min(sequence.lanes[i].seen for i in cells) + 1
-    # Cells are asked for position by position where they may differ, and they differ only where nothing is drafted.
-    stop = min(stop, sequence.frontier + 1, sequence.limit)
-    if stop <= start or any(not sequence.lanes[i].has(start) for i in cells):
+    """log of what tokens are drawn from, from the first position on as far as it is certain: drafted ones and one
+    more. None if nothing is."""
+    position = sequence.position
+    parts = []
+    for cells, count in _filled(sequence, policy.schedule):
+        parts.append(_log_cells(sequence, policy.combination, cells, position, position + count))
+        position += count
+    certain = _log_certain(sequence, policy.combination, position)
+    if certain is not None:
+        parts.append(certain)
+    if not parts:
         return None
-    lanes = [sequence.lanes[i] for i in cells]
-    if len(cells) == sequence.num_members:
-        log_r = log_combined(sequence, policy.combination, start, stop)
-    else:
-        log_r = torch.log_softmax(shape_members(_stacked(lanes, start, stop)[0], sequence.params), dim=-1)
-    log_r = _shaped(sequence, start, log_r)
-    _require_distribution(log_r, " + ".join(lane.name for lane in lanes))
+    log_r = _shaped(sequence, sequence.position, torch.cat(parts) if len(parts) > 1 else parts[0])
+    _require_distribution(log_r, " + ".join(sequence.lanes[i].name for i in sequence.members))
     return log_r
+
+
+def _filled(sequence: Sequence, schedule: Schedule) -> list[tuple[tuple[int, ...], int]]:
+    """The positions, from the first, whose cells are filled: runs of equal cells with their lengths."""
+    cells = []
+    for position in range(sequence.position, _stop(sequence)):
+        needed = tuple(schedule.cells(sequence, position))
+        if not all(sequence.lanes[i].has(position) for i in needed):
+            break
+        cells.append(needed)
+    return [(needed, len(list(same))) for needed, same in itertools.groupby(cells)]
+
+
+def _stop(sequence: Sequence) -> int:
+    """Behind the last position that can be settled now: drafted ones and one more."""
+    return min(sequence.frontier + 1, sequence.limit)
+
+
+def _log_cells(sequence: Sequence, combination: Combination, cells: tuple[int, ...], start: int, stop: int) -> Tensor:
+    if len(cells) == sequence.num_members:
+        return log_combined(sequence, combination, start, stop)
+    rows = _stacked([sequence.lanes[i] for i in cells], start, stop)[0]
+    return torch.log_softmax(shape_members(rows, sequence.params), dim=-1)
+
+
+def _log_certain(sequence: Sequence, combination: Combination, start: int) -> Tensor | None:
+    """log r, all on one token, from `start` on as far as the members heard so far make it certain; see shortcuts."""
+    heard = [i for i in sequence.members if sequence.lanes[i].has(start)]
+    is_partly_heard = 0 < len(heard) < sequence.num_members
+    if not is_partly_heard or not has_shortcut(combination, is_greedy=sequence.params.is_argmax):
+        return None
+    stop = min(_stop(sequence), *(sequence.lanes[i].seen + 1 for i in heard))
+    if stop <= start:
+        return None
+    rows = shape_members(_stacked([sequence.lanes[i] for i in heard], start, stop), sequence.params)
+    tokens = certain_tokens(combination, rows, heard)
+    if not tokens:
+        return None
+    log_r = rows.new_full((len(tokens), rows.shape[-1]), -math.inf)
+    return log_r.scatter_(1, torch.tensor(tokens, device=rows.device)[:, None], 0.0)
 
 
 def _stacked(lanes: list[Lane], start: int, stop: int) -> Tensor:

@@ -60,9 +60,14 @@ class Blend:
     def num_members(self) -> int:
         return len(self.seeds)
 
+    def but_seeds(self, offset: int) -> "Blend":
+        """The same of other models."""
+        return replace(self, seeds=tuple(seed + offset for seed in self.seeds))
+
 
 BLENDS = {
     "mixture": Blend(Mixture([0.35, 0.65]), naive.mixture(0.35, 0.65), (1, 2)),
+    "uneven mixture": Blend(Mixture([0.8, 0.2]), naive.mixture(0.8, 0.2), (1, 2)),
     "mixture of 3": Blend(Mixture([0.2, 0.5, 0.3]), naive.mixture(0.2, 0.5, 0.3), (1, 2, 3)),
     "mixture of 4": Blend(Mixture([0.1, 0.4, 0.3, 0.2]), naive.mixture(0.1, 0.4, 0.3, 0.2), (1, 2, 3, 4)),
     "mixture of 5": Blend(Mixture([0.2] * 5), naive.mixture(*[0.2] * 5), (1, 2, 3, 4, 5)),
@@ -72,6 +77,7 @@ BLENDS = {
     "arithmetic of 3": Blend(Arithmetic([1.0, 0.8, -0.7]), naive.arithmetic(1.0, 0.8, -0.7), (5, 6, 7)),
     "contrastive": Blend(Contrastive(0.4), naive.contrastive(0.4), (7, 8)),
     "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (8, 9)),
+    "plausible, strictly": Blend(Contrastive(0.3, plausibility=0.6), naive.contrastive(0.3, 0.6), (8, 9)),
     "guided": Blend(Guided(1.7), naive.guided(1.7), (10, 10), ((1, 0), (0,))),
     "custom": Blend(Custom(lambda log_p: log_p.amax(0)), naive.largest, (11, 12, 13)),
 }
@@ -89,6 +95,7 @@ class Case:
     verification: str = "token"
     gamma: int | tuple[int, ...] | None = None
     proposer: int | str | None = None
+    first: int | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
     vocab_size: int = 3
     sharpness: float = 1.3
@@ -126,7 +133,13 @@ class Case:
             params=self.params,
         )
         proposer = names[self.proposer] if isinstance(self.proposer, int) else self.proposer
-        plan = Plan(schedule=self.schedule, gamma=self.gamma, proposer=proposer, verification=self.verification)
+        plan = Plan(
+            schedule=self.schedule,
+            gamma=self.gamma,
+            proposer=proposer,
+            first=None if self.first is None else names[self.first],
+            verification=self.verification,
+        )
         policy = Policy(
             combination=self.blend.combination,
             schedule=make_schedule(plan, setting),

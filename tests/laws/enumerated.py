@@ -207,12 +207,18 @@ def _signature(state: State) -> tuple[object, ...]:
     )
     drafts = tuple((draft.token, draft.proposer, tuple(draft.probs.tolist())) for draft in sequence.drafts)
     lanes = tuple((lane.length, lane.first) for lane in sequence.lanes)
-    return tuple(sequence.output), drafts, lanes, tuple(known)
+    declined = tuple(lane for lane in sequence.declined if sequence.has_declined(lane))
+    return tuple(sequence.output), drafts, lanes, declined, tuple(known)
 
 
-def _progress(state: State) -> tuple[int, int]:
+def _progress(state: State) -> tuple[int, int, int]:
+    """What each round adds to: positions settled, what members know, what drafters know and propose. A later one may
+    fall when an earlier one grows."""
     sequence = _sequence(state.engine)
-    return sequence.position, len(sequence.drafts) + sum(lane.length for lane in sequence.lanes)
+    lengths = [lane.length for lane in sequence.lanes]
+    num_members = sequence.num_members
+    drafted = len(sequence.drafts) + len(sequence.declined) + sum(lengths[num_members:])
+    return sequence.position, sum(lengths[:num_members]), drafted
 
 
 def _sequence(engine: Engine) -> Sequence:
@@ -230,6 +236,7 @@ def _twin(engine: Engine) -> Engine:
     live.sequence.output = list(live.sequence.output)
     live.sequence.drafts = list(live.sequence.drafts)
     live.sequence.tallies = copy.deepcopy(live.sequence.tallies)
+    live.sequence.declined = dict(live.sequence.declined)
     live.sequence.lanes = [copy.copy(lane) for lane in live.sequence.lanes]
     for lane in live.sequence.lanes:
         slot = FunctionSlot()

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
 import pytest
 import torch
 
-from cospec import Arithmetic, Mixture, SamplingParams, settle
+from cospec import Arithmetic, Contrastive, Mixture, SamplingParams, settle
 from cospec.sampling import Purpose
+from cospec.schedule import DrawnMember
 from cospec.sequence import Sequence
 from cospec.settle import propose
 from cospec.verify import Run, Uniforms, Verdict
@@ -101,10 +103,9 @@ def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
 def transforms_unread_when_verifying() -> AbstractContextManager[object]:
     verify = settle._verify
 
-    def faulty(sequence: Sequence, drafts: list[object], log_r: torch.Tensor, verification: str) -> Verdict:
-        start = sequence.position
+    def faulty(sequence: Sequence, start: int, drafts: list[object], log_r: torch.Tensor, verification: str) -> Verdict:
         unshaped = log_combined(sequence, MIXED.combination, start, start + len(drafts))
-        return verify(sequence, drafts, unshaped, verification)
+        return verify(sequence, start, drafts, unshaped, verification)
 
     return mock.patch("cospec.settle._verify", faulty)
 
@@ -131,9 +132,67 @@ def draws_used_again_after_a_rollback() -> AbstractContextManager[object]:
     return mock.patch.object(Sequence, "rollback", faulty)
 
 
+def draws_used_again_after_a_refinement() -> AbstractContextManager[object]:
+    refine = Sequence.refine
+
+    def faulty(self: Sequence, *args: object) -> None:
+        refine(self, *args)
+        self.epoch -= 1
+
+    return mock.patch.object(Sequence, "refine", faulty)
+
+
+def refined_drafts_said_to_be_the_drafters() -> AbstractContextManager[object]:
+    """Kept with the distribution that the drafter drew them from, not the member's that they have now."""
+    refine = Sequence.refine
+
+    def faulty(self: Sequence, accepted: list[object], replacement: object) -> None:
+        raw = self.drafts[self.num_refined :]
+        kept = [replace(draft, probs=old.probs) for draft, old in zip(accepted, raw, strict=False)]
+        refine(self, kept, replacement)
+
+    return mock.patch.object(Sequence, "refine", faulty)
+
+
+def chain_of_one_member() -> AbstractContextManager[object]:
+    """Whoever is drawn for a position, the first member's row decides it."""
+    return mock.patch.object(DrawnMember, "cells", lambda self, sequence, position: (0,))
+
+
+def certain_without_the_weight_not_heard() -> AbstractContextManager[object]:
+    def faulty(combination: Mixture, logits: torch.Tensor, members: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        best = torch.softmax(logits, dim=-1).sum(0).topk(2, dim=-1)
+        return best.values[:, 0] > best.values[:, 1], best.indices[:, 0]
+
+    return mock.patch("cospec.shortcuts._of_mixture", faulty)
+
+
+def expert_alone_whatever_is_plausible() -> AbstractContextManager[object]:
+    def faulty(expert: torch.Tensor, plausibility: float) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(expert.shape[0], dtype=torch.bool), expert.argmax(-1)
+
+    return mock.patch("cospec.shortcuts._of_expert", faulty)
+
+
 HOT = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.4, top_p=0.8)
 
+CASCADE = FIXED.but(schedule="cascade", gamma=(2, 3))
+GREEDY_3 = FIXED.but(
+    blend=Blend(Mixture([0.4, 0.35, 0.25]), naive.mixture(0.4, 0.35, 0.25), (41, 42, 43)),
+    params=SamplingParams(max_tokens=4, ignore_eos=True, temperature=0),
+)
+PLAUSIBLE = CASCADE.but(blend=Blend(Contrastive(0.8, plausibility=0.2), naive.contrastive(0.8, 0.2), (8, 9)))
+
 FAULTS = {
+    "draws used again after a refinement": (draws_used_again_after_a_refinement, CASCADE),
+    "draws used again after a refinement, in blocks": (
+        draws_used_again_after_a_refinement,
+        CASCADE.but(verification="block"),
+    ),
+    "refined drafts said to be the drafter's": (refined_drafts_said_to_be_the_drafters, CASCADE),
+    "a chain of one member": (chain_of_one_member, FIXED.but(schedule="mixture")),
+    "certain without the weight not heard": (certain_without_the_weight_not_heard, GREEDY_3),
+    "the expert alone, whatever is plausible": (expert_alone_whatever_is_plausible, PLAUSIBLE),
     "bonus token from one member": (bonus_token_from_one_member, FIXED),
     "last row missing in the mix": (last_row_missing_in_the_mix, FIXED),
     "block stops at the first failure": (partial(block_with, stops=True), BLOCK),

@@ -25,6 +25,9 @@ PLANS = {
     "alternate 2 from the second": {"schedule": "alternate", "gamma": 2, "proposer": 1},
     "alternate 3": {"schedule": "alternate", "gamma": 3},
     "alternate 1, 3, 2, ...": {"schedule": "alternate", "gamma": "each"},
+    "cascade 2, 2": {"schedule": "cascade", "gamma": (2, 2), "proposer": "drafter"},
+    "cascade 1, 3 by the second": {"schedule": "cascade", "gamma": (1, 3), "proposer": "drafter", "first": 1},
+    "cascade 3, 1": {"schedule": "cascade", "gamma": (3, 1), "proposer": "drafter"},
 }
 
 TRANSFORMS = {
@@ -74,8 +77,11 @@ def test_the_text_has_the_law_of_naive_decoding(blend, plan, verification):
 
 @pytest.mark.parametrize("verification", ["token", "block"])
 @pytest.mark.parametrize("blend", [name for name in BLENDS if name.startswith("mixture")])
-def test_a_mixture_may_be_drawn_member_by_member(blend, verification):
-    assert case(BLENDS[blend], {"schedule": "mixture"}, verification, max_tokens=3).distance() < ROUNDING
+@pytest.mark.parametrize("gamma", [None, 1, 2, 3])
+def test_a_mixture_may_be_drawn_member_by_member(blend, verification, gamma):
+    drafting = {} if gamma is None else {"gamma": gamma, "proposer": "drafter"}
+    plan = {"schedule": "mixture", **drafting}
+    assert case(BLENDS[blend], plan, verification, max_tokens=3).distance() < ROUNDING
 
 
 @pytest.mark.parametrize("params", [{"member_temperature": 0.7}, {"member_top_p": 0.8}])
@@ -92,11 +98,28 @@ def test_a_mixture_is_drawn_from_members_as_they_are_shaped(params):
         ("mixture", "alternate 2 from the second"),
         ("arithmetic", "fixed 3 by a drafter"),
         ("arithmetic", "alternate 1"),
+        ("mixture", "cascade 2, 2"),
     ],
 )
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_transforms_hold_under_every_schedule(blend, transform, plan, verification):
     assert case(BLENDS[blend], PLANS[plan], verification, **TRANSFORMS[transform]).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize("plan", ["plain", "fixed 2 by a drafter", "alternate 1", "cascade 2, 2"])
+@pytest.mark.parametrize("transform", ["temperature", "temperature 0", "top_k", "top_p", "repetition", "presence"])
+def test_where_the_expert_decides_alone_the_amateur_is_skipped(transform, plan, verification):
+    given = case(BLENDS["plausible, strictly"], PLANS[plan], verification, **TRANSFORMS[transform])
+    assert given.distance() < ROUNDING
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("blend", ["uneven mixture", "mixture of 3", "mixture of 5"])
+def test_an_argmax_is_settled_before_all_are_heard(blend, plan):
+    for seed in range(8):
+        chosen = BLENDS[blend].but_seeds(100 * seed)
+        assert case(chosen, PLANS[plan], "token", temperature=0, max_tokens=4).distance() < ROUNDING
 
 
 # A sum of logits with negative weights has no sense where a member_top_p left tokens out.

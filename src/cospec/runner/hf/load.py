@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ...errors import CospecError, InvalidEnsemble, ModelNotFound, UnsupportedModel
+from .packed import pack
 from .probe import distance
 from .runner import HfRunner
 from .tokenizer import HfTokenizer
@@ -78,6 +79,7 @@ def load(model: str, options: LoadOptions) -> HfRunner:
         tokenizer = None
         if _has_tokenizer(path):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+    pack(weights)
     check_supported(model, weights)
     return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None)
 

@@ -1,0 +1,61 @@
+"""Weights in the layout that the CPU's matrix kernels read: feeding several tokens then costs little more than one.
+
+A row-major float32 weight is packed anew by every call that feeds more than one token, which costs more than the
+arithmetic. oneDNN can keep it packed; torch has that for its compiler, and here it serves the models as they are.
+"""
+
+import torch
+from torch import Tensor, nn
+
+# Below this a call's fixed cost outweighs what packing saves.
+FEWEST_WEIGHTS = 2**20
+
+
+class PackedLinear(nn.Module):
+    """A linear layer of packed weights, for inference on a CPU in float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self._bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return result
+
+
+def pack(model: nn.Module) -> int:
+    """Replace the model's large float32 linear layers on a CPU by packed ones; how many it replaced.
+
+    A weight that is shared, as a head's with the embedding, is packed beside the original; any other is let go.
+    """
+    if not _can_pack():
+        return 0
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and _is_worth_it(child)
+    ]
+    for parent, name, linear in found:
+        setattr(parent, name, PackedLinear(linear))
+    return len(found)
+
+
+def _is_worth_it(linear: nn.Linear) -> bool:
+    weight = linear.weight
+    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() >= FEWEST_WEIGHTS
+
+
+def _can_pack() -> bool:
+    """Whether this build of torch has the two operations, and they give what a linear layer gives."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    linear = nn.Linear(16, 8)
+    x = torch.ones(1, 3, 16)
+    with torch.inference_mode():
+        try:
+            return torch.allclose(PackedLinear(linear)(x), linear(x), atol=1e-5)
+        except (AttributeError, RuntimeError, NotImplementedError):
+            return False

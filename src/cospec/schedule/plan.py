@@ -1,0 +1,184 @@
+"""From what a user writes to a schedule: names, their options, and what cannot be had together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..combine import Combination, Mixture
+from ..errors import InvalidSchedule, UnknownName
+from ..sampling import SamplingParams
+from ..shortcuts import has_shortcut
+from ..verify import check_verification
+from .policies import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
+
+# What a proposer drafts at a time unless told otherwise.
+DEFAULT_GAMMA = 4
+# How many tokens the first stage of `cascade` collects for the second unless told otherwise.
+DEFAULT_DEPTH = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which schedule, as a user writes it.
+
+    gamma: tokens a turn, one number or one a member; None for the schedule's default (4 for a drafter, 1 for
+    `alternate`). `cascade` takes two: the drafter's tokens a turn, and how many tokens of its member are verified at
+    a time. proposer: a member's or drafter's name; None for the first drafter or member. first: the member that
+    starts afresh in `alternate` and that the drafter drafts for in `cascade`; None for the first, or the proposer.
+    verification: token, block or coupled.
+
+    Raises UnknownName or InvalidSchedule.
+    """
+
+    schedule: str = "auto"
+    gamma: int | tuple[int, ...] | None = None
+    proposer: str | None = None
+    first: str | None = None
+    verification: str = "token"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise UnknownName("schedule", self.schedule, SCHEDULES)
+        check_verification(self.verification)
+        if isinstance(self.gamma, list):
+            object.__setattr__(self, "gamma", tuple(self.gamma))
+        for gamma in self.gammas:
+            if not isinstance(gamma, int) or isinstance(gamma, bool) or gamma < 1:
+                raise InvalidSchedule(
+                    f"gamma must be a whole number >= 1, got {gamma!r}; it is how many tokens a proposer drafts a turn"
+                )
+        if self.gamma is not None and self.schedule == "plain":
+            raise InvalidSchedule(f"plain drafts nothing, so gamma {self.gamma} has no meaning; use fixed or alternate")
+
+    @property
+    def gammas(self) -> tuple[int, ...]:
+        """gamma as written, as a tuple; empty if none was."""
+        if self.gamma is None:
+            return ()
+        return self.gamma if isinstance(self.gamma, tuple) else (self.gamma,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a plan is made into a schedule for."""
+
+    combination: Combination
+    members: tuple[str, ...]
+    drafters: tuple[str, ...]
+    params: SamplingParams
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        return self.members + self.drafters
+
+
+def _plain(plan: Plan, setting: Setting) -> Schedule:
+    return Plain()
+
+
+def _fixed(plan: Plan, setting: Setting) -> Schedule:
+    if len(plan.gammas) > 1:
+        raise InvalidSchedule(f"fixed has one proposer and takes one gamma, got {list(plan.gammas)}")
+    default = setting.drafters[0] if setting.drafters else setting.members[0]
+    lane = _lane(plan.proposer or default, setting.lanes)
+    return Fixed(lane, plan.gammas[0] if plan.gammas else DEFAULT_GAMMA, one_by_one=_may_settle_early(setting))
+
+
+def _alternate(plan: Plan, setting: Setting) -> Schedule:
+    num_members = len(setting.members)
+    gammas = plan.gammas or (1,)
+    if len(gammas) == 1:
+        gammas *= num_members
+    if len(gammas) != num_members:
+        raise InvalidSchedule(
+            f"alternate takes one gamma, or one a member; got {list(gammas)} for {num_members} members"
+        )
+    if plan.proposer in setting.drafters:
+        raise InvalidSchedule(
+            f"alternate's proposers are the members, and {plan.proposer!r} is none; use fixed with it"
+        )
+    first = _lane(plan.first or plan.proposer or setting.members[0], setting.members)
+    return Alternate(gammas, first, is_lazy=_may_settle_early(setting))
+
+
+def _cascade(plan: Plan, setting: Setting) -> Schedule:
+    if len(setting.members) < 2:
+        raise InvalidSchedule("cascade verifies for one member, then for all, and there is only one; use fixed")
+    if len(plan.gammas) not in (0, 2):
+        raise InvalidSchedule(
+            f"cascade takes two gammas, the drafter's tokens a turn and the member's tokens before all verify them, "
+            f"got {list(plan.gammas)}"
+        )
+    gamma, depth = plan.gammas or (DEFAULT_GAMMA, DEFAULT_DEPTH)
+    first = _lane(plan.first or setting.members[0], setting.members)
+    return Cascade(_drafter("cascade", plan, setting), gamma, first, depth)
+
+
+def _mixture(plan: Plan, setting: Setting) -> Schedule:
+    reason = _why_not_mixture(plan, setting)
+    if reason:
+        raise InvalidSchedule(f"the mixture schedule {reason}; use alternate or auto")
+    assert isinstance(setting.combination, Mixture)
+    if plan.gamma is None and plan.proposer is None:
+        return DrawnMember(setting.combination.weights)
+    if len(plan.gammas) > 1:
+        raise InvalidSchedule(f"mixture has one drafter and takes one gamma, got {list(plan.gammas)}")
+    gamma = plan.gammas[0] if plan.gammas else DEFAULT_GAMMA
+    return DrawnMember(setting.combination.weights, _drafter("mixture", plan, setting), gamma)
+
+
+def _auto(plan: Plan, setting: Setting) -> Schedule:
+    """One call a token where a mixture is sampled; else a drafter, if there is one; else the members in turn."""
+    if plan.proposer in setting.drafters:
+        return _fixed(plan, setting)
+    if len(setting.members) == 1:
+        return _plain(plan, setting)
+    if plan.gamma is None and plan.proposer is None and not _why_not_mixture(plan, setting):
+        return _mixture(plan, setting)
+    return _alternate(plan, setting)
+
+
+SCHEDULES: dict[str, Callable[[Plan, Setting], Schedule]] = {
+    "alternate": _alternate,
+    "auto": _auto,
+    "cascade": _cascade,
+    "fixed": _fixed,
+    "mixture": _mixture,
+    "plain": _plain,
+}
+
+
+def make_schedule(plan: Plan, setting: Setting) -> Schedule:
+    """The plan's schedule for these members and this sampling. Raises InvalidSchedule or UnknownName."""
+    return SCHEDULES[plan.schedule](plan, setting)
+
+
+def _why_not_mixture(plan: Plan, setting: Setting) -> str | None:
+    """Why r's tokens cannot be drawn member by member, or None if they can."""
+    if not isinstance(setting.combination, Mixture):
+        return f"draws each token from one member of a weighted mixture, and the target is {setting.combination.name}"
+    if plan.verification == "coupled":
+        return "never sees r, so coupled verification cannot be had with it"
+    if not setting.params.is_identity:
+        return "needs r untouched: temperature 1, no top-k, top-p, min-p, penalties, logit bias or min_tokens"
+    return None
+
+
+def _may_settle_early(setting: Setting) -> bool:
+    """Whether fewer than all members' rows may settle a position."""
+    return has_shortcut(setting.combination, is_greedy=setting.params.is_argmax)
+
+
+def _drafter(schedule: str, plan: Plan, setting: Setting) -> int:
+    """The lane of the drafter, which must be no member."""
+    if plan.proposer in setting.members or not setting.drafters:
+        raise InvalidSchedule(
+            f"{schedule} drafts with a model that is no member; name one as proposer, such as another of their "
+            "tokenizer, or lookup"
+        )
+    return _lane(plan.proposer or setting.drafters[0], setting.lanes)
+
+
+def _lane(name: str, lanes: tuple[str, ...]) -> int:
+    if name not in lanes:
+        raise UnknownName("proposer", name, lanes)
+    return lanes.index(name)

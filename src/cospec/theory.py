@@ -1,0 +1,148 @@
+"""What a schedule should reach: tokens and seconds of one cycle, from acceptance rates and costs per call.
+
+Acceptances are taken as independent from position to position, alpha = 1 - TV(q, p), as in Leviathan et al. (2023)
+and Fu et al. (2025); the formulas for `cascade` and for `mixture` with a drafter follow from the same assumption.
+"""
+
+from collections.abc import Sequence as Values
+from dataclasses import dataclass
+from typing import Protocol
+
+from .schedule import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
+
+# How many tokens of a member's backlog are told apart where members are drawn one by one.
+MOST_BACKLOG = 8
+
+
+class Beliefs(Protocol):
+    """What the formulas take as given. Lanes by index; `target` is a member's, or None for r."""
+
+    num_members: int
+
+    def seconds(self, lane: int, num_tokens: float) -> float:
+        """Of a call that feeds the lane so many tokens."""
+        ...
+
+    def acceptance(self, proposer: int, target: int | None) -> float:
+        """1 - TV between the proposer's distribution and the target's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """What a schedule repeats: from one clean sheet to the next, on average."""
+
+    tokens: float
+    seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def cycle(schedule: Schedule, beliefs: Beliefs) -> Cycle:
+    """The schedule's cycle under these beliefs."""
+    match schedule:
+        case Plain():
+            return Cycle(1.0, _together(beliefs, 1))
+        case Fixed() if schedule.lane < beliefs.num_members:
+            return _fixed_by_member(schedule, beliefs)
+        case Fixed():
+            return _fixed_by_drafter(schedule, beliefs)
+        case Alternate():
+            return _alternate(schedule, beliefs)
+        case DrawnMember(weights=weights, lane=None):
+            return _drawn(weights, beliefs)
+        case DrawnMember(weights=weights, lane=int() as lane):
+            return _drawn_with_drafter(weights, lane, schedule.gamma, beliefs)
+        case Cascade():
+            return _cascade(schedule, beliefs)
+    raise AssertionError(f"no theory of {schedule.name}")
+
+
+def expected_tokens(alpha: float, gamma: int) -> float:
+    """1 + alpha + ... + alpha^gamma: tokens a block of gamma drafts gives, the one after it included."""
+    return sum(alpha**i for i in range(gamma + 1))
+
+
+def _together(beliefs: Beliefs, num_tokens: float, without: int | None = None) -> float:
+    return sum(beliefs.seconds(i, num_tokens) for i in range(beliefs.num_members) if i != without)
+
+
+def _fixed_by_drafter(schedule: Fixed, beliefs: Beliefs) -> Cycle:
+    alpha = beliefs.acceptance(schedule.lane, None)
+    drafting = schedule.gamma * beliefs.seconds(schedule.lane, 1)
+    return Cycle(expected_tokens(alpha, schedule.gamma), drafting + _together(beliefs, schedule.gamma + 1))
+
+
+def _fixed_by_member(schedule: Fixed, beliefs: Beliefs) -> Cycle:
+    """The proposer is not fed its last draft with the others, so that a block accepted whole brings no token more."""
+    alpha = beliefs.acceptance(schedule.lane, None)
+    drafting = schedule.gamma * beliefs.seconds(schedule.lane, 1)
+    scoring = _together(beliefs, schedule.gamma + 1, without=schedule.lane)
+    return Cycle(expected_tokens(alpha, schedule.gamma - 1), drafting + scoring)
+
+
+def _alternate(schedule: Alternate, beliefs: Beliefs) -> Cycle:
+    """A call settles a token; a rejection costs as many calls as stand between a draft and its verdict."""
+    turn = sum(schedule.gammas)
+    alpha = sum(gamma * beliefs.acceptance(i, None) for i, gamma in enumerate(schedule.gammas)) / turn
+    call = sum(gamma * beliefs.seconds(i, turn / gamma) for i, gamma in enumerate(schedule.gammas)) / turn
+    return Cycle(1.0, call * (1 + (1 - alpha) * (turn - 1)))
+
+
+def _drawn(weights: Values[float], beliefs: Beliefs) -> Cycle:
+    """One call a token; a member drawn with probability w comes back after a geometric number of tokens."""
+    return Cycle(1.0, sum(w * _catching_up(beliefs, i, w) for i, w in enumerate(weights)))
+
+
+def _catching_up(beliefs: Beliefs, member: int, weight: float) -> float:
+    chances = [weight * (1 - weight) ** k for k in range(MOST_BACKLOG)]
+    chances[-1] += 1 - sum(chances)
+    return sum(chance * beliefs.seconds(member, k) for k, chance in enumerate(chances, start=1))
+
+
+def _drawn_with_drafter(weights: Values[float], lane: int, gamma: int, beliefs: Beliefs) -> Cycle:
+    """A member is fed the block if it was drawn for one of the positions that are settled."""
+    alpha = sum(w * beliefs.acceptance(lane, i) for i, w in enumerate(weights))
+    reached = [alpha ** (k - 1) * (1 - alpha) for k in range(1, gamma + 1)] + [alpha**gamma]
+    seconds = gamma * beliefs.seconds(lane, 1)
+    for member, weight in enumerate(weights):
+        is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in enumerate(reached, start=1))
+        seconds += is_needed * beliefs.seconds(member, gamma + 1)
+    return Cycle(expected_tokens(alpha, gamma), seconds)
+
+
+def _cascade(schedule: Cascade, beliefs: Beliefs) -> Cycle:
+    first, gamma = schedule.first, schedule.gamma
+    inner = beliefs.acceptance(schedule.drafter, first)
+    outer = beliefs.acceptance(first, None)
+    rounds, lengths = _first_stage(inner, gamma, schedule.depth)
+    tokens = sum(chance * _second_stage(outer, length) for length, chance in lengths.items())
+    seconds = rounds * (gamma * beliefs.seconds(schedule.drafter, 1) + beliefs.seconds(first, gamma + 1))
+    length = sum(chance * length for length, chance in lengths.items())
+    return Cycle(tokens, seconds + _together(beliefs, length + 1, without=first))
+
+
+def _second_stage(alpha: float, length: int) -> float:
+    """Tokens from `length` drafts of one member: where all stand, the others' row proposes one more, which the next
+    cycle verifies and which is counted here as if it were a member's draft."""
+    return expected_tokens(alpha, length - 1) + alpha ** (length + 1)
+
+
+def _first_stage(alpha: float, gamma: int, depth: int) -> tuple[float, dict[int, float]]:
+    """Rounds until the member has `depth` tokens, and how many it then has, with their probabilities."""
+    gains = {k: alpha ** (k - 1) * (1 - alpha) for k in range(1, gamma + 1)}
+    gains[gamma + 1] = alpha**gamma
+    # at[f]: the probability that a round starts with f tokens.
+    at = [0.0] * depth
+    at[0] = 1.0
+    final: dict[int, float] = {}
+    for f in range(depth):
+        for gain, chance in gains.items():
+            if f + gain < depth:
+                at[f + gain] += at[f] * chance
+            else:
+                final[f + gain] = final.get(f + gain, 0.0) + at[f] * chance
+    return sum(at), final
