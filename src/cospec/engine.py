@@ -76,6 +76,14 @@ class Live:
     seconds: float = 0.0
 
 
+@dataclass
+class Fed:
+    """What a round fed: seconds in the runners, and how many lanes."""
+
+    seconds: float = 0.0
+    count: int = 0
+
+
 class Engine:
     """Decodes any number of sequences at once, each with its own progress, policy and sampling.
 
@@ -87,6 +95,8 @@ class Engine:
         self.num_members = num_members
         self.vocab_size = min(participant.runner.vocab_size for participant in participants)
         self._runners = {participant.name: participant.runner for participant in self.participants}
+        self._indices = {participant.name: index for index, participant in enumerate(self.participants)}
+        self._fed = Fed()
         self._live: dict[int, Live] = {}
         self._num_added = 0
 
@@ -142,9 +152,23 @@ class Engine:
 
     def step(self) -> list[tuple[Live, Update]]:
         """One round. Returns every sequence that it moved; those that are finished have left."""
-        lives = list(self._live.values())
-        self._feed([(live, lane) for live in lives for lane in self._turn(live)])
-        return [(live, self._advance(live)) for live in lives]
+        started, self._fed = time.perf_counter(), Fed()
+        turns = self._first_drafters({live: self._turn(live) for live in self._live.values()})
+        self._feed([(live, lane) for live, lanes in turns.items() for lane in lanes])
+        moved = [(live, self._advance(live)) for live in turns]
+        seconds = time.perf_counter() - started - self._fed.seconds
+        for observer in {id(live.policy.observer): live.policy.observer for live in turns}.values():
+            if observer is not None:
+                observer.on_round(len(turns), self._fed.count, seconds)
+        return moved
+
+    def _first_drafters(self, turns: dict[Live, list[Lane]]) -> dict[Live, list[Lane]]:
+        """While some texts are drafting, the others wait, so that members are called for many texts at once."""
+        drafting = {live: lanes for live, lanes in turns.items() if any(map(self._is_drafter, lanes))}
+        return drafting or turns
+
+    def _is_drafter(self, lane: Lane) -> bool:
+        return self._indices[lane.name] >= self.num_members
 
     def _turn(self, live: Live) -> list[Lane]:
         """The lanes to be fed in this round."""
@@ -178,12 +202,23 @@ class Engine:
             for single in batch:
                 self._feed_runner(runner, [single])
             return
-        seconds = (time.perf_counter() - started) / len(batch)
+        seconds = time.perf_counter() - started
+        self._report(batch, seconds)
         for (live, lane, feed), row in zip(batch, rows, strict=True):
             lane.calls += 1
             lane.tokens_fed += len(feed.tokens)
-            lane.seconds += seconds
+            lane.seconds += seconds / len(batch)
             live.sequence.receive(lane, len(feed.tokens), self._cut(row))
+
+    def _report(self, batch: list[tuple[Live, Lane, Feed]], seconds: float) -> None:
+        """Tell who observes what the call took."""
+        self._fed.seconds += seconds
+        self._fed.count += len(batch)
+        num_tokens = max(len(feed.tokens) for _, _, feed in batch)
+        told = {(id(live.policy.observer), lane.name): live.policy.observer for live, lane, _ in batch}
+        for (_, name), observer in told.items():
+            if observer is not None:
+                observer.on_call(self._indices[name], len(batch), num_tokens, seconds)
 
     def _cut(self, rows: Tensor) -> Tensor:
         return rows if rows.shape[-1] == self.vocab_size else rows[:, : self.vocab_size]
@@ -194,7 +229,7 @@ class Engine:
         logprobs: list[TokenLogprob] = []
         try:
             if sequence.finish_reason is None:
-                tokens = self._take(live, settle(sequence, live.policy))
+                tokens = self._take(live, self._settle(live))
             if sequence.error is None:
                 logprobs = score(sequence, live.policy)
             if sequence.finish_reason is None:
@@ -207,6 +242,13 @@ class Engine:
         if is_finished:
             self._release(live)
         return Update(live.id, tokens, logprobs, is_finished)
+
+    def _settle(self, live: Live) -> list[Settled]:
+        sequence, observer = live.sequence, live.policy.observer
+        settled = settle(sequence, live.policy)
+        if observer is not None and settled:
+            observer.on_settled(sequence, sequence.position - len(settled), len(settled))
+        return settled
 
     def _draft(self, live: Live) -> None:
         """Let the schedule's member take over what drafters proposed, and its proposer draft the next token."""

@@ -16,10 +16,11 @@ from .combine import Combination, make_combination
 from .engine import Engine, Participant, Request, Update
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
 from .files import LOAD_OPTIONS, read_settings
-from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .members import LOOKUPS, Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .planner import Adaptive, Planner, make_planner
 from .results import Event, Origin, Result
 from .sampling import Draws, SamplingParams
-from .schedule import Plan, Schedule, Setting, make_schedule
+from .schedule import Plan, Schedule, Setting, make_schedule, plans
 from .settle import Policy
 
 Prompt = str | Values[int]
@@ -32,9 +33,10 @@ class Ensemble:
     """Several models decoded as one.
 
     members: paths, hub ids, `demo:` names, runners, or Member objects. combine: the target, an object or a name; an
-    equal Mixture by default. schedule, gamma, proposer, verification: see Plan; a proposer that is no member is loaded
-    as a drafter. max_sequences: how many are decoded at a time. load_options: those of LoadOptions (dtype, device,
-    ...), for all members given by path; they go before a member's own.
+    equal Mixture by default. schedule, gamma, proposer, first, verification: see Plan. A proposer that is no member is
+    loaded as a drafter; `lookup` drafts what followed the same tokens earlier in the text, `lookup+past` in finished
+    texts too; of several `auto` picks. max_sequences: how many are decoded at a time. load_options: those of
+    LoadOptions (dtype, device, ...), for all members given by path; they go before a member's own.
 
     Raises a CospecError for anything that cannot run as asked, before anything runs.
     """
@@ -46,7 +48,8 @@ class Ensemble:
         *,
         schedule: str = "auto",
         gamma: int | Values[int] | None = None,
-        proposer: Source | None = None,
+        proposer: Source | Values[Source] | None = None,
+        first: str | None = None,
         verification: str = "token",
         max_sequences: int = 32,
         **load_options: Any,
@@ -63,7 +66,8 @@ class Ensemble:
         self.member_names = unique_names(self._members)
         self._drafters, self.drafter_names, chosen = self._drafting(proposer)
         gammas = gamma if gamma is None or isinstance(gamma, int) else tuple(gamma)
-        self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, verification=verification)
+        self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, first=first, verification=verification)
+        self._planners: dict[object, Planner] = {}
         self.schedule_for(SamplingParams())
         sources = [replace(source, options=replace(source.options, **options)) for source in self._sources]
         self.runners = load_runners(sources)
@@ -132,24 +136,47 @@ class Ensemble:
         """What the engine is given for one sample of one prompt."""
         ids = self._encode(prompt)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
-        policy = Policy(
-            combination=self.combination, schedule=self.schedule_for(params), verification=self.plan.verification
-        )
         return Request(
             prompt=ids,
             lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self._sources],
             params=params,
-            policy=policy,
+            policy=self._policy(params),
             draws=Draws(seed, index),
             decode=self.tokenizer.decode if self.tokenizer else None,
         )
 
     def schedule_for(self, params: SamplingParams) -> Schedule:
         """The plan's schedule under this sampling. Raises InvalidSchedule where it cannot be had."""
-        setting = Setting(
+        return make_schedule(self.plan, self._setting(params))
+
+    def planner_for(self, params: SamplingParams) -> Planner | None:
+        """What `auto` knows under this sampling, shared by all texts; None where the plan is fixed.
+
+        With a seed it may not measure, unless verification is coupled: the text would depend on what was measured.
+        """
+        plan = self.plan
+        is_free = params.seed is None or plan.verification == "coupled"
+        if plan.schedule != "auto" or not is_free or plan.gamma is not None:
+            return None
+        setting = self._setting(params)
+        key = (params.temperature, params.is_identity, plan.verification, setting.drafters)
+        if key not in self._planners:
+            self._planners[key] = make_planner(plans(setting, plan.verification), setting)
+        return self._planners[key]
+
+    def _setting(self, params: SamplingParams) -> Setting:
+        return Setting(
             combination=self.combination, members=self.member_names, drafters=self.drafter_names, params=params
         )
-        return make_schedule(self.plan, setting)
+
+    def _policy(self, params: SamplingParams) -> Policy:
+        planner = self.planner_for(params)
+        return Policy(
+            combination=self.combination,
+            schedule=Adaptive(planner) if planner is not None else self.schedule_for(params),
+            verification=self.plan.verification,
+            observer=planner,
+        )
 
     @property
     def _sources(self) -> list[Member]:
@@ -187,19 +214,25 @@ class Ensemble:
         finally:
             engine.close()
 
-    def _drafting(self, proposer: Source | None) -> tuple[list[Member], tuple[str, ...], str | None]:
-        """The models that only draft, their names, and the chosen proposer's name."""
-        if proposer is None:
-            return [], (), None
+    def _drafting(self, proposer: Source | Values[Source] | None) -> tuple[list[Member], tuple[str, ...], str | None]:
+        """The models that only draft, their names, and the chosen proposer's name, if it is one."""
+        given = _as_sources(proposer)
+        chosen = [self._member_named(source) for source in given]
+        drafters = [Member(model=source) for source, name in zip(given, chosen, strict=True) if name is None]
+        names = unique_names(drafters, taken=self.member_names)
+        if len(given) != 1:
+            return drafters, names, None
+        return drafters, names, names[0] if names else chosen[0]
+
+    def _member_named(self, proposer: Source) -> str | None:
+        """The member that is meant, or None for a model that only drafts. Raises UnknownName."""
         for name, member in zip(self.member_names, self._members, strict=True):
             if proposer is member.model or (isinstance(proposer, str) and proposer in (name, member.model)):
-                return [], (), name
+                return name
         is_path = not isinstance(proposer, str) or "/" in proposer or demo.is_demo(proposer) or Path(proposer).exists()
-        if not is_path:
-            raise UnknownName("proposer", str(proposer), self.member_names)
-        drafter = Member(model=proposer)
-        names = unique_names([drafter], taken=self.member_names)
-        return [drafter], names, names[0]
+        if not is_path and proposer not in LOOKUPS:
+            raise UnknownName("proposer", str(proposer), (*self.member_names, *LOOKUPS))
+        return None
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -240,6 +273,14 @@ def _as_combination(combine: Combination | str | None, num_members: int) -> Comb
             f"combine is {combine!r}; give cospec.Mixture([...]) or another combination, or a name"
         )
     return combine
+
+
+def _as_sources(proposer: Source | Values[Source] | None) -> list[Source]:
+    """None, one or several proposers as a list."""
+    if proposer is None:
+        return []
+    listed: list[Any] = list(proposer) if isinstance(proposer, list | tuple) else [proposer]
+    return listed
 
 
 def _as_prompts(prompts: Prompt | Values[Prompt]) -> list[Prompt]:

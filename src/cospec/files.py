@@ -14,7 +14,17 @@ from .members import Member
 from .runner.hf import LoadOptions
 
 LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
-SETTINGS = {"members", "combine", "schedule", "gamma", "proposer", "verification", "max_sequences", *LOAD_OPTIONS}
+SETTINGS = {
+    "members",
+    "combine",
+    "schedule",
+    "gamma",
+    "proposer",
+    "first",
+    "verification",
+    "max_sequences",
+    *LOAD_OPTIONS,
+}
 _MEMBER_SETTINGS = {"model", "name", "prompt", *LOAD_OPTIONS}
 
 

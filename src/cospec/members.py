@@ -8,8 +8,12 @@ from . import demo
 from .errors import VocabularyMismatch
 from .runner import Runner, Tokenizer
 from .runner.hf import LoadOptions, load
+from .runner.lookup import LookupRunner
 
 Source = str | Path | Runner
+
+# Drafters without a model, by the names they are asked for.
+LOOKUPS = ("lookup", "lookup+past")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,12 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
     Raises UnknownName, ModelNotFound or UnsupportedModel.
     """
     loaded: list[tuple[str, LoadOptions, Runner]] = []
-    return [_runner(member, loaded) for member in members]
+    runners = [None if member.model in LOOKUPS else _runner(member, loaded) for member in members]
+    size = min(runner.vocab_size for runner in runners if runner is not None)
+    return [
+        runner or LookupRunner(size, remember=member.model == LOOKUPS[1])
+        for runner, member in zip(runners, members, strict=True)
+    ]
 
 
 def _runner(member: Member, loaded: list[tuple[str, LoadOptions, Runner]]) -> Runner:

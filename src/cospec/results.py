@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from .engine import Live, Request, Token, Update
+from .planner import Planner
 from .sequence import Lane, Tally
 from .settle import TokenLogprob
 
@@ -35,6 +36,7 @@ class Result:
 
     token_ids: with the end token, if one ended it. finish_reason: stop, length, abort or error (then `error` says why).
     logprobs: log r of each token, if asked for; prompt_logprobs: of the prompt's, the first being None.
+    plan: what `auto` held to be the fastest when the text ended, None where the plan was fixed.
     seconds: from joining the engine to the end. prompt_index, index: which prompt, which of its n samples.
     """
 
@@ -47,6 +49,7 @@ class Result:
     prompt_tokens: int
     completion_tokens: int
     schedule: str
+    plan: str | None
     verification: str
     seed: int
     seconds: float
@@ -101,6 +104,7 @@ class Origin:
             prompt_tokens=len(sequence.prompt),
             completion_tokens=len(sequence.output),
             schedule=live.policy.schedule.name,
+            plan=live.policy.observer.chosen if isinstance(live.policy.observer, Planner) else None,
             verification=live.policy.verification,
             seed=self.request.draws.seed,
             seconds=live.seconds,

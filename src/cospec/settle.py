@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,22 @@ from .shortcuts import certain_tokens, has_shortcut
 from .verify import Run, Verdict, verify_block, verify_coupled, verify_token
 
 
+class Observer(Protocol):
+    """Who wants to know what calls cost and what rows say; lanes by index."""
+
+    def on_call(self, lane: int, num_rows: int, num_tokens: int, seconds: float) -> None:
+        """A runner took so long for a call of so many sequences, the longest fed so many tokens."""
+        ...
+
+    def on_round(self, num_live: int, num_feeds: int, seconds: float) -> None:
+        """A round took so long outside its calls."""
+        ...
+
+    def on_settled(self, sequence: Sequence, first: int, count: int) -> None:
+        """Positions first .. first + count - 1 were settled, and their rows are still there."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """What decides a sequence's text and its speed: the target, the schedule, the verification."""
@@ -24,6 +41,7 @@ class Policy:
     combination: Combination
     schedule: Schedule
     verification: str
+    observer: Observer | None = None
 
 
 def settle(sequence: Sequence, policy: Policy) -> list[Settled]:

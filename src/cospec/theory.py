@@ -77,11 +77,11 @@ def _fixed_by_drafter(schedule: Fixed, beliefs: Beliefs) -> Cycle:
 
 
 def _fixed_by_member(schedule: Fixed, beliefs: Beliefs) -> Cycle:
-    """The proposer is not fed its last draft with the others, so that a block accepted whole brings no token more."""
-    alpha = beliefs.acceptance(schedule.lane, None)
-    drafting = schedule.gamma * beliefs.seconds(schedule.lane, 1)
-    scoring = _together(beliefs, schedule.gamma + 1, without=schedule.lane)
-    return Cycle(expected_tokens(alpha, schedule.gamma - 1), drafting + scoring)
+    """The proposer is not fed its last draft with the others: the token after a block accepted whole takes its call."""
+    alpha, gamma = beliefs.acceptance(schedule.lane, None), schedule.gamma
+    drafting = (gamma + alpha**gamma) * beliefs.seconds(schedule.lane, 1)
+    scoring = _together(beliefs, gamma + 1, without=schedule.lane)
+    return Cycle(expected_tokens(alpha, gamma), drafting + scoring)
 
 
 def _alternate(schedule: Alternate, beliefs: Beliefs) -> Cycle:

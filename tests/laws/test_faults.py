@@ -156,7 +156,7 @@ def refined_drafts_said_to_be_the_drafters() -> AbstractContextManager[object]:
 
 def chain_of_one_member() -> AbstractContextManager[object]:
     """Whoever is drawn for a position, the first member's row decides it."""
-    return mock.patch.object(DrawnMember, "cells", lambda self, sequence, position: (0,))
+    return mock.patch.object(DrawnMember, "cells", return_value=(0,))
 
 
 def certain_without_the_weight_not_heard() -> AbstractContextManager[object]:

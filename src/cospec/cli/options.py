@@ -142,10 +142,20 @@ class EnsembleOptions:
         ),
     ] = None
     proposer: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME|MODEL|lookup",
+            help="Who drafts: a member's name, a model of the same tokenizer that only drafts, lookup (what followed "
+            "the same tokens earlier in the text) or lookup+past (in finished texts too). Of several, auto picks.",
+            show_default="the ensemble's, else the first member",
+            rich_help_panel=_PLAN,
+        ),
+    ] = None
+    first: Annotated[
         str | None,
         Option(
-            metavar="NAME|MODEL",
-            help="Who drafts: a member's name, or a model of the same tokenizer that only drafts.",
+            metavar="NAME",
+            help="The member that starts afresh in alternate, and that the drafter drafts for in cascade.",
             show_default="the ensemble's, else the first member",
             rich_help_panel=_PLAN,
         ),
@@ -213,13 +223,18 @@ class EnsembleOptions:
         settings = {
             "schedule": self.schedule,
             "gamma": self.gamma or None,
-            "proposer": self.proposer,
+            "proposer": self._proposer(),
+            "first": self.first,
             "verification": self._verification(),
             "dtype": self.dtype,
             "device": self.device,
             "trust_remote_code": self.trust_remote_code or None,
         }
         return {name: value for name, value in settings.items() if value is not None}
+
+    def _proposer(self) -> str | list[str] | None:
+        given = self.proposer or []
+        return given[0] if len(given) == 1 else given or None
 
     def _verification(self) -> str | None:
         if not self.reproducible:

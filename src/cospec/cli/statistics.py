@@ -10,7 +10,13 @@ def statistics(results: Sequence[Result], seconds: float) -> str:
     """One line on these texts, which took so long together."""
     tokens = sum(result.completion_tokens for result in results)
     speed = f"{tokens} tokens in {seconds:.2f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s"
-    return "; ".join([speed, _calls(results), *_acceptance(results)])
+    return "; ".join([speed, _calls(results), *_acceptance(results), *_plan(results)])
+
+
+def _plan(results: Sequence[Result]) -> list[str]:
+    """What `auto` held to be the fastest at the end, where it planned."""
+    plans = [result.plan for result in results if result.plan]
+    return [f"auto's plan: {plans[-1]}"] if plans else []
 
 
 def _calls(results: Sequence[Result]) -> str:

@@ -1,6 +1,6 @@
 """Schedules: who is fed next, who proposes, and which cells settle a position."""
 
-from .plan import SCHEDULES, Plan, Setting, make_schedule
+from .plan import SCHEDULES, Plan, Setting, make_schedule, plans
 from .policies import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Schedule",
     "Setting",
     "make_schedule",
+    "plans",
 ]

@@ -1,7 +1,7 @@
 """From what a user writes to a schedule: names, their options, and what cannot be had together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..combine import Combination, Mixture
 from ..errors import InvalidSchedule, UnknownName
@@ -48,6 +48,12 @@ class Plan:
                 )
         if self.gamma is not None and self.schedule == "plain":
             raise InvalidSchedule(f"plain drafts nothing, so gamma {self.gamma} has no meaning; use fixed or alternate")
+
+    def __str__(self) -> str:
+        """In one line, such as `fixed 4 by drafter`."""
+        gammas = "/".join(map(str, self.gammas))
+        parts = [self.schedule, gammas, f"by {self.proposer}" if self.proposer else ""]
+        return " ".join(filter(None, [*parts, f"for {self.first}" if self.first else ""]))
 
     @property
     def gammas(self) -> tuple[int, ...]:
@@ -127,14 +133,46 @@ def _mixture(plan: Plan, setting: Setting) -> Schedule:
 
 
 def _auto(plan: Plan, setting: Setting) -> Schedule:
-    """One call a token where a mixture is sampled; else a drafter, if there is one; else the members in turn."""
-    if plan.proposer in setting.drafters:
-        return _fixed(plan, setting)
+    """What `auto` does where it may not measure: a drafter's drafts, else a mixture drawn by member, else in turn."""
+    if plan.proposer in setting.drafters or (setting.drafters and plan.proposer is None):
+        return _cascade(plan, setting) if len(setting.members) > 1 and plan.gamma is None else _fixed(plan, setting)
     if len(setting.members) == 1:
         return _plain(plan, setting)
     if plan.gamma is None and plan.proposer is None and not _why_not_mixture(plan, setting):
         return _mixture(plan, setting)
     return _alternate(plan, setting)
+
+
+# What `auto` weighs: tokens a turn of a drafter, of a member, and how deep the first stage of `cascade` goes.
+_DRAFTED = (1, 2, 3, 4, 6, 8, 12)
+_STAGES = ((2, 2), (2, 4), (4, 4), (4, 8), (6, 6), (6, 10), (8, 8), (8, 14))
+
+
+def plans(setting: Setting, verification: str) -> list[Plan]:
+    """All plans that `auto` weighs for these members and this sampling, `plain` first."""
+    members, drafters = setting.members, setting.drafters
+    found = [Plan(schedule="plain"), Plan(schedule="mixture")]
+    found += [Plan(schedule="alternate", first=name) for name in members] if len(members) > 1 else []
+    for name in drafters:
+        found += [Plan(schedule="fixed", gamma=gamma, proposer=name) for gamma in _DRAFTED]
+        found += [Plan(schedule="mixture", gamma=gamma, proposer=name) for gamma in _DRAFTED]
+        found += [
+            Plan(schedule="cascade", gamma=gammas, proposer=name, first=first)
+            for first in members
+            for gammas in _STAGES
+        ]
+    if len(members) > 1:
+        found += [Plan(schedule="fixed", gamma=gamma, proposer=name) for name in members for gamma in _DRAFTED]
+    whole = [replace(plan, verification=verification) for plan in found]
+    return [plan for plan in whole if _is_legal(plan, setting)]
+
+
+def _is_legal(plan: Plan, setting: Setting) -> bool:
+    try:
+        make_schedule(plan, setting)
+    except InvalidSchedule:
+        return False
+    return True
 
 
 SCHEDULES: dict[str, Callable[[Plan, Setting], Schedule]] = {

@@ -1,0 +1,100 @@
+"""`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import demo
+from ..errors import InvalidEnsemble
+from ..sampling import SamplingParams
+from ..tune import MOST_TEXTS, Tuning, write_plan
+from ..tune import tune as run_tune
+from .jsonline import to_line
+from .messages import print_note
+from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .progress import progress
+from .prompts import read_prompts
+from .screen import Screen
+from .spread import spread
+
+EXAMPLE = "cospec tune --ensemble mine.yaml --proposer demo:drafter --prompts prompts.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What it learns from, and where the plan goes."""
+
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='Prompts to learn on: a line each, a JSON string or an object with "prompt".',
+            show_default="the bundled prompts",
+        ),
+    ] = None
+    max_tokens: Annotated[int, typer.Option(help="Tokens a text.")] = 128
+    temperature: Annotated[float, typer.Option(help="That texts will be sampled at.")] = SamplingParams.temperature
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="Write the ensemble with its plan here.",
+            show_default="the ensemble's own file; a bundled one is left alone",
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False
+
+    def texts(self) -> list[str]:
+        """Raises InvalidPrompt for a file that cannot be read or holds none."""
+        if self.prompts is None:
+            return demo.prompts()
+        return [entry.text for entry in read_prompts(None, self.prompts)]
+
+
+@spread
+def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
+    """Find the fastest plan on your own prompts and machine.
+
+    It goes into the ensemble's file. Learns what calls cost and what is accepted until its choice stands, then times it beside plain and prints what it
+    had predicted. The distribution that texts follow is the same under every plan.
+    """
+    source, out = _files(options, models)
+    params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
+    prompts = options.texts()
+    ensemble = models.build()
+    with progress(MOST_TEXTS, Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
+        tuning = run_tune(ensemble, prompts, params, on_text=lambda _: advance())
+    if options.as_json:
+        sys.stdout.write(to_line(tuning.to_dict()))
+    else:
+        Console().print(_table(tuning))
+    if out is not None and source is not None:
+        write_plan(tuning.plan, source, out)
+        print_note(f"wrote the plan '{tuning.plan}' to {out}")
+
+
+def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, Path | None]:
+    """The ensemble's file, and where the plan goes. Raises InvalidEnsemble where there is none to write into."""
+    if models.members:
+        if options.out is not None:
+            raise InvalidEnsemble("--out writes an ensemble's file with its plan; give --ensemble FILE, not --member")
+        return None, None
+    name = models.ensemble or DEFAULT_ENSEMBLE
+    if demo.is_demo(name):
+        return demo.ensemble_path(name), options.out
+    return Path(name), options.out or Path(name)
+
+
+def _table(tuning: Tuning) -> Table:
+    table = Table(title=f"fastest of what was weighed: {tuning.plan} (after {tuning.num_texts} texts)")
+    for column in ("plan", "predicted tokens/s", "measured tokens/s", "predicted / measured"):
+        table.add_column(column, justify="left" if column == "plan" else "right")
+    for row in tuning.comparisons:
+        ratio = row.predicted / row.measured
+        table.add_row(str(row.plan), f"{row.predicted:.1f}", f"{row.measured:.1f}", f"{ratio:.2f}")
+    return table

@@ -1,0 +1,97 @@
+"""A drafter without a model: it proposes what followed the same tokens earlier, as a Runner like any other."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..lookup import SuffixIndex
+from .protocol import Feed, Slot, Tokenizer
+
+# The longest draft that is looked up at a time.
+MOST_DRAFTED = 16
+# What was fed last may be drafts that are taken back: it is learned from once so many tokens stand behind it.
+LAG = 24
+
+
+class LookupSlot(Slot):
+    """A text with what can be found in it, and the draft that is being handed out."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.index = SuffixIndex()
+        self.num_indexed = 0
+        self.drafted: list[int] = []
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return len(self.tokens)
+
+
+class LookupRunner:
+    """Rows with all of the probability on the token looked up; where there is none, a row that allows no token.
+
+    remember: whether texts that are finished are looked up too. A text then depends on what was decoded before it,
+    though its distribution does not.
+    """
+
+    context: int | None = None
+    tokenizer: Tokenizer | None = None
+    end_ids: tuple[int, ...] = ()
+    dtype = torch.float32
+
+    def __init__(self, vocab_size: int, *, remember: bool = False) -> None:
+        self.vocab_size = vocab_size
+        self._past = SuffixIndex() if remember else None
+
+    def open(self) -> LookupSlot:
+        return LookupSlot()
+
+    def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
+        return [self._fed(_own(feed.slot), feed) for feed in batch]
+
+    def trim(self, slot: Slot, length: int) -> None:
+        own = _own(slot)
+        del own.tokens[length:]
+        own.drafted.clear()
+        if own.num_indexed > length:
+            own.index, own.num_indexed = SuffixIndex(), 0
+
+    def close(self, slot: Slot) -> None:
+        own = _own(slot)
+        if self._past is not None:
+            self._past.add_text(own.tokens)
+        own.tokens.clear()
+
+    def _fed(self, slot: LookupSlot, feed: Feed) -> Tensor:
+        is_draft = list(feed.tokens) == slot.drafted[:1]
+        slot.tokens.extend(feed.tokens)
+        _learn(slot)
+        rows = torch.full((feed.rows, self.vocab_size), -math.inf)
+        if feed.rows and (token := self._next(slot, is_draft)) is not None:
+            rows[-1, token] = 0.0
+        return rows
+
+    def _next(self, slot: LookupSlot, is_draft: bool) -> int | None:
+        """The token to propose: of the draft being handed out as far as that goes, else of a new one."""
+        slot.drafted = slot.drafted[1:] if is_draft else self._draft(slot)
+        return slot.drafted[0] if slot.drafted else None
+
+    def _draft(self, slot: LookupSlot) -> list[int]:
+        found = slot.index.draft(slot.tokens, MOST_DRAFTED)
+        if not found and self._past is not None:
+            found = self._past.draft(slot.tokens, MOST_DRAFTED)
+        return [guess.token for guess in found]
+
+
+def _learn(slot: LookupSlot) -> None:
+    end = len(slot.tokens) - LAG
+    if end > slot.num_indexed:
+        slot.index.extend(slot.tokens[slot.num_indexed : end])
+        slot.num_indexed = end
+
+
+def _own(slot: Slot) -> LookupSlot:
+    assert isinstance(slot, LookupSlot), "a slot of another runner"
+    return slot

@@ -1,0 +1,79 @@
+"""What the formulas predict is what the engine does, counted in calls, where acceptances are independent indeed."""
+
+import math
+
+import pytest
+
+from cospec import Ensemble, Mixture, SamplingParams, toy
+from cospec.members import Member
+from cospec.schedule import Setting, make_schedule
+from cospec.theory import cycle, expected_tokens
+
+# Distributions that are the same at every position, so that acceptances are independent of each other.
+MEMBERS = {"a": [0.5, 0.3, 0.15, 0.05], "b": [0.2, 0.45, 0.2, 0.15]}
+DRAFTER = [0.4, 0.2, 0.3, 0.1]
+WEIGHTS = (0.4, 0.6)
+COSTS = (1.0, 1.4, 0.1)
+LENGTH = 6000
+
+
+def constant(probs):
+    logits = [math.log(p) for p in probs]
+    return toy.FunctionRunner(len(probs), lambda prefix: logits)
+
+
+class Known:
+    """The true acceptances, and calls that cost the same however many tokens they feed."""
+
+    num_members = len(MEMBERS)
+    rows = (*MEMBERS.values(), DRAFTER)
+
+    def seconds(self, lane, num_tokens):
+        return COSTS[lane]
+
+    def acceptance(self, proposer, target):
+        mixed = [
+            sum(w * p for w, p in zip(WEIGHTS, column, strict=True)) for column in zip(*MEMBERS.values(), strict=True)
+        ]
+        return sum(map(min, self.rows[proposer], mixed if target is None else self.rows[target]))
+
+
+PLANS = {
+    "plain": {"schedule": "plain"},
+    "drafter": {"schedule": "fixed", "gamma": 3, "proposer": "member"},
+    "long drafts": {"schedule": "fixed", "gamma": 7, "proposer": "member"},
+    "member": {"schedule": "fixed", "gamma": 3, "proposer": "b"},
+    "alternate": {"schedule": "alternate", "gamma": 1},
+    "drawn": {"schedule": "mixture"},
+    "drawn, with a drafter": {"schedule": "mixture", "gamma": 4, "proposer": "member"},
+    "cascade": {"schedule": "cascade", "gamma": (3, 6), "proposer": "member"},
+    "cascade, shallow": {"schedule": "cascade", "gamma": (4, 2), "proposer": "member", "first": "b"},
+}
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    members = [Member(model=constant(probs), name=name) for name, probs in MEMBERS.items()]
+    return Ensemble(members, Mixture(WEIGHTS), proposer=constant(DRAFTER))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_calls_are_as_predicted(ensemble, name):
+    plan = PLANS[name]
+    planned = ensemble.with_plan(**{"gamma": None, "proposer": None, "first": None, **plan})
+    (result,) = planned.generate([[0]], SamplingParams(max_tokens=LENGTH, seed=5))
+    stats = [*result.members.values(), *result.drafters.values()]
+    seconds = sum(each.calls * cost for each, cost in zip(stats, COSTS, strict=True))
+    setting = Setting(
+        combination=planned.combination,
+        members=planned.member_names,
+        drafters=planned.drafter_names,
+        params=SamplingParams(),
+    )
+    predicted = cycle(make_schedule(planned.plan, setting), Known())
+    assert LENGTH / seconds == pytest.approx(predicted.speed, rel=0.04)
+
+
+@pytest.mark.parametrize(("alpha", "gamma", "tokens"), [(0.0, 5, 1.0), (1.0, 5, 6.0), (0.5, 2, 1.75)])
+def test_tokens_of_a_block(alpha, gamma, tokens):
+    assert expected_tokens(alpha, gamma) == pytest.approx(tokens)
