@@ -21,7 +21,7 @@ layers: .venv/installed
 	$(BIN)/lint-imports
 
 bench: .venv/installed ## the measured tables (long)
-	$(BIN)/python -m cospec.bench
+	$(BIN)/cospec bench --proposer demo:drafter --proposer lookup --concurrency 1,2,4,8,16,32 --out benchmarks/latest
 
 models: .venv/installed ## train the bundled models again (hours)
 	$(BIN)/python -m training

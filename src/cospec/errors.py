@@ -10,6 +10,8 @@
     ├── ModelNotFound          no model at that path or id
     ├── UnsupportedModel       a model that cannot be rolled back or batched exactly
     ├── VocabularyMismatch     members of different tokenizers
+    ├── InvalidBenchmark       nothing to compare, or results of another one
+    ├── MissingExtra           a part whose libraries are not installed
     └── MemberFailed           a member raised, or gave a row that is no distribution
 
 Each message says what was given, what is allowed and what to do.
@@ -67,3 +69,11 @@ class VocabularyMismatch(CospecError):
 
 class MemberFailed(CospecError):
     """A member raised, or gave a row that is no distribution."""
+
+
+class InvalidBenchmark(CospecError):
+    """A benchmark with nothing to compare, or whose kept results are another's."""
+
+
+class MissingExtra(CospecError):
+    """A part of cospec whose libraries are not installed."""

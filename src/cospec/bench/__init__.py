@@ -1,1 +1,1 @@
-"""Timed runs, in one process, interleaved and paired prompt by prompt: `python -m cospec.bench`."""
+"""Timed runs, in one process, interleaved and paired prompt by prompt: what `cospec bench` does."""

@@ -14,6 +14,7 @@ from .messages import print_error
 
 # Command: the first line of its help. Each is the function of its name in the module of its name.
 COMMANDS = {
+    "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
     "models": "List the bundled models and ensembles.",
     "tune": "Find the fastest plan on your own prompts and machine.",

@@ -60,8 +60,8 @@ class TuneOptions:
 def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     """Find the fastest plan on your own prompts and machine.
 
-    It goes into the ensemble's file. Learns what calls cost and what is accepted until its choice stands, then times it beside plain and prints what it
-    had predicted. The distribution that texts follow is the same under every plan.
+    It goes into the ensemble's file. `auto` learns what calls cost and what is accepted until its choice stands; that
+    is timed beside plain and printed next to what was predicted. Under every plan texts follow the same distribution.
     """
     source, out = _files(options, models)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 # Below this a call's fixed cost outweighs what packing saves.
-FEWEST_WEIGHTS = 2**20
+FEWEST_WEIGHTS = 2**18
 
 
 class PackedLinear(nn.Module):

@@ -1,0 +1,107 @@
+"""What is timed: a method decodes prompts and says how many tokens came of it."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Values
+from dataclasses import dataclass, replace
+
+from ..ensemble import Ensemble
+from ..errors import InvalidBenchmark, InvalidSchedule, UnknownName
+from ..results import Result
+from ..sampling import SamplingParams
+from ..schedule import Plan
+from .bare import bare_forwards
+from .peers import assisted, generated, in_parallel, weighted_assisted
+
+Run = Callable[[Values[str]], tuple[int, list[Result]]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """run: prompts, all at once -> tokens decoded, and results where cospec decoded them. plan: None for a peer.
+
+    is_batched: whether it takes more than one prompt at a time.
+    """
+
+    name: str
+    run: Run
+    plan: Plan | None = None
+    is_batched: bool = True
+
+
+def methods(ensemble: Ensemble, params: SamplingParams, extra: Values[Plan]) -> tuple[list[Method], dict[str, str]]:
+    """Every method that these members and this sampling allow, and for the others, by name, why not."""
+    found, skipped = [], {}
+    for name, plan in _plans(ensemble, extra).items():
+        try:
+            planned = ensemble.with_plan(**_changes(plan))
+            planned.schedule_for(params)
+        except (InvalidSchedule, UnknownName) as error:
+            skipped[name] = str(error)
+        else:
+            found.append(Method(name, _decoding(planned, params), plan))
+    return [*found, *_peers(ensemble, params)], skipped
+
+
+def chosen(available: list[Method], names: Values[str]) -> list[Method]:
+    """Those named, or all. Raises UnknownName, or InvalidBenchmark where fewer than two are left."""
+    known = {method.name: method for method in available}
+    for name in names:
+        if name not in known:
+            raise UnknownName("method", name, known)
+    picked = [known[name] for name in dict.fromkeys(names)] if names else available
+    if len(picked) < 2:
+        raise InvalidBenchmark(f"nothing to compare: {[m.name for m in picked]}; name at least two methods")
+    return picked
+
+
+def _plans(ensemble: Ensemble, extra: Values[Plan]) -> dict[str, Plan]:
+    own = ensemble.plan
+    drafter = own.proposer or (ensemble.drafter_names[0] if ensemble.drafter_names else None)
+    published = {
+        "plain": Plan(schedule="plain"),
+        "fixed": Plan(schedule="fixed", proposer=drafter),
+        "alternate": Plan(schedule="alternate", gamma=1),
+        "mixture": Plan(schedule="mixture"),
+        "auto": Plan(schedule="auto"),
+    }
+    plans = {**published, **{str(plan): plan for plan in extra}}
+    return {name: replace(plan, verification=own.verification) for name, plan in plans.items()}
+
+
+def _changes(plan: Plan) -> dict[str, object]:
+    names = ("schedule", "gamma", "proposer", "first", "verification")
+    return {name: getattr(plan, name) for name in names}
+
+
+def _decoding(ensemble: Ensemble, params: SamplingParams) -> Run:
+    def run(prompts: Values[str]) -> tuple[int, list[Result]]:
+        results = ensemble.generate(list(prompts), params)
+        failed = next((result.error for result in results if result.error), None)
+        if failed:
+            raise InvalidBenchmark(f"a text failed, and its time would say nothing: {failed}")
+        return sum(result.completion_tokens for result in results), results
+
+    return run
+
+
+def _peers(ensemble: Ensemble, params: SamplingParams) -> list[Method]:
+    """The members alone and in parallel, the bare calls, and what transformers itself offers for them."""
+    names = dict(zip(ensemble.names, ensemble.runners, strict=True))
+    members = {name: names[name] for name in ensemble.member_names}
+    peers = [_peer(f"hf:{name}", generated(runner, params)) for name, runner in members.items()]
+    peers += [
+        Method(f"single:{name}", _decoding(Ensemble([runner], schedule="plain"), params))
+        for name, runner in members.items()
+    ]
+    peers.append(_peer("bare", bare_forwards(ensemble, params)))
+    peers.append(_peer("parallel", in_parallel(ensemble, params)))
+    drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
+    if drafter is not None:
+        peers.append(_peer("hf-assisted", assisted(ensemble.runners[0], drafter, params)))
+    if len(members) == 2 and ensemble.combination.name == "mixture" and params.temperature > 0:
+        peers.append(_peer("hf-ensemble-weight (not exact)", weighted_assisted(ensemble, params)))
+    return peers
+
+
+def _peer(name: str, one: Callable[[str], int]) -> Method:
+    return Method(name, lambda prompts: (sum(map(one, prompts)), []), is_batched=False)

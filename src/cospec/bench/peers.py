@@ -1,0 +1,90 @@
+"""What others offer for the same models: transformers' own generation, and members called side by side."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..combine import Mixture
+from ..ensemble import Ensemble
+from ..errors import InvalidBenchmark
+from ..runner import Feed, Runner
+from ..runner.hf import HfRunner
+from ..sampling import SamplingParams
+
+
+def model_of(runner: Runner) -> Any:
+    """The transformers model behind it. Raises InvalidBenchmark where there is none."""
+    if not isinstance(runner, HfRunner):
+        raise InvalidBenchmark(f"a benchmark needs models of transformers, and {type(runner).__name__} is none")
+    return runner.model
+
+
+def encoded(runner: Runner, prompt: str) -> Tensor:
+    """[1, tokens]."""
+    assert runner.tokenizer is not None
+    return torch.tensor([runner.tokenizer.encode(prompt)], device=model_of(runner).device)
+
+
+def generated(runner: Runner, params: SamplingParams, **options: Any) -> Callable[[str], int]:
+    """transformers' `generate`, of exactly max_tokens tokens."""
+
+    @torch.inference_mode()
+    def run(prompt: str) -> int:
+        ids = encoded(runner, prompt)
+        sampling: dict[str, Any] = {"do_sample": False}
+        if params.temperature > 0:
+            sampling = {"do_sample": True, "temperature": params.temperature, "top_k": 0, "top_p": 1.0}
+        text = model_of(runner).generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=params.max_tokens,
+            min_new_tokens=params.max_tokens,
+            pad_token_id=0,
+            **sampling,
+            **options,
+        )
+        return int(text.shape[1] - ids.shape[1])
+
+    return run
+
+
+def assisted(target: Runner, drafter: Runner, params: SamplingParams) -> Callable[[str], int]:
+    """transformers' assisted generation: one target, one drafter."""
+    return generated(target, params, assistant_model=model_of(drafter))
+
+
+def weighted_assisted(ensemble: Ensemble, params: SamplingParams) -> Callable[[str], int]:
+    """Its `assistant_ensemble_weight`: a mixture of target and assistant, but for the token after a block."""
+    assert isinstance(ensemble.combination, Mixture)
+    target, assistant = ensemble.runners[:2]
+    return generated(
+        target,
+        params,
+        assistant_model=model_of(assistant),
+        assistant_ensemble_weight=ensemble.combination.weights[0],
+    )
+
+
+def in_parallel(ensemble: Ensemble, params: SamplingParams) -> Callable[[str], int]:
+    """The members' calls of each token side by side, in a thread each; tokens are drawn from r."""
+    runners = ensemble.runners[: len(ensemble.member_names)]
+    pool = ThreadPoolExecutor(len(runners))
+
+    @torch.inference_mode()
+    def run(prompt: str) -> int:
+        slots = [runner.open() for runner in runners]
+        tokens = encoded(runners[0], prompt)[0].tolist()
+        for _ in range(params.max_tokens):
+            feeds = [[Feed(slot, tokens, 1)] for slot in slots]
+            rows = [row for (row,) in pool.map(lambda runner, feed: runner.feed(feed), runners, feeds)]
+            log_r = ensemble.combination.log_probs(torch.stack([row.to(rows[0]) for row in rows]))
+            greedy = params.temperature == 0
+            tokens = [int(log_r.argmax() if greedy else torch.multinomial(log_r[0].exp(), 1))]
+        for runner, slot in zip(runners, slots, strict=True):
+            runner.close(slot)
+        return params.max_tokens
+
+    return run

@@ -1,0 +1,82 @@
+"""What the measurements say: speeds over `plain`, calls, acceptance, and what theory makes of the same plans."""
+
+import resource
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from .study import Study
+from .timing import Ratio, ratio
+
+
+def report(study: Study, skipped: Mapping[str, str], predictions: Mapping[str, float]) -> dict[str, Any]:
+    """All figures, ready for JSON. predictions: method -> speed over plain that theory gives it."""
+    plain = study.seconds.get("plain", {})
+    return {
+        "settings": study.settings,
+        "skipped": dict(skipped),
+        "methods": {
+            name: {
+                "tokens_per_second": len(own) / sum(own.values()),
+                "over_plain": _over(plain, own),
+                "theory_over_plain": predictions.get(name),
+                **_counts(study.counts.get(name, {})),
+            }
+            for name, own in study.seconds.items()
+            if own
+        },
+        "concurrency": study.concurrency,
+        # Of the whole process, whichever method it was that took the most.
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def _over(plain: Mapping[int, float], own: Mapping[int, float]) -> dict[str, float] | None:
+    both = sorted(plain.keys() & own.keys())
+    return asdict(ratio([plain[i] for i in both], [own[i] for i in both])) if both else None
+
+
+def _counts(total: Mapping[str, Any]) -> dict[str, Any]:
+    """accepted / proposed, calls per 100 tokens, and the share of time outside the models' calls."""
+    if not total:
+        return {}
+    proposed = total.get("proposed", {})
+    return {
+        "acceptance": {name: total["accepted"][name] / count for name, count in proposed.items() if count},
+        "calls_per_100_tokens": {name: 100 * count / total["tokens"] for name, count in total["calls"].items()},
+        "share_outside_models": 1 - total["seconds in models"] / total["seconds"],
+        "plans": total.get("plans", {}),
+    }
+
+
+def table(figures: Mapping[str, Any]) -> Table:
+    """The figures on a terminal."""
+    shown = Table(title="speed over plain: geometric mean of per-prompt ratios (95 % bootstrap interval)")
+    columns = ("method", "tokens/s", "over plain", "theory", "calls / 100 tokens", "accepted / proposed", "engine")
+    for column in columns:
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    for name, row in figures["methods"].items():
+        shown.add_row(
+            name,
+            f"{row['tokens_per_second']:.1f}",
+            str(Ratio(**row["over_plain"])) if row["over_plain"] else "",
+            f"{row['theory_over_plain']:.2f}" if row["theory_over_plain"] else "",
+            ", ".join(f"{member} {count:.0f}" for member, count in row.get("calls_per_100_tokens", {}).items()),
+            ", ".join(f"{proposer} {share:.2f}" for proposer, share in row.get("acceptance", {}).items()),
+            f"{row['share_outside_models']:.1%}" if "share_outside_models" in row else "",
+        )
+    return shown
+
+
+def concurrency_table(figures: Mapping[str, Any]) -> Table:
+    """Tokens a second by texts at once."""
+    swept: dict[str, dict[int, float]] = figures["concurrency"]
+    levels = sorted({level for speeds in swept.values() for level in speeds})
+    shown = Table(title="tokens a second of all texts together, by texts at once")
+    for column in ("method", *map(str, levels)):
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    for name, speeds in swept.items():
+        shown.add_row(name, *(f"{speeds[level]:.1f}" if level in speeds else "" for level in levels))
+    return shown

@@ -1,0 +1,204 @@
+"""`cospec bench`: every method on the same prompts, interleaved, and what it comes to."""
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from .. import __version__, demo
+from ..bench.methods import Method, chosen, methods
+from ..bench.report import concurrency_table, report, table
+from ..bench.study import Study, measure, measure_concurrency
+from ..ensemble import Ensemble
+from ..errors import InvalidBenchmark, UnknownName
+from ..sampling import SamplingParams
+from ..schedule import Plan
+from ..theory import cycle
+from .interrupt import Interrupt
+from .jsonline import to_line
+from .messages import print_note
+from .options import EnsembleOptions
+from .progress import progress
+from .prompts import read_prompts
+from .screen import Screen
+from .spread import spread
+
+EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --tokens 64 --out results"
+
+_PLAN_KEYS = ("schedule", "gamma", "proposer", "first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured, on what, and where it goes."""
+
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='Prompts: a line each, a JSON string or an object with "prompt".',
+            show_default="the bundled prompts",
+        ),
+    ] = None
+    num_prompts: Annotated[int, typer.Option(help="How many of them.", min=1)] = 20
+    tokens: Annotated[int, typer.Option(help="Tokens a text; end tokens are passed over.", min=1)] = 128
+    temperature: Annotated[float, typer.Option(help="That texts are sampled at.")] = SamplingParams.temperature
+    repeats: Annotated[int, typer.Option(help="Runs of each method a prompt; their median counts.", min=1)] = 3
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Only these, by the names that the table has.", show_default="all"),
+    ] = None
+    plan: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="schedule=S,gamma=N,...",
+            help="One more plan, such as schedule=cascade,gamma=4/8,proposer=drafter. Any number of times.",
+            show_default=False,
+        ),
+    ] = None
+    concurrency: Annotated[
+        str | None,
+        typer.Option(metavar="1,2,4,...", help="Sweep over so many texts at once too.", show_default="no sweep"),
+    ] = None
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="as torch has them", min=1)] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write results.json and plots here. The same command goes on where it was stopped.",
+            show_default=False,
+        ),
+    ] = None
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no plots.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last line, a JSON object, and no tables.")] = False
+
+    def texts(self) -> list[str]:
+        """Raises InvalidPrompt for a file that cannot be read or holds none."""
+        if self.prompts is None:
+            return demo.prompts()[: self.num_prompts]
+        return [entry.text for entry in read_prompts(None, self.prompts)][: self.num_prompts]
+
+    def params(self) -> SamplingParams:
+        return SamplingParams(max_tokens=self.tokens, temperature=self.temperature, ignore_eos=True)
+
+    def levels(self) -> list[int]:
+        """Raises InvalidBenchmark for what is no list of counts."""
+        parts = self.concurrency.split(",") if self.concurrency else []
+        if not all(part.strip().isdecimal() and int(part) for part in parts):
+            raise InvalidBenchmark(f"--concurrency must be counts such as 1,2,4, got {self.concurrency!r}")
+        return [int(part) for part in parts]
+
+    def plans(self) -> list[Plan]:
+        return [_plan(text) for text in self.plan or []]
+
+    def settings(self, models: EnsembleOptions) -> dict[str, Any]:
+        """What kept results must agree in."""
+        own = {
+            key: getattr(self, key) for key in ("num_prompts", "tokens", "temperature", "repeats", "methods", "plan")
+        }
+        machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+        prompts = str(self.prompts) if self.prompts else None
+        return {"version": __version__, **own, "prompts": prompts, "models": _given(models), "machine": machine}
+
+
+@spread
+def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
+    """Time every method on the same prompts.
+
+    Each single member, plain, members in parallel, every schedule, and what transformers offers for the same models;
+    interleaved and paired prompt by prompt, after a warm-up. The last line on standard output is one JSON object.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.out is not None and not options.no_plots:
+        from ..bench import plots  # so that a missing library is told of before anything is measured
+    settings, levels, plans, texts = options.settings(models), options.levels(), options.plans(), options.texts()
+    ensemble, params = models.build(), options.params()
+    available, skipped = methods(ensemble, params, plans)
+    picked = chosen(available, options.methods.split(",") if options.methods else [])
+    study = Study.load(options.out / "results.json", settings) if options.out else Study(settings)
+    _measure(study, picked, texts, levels, options)
+    figures = report(study, skipped, _predictions(ensemble, params, picked))
+    if not options.as_json:
+        _show(figures)
+    if options.out is not None:
+        (options.out / "report.json").write_text(to_line(figures), encoding="utf-8")
+        if not options.no_plots:
+            plots.plot(figures, options.out)
+        print_note(f"results are in {options.out}")
+    sys.stdout.write(to_line(figures))
+
+
+def _measure(study: Study, picked: list[Method], texts: list[str], levels: list[int], options: BenchOptions) -> None:
+    """Prompt by prompt, kept as it comes; Ctrl-C ends it after the prompt at hand."""
+
+    def keep() -> None:
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            study.save(options.out / "results.json")
+
+    console = Screen(is_plain=options.as_json).console
+    with Interrupt() as interrupt, progress(len(texts), console, is_wanted=True) as advance:
+
+        def on_prompt() -> None:
+            keep()
+            advance()
+
+        measure(study, picked, texts, options.repeats, on_prompt, interrupt.is_noted)
+        measure_concurrency(study, picked, texts, levels, options.repeats, interrupt.is_noted)
+        keep()
+    if not any(study.seconds.values()):
+        raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
+
+
+def _show(figures: Mapping[str, Any]) -> None:
+    console = Console()
+    console.print(table(figures))
+    if figures["concurrency"]:
+        console.print(concurrency_table(figures))
+    for name, reason in figures["skipped"].items():
+        print_note(f"skipped {name}: {reason}")
+
+
+def _predictions(ensemble: Ensemble, params: SamplingParams, picked: list[Method]) -> dict[str, float]:
+    """Speed over plain by theory, from what the planner measured while `auto` ran."""
+    planner = ensemble.with_plan(schedule="auto", gamma=None, proposer=None, first=None).planner_for(params)
+    if planner is None or not planner.acceptances:
+        return {}
+    planner.num_rows = 1
+    speeds = {
+        method.name: cycle(ensemble.with_plan(**_changes(method.plan)).schedule_for(params), planner).speed
+        for method in picked
+        if method.plan is not None and method.plan.schedule != "auto"
+    }
+    speeds["auto"] = planner.predict()[planner.chosen] if planner.chosen else 0.0
+    plain = planner.predict()["plain"]
+    return {name: speed / plain for name, speed in speeds.items() if plain and speed}
+
+
+def _changes(plan: Plan) -> dict[str, Any]:
+    return {key: getattr(plan, key) for key in (*_PLAN_KEYS, "verification")}
+
+
+def _plan(text: str) -> Plan:
+    """`schedule=cascade,gamma=4/8` as a plan. Raises UnknownName or InvalidBenchmark."""
+    pairs = dict(part.partition("=")[::2] for part in text.split(","))
+    for key in pairs:
+        if key not in _PLAN_KEYS:
+            raise UnknownName("setting of --plan", key, _PLAN_KEYS)
+    gammas = [part for part in pairs.pop("gamma", "").split("/") if part]
+    if not all(part.isdecimal() for part in gammas):
+        raise InvalidBenchmark(f"gamma must be a count, or several such as 4/8, in --plan {text!r}")
+    numbers = tuple(map(int, gammas))
+    return Plan(gamma=numbers[0] if len(numbers) == 1 else numbers or None, **pairs)
+
+
+def _given(models: EnsembleOptions) -> dict[str, Any]:
+    """The options that were given, as they were."""
+    return {key: value for key, value in vars(models).items() if value}

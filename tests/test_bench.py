@@ -1,0 +1,153 @@
+"""`cospec bench`: the figures are those of the runs, and what was measured is kept."""
+
+import json
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from cospec import Ensemble, SamplingParams
+from cospec.bench.methods import Method, chosen, methods
+from cospec.bench.report import report
+from cospec.bench.study import Study, measure, measure_concurrency
+from cospec.bench.timing import ratio
+from cospec.cli import app
+from cospec.errors import InvalidBenchmark, UnknownName
+
+SMALL = ["--num-prompts", "2", "--tokens", "6", "--repeats", "1"]
+
+
+def method(name, log=None):
+    """Decodes ten tokens a prompt, and writes down that it did."""
+
+    def run(prompts):
+        if log is not None:
+            log.append((name, tuple(prompts)))
+        return 10 * len(prompts), []
+
+    return Method(name, run)
+
+
+def never():
+    return False
+
+
+def test_a_ratio_is_the_geometric_mean_with_its_interval():
+    exact = ratio([2.0, 8.0], [1.0, 2.0])
+    assert exact.mean == pytest.approx(math.sqrt(8))
+    assert exact.low <= exact.mean <= exact.high
+    same = ratio([3.0] * 5, [2.0] * 5)
+    assert (same.low, same.high) == (pytest.approx(1.5), pytest.approx(1.5))
+
+
+def test_methods_are_interleaved_after_a_warm_up():
+    log = []
+    measure(Study({}), [method("a", log), method("b", log)], ["p", "q"], 2, lambda: None, never)
+    names = [name for name, _ in log]
+    assert names == ["a", "b"] * 5
+    assert [prompts for _, prompts in log] == [("p",)] * 6 + [("q",)] * 4
+
+
+def test_an_interrupted_run_keeps_its_prompts_and_goes_on(tmp_path):
+    path, log = tmp_path / "results.json", []
+    study = Study({"tokens": 10})
+    seen = iter([False, True])
+    measure(study, [method("a"), method("b")], ["p", "q"], 1, lambda: study.save(path), lambda: next(seen))
+    again = Study.load(path, {"tokens": 10})
+    assert again.seconds == study.seconds
+    assert list(again.seconds["a"]) == [0]
+    measure(again, [method("a", log), method("b", log)], ["p", "q"], 1, lambda: None, never)
+    assert {prompts for _, prompts in log} == {("q",)}
+    assert list(again.seconds["b"]) == [0, 1]
+
+
+def test_results_of_other_settings_are_not_mixed_in(tmp_path):
+    path = tmp_path / "results.json"
+    Study({"tokens": 10}).save(path)
+    with pytest.raises(InvalidBenchmark, match="other settings"):
+        Study.load(path, {"tokens": 11})
+    path.write_text("no json")
+    with pytest.raises(InvalidBenchmark, match="no results"):
+        Study.load(path, {})
+
+
+def test_a_sweep_takes_so_many_texts_at_once():
+    log = []
+    study = Study({})
+    measure_concurrency(study, [method("a", log)], ["p", "q"], [1, 4], 1, never)
+    assert {len(prompts) for _, prompts in log} == {1, 4}
+    assert set(study.concurrency["a"]) == {1, 4}
+
+
+def test_there_must_be_two_methods():
+    with pytest.raises(InvalidBenchmark, match="nothing to compare"):
+        chosen([method("a"), method("b")], ["a"])
+    with pytest.raises(UnknownName, match="method"):
+        chosen([method("a"), method("b")], ["a", "c"])
+
+
+def test_what_cannot_be_had_is_skipped_by_name():
+    ensemble = Ensemble.load("demo:cd")
+    available, skipped = methods(ensemble, SamplingParams(temperature=0), [])
+    names = {each.name for each in available}
+    assert {"plain", "fixed", "alternate", "auto", "bare", "parallel", "hf:general", "single:amateur"} <= names
+    assert set(skipped) == {"mixture"}
+    assert not any("ensemble-weight" in name for name in names)
+
+
+def test_counts_are_per_hundred_tokens():
+    study = Study({}, seconds={"plain": {0: 2.0}, "x": {0: 1.0}})
+    study.counts["x"] = {
+        "tokens": 50,
+        "seconds": 10.0,
+        "seconds in models": 9.0,
+        "calls": {"a": 25},
+        "accepted": {"a": 3},
+        "proposed": {"a": 4},
+    }
+    row = report(study, {}, {"x": 2.1})["methods"]["x"]
+    assert row["over_plain"]["mean"] == pytest.approx(2.0)
+    assert row["calls_per_100_tokens"] == {"a": 50}
+    assert row["acceptance"] == {"a": 0.75}
+    assert row["share_outside_models"] == pytest.approx(0.1)
+    assert row["theory_over_plain"] == 2.1
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["bench", *arguments])
+
+
+def test_the_last_line_is_one_json_document_and_plots_are_drawn(tmp_path):
+    plan = "schedule=cascade,gamma=2/3,proposer=drafter"
+    shown = run(*SMALL, "--proposer", "demo:drafter", "--plan", plan, "--concurrency", "1,2", "--out", str(tmp_path))
+    assert shown.exit_code == 0, shown.output
+    figures = json.loads(shown.stdout.splitlines()[-1])
+    names = set(figures["methods"])
+    assert {"plain", "auto", "mixture", "hf:math", "hf-assisted", "parallel", "cascade 2/3 by drafter"} <= names
+    assert figures["methods"]["plain"]["calls_per_100_tokens"]["math"] == 100
+    assert figures["methods"]["alternate"]["theory_over_plain"] > 0
+    assert set(figures["concurrency"]["auto"]) == {"1", "2"}
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"results.json", "report.json", "speed.svg", "speed.png", "concurrency.svg", "concurrency.png"}
+
+
+def test_the_same_command_measures_nothing_twice(tmp_path):
+    arguments = [*SMALL, "--methods", "plain,alternate", "--no-plots", "--json", "--out", str(tmp_path)]
+    first, second = run(*arguments), run(*arguments)
+    assert json.loads(first.stdout)["methods"]["plain"] == json.loads(second.stdout)["methods"]["plain"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "plain"], "nothing to compare"),
+        (["--plan", "schedul=plain"], "did you mean 'schedule'"),
+        (["--plan", "schedule=fixed,gamma=x"], "gamma must be a count"),
+        (["--concurrency", "1,zero"], "counts such as"),
+        (["--proposer", "demo:nobody"], "nobody"),
+    ],
+)
+def test_what_makes_no_sense_is_told(arguments, message):
+    shown = run(*SMALL, *arguments)
+    assert shown.exit_code == 2
+    assert message in " ".join(shown.output.split())
