@@ -3,8 +3,8 @@
     python benchmarks/inflate.py demo:math OUT --shape 400m
 
 The residual stream and the embedding are padded with zeros, norm weights are rescaled by sqrt(h / H) and their epsilon
-by h / H (a mean over H entries of which h are not zero), what extra heads and neurons put out is multiplied by zero, and
-extra layers add nothing. Weights that meet only zeros are random, so that arithmetic takes its usual time.
+by h / H (a mean over H entries of which h are not zero), what extra heads and neurons put out is multiplied by zero,
+and extra layers add nothing. Weights that meet only zeros are random, so that arithmetic takes its usual time.
 """
 
 import argparse

@@ -7,19 +7,35 @@ masked, and overwritten by the next tokens.
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .window import Window
+from .window import Places
 
 FIRST_LENGTH = 256
 
 
 class SlotCache(Cache):
-    """What transformers is given as `past_key_values`. `window` says where the tokens of the next call stand."""
+    """What transformers is given as `past_key_values`. `window` says where the tokens of the next call stand.
 
-    window: Window
+    num_spare: slots in front of the others, which are allocated beside them. num_growths: how often anything moved.
+    """
 
-    def __init__(self, num_layers: int) -> None:
+    window: Places
+
+    def __init__(self, num_layers: int, num_spare: int = 0) -> None:
+        self.num_spare = num_spare
+        self.num_growths = 0
         self.slot_layers = [SlotLayer(self) for _ in range(num_layers)]
         super().__init__(layers=[*self.slot_layers])
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether a first call has told what keys and values look like."""
+        return self.slot_layers[0].is_initialized
+
+    def reserve(self, num_slots: int, length: int) -> None:
+        """Make room, so that calls of up to so many slots and positions move nothing."""
+        for layer in self.slot_layers:
+            if layer.is_initialized:
+                layer.reserve(num_slots, length)
 
     def clear(self, slot: int) -> None:
         """Forget what overflowed in a slot: a masked NaN is still multiplied by 0."""
@@ -52,11 +68,20 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._cache.window
-        if self.keys.shape[0] < window.num_slots or self.keys.shape[2] < window.length:
-            self.keys, self.values = _grown(self.keys, window), _grown(self.values, window)
-        _store(self.keys, key_states, window)
-        _store(self.values, value_states, window)
-        return _live(self.keys, window), _live(self.values, window)
+        self.reserve(window.num_slots, window.length)
+        window.write(self.keys, key_states)
+        window.write(self.values, value_states)
+        return window.read(self.keys), window.read(self.values)
+
+    def reserve(self, num_slots: int, length: int) -> None:
+        """Grow to at least so much. Both double, so that growing costs little in the long run."""
+        if self.keys.shape[0] >= num_slots and self.keys.shape[2] >= length:
+            return
+        self._cache.num_growths += 1
+        spare = self._cache.num_spare
+        num_slots = spare + _doubled(max(1, self.keys.shape[0] - spare), num_slots - spare)
+        length = _doubled(self.keys.shape[2] or FIRST_LENGTH, length)
+        self.keys, self.values = _grown(self.keys, num_slots, length), _grown(self.values, num_slots, length)
 
     # What a model without a mask takes its own from; rows that do not all stand at the same positions get one.
 
@@ -70,12 +95,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return -1
 
 
-def _grown(stored: Tensor, window: Window) -> Tensor:
-    """With room for the window's slots and positions; both double, so that growing costs little in the long run."""
-    slots, heads, length, dim = stored.shape
-    num_slots = _doubled(slots or 1, window.num_slots)
-    grown = stored.new_zeros((num_slots, heads, _doubled(length or FIRST_LENGTH, window.length), dim))
-    grown[:slots, :, :length] = stored
+def _grown(stored: Tensor, num_slots: int, length: int) -> Tensor:
+    slots, heads, held, dim = stored.shape
+    grown = stored.new_zeros((num_slots, heads, length, dim))
+    grown[:slots, :, :held] = stored
     return grown
 
 
@@ -83,19 +106,3 @@ def _doubled(size: int, needed: int) -> int:
     while size < needed:
         size *= 2
     return size
-
-
-def _store(stored: Tensor, new: Tensor, window: Window) -> None:
-    """Write new [rows, heads, width, dim] at the window's slots and positions."""
-    if window.is_even and window.slot_range is not None:
-        stored[window.slot_range, :, window.starts[0] : window.length] = new
-        return
-    rows, columns, slots, positions = window.stored
-    stored[slots, :, positions] = new[rows, :, columns]
-
-
-def _live(stored: Tensor, window: Window) -> Tensor:
-    """[rows, heads, length, dim]: a view where the slots are neighbours, else a copy."""
-    if window.slot_range is not None:
-        return stored[window.slot_range, :, : window.length]
-    return stored[:, :, : window.length].index_select(0, window.slot_ids)

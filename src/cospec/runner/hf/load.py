@@ -19,6 +19,8 @@ from transformers import (
 from transformers.utils import logging
 
 from ...errors import CospecError, InvalidEnsemble, ModelNotFound, UnsupportedModel
+from ..protocol import Feed
+from .graphs import NUM_UNCAPTURED, Shapes
 from .packed import pack
 from .probe import distance
 from .runner import HfRunner
@@ -51,7 +53,8 @@ class LoadOptions:
     type natively, else float32. device: "cpu", "cuda", "cuda:1", ...; None for CUDA where there is one.
     quantization: arguments of transformers' quantisation configuration, passed through.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
-    safetensors may be read.
+    safetensors may be read. graphs: whether decode calls are captured as CUDA graphs; "auto" where the device is CUDA
+    and the model allows it, "shapes" for the padding to few shapes alone, on any device.
     """
 
     dtype: str | torch.dtype = "auto"
@@ -59,12 +62,17 @@ class LoadOptions:
     quantization: Mapping[str, object] = field(default_factory=dict)
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    graphs: bool | str = "auto"
 
     def __post_init__(self) -> None:
         if self.dtype != "auto" and _DTYPES.get(str(self.dtype).removeprefix("torch.")) is None:
             raise InvalidEnsemble(f"dtype {self.dtype!r} is not known; use auto, {', '.join(_DTYPES)}")
         if self.device is not None:
             _check_device(self.device)
+        if not isinstance(self.graphs, bool) and self.graphs not in ("auto", "shapes"):
+            raise InvalidEnsemble(f"graphs {self.graphs!r} is not known; use auto, shapes, true or false")
+        if self.graphs is True and not _is_on_cuda(self):
+            raise InvalidEnsemble("graphs can only be captured on a CUDA device; use auto, shapes or false")
 
 
 def load(model: str, options: LoadOptions) -> HfRunner:
@@ -81,7 +89,8 @@ def load(model: str, options: LoadOptions) -> HfRunner:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     pack(weights)
     check_supported(model, weights)
-    return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None)
+    shapes = _shapes(model, weights, options)
+    return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None, shapes)
 
 
 def check_supported(name: str, model: PreTrainedModel) -> None:
@@ -95,13 +104,45 @@ def check_supported(name: str, model: PreTrainedModel) -> None:
         raise UnsupportedModel(
             f"{name!r} ({kind}) cannot be run on cospec's cache: {_told(error)}; {_CHOOSE}"
         ) from error
-    # Half precision rounds differently for each shape of a call; a wrong mask or position is far coarser.
-    allowed = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.2
+    allowed = _allowed(model)
     if not measured < allowed:
         raise UnsupportedModel(
             f"{name!r} ({kind}) gives other logits in ragged batches with rollback "
             f"(off by {measured:.2g} of their spread, allowed {allowed:g}); {_CHOOSE}"
         )
+
+
+def _shapes(name: str, model: PreTrainedModel, options: LoadOptions) -> Shapes:
+    """What `graphs` asks for. Raises UnsupportedModel where captured graphs are asked for and cannot be had."""
+    if options.graphs == "shapes":
+        return Shapes.FIXED
+    if not options.graphs or not _is_on_cuda(options):
+        return Shapes.AS_GIVEN
+    reason = _why_not_captured(model)
+    if reason is None:
+        return Shapes.CAPTURED
+    if options.graphs is True:
+        raise UnsupportedModel(f"{name!r} ({model.config.model_type}) {reason}; set graphs to auto or false")
+    return Shapes.AS_GIVEN
+
+
+def _why_not_captured(model: PreTrainedModel) -> str | None:
+    """Feeds a few tokens one by one, until the call is replayed, and compares the last row with an ordinary one."""
+    rows = []
+    try:
+        for shapes in (Shapes.AS_GIVEN, Shapes.CAPTURED):
+            runner = HfRunner(model, shapes=shapes)
+            slot = runner.open()
+            rows.append([runner.feed([Feed(slot, [token], 1)])[0] for token in range(NUM_UNCAPTURED + 3)][-1])
+    except Exception as error:  # a model may do anything that no graph can
+        return f"cannot be captured as a CUDA graph: {_told(error)}"
+    off = float((rows[0] - rows[1]).abs().mean() / (rows[0].std() + 1e-9))
+    return None if off < _allowed(model) else f"gives other logits from a CUDA graph (off by {off:.2g} of their spread)"
+
+
+def _allowed(model: PreTrainedModel) -> float:
+    """Half precision rounds differently for each shape of a call; a wrong mask or position is far coarser."""
+    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.2
 
 
 def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOptions) -> PreTrainedModel:
@@ -186,6 +227,10 @@ def _check_device(name: str) -> None:
 
 def _device(options: LoadOptions) -> str:
     return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _is_on_cuda(options: LoadOptions) -> bool:
+    return torch.device(_device(options)).type == "cuda"
 
 
 def _dtype(options: LoadOptions, config: PreTrainedConfig) -> torch.dtype:

@@ -1,18 +1,22 @@
 """Weights in the layout that the CPU's matrix kernels read: feeding several tokens then costs little more than one.
 
-A row-major float32 weight is packed anew by every call that feeds more than one token, which costs more than the
-arithmetic. oneDNN can keep it packed; torch has that for its compiler, and here it serves the models as they are.
+A row-major weight is packed anew by every call that feeds more than one token, which costs more than the arithmetic.
+oneDNN can keep it packed; torch has that for its compiler, and here it serves the models as they are.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 # Below this a call's fixed cost outweighs what packing saves.
 FEWEST_WEIGHTS = 2**18
+# How far the two kernels' roundings may be apart, for sums of the size of 1.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 class PackedLinear(nn.Module):
-    """A linear layer of packed weights, for inference on a CPU in float32."""
+    """A linear layer of packed weights, for inference on a CPU."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -26,12 +30,12 @@ class PackedLinear(nn.Module):
 
 
 def pack(model: nn.Module) -> int:
-    """Replace the model's large float32 linear layers on a CPU by packed ones; how many it replaced.
+    """Replace the model's large linear layers on a CPU by packed ones; how many it replaced.
+
+    Those in float32, and in bfloat16 where the CPU multiplies in it.
 
     A weight that is shared, as a head's with the embedding, is packed beside the original; any other is let go.
     """
-    if not _can_pack():
-        return 0
     found = [
         (parent, name, child)
         for parent in model.modules()
@@ -45,17 +49,19 @@ def pack(model: nn.Module) -> int:
 
 def _is_worth_it(linear: nn.Linear) -> bool:
     weight = linear.weight
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.numel() >= FEWEST_WEIGHTS
+    return weight.device.type == "cpu" and weight.numel() >= FEWEST_WEIGHTS and can_pack(weight.dtype)
 
 
-def _can_pack() -> bool:
-    """Whether this build of torch has the two operations, and they give what a linear layer gives."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the two operations for this type, and they give what a linear layer gives."""
+    if dtype not in TOLERANCE or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    linear = nn.Linear(16, 8)
-    x = torch.ones(1, 3, 16)
+    linear = nn.Linear(16, 8, dtype=dtype)
+    x = torch.ones(1, 3, 16, dtype=dtype)
     with torch.inference_mode():
         try:
-            return torch.allclose(PackedLinear(linear)(x), linear(x), atol=1e-5)
+            is_native = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            return is_native and torch.allclose(PackedLinear(linear)(x), linear(x), atol=TOLERANCE[dtype])
         except (AttributeError, RuntimeError, NotImplementedError):
             return False

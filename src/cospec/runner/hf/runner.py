@@ -10,10 +10,8 @@ from transformers import PreTrainedModel
 from ...errors import InvalidPrompt
 from ..protocol import Feed, Slot, Tokenizer
 from .cache import SlotCache
-from .window import Window
-
-# Up to this many tokens a row, padding costs next to nothing, since a call reads all weights anyway.
-SHORT = 16
+from .graphs import SCRATCH, WIDEST, FixedPlaces, FixedShapes, Shapes
+from .window import Places, Window, mask
 
 
 class HfSlot(Slot):
@@ -27,11 +25,13 @@ class HfSlot(Slot):
 class HfRunner:
     """A causal language model with a cache that any of its slots can roll back.
 
-    model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. Whether a model can be run
-    so at all, `load` finds out, or `check_supported`.
+    model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. shapes: whether short calls are
+    padded to few shapes, and captured. Whether a model can be run so at all, `load` finds out, or `check_supported`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Tokenizer | None = None, shapes: Shapes = Shapes.AS_GIVEN
+    ) -> None:
         config = model.config.get_text_config()
         self.model = model
         self.tokenizer = tokenizer
@@ -44,12 +44,17 @@ class HfRunner:
         self.dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)
-        self._cache = SlotCache(config.num_hidden_layers)
+        num_spare = 0 if shapes is Shapes.AS_GIVEN else SCRATCH + 1
+        self._cache = SlotCache(config.num_hidden_layers, num_spare)
         self._sliding_windows = _sliding_windows(config)
         # Other kinds of attention take "no mask" to mean that everything may be seen.
         self._may_go_unmasked = config._attn_implementation == "sdpa"
         self._free: list[int] = []
-        self._num_slots = 0
+        self._num_slots = num_spare
+        self.fixed: FixedShapes | None = None
+        if shapes is not Shapes.AS_GIVEN:
+            is_captured = shapes is Shapes.CAPTURED
+            self.fixed = FixedShapes(self._fixed_call, self._cache, self._device, is_captured=is_captured)
 
     @torch.inference_mode()
     def open(self) -> HfSlot:
@@ -95,31 +100,43 @@ class HfRunner:
             counts=[len(feed.tokens) for feed in batch],
             device=self._device,
         )
-        self._cache.window = window
-        logits: Tensor = (
-            self.model(
-                input_ids=window.padded([feed.tokens for feed in batch]),
-                attention_mask=self._mask(window),
-                position_ids=window.position_ids,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=max(1, *(feed.rows for feed in batch)),
-            )
-            .logits[..., : self.vocab_size]
-            .to(self._row_dtype)
-        )
+        logits = self._logits(window, batch)
         # Counted from the last, since a model may not know `logits_to_keep`.
         return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(batch)]
 
-    def _mask(self, window: Window) -> Tensor | dict[str, Tensor | None] | None:
+    def _logits(self, window: Window, batch: list[Feed]) -> Tensor:
+        """[rows, at least as many as are wanted of any, vocab], in memory of their own."""
+        texts = [feed.tokens for feed in batch]
+        if self.fixed is not None and self.fixed.can_take(window):
+            return self.fixed.logits(window, texts)[..., : self.vocab_size].to(self._row_dtype, copy=True)
+        num_kept = max(1, *(feed.rows for feed in batch))
+        return self._call(window, window.padded(texts), num_kept)[..., : self.vocab_size].to(self._row_dtype)
+
+    def _fixed_call(self, places: FixedPlaces) -> Tensor:
+        return self._call(places, places.input_ids, places.width)
+
+    def _call(self, places: Places, input_ids: Tensor, num_kept: int) -> Tensor:
+        """The model's logits [rows, num_kept or more, columns] for input_ids [rows, width] at these places."""
+        self._cache.window = places
+        logits: Tensor = self.model(
+            input_ids=input_ids,
+            attention_mask=self._mask(places),
+            position_ids=places.position_ids,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=num_kept,
+        ).logits
+        return logits
+
+    def _mask(self, places: Places) -> Tensor | dict[str, Tensor | None] | None:
         """A 4-D mask or none needed, or one for each type of layer where a model has several."""
-        masks = {kind: self._mask_of(window, sliding) for kind, sliding in self._sliding_windows.items()}
+        masks = {kind: self._mask_of(places, sliding) for kind, sliding in self._sliding_windows.items()}
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _mask_of(self, window: Window, sliding_window: int | None) -> Tensor | None:
-        if self._may_go_unmasked and window.is_causal(sliding_window):
+    def _mask_of(self, places: Places, sliding_window: int | None) -> Tensor | None:
+        if self._may_go_unmasked and places.is_causal(sliding_window):
             return None
-        return window.mask(self.dtype, sliding_window)
+        return mask(places, self.dtype, sliding_window)
 
 
 def _index(slot: Slot) -> int:
@@ -135,7 +152,8 @@ def _groups(batch: Sequence[Feed]) -> list[list[int]]:
         count = len(batch[index].tokens)
         if count > most:
             groups.append([])
-            most = max(SHORT, 2 * count)
+            # Up to WIDEST tokens a row, padding costs next to nothing, since a call reads all weights anyway.
+            most = max(WIDEST, 2 * count)
         groups[-1].append(index)
     return groups
 

@@ -3,9 +3,53 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Places(Protocol):
+    """What the cache and the masks need to know of a call's tokens.
+
+    width, length: tokens a row, and how many positions each may look at. num_slots: as many as the cache must have.
+    position_ids: [rows, width].
+    """
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def num_slots(self) -> int: ...
+
+    @property
+    def position_ids(self) -> Tensor: ...
+
+    def is_causal(self, sliding_window: int | None = None) -> bool:
+        """Whether attention that is given no mask sees what it should."""
+        ...
+
+    def write(self, stored: Tensor, new: Tensor) -> None:
+        """Put new [rows, heads, width, dim] into stored [slots, heads, positions, dim]."""
+        ...
+
+    def read(self, stored: Tensor) -> Tensor:
+        """What the rows' slots hold, [rows, heads, length, dim]."""
+        ...
+
+
+def mask(places: Places, dtype: torch.dtype, sliding_window: int | None = None) -> Tensor:
+    """[rows, 1, width, length], 0 where a token may look and the type's minimum where it may not."""
+    queries = places.position_ids[:, None, :, None]
+    keys = torch.arange(places.length, device=queries.device)
+    is_hidden = keys > queries
+    if sliding_window is not None:
+        is_hidden |= keys <= queries - sliding_window
+    empty = torch.zeros(is_hidden.shape, dtype=dtype, device=queries.device)
+    return empty.masked_fill_(is_hidden, torch.finfo(dtype).min)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +121,15 @@ class Window:
         is_whole = self.is_even and (self.width == 1 or self.length == self.width)
         return is_whole and (sliding_window is None or self.length <= sliding_window)
 
-    def mask(self, dtype: torch.dtype, sliding_window: int | None = None) -> Tensor:
-        """[rows, 1, width, length], 0 where a token may look and the type's minimum where it may not."""
-        keys = torch.arange(self.length, device=self.device)
-        queries = self.position_ids[:, None, :, None]
-        is_hidden = keys > queries
-        if sliding_window is not None:
-            is_hidden |= keys <= queries - sliding_window
-        mask = torch.zeros(is_hidden.shape, dtype=dtype, device=self.device)
-        return mask.masked_fill_(is_hidden, torch.finfo(dtype).min)
+    def write(self, stored: Tensor, new: Tensor) -> None:
+        if self.is_even and self.slot_range is not None:
+            stored[self.slot_range, :, self.starts[0] : self.length] = new
+            return
+        rows, columns, slots, positions = self.stored
+        stored[slots, :, positions] = new[rows, :, columns]
+
+    def read(self, stored: Tensor) -> Tensor:
+        """A view where the slots are neighbours, else a copy."""
+        if self.slot_range is not None:
+            return stored[self.slot_range, :, : self.length]
+        return stored[:, :, : self.length].index_select(0, self.slot_ids)
