@@ -14,6 +14,7 @@ from cospec.bench.timing import ratio
 from cospec.cli import app
 from cospec.errors import InvalidBenchmark, UnknownName
 
+VARIED = ["--vary", "gamma=2,3", "--vary", "weight=0.2,0.8"]
 SMALL = ["--num-prompts", "2", "--tokens", "6", "--repeats", "1"]
 
 
@@ -119,7 +120,9 @@ def run(*arguments):
 
 def test_the_last_line_is_one_json_document_and_plots_are_drawn(tmp_path):
     plan = "schedule=cascade,gamma=2/3,proposer=drafter"
-    shown = run(*SMALL, "--proposer", "demo:drafter", "--plan", plan, "--concurrency", "1,2", "--out", str(tmp_path))
+    shown = run(
+        *SMALL, "--proposer", "demo:drafter", "--plan", plan, "--concurrency", "1,2", *VARIED, "--out", str(tmp_path)
+    )
     assert shown.exit_code == 0, shown.output
     figures = json.loads(shown.stdout.splitlines()[-1])
     names = set(figures["methods"])
@@ -127,8 +130,14 @@ def test_the_last_line_is_one_json_document_and_plots_are_drawn(tmp_path):
     assert figures["methods"]["plain"]["calls_per_100_tokens"]["math"] == 100
     assert figures["methods"]["alternate"]["theory_over_plain"] > 0
     assert set(figures["concurrency"]["auto"]) == {"1", "2"}
+    assert set(figures["sweeps"]["gamma"]["2.0"]) == {"fixed by drafter", "mixture by drafter", "alternate"}
+    assert set(figures["sweeps"]["weight"]) == {"0.2", "0.8"}
+    of_fixed = figures["methods"]["fixed"]["acceptance_by_place"]["drafter"]
+    assert len(of_fixed) <= 4
+    assert all(0 <= share <= 1 for share in of_fixed)
+    drawn = ("speed", "acceptance", "concurrency", "speed-by-gamma", "speed-by-weight")
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"results.json", "report.json", "speed.svg", "speed.png", "concurrency.svg", "concurrency.png"}
+    assert files == {"results.json", "report.json", *(f"{name}.{kind}" for name in drawn for kind in ("svg", "png"))}
 
 
 def test_the_same_command_measures_nothing_twice(tmp_path):
@@ -144,6 +153,11 @@ def test_the_same_command_measures_nothing_twice(tmp_path):
         (["--plan", "schedul=plain"], "did you mean 'schedule'"),
         (["--plan", "schedule=fixed,gamma=x"], "gamma must be a count"),
         (["--concurrency", "1,zero"], "counts such as"),
+        (["--vary", "weigh=0.2"], "did you mean 'weight'"),
+        (["--vary", "weight=a"], "NUMBER"),
+        (["--vary", "weight=1.5"], "between 0 and 1"),
+        (["--vary", "gamma=0.5"], "whole numbers"),
+        (["--vary", "mu=0.5"], "contrastive"),
         (["--proposer", "demo:nobody"], "nobody"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from cospec import Ensemble, Mixture, SamplingParams, toy
 from cospec.members import Member
 from cospec.schedule import Setting, make_schedule
-from cospec.theory import cycle, expected_tokens
+from cospec.theory import cycle, standing
 
 # Distributions that are the same at every position, so that acceptances are independent of each other.
 MEMBERS = {"a": [0.5, 0.3, 0.15, 0.05], "b": [0.2, 0.45, 0.2, 0.15]}
@@ -31,7 +31,7 @@ class Known:
     def seconds(self, lane, num_tokens):
         return COSTS[lane]
 
-    def acceptance(self, proposer, target):
+    def acceptance(self, proposer, target, place=None):
         mixed = [
             sum(w * p for w, p in zip(WEIGHTS, column, strict=True)) for column in zip(*MEMBERS.values(), strict=True)
         ]
@@ -76,4 +76,8 @@ def test_calls_are_as_predicted(ensemble, name):
 
 @pytest.mark.parametrize(("alpha", "gamma", "tokens"), [(0.0, 5, 1.0), (1.0, 5, 6.0), (0.5, 2, 1.75)])
 def test_tokens_of_a_block(alpha, gamma, tokens):
-    assert expected_tokens(alpha, gamma) == pytest.approx(tokens)
+    assert sum(standing([alpha] * gamma)) == pytest.approx(tokens)
+
+
+def test_places_count():
+    assert standing([0.5, 0.8]) == pytest.approx([1.0, 0.5, 0.4])

@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .cards import write_card
 from .corpora import Corpus, gsm8k, standard_library
-from .recipes import RECIPES, Recipe
+from .distil import distil, sample_texts
+from .recipes import RECIPES, Distillation, Recipe
 from .tokenizer import train_tokenizer
 from .train import Result, build_model, perplexity, train
 
@@ -56,6 +57,11 @@ def _train_one(
     model.to(device)
     progress = _Progress(recipe.name)
     steps, seconds = train(recipe, model, streams, WORK / f"{recipe.name}.pt", progress)
+    tokens = recipe.tokens
+    if recipe.distillation is not None:
+        more = _distil(recipe.name, recipe.distillation, model, streams)
+        steps, seconds = steps + more[0], seconds + more[1]
+        tokens += recipe.distillation.tokens * recipe.distillation.readings
     torch.save(model.state_dict(), WORK / f"{recipe.name}.final.pt")
 
     model.to(torch.bfloat16).save_pretrained(folder)
@@ -67,13 +73,31 @@ def _train_one(
     }
     result = Result(
         steps=steps,
-        tokens=recipe.tokens,
+        tokens=tokens,
         seconds=round(seconds, 1),
         parameters=model.num_parameters(),
         perplexity={name: round(value, 2) for name, value in held_out.items()},
     )
     write_card(folder, recipe, result)
     print(json.dumps({"name": recipe.name, **asdict(result)}), flush=True)
+
+
+def _distil(
+    name: str, distillation: Distillation, model: LlamaForCausalLM, streams: dict[str, np.ndarray]
+) -> tuple[int, float]:
+    teachers = {
+        corpus: [
+            LlamaForCausalLM.from_pretrained(MODELS / teacher, dtype=torch.float32).eval().to(model.device)
+            for teacher in names
+        ]
+        for corpus, names in distillation.teachers.items()
+    }
+    report = _Progress(f"{name}, texts")
+    begun = time.monotonic()
+    texts = sample_texts(distillation, teachers, streams, WORK / f"{name}.texts", report)
+    sampling = time.monotonic() - begun
+    steps, seconds = distil(distillation, model, texts, WORK / f"{name}.distil.pt", _Progress(f"{name}, distilled"))
+    return steps, sampling + seconds
 
 
 class _Progress:

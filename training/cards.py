@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .recipes import CONTEXT, Recipe
+from .recipes import CONTEXT, Distillation, Recipe
 from .train import Result
 
 CORPORA = {
@@ -16,6 +16,7 @@ def write_card(folder: Path, recipe: Recipe, result: Result) -> None:
     data = "\n".join(f"- {share:.0%} {CORPORA[name]}" for name, share in recipe.mix.items())
     scores = "\n".join(f"| {TITLES[name]} | {value} |" for name, value in result.perplexity.items())
     origin = f"continues from `{recipe.parent}`" if recipe.parent else "from random weights"
+    distilled = f"\n{_distilled(recipe.distillation)}\n" if recipe.distillation else ""
     heads = f"{recipe.heads} heads ({recipe.kv_heads} for keys and values)"
     shape = f"{recipe.layers} layers, width {recipe.hidden}, {heads}, context {CONTEXT}"
     card = f"""\
@@ -40,7 +41,7 @@ be run, measured and proved offline. Do not use it for anything else.
 Training data, by share of tokens:
 
 {data}
-
+{distilled}
 | held-out text | perplexity per token |
 | --- | --- |
 {scores}
@@ -48,3 +49,14 @@ Training data, by share of tokens:
 Made by `python -m training --only {recipe.name}`.
 """
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _distilled(distillation: Distillation) -> str:
+    parts = ", ".join(
+        f"{share:.0%} by {' and '.join(f'`{teacher}`' for teacher in distillation.teachers[corpus])} on {corpus}"
+        for corpus, share in distillation.mix.items()
+    )
+    return (
+        f"Then {distillation.tokens:,} tokens of texts that other bundled models wrote together, read "
+        f"{distillation.readings} times with their distributions as targets: {parts}."
+    )

@@ -6,8 +6,24 @@ CONTEXT = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """`teachers` maps a corpus to models, mixed evenly; `mix` to its share of the texts that they write.
+
+    tokens: how many there are of these texts; they are read `readings` times.
+    """
+
+    teachers: dict[str, tuple[str, ...]]
+    mix: dict[str, float]
+    tokens: int
+    readings: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from."""
+    """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from.
+
+    distillation: what it learns from others after that.
+    """
 
     name: str
     hidden: int
@@ -18,6 +34,7 @@ class Recipe:
     mix: dict[str, float]
     tokens: int
     parent: str | None = None
+    distillation: Distillation | None = None
 
 
 _LARGE = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 704}
@@ -33,5 +50,9 @@ RECIPES = (
     Recipe(
         name="drafter", hidden=128, layers=2, heads=2, kv_heads=1, intermediate=352,
         mix={"math": 0.4, "code": 0.6}, tokens=2_000_000,
+        distillation=Distillation(
+            teachers={"math": ("math", "general"), "code": ("code", "general")},
+            mix={"math": 0.6, "code": 0.4}, tokens=4_000_000, readings=2,
+        ),
     ),
 )  # fmt: skip

@@ -67,8 +67,8 @@ def train(
     """
     device = next(model.parameters()).device
     steps = recipe.tokens // (BATCH * CONTEXT)
-    optimizers = _optimizers(model, factor=1.0 if recipe.parent is None else CONTINUED_LR_FACTOR)
-    start, seconds = _resume(checkpoint, model, optimizers)
+    optimizers = make_optimizers(model, factor=1.0 if recipe.parent is None else CONTINUED_LR_FACTOR)
+    start, seconds = resume(checkpoint, model, optimizers)
     forward = torch.compile(model)
     saved = begun = time.monotonic()
     for step in range(start, steps):
@@ -87,7 +87,7 @@ def train(
         report(step + 1, steps, loss.item())
         if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             saved = time.monotonic()
-            _save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)
+            save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)
     return steps, seconds + time.monotonic() - begun
 
 
@@ -107,7 +107,7 @@ def _rate(progress: float) -> float:
     return min(1.0, progress / WARM_UP, (1.0 - progress) / COOL_DOWN) if progress > 0 else 0.01
 
 
-def _optimizers(model: LlamaForCausalLM, factor: float) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: LlamaForCausalLM, factor: float) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers: list[torch.optim.Optimizer] = [
@@ -124,7 +124,7 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
 
 
-def _save(
+def save(
     path: Path, step: int, seconds: float, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]
 ) -> None:
     state = {
@@ -138,7 +138,7 @@ def _save(
     path.with_suffix(".new").replace(path)
 
 
-def _resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+def resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)

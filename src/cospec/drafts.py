@@ -7,8 +7,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Draft:
-    """One drafted token. `probs` [vocab] is what it was drawn from; `proposer` is the lane that drew it."""
+    """One drafted token. `probs` [vocab] is what it was drawn from; `proposer` is the lane that drew it.
+
+    place: how many undecided drafts stood before it.
+    """
 
     token: int
     proposer: int
     probs: Tensor
+    place: int

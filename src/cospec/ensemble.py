@@ -90,6 +90,15 @@ class Ensemble:
         other.schedule_for(SamplingParams())
         return other
 
+    def with_combination(self, combine: Combination) -> "Ensemble":
+        """The same members, not loaded again, for another target. Raises as the constructor does."""
+        other = copy.copy(self)
+        combine.check(len(self.member_names))
+        # What was measured for one target says little of another.
+        other.combination, other._planners = combine, {}
+        other.schedule_for(SamplingParams())
+        return other
+
     @property
     def names(self) -> tuple[str, ...]:
         """Members, then drafters."""

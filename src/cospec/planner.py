@@ -35,6 +35,9 @@ COMPARE_ONE_IN = 4
 NUM_COMPARED_ALWAYS = 32
 # What a proposer not yet seen is taken to achieve: much, so that it is tried.
 PRIOR_ACCEPTANCE = 0.7
+# Acceptances are told apart up to this place in a block; each is held to be the one before it until so many say else.
+LAST_PLACE = 12
+NUM_TO_TELL_APART = 8
 # How much a new measurement counts.
 COST_RATE, ACCEPTANCE_RATE = 0.2, 0.03
 
@@ -107,6 +110,7 @@ class Planner:
     temperature: float
     costs: Costs = field(default_factory=Costs)
     acceptances: dict[tuple[int, int | None], Average] = field(default_factory=dict)
+    by_place: dict[tuple[int, int | None, int], Average] = field(default_factory=dict)
     num_rows: int = 1
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
@@ -148,8 +152,10 @@ class Planner:
     def _compare(self, proposer: int, target: int | None, q: Tensor, p: Tensor) -> None:
         average = self.acceptances.setdefault((proposer, target), Average(ACCEPTANCE_RATE))
         # A lookup without a proposal has a row of nothing, which overlaps with nothing.
-        for overlap in torch.minimum(q.to(p), p).nan_to_num(0.0).sum(-1).tolist():
+        for place, overlap in enumerate(torch.minimum(q.to(p), p).nan_to_num(0.0).sum(-1).tolist()):
             average.add(overlap)
+            key = (proposer, target, min(place, LAST_PLACE))
+            self.by_place.setdefault(key, Average(ACCEPTANCE_RATE)).add(overlap)
 
     def _probs(self, logits: Tensor) -> Tensor:
         if self.temperature == 0:
@@ -161,9 +167,14 @@ class Planner:
     def seconds(self, lane: int, num_tokens: float) -> float:
         return self.costs.seconds(lane, self.num_rows, num_tokens) + self._overhead.value
 
-    def acceptance(self, proposer: int, target: int | None) -> float:
+    def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         average = self.acceptances.get((proposer, target))
-        return average.value if average is not None else PRIOR_ACCEPTANCE
+        value = average.value if average is not None else PRIOR_ACCEPTANCE
+        for key in ((proposer, target, i) for i in range(min(place, LAST_PLACE) + 1 if place is not None else 0)):
+            here = self.by_place.get(key)
+            if here is not None:
+                value += (here.value - value) * here.count / (here.count + NUM_TO_TELL_APART)
+        return value
 
     # The decision.
 

@@ -22,12 +22,15 @@ class MemberStats:
 class ProposerStats:
     """Drafts put to verification and those that stood (acceptance = accepted / proposed).
 
-    `dropped` were never looked at, since a draft before them was rejected.
+    `dropped` were never looked at, since a draft before them was rejected. proposed_at, accepted_at: the same by
+    place, which is how many undecided drafts stood before one; so proposed_at[0] counts blocks of drafts.
     """
 
     proposed: int
     accepted: int
     dropped: int
+    proposed_at: tuple[int, ...]
+    accepted_at: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,4 +124,6 @@ def _member_stats(lane: Lane) -> MemberStats:
 
 
 def _proposer_stats(tally: Tally) -> ProposerStats:
-    return ProposerStats(tally.proposed, tally.accepted, tally.dropped)
+    return ProposerStats(
+        tally.proposed, tally.accepted, tally.dropped, tuple(tally.proposed_at), tuple(tally.accepted_at)
+    )

@@ -53,11 +53,29 @@ class Lane:
 
 @dataclass
 class Tally:
-    """A proposer's drafts that were put to verification, and those that stood; `dropped` were never looked at."""
+    """A proposer's drafts that were put to verification, and those that stood; `dropped` were never looked at.
 
-    proposed: int = 0
-    accepted: int = 0
+    proposed_at, accepted_at: the same by place, how many undecided drafts stood before one.
+    """
+
+    proposed_at: list[int] = field(default_factory=list)
+    accepted_at: list[int] = field(default_factory=list)
     dropped: int = 0
+
+    @property
+    def proposed(self) -> int:
+        return sum(self.proposed_at)
+
+    @property
+    def accepted(self) -> int:
+        return sum(self.accepted_at)
+
+    def add(self, place: int, *, is_accepted: bool) -> None:
+        missing = place + 1 - len(self.proposed_at)
+        for counts in (self.proposed_at, self.accepted_at):
+            counts.extend([0] * missing)
+        self.proposed_at[place] += 1
+        self.accepted_at[place] += is_accepted
 
 
 @dataclass(frozen=True)
@@ -181,14 +199,13 @@ class Sequence:
         if self.drafts:
             draft = self.drafts.pop(0)
             assert draft.token == settled.token
-            self._tally(draft.proposer).proposed += 1
-            self._tally(draft.proposer).accepted += 1
+            self._tally(draft.proposer).add(draft.place, is_accepted=True)
         self.output.append(settled.token)
 
     def rollback(self) -> None:
         """Forget all drafts and all that lanes know of them; the first of them was rejected, the rest not looked at."""
         rejected, *unseen = self.drafts
-        self._tally(rejected.proposer).proposed += 1
+        self._tally(rejected.proposer).add(rejected.place, is_accepted=False)
         for draft in unseen:
             self._tally(draft.proposer).dropped += 1
         self.drafts.clear()
@@ -219,9 +236,10 @@ class Sequence:
     def _tally_refined(self, raw: list[Draft], num_accepted: int) -> None:
         for index, draft in enumerate(raw):
             tally = self._tally(draft.proposer)
-            tally.accepted += index < num_accepted
-            tally.proposed += index <= num_accepted
-            tally.dropped += index > num_accepted
+            if index > num_accepted:
+                tally.dropped += 1
+            else:
+                tally.add(draft.place, is_accepted=index < num_accepted)
 
     def _tally(self, proposer: int) -> Tally:
         return self.tallies.setdefault(proposer, Tally())

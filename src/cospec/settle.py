@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -104,8 +104,11 @@ def refine(sequence: Sequence, lane: int, verification: str) -> None:
     log_p = _log_member(sequence, lane, start, rows)
     verdict = _verify(sequence, start, raw, log_p, verification)
     probs = log_p.exp()
-    accepted = [Draft(draft.token, lane, probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
-    replacement = None if verdict.token is None else Draft(verdict.token, lane, probs[verdict.accepted])
+    accepted = [replace(draft, proposer=lane, probs=probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
+    replacement = None
+    if verdict.token is not None:
+        rejected = raw[verdict.accepted]
+        replacement = replace(rejected, token=verdict.token, proposer=lane, probs=probs[verdict.accepted])
     sequence.refine(accepted, replacement)
 
 
@@ -126,7 +129,7 @@ def propose(sequence: Sequence, lane: int, verification: str) -> None:
         token = _noisy_argmax(sequence, position, log_q)[0]
     else:
         token = draw(probs, sequence.draws.uniform(position, Purpose.PROPOSE, sequence.epoch))
-    sequence.extend(Draft(token, lane, probs))
+    sequence.extend(Draft(token, lane, probs, place=len(sequence.drafts)))
 
 
 def log_combined(sequence: Sequence, combination: Combination, start: int, stop: int) -> Tensor:

@@ -1,9 +1,11 @@
 """What a schedule should reach: tokens and seconds of one cycle, from acceptance rates and costs per call.
 
-Acceptances are taken as independent from position to position, alpha = 1 - TV(q, p), as in Leviathan et al. (2023)
-and Fu et al. (2025); the formulas for `cascade` and for `mixture` with a drafter follow from the same assumption.
+Leviathan et al. (2023) and Fu et al. (2025) take acceptances as independent from position to position, alpha =
+1 - TV(q, p). Here a draft's may depend on its place in the block, given that those before it stood: texts have easy
+stretches, so that long blocks stand longer than alpha ^ gamma says. With equal acceptances the formulas are theirs.
 """
 
+import itertools
 from collections.abc import Sequence as Values
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,8 +25,8 @@ class Beliefs(Protocol):
         """Of a call that feeds the lane so many tokens."""
         ...
 
-    def acceptance(self, proposer: int, target: int | None) -> float:
-        """1 - TV between the proposer's distribution and the target's."""
+    def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
+        """1 - TV between the proposer's distribution and the target's: where so many drafts stood, or anywhere."""
         ...
 
 
@@ -61,9 +63,21 @@ def cycle(schedule: Schedule, beliefs: Beliefs) -> Cycle:
     raise AssertionError(f"no theory of {schedule.name}")
 
 
-def expected_tokens(alpha: float, gamma: int) -> float:
-    """1 + alpha + ... + alpha^gamma: tokens a block of gamma drafts gives, the one after it included."""
-    return sum(alpha**i for i in range(gamma + 1))
+def standing(alphas: Values[float]) -> list[float]:
+    """The probabilities that the first 0, 1, ..., gamma drafts all stand, from the acceptance at each place.
+
+    Their sum is the tokens that a block gives, the one after it included: 1 + alpha + ... + alpha^gamma.
+    """
+    return list(itertools.accumulate(alphas, lambda all_before, alpha: all_before * alpha, initial=1.0))
+
+
+def _standing(beliefs: Beliefs, proposer: int, target: int | None, gamma: int) -> list[float]:
+    return standing([beliefs.acceptance(proposer, target, place) for place in range(gamma)])
+
+
+def _settled(stand: Values[float]) -> dict[int, float]:
+    """How many tokens a block gives -> probability: those that stand and the one behind."""
+    return {k: at_least - more for k, (at_least, more) in enumerate(zip(stand, [*stand[1:], 0.0], strict=True), 1)}
 
 
 def _together(beliefs: Beliefs, num_tokens: float, without: int | None = None) -> float:
@@ -71,17 +85,18 @@ def _together(beliefs: Beliefs, num_tokens: float, without: int | None = None) -
 
 
 def _fixed_by_drafter(schedule: Fixed, beliefs: Beliefs) -> Cycle:
-    alpha = beliefs.acceptance(schedule.lane, None)
+    stand = _standing(beliefs, schedule.lane, None, schedule.gamma)
     drafting = schedule.gamma * beliefs.seconds(schedule.lane, 1)
-    return Cycle(expected_tokens(alpha, schedule.gamma), drafting + _together(beliefs, schedule.gamma + 1))
+    return Cycle(sum(stand), drafting + _together(beliefs, schedule.gamma + 1))
 
 
 def _fixed_by_member(schedule: Fixed, beliefs: Beliefs) -> Cycle:
     """The proposer is not fed its last draft with the others: the token after a block accepted whole takes its call."""
-    alpha, gamma = beliefs.acceptance(schedule.lane, None), schedule.gamma
-    drafting = (gamma + alpha**gamma) * beliefs.seconds(schedule.lane, 1)
+    gamma = schedule.gamma
+    stand = _standing(beliefs, schedule.lane, None, gamma)
+    drafting = (gamma + stand[gamma]) * beliefs.seconds(schedule.lane, 1)
     scoring = _together(beliefs, gamma + 1, without=schedule.lane)
-    return Cycle(expected_tokens(alpha, gamma), drafting + scoring)
+    return Cycle(sum(stand), drafting + scoring)
 
 
 def _alternate(schedule: Alternate, beliefs: Beliefs) -> Cycle:
@@ -105,36 +120,35 @@ def _catching_up(beliefs: Beliefs, member: int, weight: float) -> float:
 
 def _drawn_with_drafter(weights: Values[float], lane: int, gamma: int, beliefs: Beliefs) -> Cycle:
     """A member is fed the block if it was drawn for one of the positions that are settled."""
-    alpha = sum(w * beliefs.acceptance(lane, i) for i, w in enumerate(weights))
-    reached = [alpha ** (k - 1) * (1 - alpha) for k in range(1, gamma + 1)] + [alpha**gamma]
+    stand = standing(
+        [sum(w * beliefs.acceptance(lane, i, place) for i, w in enumerate(weights)) for place in range(gamma)]
+    )
     seconds = gamma * beliefs.seconds(lane, 1)
     for member, weight in enumerate(weights):
-        is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in enumerate(reached, start=1))
+        is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in _settled(stand).items())
         seconds += is_needed * beliefs.seconds(member, gamma + 1)
-    return Cycle(expected_tokens(alpha, gamma), seconds)
+    return Cycle(sum(stand), seconds)
 
 
 def _cascade(schedule: Cascade, beliefs: Beliefs) -> Cycle:
-    first, gamma = schedule.first, schedule.gamma
-    inner = beliefs.acceptance(schedule.drafter, first)
-    outer = beliefs.acceptance(first, None)
-    rounds, lengths = _first_stage(inner, gamma, schedule.depth)
+    first, gamma, depth = schedule.first, schedule.gamma, schedule.depth
+    rounds, lengths = _first_stage(_standing(beliefs, schedule.drafter, first, gamma), depth)
+    outer = _standing(beliefs, first, None, depth + gamma + 1)
     tokens = sum(chance * _second_stage(outer, length) for length, chance in lengths.items())
     seconds = rounds * (gamma * beliefs.seconds(schedule.drafter, 1) + beliefs.seconds(first, gamma + 1))
     length = sum(chance * length for length, chance in lengths.items())
     return Cycle(tokens, seconds + _together(beliefs, length + 1, without=first))
 
 
-def _second_stage(alpha: float, length: int) -> float:
+def _second_stage(stand: Values[float], length: int) -> float:
     """Tokens from `length` drafts of one member: where all stand, the others' row proposes one more, which the next
     cycle verifies and which is counted here as if it were a member's draft."""
-    return expected_tokens(alpha, length - 1) + alpha ** (length + 1)
+    return sum(stand[:length]) + stand[length + 1]
 
 
-def _first_stage(alpha: float, gamma: int, depth: int) -> tuple[float, dict[int, float]]:
+def _first_stage(stand: Values[float], depth: int) -> tuple[float, dict[int, float]]:
     """Rounds until the member has `depth` tokens, and how many it then has, with their probabilities."""
-    gains = {k: alpha ** (k - 1) * (1 - alpha) for k in range(1, gamma + 1)}
-    gains[gamma + 1] = alpha**gamma
+    gains = _settled(stand)
     # at[f]: the probability that a round starts with f tokens.
     at = [0.0] * depth
     at[0] = 1.0

@@ -16,8 +16,13 @@ except ImportError:
 
 
 def plot(figures: Mapping[str, Any], folder: Path) -> list[Path]:
-    """speed.svg, and concurrency.svg where it was swept; PNGs beside them."""
+    """speed.svg, acceptance.svg, and one for each sweep; PNGs beside them."""
     written = _save(_speeds(figures["methods"]), folder / "speed")
+    by_place = {name: row["acceptance_by_place"] for name, row in figures["methods"].items() if "acceptance" in row}
+    if any(by_place.values()):
+        written += _save(_acceptances(by_place), folder / "acceptance")
+    for setting, values in figures["sweeps"].items():
+        written += _save(_sweep(setting, values), folder / f"speed-by-{setting}")
     if figures["concurrency"]:
         written += _save(_concurrency(figures["concurrency"]), folder / "concurrency")
     return written
@@ -33,6 +38,30 @@ def _speeds(methods: Mapping[str, Any]) -> Any:
     axes.axvline(1, color="#888888", linewidth=1)
     axes.invert_yaxis()
     axes.set_xlabel("speed over plain (95 % interval)")
+    return figure
+
+
+def _acceptances(by_place: Mapping[str, Mapping[str, list[float]]]) -> Any:
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for method, proposers in by_place.items():
+        for proposer, shares in proposers.items():
+            axes.plot(range(1, len(shares) + 1), shares, marker="o", label=f"{method}: {proposer}")
+    axes.set_xlabel("place in the block of drafts")
+    axes.set_ylabel("accepted / proposed")
+    axes.set_ylim(0, 1)
+    axes.legend()
+    return figure
+
+
+def _sweep(setting: str, values: Mapping[float, Mapping[str, Any]]) -> Any:
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for name in dict.fromkeys(name for row in values.values() for name in row):
+        points = [(value, row[name]["mean"]) for value, row in values.items() if row.get(name)]
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.axhline(1, color="#888888", linewidth=1)
+    axes.set_xlabel(setting)
+    axes.set_ylabel("speed over plain")
+    axes.legend()
     return figure
 
 

@@ -28,9 +28,17 @@ def report(study: Study, skipped: Mapping[str, str], predictions: Mapping[str, f
             if own
         },
         "concurrency": study.concurrency,
+        "sweeps": {
+            setting: {value: _all_over(seconds) for value, seconds in sorted(values.items())}
+            for setting, values in study.sweeps.items()
+        },
         # Of the whole process, whichever method it was that took the most.
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def _all_over(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float] | None]:
+    return {name: _over(seconds["plain"], own) for name, own in seconds.items() if name != "plain"}
 
 
 def _over(plain: Mapping[int, float], own: Mapping[int, float]) -> dict[str, float] | None:
@@ -39,12 +47,19 @@ def _over(plain: Mapping[int, float], own: Mapping[int, float]) -> dict[str, flo
 
 
 def _counts(total: Mapping[str, Any]) -> dict[str, Any]:
-    """accepted / proposed, calls per 100 tokens, and the share of time outside the models' calls."""
+    """accepted / proposed, in all and by place in a block; tokens a block of drafts; calls per 100 tokens; and the
+    share of time outside the models' calls."""
     if not total:
         return {}
     proposed = total.get("proposed", {})
+    num_blocks = sum(counts.get("0", 0) for counts in total.get("proposed_at", {}).values())
     return {
         "acceptance": {name: total["accepted"][name] / count for name, count in proposed.items() if count},
+        "acceptance_by_place": {
+            name: [total["accepted_at"][name][place] / count for place, count in counts.items() if count]
+            for name, counts in total.get("proposed_at", {}).items()
+        },
+        "tokens_per_block": total["tokens"] / num_blocks if num_blocks else None,
         "calls_per_100_tokens": {name: 100 * count / total["tokens"] for name, count in total["calls"].items()},
         "share_outside_models": 1 - total["seconds in models"] / total["seconds"],
         "plans": total.get("plans", {}),
@@ -68,6 +83,20 @@ def table(figures: Mapping[str, Any]) -> Table:
             f"{row['share_outside_models']:.1%}" if "share_outside_models" in row else "",
         )
     return shown
+
+
+def sweep_tables(figures: Mapping[str, Any]) -> list[Table]:
+    """Speed over plain by the value of each setting that was varied."""
+    tables = []
+    for setting, values in figures["sweeps"].items():
+        shown = Table(title=f"speed over plain, by {setting}")
+        for column in ("method", *(f"{value:g}" for value in values)):
+            shown.add_column(column, justify="left" if column == "method" else "right")
+        for name in dict.fromkeys(name for row in values.values() for name in row):
+            rows = [row.get(name) for row in values.values()]
+            shown.add_row(name, *(f"{row['mean']:.2f}" if row else "" for row in rows))
+        tables.append(shown)
+    return tables
 
 
 def concurrency_table(figures: Mapping[str, Any]) -> Table:

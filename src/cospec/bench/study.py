@@ -19,12 +19,14 @@ class Study:
     """Measurements so far. seconds: method -> prompt's index -> seconds a token, the median of the repeats.
 
     counts: method -> what its texts cost, summed. concurrency: method -> texts at once -> tokens a second.
+    sweeps: setting -> its value -> as in `seconds`.
     """
 
     settings: dict[str, Any]
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     concurrency: dict[str, dict[int, float]] = field(default_factory=dict)
+    sweeps: dict[str, dict[float, dict[str, dict[int, float]]]] = field(default_factory=dict)
 
     def is_measured(self, prompt: int, methods: Values[Method]) -> bool:
         return all(prompt in self.seconds.get(method.name, {}) for method in methods)
@@ -50,7 +52,19 @@ class Study:
             raise InvalidBenchmark(f"{path} was measured with other settings; give --out another folder, or remove it")
         kept.seconds = {name: _by_number(runs) for name, runs in kept.seconds.items()}
         kept.concurrency = {name: _by_number(runs) for name, runs in kept.concurrency.items()}
+        kept.sweeps = {
+            setting: {
+                float(value): {name: _by_number(runs) for name, runs in seconds.items()}
+                for value, seconds in values.items()
+            }
+            for setting, values in kept.sweeps.items()
+        }
         return kept
+
+    def at(self, setting: str, value: float) -> "Study":
+        """What is measured at one value of a setting; it is kept with this study."""
+        seconds = self.sweeps.setdefault(setting, {}).setdefault(value, {})
+        return Study(self.settings, seconds)
 
 
 def _by_number(runs: dict[Any, float]) -> dict[int, float]:
@@ -125,6 +139,10 @@ def _count(total: dict[str, Any], results: Values[Result]) -> None:
         for name, proposer in result.proposers.items():
             _add(total.setdefault("accepted", {}), name, proposer.accepted)
             _add(total.setdefault("proposed", {}), name, proposer.proposed)
+            for key in ("proposed_at", "accepted_at"):
+                counts = total.setdefault(key, {}).setdefault(name, {})
+                for place, count in enumerate(getattr(proposer, key)):
+                    _add(counts, str(place), count)
         if result.plan:
             _add(total.setdefault("plans", {}), result.plan, 1)
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from .. import __version__, demo
 from ..bench.methods import Method, chosen, methods
-from ..bench.report import concurrency_table, report, table
+from ..bench.report import concurrency_table, report, sweep_tables, table
 from ..bench.study import Study, measure, measure_concurrency
+from ..bench.sweep import Sweep
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
 from ..sampling import SamplingParams
@@ -66,6 +67,14 @@ class BenchOptions:
         str | None,
         typer.Option(metavar="1,2,4,...", help="Sweep over so many texts at once too.", show_default="no sweep"),
     ] = None
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="gamma|weight|mu=A,B,...",
+            help="Also at these values of gamma, of the first member's weight, or of mu. Any number of times.",
+            show_default=False,
+        ),
+    ] = None
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="as torch has them", min=1)] = None
     out: Annotated[
         Path | None,
@@ -94,6 +103,9 @@ class BenchOptions:
             raise InvalidBenchmark(f"--concurrency must be counts such as 1,2,4, got {self.concurrency!r}")
         return [int(part) for part in parts]
 
+    def sweeps(self) -> list[Sweep]:
+        return [Sweep.parse(text) for text in self.vary or []]
+
     def plans(self) -> list[Plan]:
         return [_plan(text) for text in self.plan or []]
 
@@ -118,12 +130,14 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         torch.set_num_threads(options.threads)
     if options.out is not None and not options.no_plots:
         from ..bench import plots  # so that a missing library is told of before anything is measured
-    settings, levels, plans, texts = options.settings(models), options.levels(), options.plans(), options.texts()
+    settings, plans, texts = options.settings(models), options.plans(), options.texts()
+    levels, sweeps = options.levels(), options.sweeps()
     ensemble, params = models.build(), options.params()
+    swept = [(each.name, value, each.methods(ensemble, params, value)) for each in sweeps for value in each.values]
     available, skipped = methods(ensemble, params, plans)
     picked = chosen(available, options.methods.split(",") if options.methods else [])
     study = Study.load(options.out / "results.json", settings) if options.out else Study(settings)
-    _measure(study, picked, texts, levels, options)
+    _measure(study, picked, texts, levels, swept, options)
     figures = report(study, skipped, _predictions(ensemble, params, picked))
     if not options.as_json:
         _show(figures)
@@ -135,7 +149,14 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     sys.stdout.write(to_line(figures))
 
 
-def _measure(study: Study, picked: list[Method], texts: list[str], levels: list[int], options: BenchOptions) -> None:
+def _measure(
+    study: Study,
+    picked: list[Method],
+    texts: list[str],
+    levels: list[int],
+    swept: list[tuple[str, float, list[Method]]],
+    options: BenchOptions,
+) -> None:
     """Prompt by prompt, kept as it comes; Ctrl-C ends it after the prompt at hand."""
 
     def keep() -> None:
@@ -144,13 +165,16 @@ def _measure(study: Study, picked: list[Method], texts: list[str], levels: list[
             study.save(options.out / "results.json")
 
     console = Screen(is_plain=options.as_json).console
-    with Interrupt() as interrupt, progress(len(texts), console, is_wanted=True) as advance:
+    total = len(texts) * (1 + len(swept))
+    with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
 
         def on_prompt() -> None:
             keep()
             advance()
 
         measure(study, picked, texts, options.repeats, on_prompt, interrupt.is_noted)
+        for setting, value, methods_there in swept:
+            measure(study.at(setting, value), methods_there, texts, options.repeats, on_prompt, interrupt.is_noted)
         measure_concurrency(study, picked, texts, levels, options.repeats, interrupt.is_noted)
         keep()
     if not any(study.seconds.values()):
@@ -162,6 +186,8 @@ def _show(figures: Mapping[str, Any]) -> None:
     console.print(table(figures))
     if figures["concurrency"]:
         console.print(concurrency_table(figures))
+    for each in sweep_tables(figures):
+        console.print(each)
     for name, reason in figures["skipped"].items():
         print_note(f"skipped {name}: {reason}")
 

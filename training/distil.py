@@ -1,0 +1,151 @@
+"""Distillation: a small model learns the mixture of its teachers on texts that the mixture wrote itself.
+
+That is what a drafter needs: its drafts stand in such texts, and are accepted with probability 1 - TV(own, mixture).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LlamaForCausalLM
+
+from .recipes import Distillation
+from .train import COOL_DOWN, make_optimizers, resume, save
+
+TEXTS, LENGTH = 128, 256
+PROMPT_LENGTHS = (16, 160)
+# The likeliest tokens of a row; the others are one event, "any other".
+NUM_KEPT = 128
+BATCH = 8
+# It continues from a trained model, which needs a gentler start than noise.
+LR_FACTOR = 0.5
+WARM_UP = 0.02
+# Cross-entropy has a gradient where the two are far apart; total variation, weighed in later, is what counts.
+TOTAL_VARIATION_AT_END = 3.0
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+Report = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Texts and, after each of their tokens, the teachers' row: its likeliest tokens.
+
+    ids: [n, LENGTH]. kept: [n, LENGTH, NUM_KEPT], token ids. probs: the same shape, their probabilities.
+    """
+
+    ids: Tensor
+    kept: Tensor
+    probs: Tensor
+
+
+def distil(
+    distillation: Distillation, model: LlamaForCausalLM, texts: Texts, checkpoint: Path, report: Report
+) -> tuple[int, float]:
+    """Train `model` in place on `texts` and return (steps, seconds). Resumes from `checkpoint` where there is one."""
+    device = next(model.parameters()).device
+    steps = distillation.readings * len(texts.ids) // BATCH
+    order = _order(len(texts.ids), distillation.readings)
+    optimizers = make_optimizers(model, factor=LR_FACTOR)
+    start, seconds = resume(checkpoint, model, optimizers)
+    saved = begun = time.monotonic()
+    for step in range(start, steps):
+        progress = step / steps
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * min(1.0, (progress + 1e-3) / WARM_UP, (1 - progress) / COOL_DOWN)
+        rows = order[step * BATCH : (step + 1) * BATCH]
+        logits = model(input_ids=texts.ids[rows].to(device, torch.long), use_cache=False).logits
+        kept, probs = texts.kept[rows].to(device, torch.long), texts.probs[rows].to(device, torch.float32)
+        cross_entropy, total_variation = _distances(logits, kept, probs)
+        (cross_entropy + TOTAL_VARIATION_AT_END * progress * total_variation).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        report(step + 1, steps, total_variation.item())
+        if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+            saved = time.monotonic()
+            save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)
+    return steps, seconds + time.monotonic() - begun
+
+
+def _order(num_texts: int, readings: int) -> Tensor:
+    """Every text once a reading, shuffled anew each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.cat([torch.randperm(num_texts, generator=generator) for _ in range(readings)])
+
+
+def _distances(logits: Tensor, kept: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and total variation to the teachers, over the kept tokens and "any other"."""
+    log_q = logits.gather(-1, kept) - logits.logsumexp(-1, keepdim=True)
+    q = log_q.exp()
+    other_p, other_q = (1 - probs.sum(-1)).clamp(min=0), (1 - q.sum(-1)).clamp(min=1e-6)
+    cross_entropy = -((probs * log_q).sum(-1) + other_p * other_q.log()).mean()
+    total_variation = ((probs - q).abs().sum(-1) + (other_p - other_q).abs()).mean() / 2
+    return cross_entropy, total_variation
+
+
+def sample_texts(
+    distillation: Distillation,
+    teachers: dict[str, list[LlamaForCausalLM]],
+    streams: dict[str, np.ndarray],
+    saved: Path,
+    report: Report,
+) -> Texts:
+    """What the teachers of each corpus write, drawn from their even mixture. Kept in `saved`, batch by batch.
+
+    teachers: for each corpus. Every text goes on from a piece of its corpus, a document's beginning half of the time.
+    """
+    saved.mkdir(exist_ok=True)
+    num_batches = distillation.tokens // (TEXTS * LENGTH)
+    batches = []
+    for batch in range(num_batches):
+        path = saved / f"{batch}.pt"
+        if not path.exists():
+            begun = time.monotonic()
+            rng = np.random.default_rng([batch, 7])
+            torch.manual_seed(batch)
+            name = str(rng.choice(list(distillation.mix), p=list(distillation.mix.values())))
+            texts = _continue(teachers[name], _prompts(streams[name], rng))
+            torch.save(vars(texts), path)
+            report(batch + 1, num_batches, time.monotonic() - begun)
+        batches.append(torch.load(path, weights_only=True))
+    return Texts(**{key: torch.cat([batch[key] for batch in batches]) for key in ("ids", "kept", "probs")})
+
+
+def _prompts(stream: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """[TEXTS, any length] token ids."""
+    length = int(rng.integers(*PROMPT_LENGTHS))
+    last = len(stream) - length
+    anywhere = rng.integers(0, last, size=TEXTS)
+    beginnings = np.flatnonzero(stream[:last] == 0) + 1
+    starts = np.where(rng.random(TEXTS) < 0.5, rng.choice(beginnings, size=TEXTS), anywhere)
+    return torch.from_numpy(np.stack([stream[start : start + length] for start in starts]).astype(np.int64))
+
+
+@torch.inference_mode()
+def _continue(teachers: list[LlamaForCausalLM], prompts: Tensor) -> Texts:
+    """Sample on to LENGTH tokens, beyond end tokens too: another document follows, as in what the teachers read."""
+    device = next(teachers[0].parameters()).device
+    caches = [DynamicCache() for _ in teachers]
+    ids, fed = [], prompts.to(device)
+    kept, probs = [], []
+    while True:
+        ids.append(fed)
+        rows = torch.zeros(())
+        for teacher, cache in zip(teachers, caches, strict=True):
+            logits = teacher(input_ids=fed, past_key_values=cache, use_cache=True).logits
+            rows = rows.to(device) + logits.softmax(-1) / len(teachers)
+        top = rows.topk(NUM_KEPT)
+        kept.append(top.indices.to(torch.int16))
+        probs.append(top.values.to(torch.float16))
+        if sum(piece.shape[1] for piece in ids) == LENGTH:
+            break
+        fed = torch.multinomial(rows[:, -1], 1)
+    pieces = (torch.cat(ids, 1).to(torch.int16), torch.cat(kept, 1), torch.cat(probs, 1))
+    return Texts(**dict(zip(("ids", "kept", "probs"), (piece.cpu() for piece in pieces), strict=True)))
