@@ -92,14 +92,15 @@ def test_prompt_logprobs_of_different_prompts_are_refused():
         ensemble.generate("a", SamplingParams(prompt_logprobs=0))
 
 
-def test_auto_takes_the_mixture_schedule_where_it_may_and_says_so():
+def test_auto_with_a_seed_keeps_to_a_rule_and_says_so():
     ensemble = Ensemble([table(1), table(2)])
+    seeded = SamplingParams(max_tokens=2, seed=0)
     schedules = {
-        "sampled": ensemble.generate([1], SamplingParams(max_tokens=2))[0].schedule,
-        "top-p": ensemble.generate([1], SamplingParams(max_tokens=2, top_p=0.9))[0].schedule,
-        "product": Ensemble([table(1), table(2)], Product([0.5, 0.5])).generate([1])[0].schedule,
-        "one": Ensemble([table(1)]).generate([1])[0].schedule,
-        "drafter": Ensemble([table(1)], proposer=table(2)).generate([1])[0].schedule,
+        "sampled": ensemble.generate([1], seeded)[0].schedule,
+        "top-p": ensemble.generate([1], SamplingParams(max_tokens=2, top_p=0.9, seed=0))[0].schedule,
+        "product": Ensemble([table(1), table(2)], Product([0.5, 0.5])).generate([1], seeded)[0].schedule,
+        "one": Ensemble([table(1)]).generate([1], seeded)[0].schedule,
+        "drafter": Ensemble([table(1)], proposer=table(2)).generate([1], seeded)[0].schedule,
     }
     assert schedules == {
         "sampled": "mixture", "top-p": "alternate", "product": "alternate", "one": "plain", "drafter": "fixed",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .ensemble import Ensemble
     from .errors import (
         CospecError,
+        DoesNotFit,
         InvalidCombination,
         InvalidEnsemble,
         InvalidPrompt,
@@ -35,6 +36,7 @@ __all__ = [
     "Contrastive",
     "CospecError",
     "Custom",
+    "DoesNotFit",
     "Engine",
     "Ensemble",
     "Event",
@@ -67,6 +69,7 @@ _HOMES = {
     "ensemble": ("Ensemble",),
     "errors": (
         "CospecError",
+        "DoesNotFit",
         "InvalidCombination",
         "InvalidEnsemble",
         "InvalidPrompt",

@@ -8,6 +8,7 @@
     ├── InvalidPrompt          empty, too long, or not a prompt at all
     ├── InvalidEnsemble        an ensemble file or member list that cannot be read
     ├── ModelNotFound          no model at that path or id
+    ├── DoesNotFit             models that need more memory than there is
     ├── UnsupportedModel       a model that cannot be rolled back or batched exactly
     ├── VocabularyMismatch     members of different tokenizers
     ├── InvalidBenchmark       nothing to compare, or results of another one
@@ -57,6 +58,10 @@ class InvalidEnsemble(CospecError):
 
 class ModelNotFound(CospecError):
     """No model at that path or id."""
+
+
+class DoesNotFit(CospecError):
+    """Models that need more memory than there is."""
 
 
 class UnsupportedModel(CospecError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import demo
 from .errors import VocabularyMismatch
 from .runner import Runner, Tokenizer
-from .runner.hf import LoadOptions, load
+from .runner.hf import LoadOptions, check_memory, load
 from .runner.lookup import LookupRunner
 
 Source = str | Path | Runner
@@ -69,10 +69,15 @@ def unique_names(members: Sequence[Member], taken: Sequence[str] = ()) -> tuple[
 def load_runners(members: Sequence[Member]) -> list[Runner]:
     """A runner for each member; members of equal path and options share one.
 
-    Raises UnknownName, ModelNotFound or UnsupportedModel.
+    Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit.
     """
+    distinct: list[tuple[str, LoadOptions]] = []
+    for member in filter(_is_loaded, members):
+        if member.path is not None and (_where(member.path), member.options) not in distinct:
+            distinct.append((_where(member.path), member.options))
+    check_memory(distinct)
     loaded: list[tuple[str, LoadOptions, Runner]] = []
-    runners = [None if member.model in LOOKUPS else _runner(member, loaded) for member in members]
+    runners = [_runner(member, loaded) if _is_loaded(member) else None for member in members]
     size = min(runner.vocab_size for runner in runners if runner is not None)
     return [
         runner or LookupRunner(size, remember=member.model == LOOKUPS[1])
@@ -84,14 +89,23 @@ def _runner(member: Member, loaded: list[tuple[str, LoadOptions, Runner]]) -> Ru
     if not isinstance(member.model, str | Path):
         return member.model
     assert member.path is not None
-    local = Path(member.path).expanduser()
-    where = str(local.resolve()) if local.exists() else member.path
+    where = _where(member.path)
     for known, options, runner in loaded:
         if (known, options) == (where, member.options):
             return runner
     runner = load(member.path, member.options)
     loaded.append((where, member.options, runner))
     return runner
+
+
+def _is_loaded(member: Member) -> bool:
+    return not (isinstance(member.model, str) and member.model in LOOKUPS)
+
+
+def _where(path: str) -> str:
+    """The same for two ways to write one folder."""
+    local = Path(path).expanduser()
+    return str(local.resolve()) if local.exists() else path
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:

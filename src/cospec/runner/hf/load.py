@@ -146,7 +146,7 @@ def _allowed(model: PreTrainedModel) -> float:
 
 
 def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOptions) -> PreTrainedModel:
-    device = _device(options)
+    device = device_of(options)
     quantised: dict[str, object] = {}
     if options.quantization:
         quantised["quantization_config"] = dict(options.quantization)
@@ -158,7 +158,7 @@ def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOption
         answer: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
-            dtype=_dtype(options, config),
+            dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
             use_safetensors=None if options.allow_pickle else True,
             trust_remote_code=options.trust_remote_code,
             output_loading_info=True,
@@ -225,19 +225,20 @@ def _check_device(name: str) -> None:
         )
 
 
-def _device(options: LoadOptions) -> str:
+def device_of(options: LoadOptions) -> str:
+    """Where a model is put."""
     return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _is_on_cuda(options: LoadOptions) -> bool:
-    return torch.device(_device(options)).type == "cuda"
+    return torch.device(device_of(options)).type == "cuda"
 
 
-def _dtype(options: LoadOptions, config: PreTrainedConfig) -> torch.dtype:
+def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
+    """What a model whose weights are stored so computes in."""
     if options.dtype != "auto":
         return _DTYPES[str(options.dtype).removeprefix("torch.")]
-    stored: torch.dtype = getattr(config, "dtype", None) or torch.float32
-    if _device(options) != "cpu" or (stored == torch.bfloat16 and torch.cpu._is_amx_tile_supported()):
+    if device_of(options) != "cpu" or (stored == torch.bfloat16 and torch.cpu._is_amx_tile_supported()):
         return stored
     return torch.float32
 

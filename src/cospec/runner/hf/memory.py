@@ -1,0 +1,76 @@
+"""What models need before they are loaded, and what there is: a machine that swaps is told of nothing."""
+
+import json
+import math
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+import torch
+
+from ...errors import DoesNotFit
+from .load import LoadOptions, device_of, dtype_of
+
+_GIB = 2**30
+
+
+def check_memory(models: Iterable[tuple[str, LoadOptions]]) -> None:
+    """Raises DoesNotFit if the weights of these models, each loaded once, exceed what a device has free.
+
+    Models: local folders with safetensors; others are not counted, since their size is not known yet.
+    """
+    needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for path, options in models:
+        size = _size(Path(path).expanduser(), options)
+        if size:
+            needed[device_of(options)].append((path, size))
+    for device, sizes in needed.items():
+        free = free_bytes(device)
+        total = sum(size for _, size in sizes)
+        if total > free:
+            each = ", ".join(f"{Path(path).name} {size / _GIB:.1f}" for path, size in sizes)
+            raise DoesNotFit(
+                f"these models need {total / _GIB:.1f} GiB on {device} for their weights ({each}), and "
+                f"{free / _GIB:.1f} GiB are free; choose smaller models, a smaller dtype, or other devices"
+            )
+
+
+def free_bytes(device: str) -> int:
+    """What is free on a device now."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _size(folder: Path, options: LoadOptions) -> int:
+    """Bytes of a folder's weights in the type that they are loaded in; as stored if they are quantised."""
+    if not (folder / "config.json").is_file():
+        return 0
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors = [tensor for file in folder.glob("*.safetensors") for tensor in _tensors(file)]
+    if options.quantization or config.get("quantization_config"):
+        return sum(stored for _, stored in tensors)
+    stored_as = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    dtype = dtype_of(options, stored_as if isinstance(stored_as, torch.dtype) else torch.float32)
+    return sum(count for count, _ in tensors) * dtype.itemsize
+
+
+def _tensors(file: Path) -> Iterator[tuple[int, int]]:
+    """Entries and bytes of each tensor, from the file's header; none where it is no such file."""
+    with file.open("rb") as opened:
+        prefix = opened.read(8)
+        if len(prefix) < 8:
+            return
+        (length,) = struct.unpack("<Q", prefix)
+        if length > file.stat().st_size:
+            return
+        try:
+            header = json.loads(opened.read(length))
+        except ValueError:
+            return
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            start, stop = tensor["data_offsets"]
+            yield math.prod(tensor["shape"]), stop - start

@@ -1,0 +1,49 @@
+"""What does not fit is refused before anything is read."""
+
+import pytest
+
+from cospec import DoesNotFit, Ensemble, demo
+from cospec.runner.hf import LoadOptions, memory
+
+MATH, GENERAL = demo.model_path("demo:math"), demo.model_path("demo:general")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    def set_free(num_bytes):
+        monkeypatch.setattr(memory, "free_bytes", lambda device: num_bytes)
+
+    return set_free
+
+
+def size(dtype):
+    return memory._size(memory.Path(MATH), LoadOptions(dtype=dtype, device="cpu"))
+
+
+def test_a_model_needs_its_parameters_in_the_type_asked_for():
+    assert size("float32") == 2 * size("bfloat16")
+    assert 3.9e6 < size("float32") / 4 < 4.1e6
+
+
+def test_an_ensemble_that_does_not_fit_says_what_it_needs_and_what_there_is(free):
+    free(2**20)
+    with pytest.raises(DoesNotFit, match=r"need 0\.0 GiB on cpu .*math 0\.0, general 0\.0.* 0\.0 GiB are free"):
+        Ensemble([MATH, GENERAL], device="cpu")
+
+
+def test_a_model_is_counted_once(free):
+    free(int(1.5 * size("float32")))
+    Ensemble([MATH, MATH], device="cpu", dtype="float32")
+    with pytest.raises(DoesNotFit):
+        Ensemble([MATH, GENERAL], device="cpu", dtype="float32")
+
+
+def test_what_is_free_is_asked_of_the_machine():
+    assert memory.free_bytes("cpu") > 2**20
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678", b"\x10" + bytes(7) + b"no json at all!!"])
+def test_a_broken_file_is_left_to_whoever_loads_it(tmp_path, content):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    assert list(memory._tensors(file)) == []
