@@ -12,6 +12,8 @@ from cospec.planner import Average, Costs
 from cospec.schedule import Plan
 from cospec.tune import tune, write_plan
 
+from .toys import table
+
 VOCAB = 6
 LIKE_A = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05]
 HOPELESS = [0.001, 0.001, 0.001, 0.001, 0.001, 0.995]
@@ -139,3 +141,26 @@ def test_a_setting_of_several_lines_is_not_replaced(tmp_path):
     path.write_text("members: [demo:math]\ngamma:\n  - 1\n  - 2\n")
     with pytest.raises(InvalidEnsemble, match="gamma"):
         write_plan(Plan(schedule="plain"), path, path)
+
+
+def test_a_block_that_stood_whole_counts_for_its_drafter():
+    """At temperature 0 with a drafter that is always right, every block stands: its acceptance is 1, not unknown."""
+    ensemble = Ensemble([table(1), table(1)], schedule="auto", proposer=table(1))
+    params = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True)
+    ensemble.generate([[1]], params)
+    planner = ensemble.planner_for(params)
+    drafter = len(ensemble.member_names)
+    assert planner.acceptance(drafter, None) == pytest.approx(1.0)
+    assert planner.by_place[drafter, None, 0].count > 0
+
+
+def test_many_texts_are_first_decoded_plainly():
+    """What one token costs so many texts at once is measured before anything is drafted for them."""
+    ensemble = Ensemble([table(1), table(2)], schedule="auto", proposer=table(3))
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    ensemble.generate([[1]] * 3, params)
+    planner = ensemble.planner_for(params)
+    planner.num_rows = 16
+    plain = next(iter(planner.candidates.values()))
+    assert all(planner.choose() is plain for _ in range(32))
+    assert planner._decisions_a_try() > 16 * 64

@@ -149,7 +149,7 @@ class Ensemble:
             prompt=ids,
             lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self._sources],
             params=params,
-            policy=self._policy(params),
+            policy=self.policy(params),
             draws=Draws(seed, index),
             decode=self.tokenizer.decode if self.tokenizer else None,
         )
@@ -178,7 +178,8 @@ class Ensemble:
             combination=self.combination, members=self.member_names, drafters=self.drafter_names, params=params
         )
 
-    def _policy(self, params: SamplingParams) -> Policy:
+    def policy(self, params: SamplingParams) -> Policy:
+        """What decides a text under this sampling. Raises InvalidSchedule where the plan cannot be had."""
         planner = self.planner_for(params)
         return Policy(
             combination=self.combination,

@@ -23,13 +23,17 @@ from .theory import cycle
 
 # A plan is left for another that promises so much more.
 HYSTERESIS = 1.03
-# One decision in so many tries another plan than the best.
+# One decision in so many tries another plan than the best, where one text is decoded. Of many, each tries still more
+# seldom: the others wait for it.
 EXPLORE_ONE_IN = 64
+ROWS_TO_EXPLORE_HALF = 8
 # What is known is weighed anew after so many decisions, at first, and never more often than this.
 DECISIONS_BETWEEN_PLANS = 16
 SECONDS_BETWEEN_PLANS = 0.2
 # Blocks that each of the first candidates runs, so that all that is predicted from was seen.
 TRIALS = 2
+# Rounds of `plain` once there are twice as many texts as ever: what a token costs then is to be known.
+PLAIN_ROUNDS = 2
 # Rows are compared at one in so many settlements once there are enough.
 COMPARE_ONE_IN = 4
 NUM_COMPARED_ALWAYS = 32
@@ -117,6 +121,8 @@ class Planner:
     num_decisions: int = 0
     _overhead: Average = field(default_factory=lambda: Average(COST_RATE))
     _num_settled: int = 0
+    _sizes: set[int] = field(default_factory=lambda: {1})
+    _num_plain: int = 0
     _planned_at: float = -math.inf
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
@@ -137,17 +143,19 @@ class Planner:
         self._num_settled += 1
         if self._num_settled > NUM_COMPARED_ALWAYS and self._num_settled % COMPARE_ONE_IN:
             return
-        lanes = [i for i, lane in enumerate(sequence.lanes) if lane.first <= first and lane.seen >= first + count - 1]
-        rows = {i: sequence.lanes[i].between(first, first + count) for i in lanes}
+        # As far as each lane goes: a drafter has no row behind a block that stood whole, which must not leave it out.
+        stops = {i: min(lane.seen + 1, first + count) for i, lane in enumerate(sequence.lanes) if lane.first <= first}
+        rows = {i: sequence.lanes[i].between(first, stop) for i, stop in stops.items() if stop > first}
         probs: dict[int | None, Tensor] = {i: self._probs(row) for i, row in rows.items()}
         if all(i in rows for i in range(self.num_members)):
-            like = rows[0]
-            stacked = torch.stack([rows[i].to(like) for i in range(self.num_members)])
+            shared = min(rows[i].shape[0] for i in range(self.num_members))
+            stacked = torch.stack([rows[i][:shared].to(rows[0]) for i in range(self.num_members)])
             probs[None] = self._probs(self.combination.log_probs(stacked))
         for target in [None, *range(self.num_members)]:
-            for proposer in lanes:
+            for proposer in rows:
                 if target in probs and proposer != target:
-                    self._compare(proposer, target, probs[proposer], probs[target])
+                    shared = min(probs[proposer].shape[0], probs[target].shape[0])
+                    self._compare(proposer, target, probs[proposer][:shared], probs[target][:shared])
 
     def _compare(self, proposer: int, target: int | None, q: Tensor, p: Tensor) -> None:
         average = self.acceptances.setdefault((proposer, target), Average(ACCEPTANCE_RATE))
@@ -184,11 +192,25 @@ class Planner:
         number = self.num_decisions - 1
         if number < TRIALS * len(self.trials):
             return self.candidates[self.trials[number // TRIALS]]
+        if self._is_new_size():
+            return next(iter(self.candidates.values()))
         if not self.chosen or number % DECISIONS_BETWEEN_PLANS == 0:
             self._plan()
-        if number % EXPLORE_ONE_IN == EXPLORE_ONE_IN - 1:
+        if self._random.random() * self._decisions_a_try() < 1:
             return self.candidates[self._another()]
         return self.candidates[self.chosen]
+
+    def _is_new_size(self) -> bool:
+        """Whether so many texts at once were not decoded plainly yet."""
+        size = _bucket(self.num_rows)
+        if size not in self._sizes:
+            self._sizes.add(size)
+            self._num_plain = PLAIN_ROUNDS * self.num_rows
+        self._num_plain -= 1
+        return self._num_plain >= 0
+
+    def _decisions_a_try(self) -> float:
+        return EXPLORE_ONE_IN * self.num_rows * (1 + (self.num_rows - 1) / ROWS_TO_EXPLORE_HALF)
 
     def predict(self) -> dict[str, float]:
         """Tokens a second of each candidate, one text's, under what is known now."""

@@ -69,11 +69,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Event:
-    """What one round did to one text: tokens settled with their text, and the result once it is finished."""
+    """What one round did to one text: tokens settled with their text, and the result once it is finished.
+
+    logprobs: those that became known, of earlier tokens maybe, and of the prompt's at negative positions.
+    """
 
     prompt_index: int
     index: int
     tokens: Sequence[Token]
+    logprobs: Sequence[TokenLogprob]
     result: Result | None
 
 
@@ -90,7 +94,7 @@ class Origin:
         """The update as the user sees it."""
         self.logprobs.extend(update.logprobs)
         result = self._result(live) if update.is_finished else None
-        return Event(self.prompt_index, self.index, update.tokens, result)
+        return Event(self.prompt_index, self.index, update.tokens, update.logprobs, result)
 
     def _result(self, live: Live) -> Result:
         sequence, params = live.sequence, live.sequence.params

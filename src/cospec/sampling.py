@@ -11,11 +11,20 @@ import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidSampling
+
+
+class Constraint(Protocol):
+    """What may be said: a grammar, say."""
+
+    def allowed(self, output: Sequence[int], start: int, count: int) -> Tensor:
+        """[count, vocab] of booleans: row j is what may follow output[: start + j]. Some token always may."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,7 @@ class SamplingParams:
     member_temperature and member_top_p change the members' rows before they are combined.
     logprobs and prompt_logprobs: how many alternatives to report beside each token's own log r (0: its own alone);
     they are r's, before penalties, temperature and the like.
-    seed: None draws one. n: samples a prompt.
+    seed: None draws one. n: samples a prompt. constraint: what forbids tokens by what stands before them.
 
     Raises InvalidSampling, naming the parameter, what was given and what is allowed.
     """
@@ -50,6 +59,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_tuple(self.stop))
@@ -103,7 +113,7 @@ class SamplingParams:
     @property
     def _is_biased(self) -> bool:
         """Whether logits change before they are heated."""
-        return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0
+        return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0 or self.constraint is not None
 
 
 def _is_integer(value: object) -> bool:
@@ -174,8 +184,8 @@ def shape_members(logits: Tensor, params: SamplingParams) -> Tensor:
 def shape(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
     """log-probabilities [positions, vocab] -> those that tokens are drawn from, same shape, normalised.
 
-    In this order: logit bias and forbidden ends, repetition / presence / frequency penalties, temperature,
-    top-k, top-p, min-p. At temperature 0 a row is 0 at its argmax and -inf elsewhere.
+    In this order: logit bias, forbidden ends and the constraint, repetition / presence / frequency penalties,
+    temperature, top-k, top-p, min-p. At temperature 0 a row is 0 at its argmax and -inf elsewhere.
     """
     if params.is_identity:
         return log_probs
@@ -203,13 +213,16 @@ def _heated(logits: Tensor, temperature: float) -> Tensor:
 
 def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
     num_early = min(max(params.min_tokens - history.start, 0), log_probs.shape[0])
-    if not params.logit_bias and not num_early:
+    if not params.logit_bias and not num_early and params.constraint is None:
         return log_probs
     logits = log_probs.clone()
     for token, bias in params.logit_bias.items():
         logits[:, token] += bias
     if num_early and end_ids:
         logits[:num_early, list(end_ids)] = -math.inf
+    if params.constraint is not None:
+        allowed = params.constraint.allowed(history.output, history.start, logits.shape[0])
+        logits = logits.masked_fill(~allowed.to(logits.device), -math.inf)
     return logits
 
 

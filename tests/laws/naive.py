@@ -86,6 +86,9 @@ def transformed(r: Row, params: SamplingParams, prompt: Text, output: Text, ends
     scores = [log(p) + params.logit_bias.get(x, 0.0) for x, p in enumerate(r)]
     if len(output) < params.min_tokens:
         scores = [-math.inf if x in ends else scores[x] for x in vocab]
+    if params.constraint is not None:
+        allowed = params.constraint.allowed(output, len(output), 1)[0].tolist()
+        scores = [scores[x] if allowed[x] else -math.inf for x in vocab]
     counts = Counter(output)
     for x in vocab:
         if x in counts or x in prompt:

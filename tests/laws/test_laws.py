@@ -6,6 +6,7 @@ By enumeration, exact up to rounding: see enumerated.py.
 import math
 
 import pytest
+import torch
 
 from cospec import Arithmetic, Mixture, Product, SamplingParams
 
@@ -30,6 +31,18 @@ PLANS = {
     "cascade 3, 1": {"schedule": "cascade", "gamma": (3, 1), "proposer": "drafter"},
 }
 
+
+class NotAgain:
+    """No token twice in a row, as a grammar might have it; three tokens and an end, so that some token always may."""
+
+    def allowed(self, output, start, count):
+        rows = torch.ones(count, 3, dtype=torch.bool)
+        for row, mask in enumerate(rows):
+            if start + row:
+                mask[output[start + row - 1]] = False
+        return rows
+
+
 TRANSFORMS = {
     "temperature": {"temperature": 0.6},
     "heat": {"temperature": 2.0},
@@ -44,6 +57,8 @@ TRANSFORMS = {
     "min_tokens": {"min_tokens": 2},
     "stop ids": {"stop_token_ids": [0], "min_tokens": 1},
     "no end": {"ignore_eos": True, "max_tokens": 3},
+    "constraint": {"constraint": NotAgain()},
+    "constraint at 0": {"constraint": NotAgain(), "temperature": 0},
     "member_temperature": {"member_temperature": 0.5},
     "all at once": {
         "temperature": 0.8,

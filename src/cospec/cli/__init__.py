@@ -16,6 +16,7 @@ from .messages import print_error
 COMMANDS = {
     "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
+    "serve": "Serve an ensemble to OpenAI's clients, with a page.",
     "models": "List the bundled models and ensembles.",
     "tune": "Find the fastest plan on your own prompts and machine.",
     "verify": "Prove on your own models that the output follows the target distribution.",

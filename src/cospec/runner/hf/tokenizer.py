@@ -1,8 +1,18 @@
 """A transformers tokenizer behind the Tokenizer protocol."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from .grammar import GrammarConstraint, Grammars
+
+# How byte-level vocabularies write bytes, and how others write those that they have no entry for.
+_BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class HfTokenizer:
@@ -23,3 +33,53 @@ class HfTokenizer:
 
     def entries(self) -> Sequence[str]:
         return self._entries
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for; of a character it may be a part."""
+        entry = self._entries[token]
+        if _BYTE.fullmatch(entry):
+            return bytes([int(entry[3:5], 16)])
+        if all(letter in _BYTE_OF for letter in entry):
+            return bytes(_BYTE_OF[letter] for letter in entry)
+        return str(self._tokenizer.decode([token])).encode()
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self._tokenizer, "chat_template", None))
+
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Messages (role, content) as the prompt that the model was trained to answer. Raises ValueError for roles or
+        an order that its template refuses."""
+        from jinja2.exceptions import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [dict(turn) for turn in messages], add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise ValueError(str(error)) from error
+        # The template writes the special tokens itself.
+        return list(self._tokenizer.encode(str(text), add_special_tokens=False))
+
+    def info(self) -> dict[str, Any]:
+        """What clients that count tokens themselves ask for."""
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return {
+            "tokenizer_class": type(self._tokenizer).__name__,
+            "vocab_size": len(self._entries),
+            "chat_template": getattr(self._tokenizer, "chat_template", None),
+            **{name: getattr(self._tokenizer, name, None) for name in names},
+        }
+
+    def constraint(self, kind: str, source: str | dict[str, Any], vocab_size: int) -> GrammarConstraint:
+        """What keeps one text to a JSON schema, a regular expression or a grammar. Raises InvalidSampling."""
+        return self._grammars(vocab_size).constraint(kind, source)
+
+    def _grammars(self, vocab_size: int) -> Grammars:
+        if self._kept_grammars.get(vocab_size) is None:
+            self._kept_grammars[vocab_size] = Grammars(self._tokenizer, vocab_size)
+        return self._kept_grammars[vocab_size]
+
+    @cached_property
+    def _kept_grammars(self) -> dict[int, Grammars]:
+        return {}

@@ -1,0 +1,103 @@
+"""`cospec serve`: an ensemble behind OpenAI's endpoints, and a page."""
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from ..errors import InvalidEnsemble, MissingExtra
+from .messages import print_note
+from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .spread import spread
+
+EXAMPLE = "cospec serve --ensemble demo:we --proposer demo:drafter --port 8000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Where the server listens, and what it allows."""
+
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="The port to listen at.", min=0, max=65535)] = 8000
+    model_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What clients call the model.", show_default="the ensemble's name"),
+    ] = None
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Let in only who gives one of these. Any number of times, or COSPEC_API_KEY.",
+            show_default="everyone is let in",
+        ),
+    ] = None
+    max_sequences: Annotated[int, typer.Option(help="Texts decoded at a time.", min=1)] = 32
+    max_waiting: Annotated[int, typer.Option(help="Texts that may wait; then clients get 429.", min=0)] = 256
+    context: Annotated[
+        int | None,
+        typer.Option(help="The most tokens of prompt and answer together.", show_default="the members' own", min=2),
+    ] = None
+    max_body: Annotated[int, typer.Option(help="The largest request, in bytes.", min=1)] = 4 * 2**20
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="A site whose pages may call the server. Any number of times.", show_default="none"
+        ),
+    ] = None
+    drain: Annotated[int, typer.Option(help="Seconds that requests under way have to end on SIGTERM.", min=0)] = 30
+
+    def keys(self) -> tuple[str, ...]:
+        """Raises InvalidEnsemble for an empty key, which would let nobody in, or everybody."""
+        given = self.api_key or ([os.environ["COSPEC_API_KEY"]] if "COSPEC_API_KEY" in os.environ else [])
+        if not all(key.strip() for key in given):
+            raise InvalidEnsemble("an API key is empty; leave --api-key out to let everyone in")
+        return tuple(given)
+
+
+@spread
+def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
+    """Serve an ensemble to OpenAI's clients, with a page.
+
+    The page, at /, shows which model wrote what. Endpoints: /v1/completions, /v1/chat/completions, /v1/models,
+    /tokenize, /metrics, /health; all of them at /docs.
+    SIGTERM or Ctrl-C ends it once the requests under way are answered.
+    """
+    try:
+        import uvicorn
+
+        from ..server.app import create_app
+        from ..server.settings import ServerSettings
+    except ImportError:
+        raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
+    settings = ServerSettings(
+        model=options.model_name or models.ensemble or "+".join(models.members or []) or DEFAULT_ENSEMBLE,
+        api_keys=options.keys(),
+        max_sequences=options.max_sequences,
+        max_waiting=options.max_waiting,
+        context=options.context,
+        max_body=options.max_body,
+        origins=tuple(options.origin or ()),
+    )
+    if not settings.api_keys and not _is_local(options.host):
+        print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
+    app = create_app(models.build(), settings)
+    print_note(f"serving {settings.model} at http://{options.host}:{options.port}")
+    uvicorn.run(
+        app,
+        host=options.host,
+        port=options.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=options.drain,
+    )
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

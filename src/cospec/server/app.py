@@ -1,0 +1,167 @@
+"""The application: one ensemble behind OpenAI's endpoints, and a page that shows how its text comes about."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from .. import __version__, demo
+from ..ensemble import Ensemble
+from ..schedule import SCHEDULES
+from ..verify import VERIFICATIONS
+from . import errors
+from .decoding import Decoder
+from .endpoints import decoding_routes
+from .errors import ApiError
+from .gate import Gate
+from .host import Host
+from .metrics import Metrics
+from .schema import DetokenizeRequest, TokenizeRequest
+from .settings import ServerSettings
+
+PAGE = Path(__file__).parent / "page.html"
+# The page is one file with its own styles and script, and talks to this server alone.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+)
+
+
+def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
+    """The application; its engine runs from startup to shutdown, at which requests under way are finished."""
+    metrics = Metrics(settings.model)
+    host = Host(ensemble, max_sequences=settings.max_sequences, max_waiting=settings.max_waiting, watcher=metrics)
+    metrics.watch(host)
+    decoder = Decoder(ensemble, settings, host)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        host.start()
+        yield
+        await asyncio.to_thread(host.close)
+
+    app = FastAPI(
+        title="cospec",
+        version=__version__,
+        description="Text from several language models at once, exactly from their combined distribution.",
+        lifespan=lifespan,
+    )
+    app.state.host = host
+    errors.install(app)
+    app.include_router(decoding_routes(decoder))
+    app.include_router(_text_routes(decoder))
+    app.include_router(_state_routes(decoder, metrics))
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
+        )
+    app.add_middleware(Gate, keys=settings.api_keys, max_body=settings.max_body)
+    return app
+
+
+def _text_routes(decoder: Decoder) -> APIRouter:
+    routes = APIRouter(tags=["tokens"])
+
+    def tokenizer() -> Any:
+        if decoder.ensemble.tokenizer is None:
+            raise ApiError(400, "these members have no tokenizer")
+        return decoder.ensemble.tokenizer
+
+    @routes.post("/tokenize")
+    async def tokenize(asked: TokenizeRequest) -> Any:
+        """Token ids of a text, or of a chat as it would be fed."""
+        if (asked.prompt is None) == (asked.messages is None):
+            raise ApiError(400, "give prompt or messages")
+        prompt = asked.prompt if asked.messages is None else decoder.chat_prompt(asked.messages)
+        try:
+            ids = tokenizer().encode(prompt) if isinstance(prompt, str) else list(prompt or ())
+        except UnicodeError:
+            raise ApiError(400, "the text has half of a surrogate pair, which is no character") from None
+        return {"count": len(ids), "max_model_len": decoder.context, "tokens": ids}
+
+    @routes.post("/detokenize")
+    async def detokenize(asked: DetokenizeRequest) -> Any:
+        """The text of token ids."""
+        outside = [token for token in asked.tokens if not 0 <= token < decoder.ensemble.vocab_size]
+        if outside:
+            raise ApiError(400, f"token id {outside[0]} is outside the vocabulary", param="tokens")
+        return {"prompt": tokenizer().decode(asked.tokens)}
+
+    @routes.get("/tokenizer_info")
+    async def tokenizer_info() -> Any:
+        """What clients that count tokens themselves ask for."""
+        info = getattr(tokenizer(), "info", None)
+        return info() if info else {"vocab_size": decoder.ensemble.vocab_size}
+
+    return routes
+
+
+def _state_routes(decoder: Decoder, metrics: Metrics) -> APIRouter:
+    routes = APIRouter(tags=["server"])
+    created = int(time.time())
+
+    @routes.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE, media_type="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
+
+    @routes.get("/health")
+    async def health() -> JSONResponse:
+        """200 while the engine runs, 503 once it has died."""
+        host = decoder.host
+        status = {"status": "ok" if host.is_healthy else "dead", "error": None if host.is_healthy else host.error}
+        return JSONResponse(status, 200 if host.is_healthy else 503)
+
+    @routes.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @routes.get("/metrics")
+    async def prometheus() -> Response:
+        """In Prometheus' text format."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def model() -> dict[str, Any]:
+        return {
+            "id": decoder.settings.model,
+            "object": "model",
+            "created": created,
+            "owned_by": "cospec",
+            "max_model_len": decoder.context,
+            "cospec": _described(decoder.ensemble),
+        }
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model()]}
+
+    @routes.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != decoder.settings.model:
+            raise ApiError(404, f"the model {name!r} is not served, only {decoder.settings.model!r}", param="model")
+        return model()
+
+    return routes
+
+
+def _described(ensemble: Ensemble) -> dict[str, Any]:
+    """What the page shows of an ensemble."""
+    combination: dict[str, Any] = {"type": ensemble.combination.name}
+    weights = getattr(ensemble.combination, "weights", None)
+    if is_dataclass(ensemble.combination) and weights is not None:
+        combination["weights"] = asdict(ensemble.combination)["weights"]
+    return {
+        "members": list(ensemble.member_names),
+        "drafters": list(ensemble.drafter_names),
+        "combination": combination,
+        "schedules": sorted(SCHEDULES),
+        "verifications": list(VERIFICATIONS),
+        "schedule": ensemble.plan.schedule,
+        "verification": ensemble.plan.verification,
+        "prompts": demo.prompts()[:8],
+    }

@@ -1,0 +1,272 @@
+"""The endpoints that decode: completions and chats, whole or streamed."""
+
+import json
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as Values
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from ..engine import Token
+from ..errors import CospecError
+from ..results import Result
+from ..settle import TokenLogprob
+from .answers import Envelope, Pairs, chat_logprobs, completion_logprobs, metrics, usage
+from .decoding import Decoder, Prompt, stream_error
+from .errors import ApiError
+from .host import Job, Step
+from .schema import ChatRequest, CompletionRequest, DecodingRequest, refuse_unsupported
+from .trace import spelled
+
+FINISH = {"error": "error", "abort": "stop"}
+
+
+def decoding_routes(decoder: Decoder) -> APIRouter:
+    """`/v1/completions` and `/v1/chat/completions`."""
+    routes = APIRouter(tags=["decoding"])
+
+    @routes.post("/v1/completions")
+    async def completions(asked: CompletionRequest, request: Request) -> Any:
+        """Go on with a prompt. `logprobs` are those of the combined distribution r."""
+        answer = _Completion(decoder, asked)
+        return answer.streamed() if asked.stream else await answer.whole(request)
+
+    @routes.post("/v1/chat/completions")
+    async def chat(asked: ChatRequest, request: Request) -> Any:
+        """Answer a chat, in the first member's template. `logprobs` are those of the combined distribution r."""
+        answer = _Chat(decoder, asked)
+        return answer.streamed() if asked.stream else await answer.whole(request)
+
+    return routes
+
+
+async def _gone(request: Request) -> None:
+    """Returns once the client has gone away; the body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+@dataclass
+class _Choice:
+    """One text of a stream, as far as it went."""
+
+    pairs: Pairs = field(default_factory=Pairs)
+    num_tokens: int = 0
+    offset: int = 0
+    has_begun: bool = False
+
+
+class _Answer:
+    """One request's answer: what completions and chats do alike."""
+
+    kind: str
+    job: Job
+
+    def __init__(self, decoder: Decoder, asked: DecodingRequest) -> None:
+        self.decoder = decoder
+        self.asked = asked
+        self.num_samples = asked.n or 1
+
+    async def whole(self, request: Request) -> JSONResponse:
+        results = await self.decoder.results(self.job, lambda: _gone(request))
+        choices = [self.choice(index, result) for index, result in enumerate(results)]
+        told = usage(self.prompt_tokens, sum(map(self.num_told, results)))
+        envelope = Envelope(self.kind, self.decoder.settings.model)
+        return JSONResponse(envelope.of(choices, usage=told, metrics=metrics(self.job, results)))
+
+    def streamed(self) -> StreamingResponse:
+        # Taken in before the answer begins, so that a full queue is still told by its status.
+        self.decoder.host.submit(self.job)
+        return StreamingResponse(
+            self._events(),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of each prompt once, however many samples it has."""
+        return sum(len(request.prompt) for request in self.job.requests[:: self.num_samples])
+
+    async def _events(self) -> AsyncIterator[str]:
+        try:
+            async for chunk in self._chunks():
+                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+        except (ApiError, CospecError) as error:
+            yield f"data: {json.dumps(stream_error(error))}\n\n"
+        finally:
+            if not self.job.is_finished:
+                self.decoder.host.cancel(self.job)
+        yield "data: [DONE]\n\n"
+
+    async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
+        envelope = Envelope(self.stream_kind, self.decoder.settings.model)
+        choices = [_Choice() for _ in self.job.requests]
+        options, results = self.asked.stream_options, []
+        for index in range(len(choices)):
+            first = self.first(index)
+            if first is not None:
+                yield envelope.of([first])
+        async for step in self.job.steps():
+            result, index = step.event.result, step.event.index
+            if result is not None and result.error is not None:
+                raise ApiError(500, result.error, code="member_failed")
+            more: dict[str, Any] = {}
+            if step.trace:
+                more["trace"] = spelled(step.trace, self.decoder.spell)
+            choices[index].num_tokens += len(step.event.tokens)
+            if options is not None and options.continuous_usage_stats:
+                more["usage"] = usage(self.prompt_tokens, sum(choice.num_tokens for choice in choices))
+            told = self.delta(index, choices[index], step)
+            if told is not None or more:
+                yield envelope.of([told] if told else [], **more)
+            if result is not None:
+                results.append(result)
+        last: dict[str, Any] = {"metrics": metrics(self.job, results)}
+        if options is not None and options.include_usage:
+            last["usage"] = usage(self.prompt_tokens, sum(map(self.num_told, results)))
+        if "usage" in last or self.asked.trace:
+            yield envelope.of([], **last)
+
+    def num_told(self, result: Result) -> int:
+        return result.completion_tokens
+
+    @property
+    def stream_kind(self) -> str:
+        return self.kind
+
+    def first(self, index: int) -> dict[str, Any] | None:
+        """What a stream of this text begins with."""
+        return None
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta(self, index: int, choice: _Choice, step: Step) -> dict[str, Any] | None:
+        """What a step adds to a stream, None for nothing."""
+        raise NotImplementedError
+
+
+def _new(choice: _Choice, step: Step, wants_logprobs: bool) -> tuple[str, list[Token], list[TokenLogprob]]:
+    """The text, tokens and log-probabilities that a step adds; tokens wait for their log-probabilities if wanted."""
+    if not wants_logprobs:
+        return "".join(token.text for token in step.event.tokens), list(step.event.tokens), []
+    pairs = choice.pairs.push(step.event.tokens, step.event.logprobs)
+    return "".join(token.text for token, _ in pairs), [t for t, _ in pairs], [entry for _, entry in pairs]
+
+
+def _finish(step: Step) -> str | None:
+    result = step.event.result
+    return None if result is None else FINISH.get(result.finish_reason, result.finish_reason)
+
+
+class _Completion(_Answer):
+    kind = "text_completion"
+
+    def __init__(self, decoder: Decoder, asked: CompletionRequest) -> None:
+        super().__init__(decoder, asked)
+        self.completion = asked
+        refuse_unsupported(asked, {"suffix": ("",), "best_of": (1, asked.n)})
+        self.prompts = _prompts(asked.prompt)
+        self.is_prompt_only = asked.max_tokens == 0
+        if self.is_prompt_only and not asked.echo:
+            raise ApiError(400, "max_tokens 0 without echo asks for nothing", param="max_tokens")
+        scores_prompt = bool(asked.echo) and asked.logprobs is not None
+        if scores_prompt and asked.stream:
+            raise ApiError(400, "echo with logprobs is not streamed; leave stream out", param="stream")
+        prompt_logprobs = asked.logprobs if scores_prompt else None
+        self.job = decoder.job(
+            asked, self.prompts, asked.max_tokens, logprobs=asked.logprobs, prompt_logprobs=prompt_logprobs
+        )
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        before, at = self._echoed(index), 0
+        ids = [] if self.is_prompt_only else result.token_ids
+        entries: Values[TokenLogprob | None] = (result.logprobs or [])[: len(ids)]
+        if self.completion.echo and result.prompt_logprobs is not None:
+            ids = [*self.job.requests[index].prompt, *ids]
+            entries = [entry for part in (result.prompt_logprobs, entries) for entry in part]
+        else:
+            at = len(before)
+        wanted = self.completion.logprobs is not None
+        return {
+            "index": index,
+            "text": before + ("" if self.is_prompt_only else result.text),
+            "finish_reason": "length" if self.is_prompt_only else result.finish_reason,
+            "logprobs": completion_logprobs(self.decoder, entries, ids, at) if wanted else None,
+        }
+
+    def num_told(self, result: Result) -> int:
+        return 0 if self.is_prompt_only else result.completion_tokens
+
+    def delta(self, index: int, choice: _Choice, step: Step) -> dict[str, Any] | None:
+        wanted = self.completion.logprobs is not None
+        text, tokens, entries = _new(choice, step, wanted)
+        finish = _finish(step)
+        if self.is_prompt_only:
+            text, tokens, entries, finish = "", [], [], finish and "length"
+        if not choice.has_begun:
+            choice.has_begun, text = True, self._echoed(index) + text
+        if not text and finish is None and not entries:
+            return None
+        told = None
+        if wanted:
+            told = completion_logprobs(self.decoder, entries, [token.settled.token for token in tokens], choice.offset)
+            choice.offset += sum(map(len, told["tokens"]))
+        return {"index": index, "text": text, "finish_reason": finish, "logprobs": told}
+
+    def _echoed(self, index: int) -> str:
+        prompt = self.prompts[index // self.num_samples]
+        if not self.completion.echo:
+            return ""
+        if isinstance(prompt, str):
+            return prompt
+        tokenizer = self.decoder.ensemble.tokenizer
+        return tokenizer.decode(prompt) if tokenizer else ""
+
+
+class _Chat(_Answer):
+    kind = "chat.completion"
+
+    def __init__(self, decoder: Decoder, asked: ChatRequest) -> None:
+        super().__init__(decoder, asked)
+        self.chat = asked
+        refuse_unsupported(asked, {"tools": ([],), "functions": ([],)})
+        if asked.top_logprobs is not None and not asked.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
+        wanted = (asked.top_logprobs or 0) if asked.logprobs else None
+        max_tokens = asked.max_completion_tokens or asked.max_tokens
+        self.job = decoder.job(asked, [decoder.chat_prompt(asked.messages)], max_tokens, logprobs=wanted)
+
+    @property
+    def stream_kind(self) -> str:
+        return "chat.completion.chunk"
+
+    def first(self, index: int) -> dict[str, Any] | None:
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
+
+    def choice(self, index: int, result: Result) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "finish_reason": result.finish_reason,
+            "logprobs": chat_logprobs(self.decoder, result.logprobs or []) if self.chat.logprobs else None,
+        }
+
+    def delta(self, index: int, choice: _Choice, step: Step) -> dict[str, Any] | None:
+        text, _, entries = _new(choice, step, bool(self.chat.logprobs))
+        finish = _finish(step)
+        if not text and finish is None and not entries:
+            return None
+        told = chat_logprobs(self.decoder, entries) if self.chat.logprobs else None
+        return {"index": index, "delta": {"content": text} if text else {}, "finish_reason": finish, "logprobs": told}
+
+
+def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> Values[Prompt]:
+    """A list of prompts; one text, or one list of token ids, is a list of one."""
+    if isinstance(given, str):
+        return [given]
+    listed: list[Any] = list(given)
+    return [listed] if listed and isinstance(listed[0], int) else listed

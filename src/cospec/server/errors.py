@@ -1,0 +1,71 @@
+"""Errors as OpenAI's clients read them."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ..errors import CospecError, MemberFailed
+from .host import NotServing, QueueFull
+
+SECONDS_TO_RETRY = 1
+
+
+class ApiError(Exception):
+    """What is answered instead of a completion."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(SECONDS_TO_RETRY)} if self.status == 429 else {}
+
+    def body(self) -> dict[str, object]:
+        kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+        kind = kinds.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def as_api_error(error: CospecError) -> ApiError:
+    """The status that an error of the library has over HTTP."""
+    if isinstance(error, QueueFull):
+        return ApiError(429, str(error), code="queue_full")
+    if isinstance(error, NotServing):
+        return ApiError(503, str(error), code="not_serving")
+    if isinstance(error, MemberFailed):
+        return ApiError(500, str(error), code="member_failed")
+    return ApiError(400, _printable(str(error)))
+
+
+def install(app: FastAPI) -> None:
+    """Every error of this application in OpenAI's shape."""
+
+    @app.exception_handler(ApiError)
+    async def _api(request: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(CospecError)
+    async def _cospec(request: Request, error: CospecError) -> JSONResponse:
+        return as_api_error(error).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        return ApiError(400, _printable(f"{param or 'body'}: {first['msg']}"), param=param).response()
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        answer = ApiError(error.status_code, str(error.detail)).response()
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+def _printable(text: str) -> str:
+    """JSON over HTTP is UTF-8, which has no lone surrogates."""
+    return text.encode("utf-8", "replace").decode()

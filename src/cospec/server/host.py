@@ -1,0 +1,215 @@
+"""The thread that owns the engine. Requests join and leave between two rounds; what happens to them is told to the
+event loop that they came from."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from collections.abc import Sequence as Values
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..engine import Live, Request, Token, Update
+from ..ensemble import Ensemble
+from ..errors import CospecError
+from ..results import Event, Origin, Result
+from .trace import Tracer
+
+
+class QueueFull(CospecError):
+    """As many texts wait as may."""
+
+
+class NotServing(CospecError):
+    """The engine has died, or the server is about to end."""
+
+
+class Watcher(Protocol):
+    """Who counts what happens; called in the engine's thread."""
+
+    def on_tokens(self, job: "Job", tokens: Values[Token], now: float) -> None: ...
+
+    def on_result(self, job: "Job", result: Result, now: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a round did to one text of a job, and what a trace says of it."""
+
+    event: Event
+    trace: Values[dict[str, Any]] = ()
+
+
+@dataclass(eq=False)
+class Job:
+    """The texts of one client's request, decoded side by side."""
+
+    requests: Values[Request]
+    is_traced: bool = False
+    submitted: float = field(default_factory=time.perf_counter)
+    first_token: float | None = None
+    last_tokens: dict[int, float] = field(default_factory=dict)
+    num_finished: int = 0
+    is_cancelled: bool = False
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _queue: "asyncio.Queue[Step | CospecError]" = field(default_factory=asyncio.Queue)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.num_finished == len(self.requests)
+
+    def tell(self, item: Step | CospecError) -> None:
+        """From the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+        except RuntimeError:
+            # The loop is closed, and nobody listens any more.
+            self.is_cancelled = True
+
+    async def steps(self) -> AsyncIterator[Step]:
+        """Until all texts are finished. Raises NotServing if the engine dies first."""
+        num_finished = 0
+        while num_finished < len(self.requests):
+            item = await self._queue.get()
+            if isinstance(item, CospecError):
+                raise item
+            num_finished += item.event.result is not None
+            yield item
+
+
+@dataclass(eq=False)
+class _Sample:
+    """One text of a job."""
+
+    job: Job
+    origin: Origin
+    tracer: Tracer | None = None
+
+
+class Host:
+    """The engine in its thread.
+
+    max_sequences: texts decoded at a time. max_waiting: texts that may wait for a place.
+    """
+
+    def __init__(self, ensemble: Ensemble, *, max_sequences: int, max_waiting: int, watcher: Watcher) -> None:
+        self.engine = ensemble.engine()
+        self.max_sequences, self.max_waiting = max_sequences, max_waiting
+        self.error: str | None = None
+        self._watcher = watcher
+        self._waiting: deque[_Sample] = deque()
+        self._live: dict[int, _Sample] = {}
+        self._changed = threading.Condition()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="cospec-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def is_healthy(self) -> bool:
+        return self.error is None and self._thread.is_alive()
+
+    @property
+    def num_running(self) -> int:
+        return len(self._live)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    def submit(self, job: Job) -> None:
+        """Take in a job; its texts join as places become free. Raises QueueFull or NotServing."""
+        with self._changed:
+            if not self.is_healthy or self._is_closing:
+                raise NotServing(self.error or "the server is about to end")
+            num_free = max(0, self.max_sequences - len(self._live) - len(self._waiting))
+            if len(self._waiting) + len(job.requests) - num_free > self.max_waiting:
+                raise QueueFull(f"{len(self._waiting)} texts wait already, of at most {self.max_waiting}; try later")
+            self._waiting.extend(
+                _Sample(job, Origin(0, index, request), Tracer() if job.is_traced else None)
+                for index, request in enumerate(job.requests)
+            )
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """Let go of what is left of a job, before the next round."""
+        with self._changed:
+            job.is_cancelled = True
+            self._changed.notify()
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Take in nothing more, and end once all is done, or after so many seconds."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            while self._admit():
+                for live, update in self.engine.step():
+                    self._tell(live, update)
+        except BaseException as error:
+            self.error = f"the engine has died: {type(error).__name__}: {error}"
+            raise
+        finally:
+            self.error = self.error or "the engine has ended"
+            self._abandon()
+
+    def _admit(self) -> bool:
+        """Wait for work, drop what was cancelled, fill free places. False once closed with nothing left."""
+        with self._changed:
+            while True:
+                self._drop_cancelled()
+                while self._waiting and len(self._live) < self.max_sequences:
+                    self._add(self._waiting.popleft())
+                if self._live:
+                    return True
+                if self._is_closing:
+                    return False
+                self._changed.wait()
+
+    def _drop_cancelled(self) -> None:
+        for id, sample in list(self._live.items()):
+            if sample.job.is_cancelled:
+                self._finish(sample, Step(sample.origin.event(self.engine.abort(id), Update(id, (), (), True))))
+                del self._live[id]
+        if any(sample.job.is_cancelled for sample in self._waiting):
+            self._waiting = deque(sample for sample in self._waiting if not sample.job.is_cancelled)
+
+    def _add(self, sample: _Sample) -> None:
+        try:
+            self._live[self.engine.add(sample.origin.request)] = sample
+        except CospecError as error:
+            # It was checked when it came in; what still goes wrong is this client's.
+            sample.job.is_cancelled = True
+            sample.job.tell(error)
+
+    def _tell(self, live: Live, update: Update) -> None:
+        sample, now = self._live[update.id], time.perf_counter()
+        if update.tokens:
+            self._watcher.on_tokens(sample.job, update.tokens, now)
+        trace = sample.tracer.round(live, update) if sample.tracer else ()
+        step = Step(sample.origin.event(live, update), trace)
+        if update.is_finished:
+            del self._live[update.id]
+            self._finish(sample, step)
+        elif update.tokens or trace:
+            sample.job.tell(step)
+
+    def _finish(self, sample: _Sample, step: Step) -> None:
+        assert step.event.result is not None
+        sample.job.num_finished += 1
+        self._watcher.on_result(sample.job, step.event.result, time.perf_counter())
+        sample.job.tell(step)
+
+    def _abandon(self) -> None:
+        """Tell all that wait that nothing more comes."""
+        with self._changed:
+            jobs = {id(sample.job): sample.job for sample in (*self._live.values(), *self._waiting)}
+            self._live.clear()
+            self._waiting.clear()
+        for job in jobs.values():
+            job.tell(NotServing(self.error or "the engine has ended"))

@@ -1,0 +1,82 @@
+"""Prometheus metrics: those that dashboards for serving engines read, under their names, and our own."""
+
+from collections.abc import Sequence as Values
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ..engine import Token
+from ..results import Result
+from .host import Host, Job
+
+_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+
+
+class Metrics:
+    """What the engine's thread counts, for one model."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model
+        self._tokens_of_prompts = self._counter("vllm:prompt_tokens", "Prompt tokens read.")
+        self._tokens = self._counter("vllm:generation_tokens", "Tokens decoded.")
+        self._finished = self._counter("vllm:request_success", "Texts finished, by reason.", "finished_reason")
+        self._to_first = self._histogram("vllm:time_to_first_token_seconds", "From a request to its first token.")
+        self._between = self._histogram("vllm:inter_token_latency_seconds", "Between two tokens of a text.")
+        self._whole = self._histogram("vllm:e2e_request_latency_seconds", "From a request to the end of a text.")
+        self._drafts = self._counter("vllm:spec_decode_num_drafts", "Blocks of drafts put to verification.")
+        self._drafted = self._counter("vllm:spec_decode_num_draft_tokens", "Tokens drafted.")
+        self._accepted = self._counter("vllm:spec_decode_num_accepted_tokens", "Drafted tokens that stood.")
+        self._accepted_at = self._counter(
+            "vllm:spec_decode_num_accepted_tokens_per_pos", "Drafted tokens that stood, by place.", "position"
+        )
+        self._calls = self._counter(
+            "cospec:member_calls", "Calls, of a member or drafter, a text counted each.", "member"
+        )
+        self._seconds = self._counter("cospec:member_seconds", "Seconds in the calls of a member or drafter.", "member")
+        self._proposed = self._counter("cospec:proposed_tokens", "Drafts put to verification.", "proposer")
+        self._stood = self._counter("cospec:accepted_tokens", "Drafts that stood.", "proposer")
+        self._dropped = self._counter("cospec:dropped_tokens", "Drafts that were never looked at.", "proposer")
+
+    def watch(self, host: Host) -> None:
+        """Read off the host, whenever asked, how much it does."""
+        running = Gauge("vllm:num_requests_running", "Texts being decoded.", ["model_name"], registry=self.registry)
+        waiting = Gauge("vllm:num_requests_waiting", "Texts that wait.", ["model_name"], registry=self.registry)
+        running.labels(self._model).set_function(lambda: host.num_running)
+        waiting.labels(self._model).set_function(lambda: host.num_waiting)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def on_tokens(self, job: Job, tokens: Values[Token], now: float) -> None:
+        self._tokens.labels(self._model).inc(len(tokens))
+        if job.first_token is None:
+            job.first_token = now
+            self._to_first.labels(self._model).observe(now - job.submitted)
+
+    def on_result(self, job: Job, result: Result, now: float) -> None:
+        self._tokens_of_prompts.labels(self._model).inc(result.prompt_tokens)
+        self._finished.labels(self._model, result.finish_reason).inc()
+        self._whole.labels(self._model).observe(now - job.submitted)
+        if job.first_token is not None and result.completion_tokens > 1:
+            # Tokens come several at a time: what counts is the mean, once for each gap.
+            mean = (now - job.first_token) / (result.completion_tokens - 1)
+            for _ in range(result.completion_tokens - 1):
+                self._between.labels(self._model).observe(mean)
+        for name, lane in (result.members | result.drafters).items():
+            self._calls.labels(self._model, name).inc(lane.calls)
+            self._seconds.labels(self._model, name).inc(lane.seconds)
+        for name, proposer in result.proposers.items():
+            self._proposed.labels(self._model, name).inc(proposer.proposed)
+            self._stood.labels(self._model, name).inc(proposer.accepted)
+            self._dropped.labels(self._model, name).inc(proposer.dropped)
+            self._drafts.labels(self._model).inc(proposer.proposed_at[0] if proposer.proposed_at else 0)
+            self._drafted.labels(self._model).inc(proposer.proposed + proposer.dropped)
+            self._accepted.labels(self._model).inc(proposer.accepted)
+            for place, count in enumerate(proposer.accepted_at):
+                self._accepted_at.labels(self._model, str(place)).inc(count)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, ["model_name", *labels], registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, ["model_name"], registry=self.registry, buckets=_SECONDS)

@@ -1,0 +1,220 @@
+"""openai-python against a started server: completions."""
+
+import json
+import re
+
+import openai
+import pytest
+
+from cospec import SamplingParams
+
+from .conftest import MODEL
+
+PROMPT = "Question: Tom has 3 boxes with 12 pencils each. How many pencils has he?\nAnswer:"
+OTHER = "Question: How much is 7 times 8?\nAnswer:"
+
+
+def ids(ensemble, text):
+    return ensemble.tokenizer.encode(text)
+
+
+def test_a_seed_gives_the_librarys_own_text(client, ensemble):
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=24, seed=5, temperature=1)
+    (own,) = ensemble.generate(PROMPT, SamplingParams(max_tokens=24, seed=5))
+    assert answer.choices[0].text == own.text
+    assert answer.choices[0].finish_reason == own.finish_reason
+    assert answer.usage.completion_tokens == own.completion_tokens
+    assert answer.usage.prompt_tokens == len(ids(ensemble, PROMPT))
+
+
+def test_every_kind_of_prompt(client, ensemble):
+    one, two = ids(ensemble, PROMPT), ids(ensemble, OTHER)
+    texts = {}
+    for name, prompt in {"text": PROMPT, "ids": one, "texts": [PROMPT, OTHER], "lists": [one, two]}.items():
+        answer = client.completions.create(model=MODEL, prompt=prompt, max_tokens=8, temperature=0)
+        texts[name] = [choice.text for choice in answer.choices]
+        assert [choice.index for choice in answer.choices] == list(range(len(texts[name])))
+    assert texts["text"] == texts["ids"]
+    assert texts["texts"] == texts["lists"]
+    assert len(texts["lists"]) == 2
+
+
+def test_a_stream_is_the_same_text_with_usage_at_the_end(client):
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 30, "seed": 9}
+    whole = client.completions.create(**options)
+    chunks = list(client.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[0].finish_reason
+    counted = client.completions.create(**options, stream=True, stream_options={"continuous_usage_stats": True})
+    totals = [chunk.usage.completion_tokens for chunk in counted if chunk.usage]
+    assert totals == sorted(totals)
+    assert totals[-1] == whole.usage.completion_tokens
+
+
+def test_n_samples_differ_and_streams_keep_them_apart(client):
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 12, "n": 3, "seed": 1}
+    whole = [choice.text for choice in client.completions.create(**options).choices]
+    assert len(set(whole)) == 3
+    streamed = ["", "", ""]
+    for chunk in client.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.text
+    assert streamed == whole
+
+
+def test_stop_strings_and_penalties_and_biases(client, ensemble):
+    free = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=40, temperature=0).choices[0]
+    stop = free.text[5:8]
+    stopped = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=40, temperature=0, stop=[stop]).choices[
+        0
+    ]
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    first = ids(ensemble, free.text)[0]
+    biased = client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=4, temperature=0, logit_bias={str(first): -100}
+    )
+    assert biased.choices[0].text != free.text[: len(biased.choices[0].text)]
+    assert client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=4, presence_penalty=1, frequency_penalty=0.5, top_p=0.9,
+        extra_body={"top_k": 5, "min_p": 0.1, "ignore_eos": True, "min_tokens": 2, "repetition_penalty": 1.1},
+    ).choices[0].text  # fmt: skip
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_echo_scores_the_prompt(client, ensemble, max_tokens):
+    prompt = ids(ensemble, PROMPT)
+    answer = client.completions.create(
+        model=MODEL, prompt=prompt, max_tokens=max_tokens, echo=True, logprobs=2, temperature=0
+    )
+    (choice,) = answer.choices
+    told = choice.logprobs
+    assert choice.text.startswith(PROMPT)
+    assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == len(prompt) + max_tokens
+    assert told.token_logprobs[0] is None
+    assert all(top is not None for top in told.top_logprobs)
+    assert "".join(told.tokens[: len(prompt)]) == PROMPT
+    assert told.text_offset[:2] == [0, len(told.tokens[0])]
+    assert answer.usage.completion_tokens == max_tokens
+    (own,) = ensemble.generate(PROMPT, SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0))
+    expected = [entry.logprob for entry in own.prompt_logprobs[1:]]
+    assert told.token_logprobs[1 : len(prompt)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_streamed_logprobs_are_the_whole_ones(client):
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 20, "seed": 3, "logprobs": 1}
+    whole = client.completions.create(**options).choices[0]
+    tokens, logprobs, text = [], [], ""
+    for chunk in client.completions.create(**options, stream=True):
+        for choice in chunk.choices:
+            text += choice.text
+            tokens += choice.logprobs.tokens
+            logprobs += choice.logprobs.token_logprobs
+    assert text == whole.text
+    assert tokens == whole.logprobs.tokens
+    assert logprobs == pytest.approx(whole.logprobs.token_logprobs, abs=1e-4)
+
+
+def test_plans_and_weights_by_request(client):
+    def create(**extra):
+        return client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, seed=2, extra_body=extra)
+
+    plain = create(schedule="plain", verification="coupled")
+    alternate = create(schedule="alternate", verification="coupled")
+    assert plain.choices[0].text == alternate.choices[0].text
+    assert plain.metrics["schedule"] == "plain"
+    assert plain.metrics["members"]["math"]["calls"] == 12
+    assert alternate.metrics["members"]["math"]["calls"] < 12
+    assert alternate.metrics["speculative_decoding"]["num_accepted_tokens"] > 0
+    assert alternate.metrics["tokens_per_second"] > 0
+    one = create(weights=[0.999, 0.001], schedule="plain", verification="coupled")
+    other = create(weights=[0.001, 0.999], schedule="plain", verification="coupled")
+    assert one.choices[0].text != other.choices[0].text
+
+
+def test_a_trace_tells_every_settled_token(client):
+    body = {"trace": True, "schedule": "alternate"}
+    chunks = list(
+        client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=30, seed=4, stream=True, extra_body=body)
+    )
+    events = [event for chunk in chunks for event in getattr(chunk, "trace", [])]
+    settled = [event for event in events if event["event"] == "settled"]
+    rounds = [event for event in events if event["event"] == "round"]
+    text = "".join(choice.text for chunk in chunks for choice in chunk.choices)
+    assert [event["position"] for event in settled] == list(range(len(settled)))
+    assert "".join(event["text"] for event in settled) == text
+    assert {event["proposer"] for event in settled} <= {"math", "general", "drafter", None}
+    assert any(event["proposer"] for event in settled)
+    assert all((event["replaced"] is None) == (event["rejected"] is None) for event in settled)
+    assert [event["round"] for event in rounds] == list(range(1, len(rounds) + 1))
+    assert any(event["drafts"] for event in rounds)
+    assert chunks[-1].metrics["members"]["math"]["calls"] > 0
+
+
+def test_structured_output_keeps_to_its_grammar(client):
+    schema = {
+        "type": "object",
+        "properties": {"answer": {"type": "integer"}, "unit": {"enum": ["pencils", "boxes"]}},
+        "required": ["answer", "unit"],
+        "additionalProperties": False,
+    }
+    named = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    for seed in range(4):
+        options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 60, "seed": seed}
+        answer = client.completions.create(**options, extra_body={"response_format": named}).choices[0]
+        if answer.finish_reason == "stop":
+            told = json.loads(answer.text)
+            assert isinstance(told["answer"], int)
+            assert told["unit"] in ("pencils", "boxes")
+        matched = client.completions.create(**options, extra_body={"guided_regex": "[0-9]{2} (cats|dogs)!"}).choices[0]
+        assert re.fullmatch("[0-9]{2} (cats|dogs)!", matched.text)
+        assert matched.finish_reason == "stop"
+
+
+def test_a_grammar_does_not_change_what_a_seed_says(client):
+    """Whoever drafts, coupled verification gives plain's text, under a grammar as without."""
+    texts = {
+        schedule: client.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=30, seed=7,
+            extra_body={"guided_regex": "( [a-z]+){5}\\.", "schedule": schedule, "verification": "coupled"},
+        ).choices[0].text
+        for schedule in ("plain", "alternate", "fixed", "cascade")
+    }  # fmt: skip
+    assert len(set(texts.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": -1}, "temperature must be"),
+        ({"top_p": 0}, "top_p must be"),
+        ({"prompt": ""}, "empty"),
+        ({"prompt": []}, "texts were asked"),
+        ({"prompt": [10**9]}, "outside the vocabulary"),
+        ({"prompt": "word " * 3000}, "context holds"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 0}, "without echo"),
+        ({"n": 0}, "n:"),
+        ({"best_of": 5}, "best_of is not supported"),
+        ({"suffix": "x"}, "suffix is not supported"),
+        ({"logprobs": 1000}, "logprobs"),
+        ({"extra_body": {"schedule": "alternat"}}, "did you mean 'alternate'"),
+        ({"extra_body": {"weights": [1, 2, 3]}}, "sum"),
+        ({"extra_body": {"verification": "none"}}, "verification"),
+        ({"extra_body": {"guided_regex": "(("}}, "regex"),
+        ({"extra_body": {"guided_regex": "a", "guided_json": {}}}, "2 grammars"),
+        ({"extra_body": {"schedule": "mixture"}, "temperature": 0.5}, "mixture"),
+    ],
+)
+def test_bad_requests_are_told_so(client, changes, message):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**{"model": MODEL, "prompt": PROMPT, "max_tokens": 4, **changes})
+    assert message in str(caught.value)
+
+
+def test_unknown_fields_are_ignored_and_unknown_models_are_not_there(client):
+    assert client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=2, extra_body={"shiny": 1}).choices
+    with pytest.raises(openai.NotFoundError, match="demo:we"):
+        client.completions.create(model="gpt-5", prompt=PROMPT)
