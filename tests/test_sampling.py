@@ -207,6 +207,7 @@ REFUSED = {
     "ignore_eos": ([NAN, 1, "yes", None], "true or false"),
     "logprobs": ([NAN, INF, -1, 1.0, "1", True, []], "a whole number >= 0 or None"),
     "prompt_logprobs": ([NAN, INF, -1, 1.0, "1", True, []], "a whole number >= 0 or None"),
+    "constraint": ([NAN, "[0-9]+", True, [], {}, object()], "an object with `allowed`, or None"),
 }
 
 

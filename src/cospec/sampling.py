@@ -94,6 +94,11 @@ class SamplingParams:
                 self.prompt_logprobs is None or _is_count(self.prompt_logprobs),
                 "a whole number >= 0 or None",
             ),
+            (
+                "constraint",
+                self.constraint is None or callable(getattr(self.constraint, "allowed", None)),
+                "an object with `allowed`, or None",
+            ),
         ]
 
     @property
