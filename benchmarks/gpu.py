@@ -25,20 +25,20 @@ from inflate import SHAPES, inflate
 from cospec import Ensemble, Mixture, SamplingParams, demo
 from cospec.errors import CospecError
 from cospec.members import Member
+from cospec.schedule import Plan
 
 PAIR = ("demo:math", "demo:general")
 DRAFTER = "demo:drafter"
-PLANS: dict[str, dict[str, Any]] = {
-    "plain": {"schedule": "plain"},
-    "fixed 4 by drafter": {"schedule": "fixed", "gamma": 4, "proposer": "drafter"},
-    "alternate": {"schedule": "alternate", "gamma": 1},
-    "mixture": {"schedule": "mixture"},
-    "mixture 4 by drafter": {"schedule": "mixture", "gamma": 4, "proposer": "drafter"},
-    "cascade 6/10": {"schedule": "cascade", "gamma": (6, 10), "proposer": "drafter"},
-    "auto": {"schedule": "auto"},
+PLANS = {
+    "plain": Plan(schedule="plain"),
+    "fixed 4 by drafter": Plan(schedule="fixed", gamma=4, proposer="drafter"),
+    "alternate": Plan(schedule="alternate", gamma=1),
+    "mixture": Plan(schedule="mixture"),
+    "mixture 4 by drafter": Plan(schedule="mixture", gamma=4, proposer="drafter"),
+    "cascade 6/10": Plan(schedule="cascade", gamma=(6, 10), proposer="drafter"),
+    "auto": Plan(schedule="auto"),
 }
 BATCHES = (1, 4, 16, 64)
-NO_PLAN = {"gamma": None, "proposer": None, "first": None}
 
 
 @dataclass
@@ -129,9 +129,9 @@ def _measure_pair(
     figures: dict[str, Any] = {"bound_tokens_per_second": bandwidth / num_bytes, "batches": {}}
     for batch in BATCHES[:2] if arguments.tiny else BATCHES:
         rows = {}
-        for plan, changes in PLANS.items():
-            if budget.allows(f"{name}, batch {batch}, {plan}"):
-                rows[plan] = _speed(ensemble.with_plan(**{**NO_PLAN, **changes}), batch, arguments)
+        for title, plan in PLANS.items():
+            if budget.allows(f"{name}, batch {batch}, {title}"):
+                rows[title] = _speed(ensemble.with_plan(plan), batch, arguments)
         figures["batches"][batch] = {
             plan: {"tokens_per_second": speed, "over_plain": speed / rows["plain"]} for plan, speed in rows.items()
         }

@@ -17,7 +17,7 @@ from cospec.runner.hf.graphs import NUM_UNCAPTURED, FixedShapes, Shape, Shapes, 
 from cospec.runner.hf.window import Window
 
 from .models import saved, tiny
-from .test_hf_runner import SUPPORTED, Book, a_feed, words
+from .test_hf_runner import SUPPORTED, Book, play, words
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CPU = torch.device("cpu")
@@ -76,17 +76,9 @@ def window(slots: list[int], starts: list[int], counts: list[int]) -> Window:
     return Window(slots=slots, starts=starts, counts=counts, device=CPU)
 
 
-def play(book: Book, rng: random.Random, num_turns: int) -> None:
-    """Ragged batches, trims, slots closed and reopened."""
-    slots = [book.open() for _ in range(5)]
-    book.feed(*(a_feed(rng, slot, 30) for slot in slots))
-    for turn in range(num_turns):
-        for slot in rng.sample(slots, 2):
-            book.trim(slot, rng.randint(0, slot.length))
-        if turn % 3 == 2:
-            book.close(slots.pop(rng.randrange(len(slots))))
-            slots.append(book.open())
-        book.feed(*(a_feed(rng, slot, 7) for slot in rng.sample(slots, rng.randint(1, len(slots)))))
+def play_and_repeat(book: Book, rng: random.Random, num_turns: int) -> None:
+    """Calls of many shapes, then of two, until those are captured."""
+    slots = play(book, rng, num_slots=5, num_turns=num_turns)
     for _ in range(2 * NUM_UNCAPTURED):
         book.feed(*((slot, words(rng, 1), 1) for slot in slots))
         book.feed((slots[2], words(rng, 1), 1))
@@ -102,7 +94,7 @@ def test_a_window_goes_into_the_smallest_shape_that_holds_it() -> None:
 @pytest.mark.parametrize("kind", SUPPORTED)
 def test_padded_calls_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
     book = fixed(kind)
-    play(book, random.Random(kind), 8)
+    play_and_repeat(book, random.Random(kind), 8)
     used = shapes_used(book)
     assert {shape.rows for shape in used} >= {1, 8}
     assert len({shape.width for shape in used}) >= 2
@@ -150,7 +142,7 @@ def test_rows_are_in_memory_of_their_own() -> None:
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
 def test_recorded_calls_read_inputs_and_leave_rows_where_they_should(kind: str) -> None:
     book = fixed(kind, Shapes.CAPTURED)
-    play(book, random.Random(3), 30)
+    play_and_repeat(book, random.Random(3), 30)
     assert book.runner.fixed is not None
     assert book.runner.fixed.num_captured >= 2
 

@@ -72,13 +72,11 @@ def a_feed(rng: random.Random, slot: Slot, most: int) -> tuple[Slot, list[int], 
     return slot, tokens, rng.randint(1, len(tokens))
 
 
-@pytest.mark.parametrize("kind", SUPPORTED)
-def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
-    rng = random.Random(kind)
-    book = Book(HfRunner(tiny(kind)))
-    slots = [book.open() for _ in range(4)]
+def play(book: Book, rng: random.Random, num_slots: int, num_turns: int) -> list[Slot]:
+    """Ragged batches, trims, slots closed and reopened; the slots that are open then."""
+    slots = [book.open() for _ in range(num_slots)]
     book.feed(*(a_feed(rng, slot, 30) for slot in slots))
-    for turn in range(8):
+    for turn in range(num_turns):
         for slot in rng.sample(slots, 2):
             book.trim(slot, rng.randint(0, slot.length))
         if turn % 3 == 2:
@@ -87,6 +85,14 @@ def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kin
             slots.append(book.open())
         # In any order, and not all of them, so that the slots are not neighbours.
         book.feed(*(a_feed(rng, slot, 7) for slot in rng.sample(slots, rng.randint(1, len(slots)))))
+    return slots
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
+    rng = random.Random(kind)
+    book = Book(HfRunner(tiny(kind)))
+    slots = play(book, rng, num_slots=4, num_turns=8)
     for _ in range(3):
         book.feed(*((slot, words(rng, 1), 1) for slot in slots))
         book.feed((slots[2], words(rng, 1), 1))

@@ -4,7 +4,6 @@ That is what a drafter needs: its drafts stand in such texts, and are accepted w
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM
 
 from .recipes import Distillation
-from .train import COOL_DOWN, make_optimizers, resume, save
+from .train import COOL_DOWN, WARM_UP, Report, fit
 
 TEXTS, LENGTH = 128, 256
 PROMPT_LENGTHS = (16, 160)
@@ -23,12 +22,8 @@ NUM_KEPT = 128
 BATCH = 8
 # It continues from a trained model, which needs a gentler start than noise.
 LR_FACTOR = 0.5
-WARM_UP = 0.02
 # Cross-entropy has a gradient where the two are far apart; total variation, weighed in later, is what counts.
 TOTAL_VARIATION_AT_END = 3.0
-SECONDS_BETWEEN_CHECKPOINTS = 120.0
-
-Report = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,30 +43,21 @@ def distil(
 ) -> tuple[int, float]:
     """Train `model` in place on `texts` and return (steps, seconds). Resumes from `checkpoint` where there is one."""
     device = next(model.parameters()).device
-    steps = distillation.readings * len(texts.ids) // BATCH
     order = _order(len(texts.ids), distillation.readings)
-    optimizers = make_optimizers(model, factor=LR_FACTOR)
-    start, seconds = resume(checkpoint, model, optimizers)
-    saved = begun = time.monotonic()
-    for step in range(start, steps):
-        progress = step / steps
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * min(1.0, (progress + 1e-3) / WARM_UP, (1 - progress) / COOL_DOWN)
+
+    def loss(step: int, progress: float) -> tuple[Tensor, float]:
         rows = order[step * BATCH : (step + 1) * BATCH]
         logits = model(input_ids=texts.ids[rows].to(device, torch.long), use_cache=False).logits
         kept, probs = texts.kept[rows].to(device, torch.long), texts.probs[rows].to(device, torch.float32)
         cross_entropy, total_variation = _distances(logits, kept, probs)
-        (cross_entropy + TOTAL_VARIATION_AT_END * progress * total_variation).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        report(step + 1, steps, total_variation.item())
-        if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-            saved = time.monotonic()
-            save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)
-    return steps, seconds + time.monotonic() - begun
+        return cross_entropy + TOTAL_VARIATION_AT_END * progress * total_variation, total_variation.item()
+
+    return fit(model, LR_FACTOR, len(order) // BATCH, _rate, loss, checkpoint, report)
+
+
+def _rate(progress: float) -> float:
+    """Share of the peak learning rate: it is above zero at the first step."""
+    return min(1.0, (progress + 1e-3) / WARM_UP, (1 - progress) / COOL_DOWN)
 
 
 def _order(num_texts: int, readings: int) -> Tensor:
@@ -147,5 +133,6 @@ def _continue(teachers: list[LlamaForCausalLM], prompts: Tensor) -> Texts:
         if sum(piece.shape[1] for piece in ids) == LENGTH:
             break
         fed = torch.multinomial(rows[:, -1], 1)
-    pieces = (torch.cat(ids, 1).to(torch.int16), torch.cat(kept, 1), torch.cat(probs, 1))
-    return Texts(**dict(zip(("ids", "kept", "probs"), (piece.cpu() for piece in pieces), strict=True)))
+    return Texts(
+        ids=torch.cat(ids, 1).to(torch.int16).cpu(), kept=torch.cat(kept, 1).cpu(), probs=torch.cat(probs, 1).cpu()
+    )

@@ -23,6 +23,9 @@ MUON_LR, ADAMW_LR = 0.02, 0.003
 CONTINUED_LR_FACTOR = 0.4
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
+# The step, of how many, and a loss.
+Report = Callable[[int, int, float], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -59,35 +62,58 @@ def train(
     model: LlamaForCausalLM,
     streams: dict[str, np.ndarray],
     checkpoint: Path,
-    report: Callable[[int, int, float], None],
+    report: Report,
 ) -> tuple[int, float]:
     """Train `model` in place and return (steps, seconds). Resumes from `checkpoint` where there is one.
 
     streams: token ids of each corpus, one long array. report(step, steps, loss) is called after each step.
     """
     device = next(model.parameters()).device
-    steps = recipe.tokens // (BATCH * CONTEXT)
-    optimizers = make_optimizers(model, factor=1.0 if recipe.parent is None else CONTINUED_LR_FACTOR)
-    start, seconds = resume(checkpoint, model, optimizers)
     forward = torch.compile(model)
-    saved = begun = time.monotonic()
-    for step in range(start, steps):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * _rate(step / steps)
+
+    def loss(step: int, progress: float) -> tuple[Tensor, float]:
         batch = _batch(recipe, streams, step).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=_has_fast_bfloat16(device)):
             logits = forward(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
-        loss.backward()
+        value = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+        return value, value.item()
+
+    factor = 1.0 if recipe.parent is None else CONTINUED_LR_FACTOR
+    return fit(model, factor, recipe.tokens // (BATCH * CONTEXT), _rate, loss, checkpoint, report)
+
+
+def fit(
+    model: LlamaForCausalLM,
+    factor: float,
+    steps: int,
+    rate: Callable[[float], float],
+    loss: Callable[[int, float], tuple[Tensor, float]],
+    checkpoint: Path,
+    report: Report,
+) -> tuple[int, float]:
+    """Take so many steps down a loss, from `checkpoint` on where there is one; (steps, seconds).
+
+    factor: of the peak learning rates. rate(progress): the share of them. loss(step, progress): what to go down, and
+    the number to report. progress: from 0 to 1.
+    """
+    optimizers = _optimizers(model, factor)
+    start, seconds = _resume(checkpoint, model, optimizers)
+    saved = begun = time.monotonic()
+    for step in range(start, steps):
+        progress = step / steps
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * rate(progress)
+        value, told = loss(step, progress)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        report(step + 1, steps, loss.item())
+        report(step + 1, steps, told)
         if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             saved = time.monotonic()
-            save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)
+            _save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)
     return steps, seconds + time.monotonic() - begun
 
 
@@ -107,7 +133,7 @@ def _rate(progress: float) -> float:
     return min(1.0, progress / WARM_UP, (1.0 - progress) / COOL_DOWN) if progress > 0 else 0.01
 
 
-def make_optimizers(model: LlamaForCausalLM, factor: float) -> list[torch.optim.Optimizer]:
+def _optimizers(model: LlamaForCausalLM, factor: float) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers: list[torch.optim.Optimizer] = [
@@ -124,7 +150,7 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_amx_tile_supported()
 
 
-def save(
+def _save(
     path: Path, step: int, seconds: float, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]
 ) -> None:
     state = {
@@ -138,7 +164,7 @@ def save(
     path.with_suffix(".new").replace(path)
 
 
-def resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
+def _resume(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, float]:
     if not path.exists():
         return 0, 0.0
     state = torch.load(path, weights_only=True)

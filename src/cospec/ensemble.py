@@ -83,10 +83,11 @@ class Ensemble:
         """
         return cls(**read_settings(spec, overrides))
 
-    def with_plan(self, **changes: Any) -> "Ensemble":
-        """The same members, not loaded again, under another plan (see Plan). Raises as the constructor does."""
+    def with_plan(self, plan: Plan | None = None, **changes: Any) -> "Ensemble":
+        """The same members, not loaded again, under this plan, or their own, changed so. Raises as the constructor
+        does."""
         other = copy.copy(self)
-        other.plan = replace(self.plan, **changes)
+        other.plan = replace(plan or self.plan, **changes)
         other.schedule_for(SamplingParams())
         return other
 
@@ -195,7 +196,7 @@ class Ensemble:
 
     def _origins(self, prompts: Prompt | Values[Prompt], params: Params) -> list[Origin]:
         """Every sample of every prompt, all of them checked before the first runs."""
-        listed = _as_prompts(prompts)
+        listed = as_prompts(prompts)
         origins = []
         engine = self.engine()
         for prompt_index, (prompt, own) in enumerate(zip(listed, _as_params(params, len(listed)), strict=True)):
@@ -293,7 +294,7 @@ def _as_sources(proposer: Source | Values[Source] | None) -> list[Source]:
     return listed
 
 
-def _as_prompts(prompts: Prompt | Values[Prompt]) -> list[Prompt]:
+def as_prompts(prompts: Prompt | Values[Prompt]) -> list[Prompt]:
     """A list of prompts; one text, or one list of token ids, is a list of one."""
     if isinstance(prompts, str):
         return [prompts]

@@ -31,9 +31,14 @@ class Member:
     options: LoadOptions = field(default_factory=LoadOptions)
 
     @property
+    def is_lookup(self) -> bool:
+        """Whether it drafts without a model."""
+        return isinstance(self.model, str) and self.model in LOOKUPS
+
+    @property
     def path(self) -> str | None:
-        """Where the model is to be loaded from; None for a runner."""
-        if not isinstance(self.model, str | Path):
+        """Where the model is to be loaded from; None for a runner or a lookup."""
+        if self.is_lookup or not isinstance(self.model, str | Path):
             return None
         model = str(self.model)
         return demo.model_path(model) if demo.is_demo(model) else model
@@ -71,13 +76,11 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
 
     Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit.
     """
-    distinct: list[tuple[str, LoadOptions]] = []
-    for member in filter(_is_loaded, members):
-        if member.path is not None and (_where(member.path), member.options) not in distinct:
-            distinct.append((_where(member.path), member.options))
-    check_memory(distinct)
-    loaded: list[tuple[str, LoadOptions, Runner]] = []
-    runners = [_runner(member, loaded) if _is_loaded(member) else None for member in members]
+    models = [member for member in members if member.path is not None]
+    distinct = [member for i, member in enumerate(models) if not any(_is_same(member, other) for other in models[:i])]
+    check_memory([(_where(member), member.options) for member in distinct])
+    loaded = [(member, load(str(member.path), member.options)) for member in distinct]
+    runners = [None if member.is_lookup else _runner(member, loaded) for member in members]
     size = min(runner.vocab_size for runner in runners if runner is not None)
     return [
         runner or LookupRunner(size, remember=member.model == LOOKUPS[1])
@@ -85,25 +88,19 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
     ]
 
 
-def _runner(member: Member, loaded: list[tuple[str, LoadOptions, Runner]]) -> Runner:
+def _runner(member: Member, loaded: Sequence[tuple[Member, Runner]]) -> Runner:
     if not isinstance(member.model, str | Path):
         return member.model
-    assert member.path is not None
-    where = _where(member.path)
-    for known, options, runner in loaded:
-        if (known, options) == (where, member.options):
-            return runner
-    runner = load(member.path, member.options)
-    loaded.append((where, member.options, runner))
-    return runner
+    return next(runner for other, runner in loaded if _is_same(member, other))
 
 
-def _is_loaded(member: Member) -> bool:
-    return not (isinstance(member.model, str) and member.model in LOOKUPS)
+def _is_same(member: Member, other: Member) -> bool:
+    return (_where(member), member.options) == (_where(other), other.options)
 
 
-def _where(path: str) -> str:
+def _where(member: Member) -> str:
     """The same for two ways to write one folder."""
+    path = str(member.path)
     local = Path(path).expanduser()
     return str(local.resolve()) if local.exists() else path
 

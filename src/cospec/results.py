@@ -32,6 +32,16 @@ class ProposerStats:
     proposed_at: tuple[int, ...]
     accepted_at: tuple[int, ...]
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks of drafts were put to verification."""
+        return self.proposed_at[0] if self.proposed_at else 0
+
+    @property
+    def drafted(self) -> int:
+        """How many tokens were drafted, whether looked at or not."""
+        return self.proposed + self.dropped
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

@@ -59,7 +59,7 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     chosen = _plan_named(planner.chosen, learner, params)
     plain = replace(chosen, schedule="plain", gamma=None, proposer=None, first=None)
     compared = [plain] if chosen == plain else [plain, chosen]
-    speeds = _measured([learner.with_plan(**_changes(plan)) for plan in compared], prompts, params)
+    speeds = _measured([learner.with_plan(plan) for plan in compared], prompts, params)
     return Tuning(
         plan=chosen,
         comparisons=tuple(
@@ -134,10 +134,6 @@ def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
         params=params,
     )
     return next(plan for plan in plans(setting, ensemble.plan.verification) if str(plan) == name)
-
-
-def _changes(plan: Plan) -> dict[str, object]:
-    return {name: getattr(plan, name) for name in PLAN_SETTINGS}
 
 
 def _acceptances(ensemble: Ensemble, planner: Planner) -> dict[str, float]:

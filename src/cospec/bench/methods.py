@@ -33,7 +33,7 @@ def methods(ensemble: Ensemble, params: SamplingParams, extra: Values[Plan]) -> 
     found, skipped = [], {}
     for name, plan in _plans(ensemble, extra).items():
         try:
-            planned = ensemble.with_plan(**_changes(plan))
+            planned = ensemble.with_plan(plan)
             planned.schedule_for(params)
         except (InvalidSchedule, UnknownName) as error:
             skipped[name] = str(error)
@@ -66,11 +66,6 @@ def _plans(ensemble: Ensemble, extra: Values[Plan]) -> dict[str, Plan]:
     }
     plans = {**published, **{str(plan): plan for plan in extra}}
     return {name: replace(plan, verification=own.verification) for name, plan in plans.items()}
-
-
-def _changes(plan: Plan) -> dict[str, object]:
-    names = ("schedule", "gamma", "proposer", "first", "verification")
-    return {name: getattr(plan, name) for name in names}
 
 
 def _decoding(ensemble: Ensemble, params: SamplingParams) -> Run:

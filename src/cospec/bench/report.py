@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Mapping
+from collections.abc import Sequence as Values
 from dataclasses import asdict
 from typing import Any
 
@@ -68,10 +69,10 @@ def _counts(total: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(figures: Mapping[str, Any]) -> Table:
     """The figures on a terminal."""
-    shown = Table(title="speed over plain: geometric mean of per-prompt ratios (95 % bootstrap interval)")
-    columns = ("method", "tokens/s", "over plain", "theory", "calls / 100 tokens", "accepted / proposed", "engine")
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "method" else "right")
+    shown = _of_methods(
+        "speed over plain: geometric mean of per-prompt ratios (95 % bootstrap interval)",
+        ("tokens/s", "over plain", "theory", "calls / 100 tokens", "accepted / proposed", "engine"),
+    )
     for name, row in figures["methods"].items():
         shown.add_row(
             name,
@@ -89,9 +90,7 @@ def sweep_tables(figures: Mapping[str, Any]) -> list[Table]:
     """Speed over plain by the value of each setting that was varied."""
     tables = []
     for setting, values in figures["sweeps"].items():
-        shown = Table(title=f"speed over plain, by {setting}")
-        for column in ("method", *(f"{value:g}" for value in values)):
-            shown.add_column(column, justify="left" if column == "method" else "right")
+        shown = _of_methods(f"speed over plain, by {setting}", [f"{value:g}" for value in values])
         for name in dict.fromkeys(name for row in values.values() for name in row):
             rows = [row.get(name) for row in values.values()]
             shown.add_row(name, *(f"{row['mean']:.2f}" if row else "" for row in rows))
@@ -103,9 +102,15 @@ def concurrency_table(figures: Mapping[str, Any]) -> Table:
     """Tokens a second by texts at once."""
     swept: dict[str, dict[int, float]] = figures["concurrency"]
     levels = sorted({level for speeds in swept.values() for level in speeds})
-    shown = Table(title="tokens a second of all texts together, by texts at once")
-    for column in ("method", *map(str, levels)):
-        shown.add_column(column, justify="left" if column == "method" else "right")
+    shown = _of_methods("tokens a second of all texts together, by texts at once", [*map(str, levels)])
     for name, speeds in swept.items():
         shown.add_row(name, *(f"{speeds[level]:.1f}" if level in speeds else "" for level in levels))
+    return shown
+
+
+def _of_methods(title: str, columns: Values[str]) -> Table:
+    """An empty table with a row a method."""
+    shown = Table("method", title=title)
+    for column in columns:
+        shown.add_column(column, justify="right")
     return shown

@@ -194,22 +194,18 @@ def _show(figures: Mapping[str, Any]) -> None:
 
 def _predictions(ensemble: Ensemble, params: SamplingParams, picked: list[Method]) -> dict[str, float]:
     """Speed over plain by theory, from what the planner measured while `auto` ran."""
-    planner = ensemble.with_plan(schedule="auto", gamma=None, proposer=None, first=None).planner_for(params)
+    planner = ensemble.with_plan(Plan(schedule="auto", verification=ensemble.plan.verification)).planner_for(params)
     if planner is None or not planner.acceptances:
         return {}
     planner.num_rows = 1
     speeds = {
-        method.name: cycle(ensemble.with_plan(**_changes(method.plan)).schedule_for(params), planner).speed
+        method.name: cycle(ensemble.with_plan(method.plan).schedule_for(params), planner).speed
         for method in picked
         if method.plan is not None and method.plan.schedule != "auto"
     }
     speeds["auto"] = planner.predict()[planner.chosen] if planner.chosen else 0.0
     plain = planner.predict()["plain"]
     return {name: speed / plain for name, speed in speeds.items() if plain and speed}
-
-
-def _changes(plan: Plan) -> dict[str, Any]:
-    return {key: getattr(plan, key) for key in (*_PLAN_KEYS, "verification")}
 
 
 def _plan(text: str) -> Plan:

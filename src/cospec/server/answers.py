@@ -1,5 +1,6 @@
 """What clients get: completions, chats and their chunks, with usage, log-probabilities and metrics."""
 
+import itertools
 import time
 import uuid
 from collections import deque
@@ -39,6 +40,7 @@ def metrics(job: Job, results: Values[Result]) -> dict[str, Any]:
     """How fast it went, who was called how often, and whose drafts stood. Of several texts: their sums."""
     seconds = time.perf_counter() - job.submitted
     first = job.first_token - job.submitted if job.first_token is not None else None
+    each = [stats for result in results for stats in result.proposers.values()]
     proposers = _summed(result.proposers for result in results)
     for stats in proposers.values():
         stats["acceptance_rate"] = stats["accepted"] / stats["proposed"] if stats["proposed"] else None
@@ -51,11 +53,9 @@ def metrics(job: Job, results: Values[Result]) -> dict[str, Any]:
         "members": _summed(result.members for result in results),
         "drafters": _summed(result.drafters for result in results),
         "speculative_decoding": {
-            "num_drafts": sum(
-                stats.proposed_at[0] for r in results for stats in r.proposers.values() if stats.proposed
-            ),
-            "num_draft_tokens": sum(stats["proposed"] + stats["dropped"] for stats in proposers.values()),
-            "num_accepted_tokens": sum(stats["accepted"] for stats in proposers.values()),
+            "num_drafts": sum(stats.blocks for stats in each),
+            "num_draft_tokens": sum(stats.drafted for stats in each),
+            "num_accepted_tokens": sum(stats.accepted for stats in each),
             "proposers": proposers,
         },
     }
@@ -78,7 +78,7 @@ def completion_logprobs(
 ) -> dict[str, Any]:
     """OpenAI's lists of a completion. ids: the tokens. entries: each token's, None for a first one. at: the offset."""
     tokens = [decoder.spell(token) for token in ids]
-    offsets = [at + sum(map(len, tokens[:index])) for index in range(len(tokens))]
+    offsets = list(itertools.accumulate(map(len, tokens), initial=at))[:-1]
     return {
         "tokens": tokens,
         "token_logprobs": [None if entry is None else entry.logprob for entry in entries],

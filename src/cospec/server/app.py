@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..ensemble import Ensemble
 from ..schedule import SCHEDULES
 from ..verify import VERIFICATIONS
 from . import errors
-from .decoding import Decoder
+from .decoding import Decoder, readable
 from .endpoints import decoding_routes
 from .errors import ApiError
 from .gate import Gate
@@ -78,11 +77,8 @@ def _text_routes(decoder: Decoder) -> APIRouter:
         """Token ids of a text, or of a chat as it would be fed."""
         if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "give prompt or messages")
-        prompt = asked.prompt if asked.messages is None else decoder.chat_prompt(asked.messages)
-        try:
-            ids = tokenizer().encode(prompt) if isinstance(prompt, str) else list(prompt or ())
-        except UnicodeError:
-            raise ApiError(400, "the text has half of a surrogate pair, which is no character") from None
+        prompt = asked.prompt or "" if asked.messages is None else decoder.chat_prompt(asked.messages)
+        ids = tokenizer().encode(readable(prompt)) if isinstance(prompt, str) else list(prompt)
         return {"count": len(ids), "max_model_len": decoder.context, "tokens": ids}
 
     @routes.post("/detokenize")
@@ -153,8 +149,8 @@ def _described(ensemble: Ensemble) -> dict[str, Any]:
     """What the page shows of an ensemble."""
     combination: dict[str, Any] = {"type": ensemble.combination.name}
     weights = getattr(ensemble.combination, "weights", None)
-    if is_dataclass(ensemble.combination) and weights is not None:
-        combination["weights"] = asdict(ensemble.combination)["weights"]
+    if weights is not None:
+        combination["weights"] = list(weights)
     return {
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),

@@ -1,19 +1,19 @@
 """From a client's request to texts in the engine: prompts, sampling, and the plan that the request asks for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from collections.abc import Sequence as Values
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 from ..combine import Combination
 from ..engine import Request
 from ..ensemble import Ensemble
-from ..errors import CospecError, InvalidPrompt
+from ..errors import InvalidPrompt
 from ..results import Result
 from ..sampling import Draws, SamplingParams
-from .errors import ApiError, as_api_error
+from ..schedule import Plan
+from .errors import ApiError
 from .host import Host, Job
 from .schema import DecodingRequest, Message
 from .settings import ServerSettings
@@ -51,18 +51,18 @@ class Decoder:
         if asked.model is not None and asked.model != self.settings.model:
             raise ApiError(404, f"the model {asked.model!r} is not served, only {self.settings.model!r}", param="model")
         ensemble, num_samples = self._variant(asked), asked.n or 1
+        count, most = len(prompts) * num_samples, self.settings.max_sequences + self.settings.max_waiting
+        if not 1 <= count <= most:
+            raise ApiError(400, f"{count} texts were asked for at once; from 1 to {most} can be had")
         requests = []
         for prompt in prompts:
-            params = SamplingParams(**asked.sampling(), **sampling, max_tokens=self._room(prompt, max_tokens))
-            first = self._within_context(ensemble.request(self._readable(prompt), params))
+            params = SamplingParams(**asked.sampling(), **sampling, max_tokens=self._room(max_tokens))
+            first = self._within_context(ensemble.request(readable(prompt), params))
             self.host.engine.check(first)
             requests += [
                 self._constrained(replace(first, draws=Draws(first.draws.seed, index)), asked, ensemble)
                 for index in range(num_samples)
             ]
-        most = self.settings.max_sequences + self.settings.max_waiting
-        if not requests or len(requests) > most:
-            raise ApiError(400, f"{len(requests)} texts were asked for at once; from 1 to {most} can be had")
         return Job(requests, is_traced=bool(asked.trace))
 
     def chat_prompt(self, messages: Values[Message]) -> Prompt:
@@ -89,35 +89,19 @@ class Decoder:
             return bytes(tokenizer.token_bytes(token))
         return str(tokenizer.decode([token])).encode() if tokenizer else f"<{token}>".encode()
 
-    @asynccontextmanager
-    async def running(self, job: Job) -> AsyncIterator[None]:
-        """While inside, the job is in the engine; whoever leaves early, a client that goes away say, takes it out."""
-        self.host.submit(job)
-        try:
-            yield
-        finally:
-            if not job.is_finished:
-                self.host.cancel(job)
-
     async def results(self, job: Job, is_gone: Callable[[], Any]) -> list[Result]:
         """All texts of a job, in order. Raises ApiError if one fails, or the client goes away."""
-        async with self.running(job):
-            gathering, leaving = asyncio.ensure_future(self._gathered(job)), asyncio.ensure_future(is_gone())
-            try:
-                await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if not gathering.done():
-                    raise ApiError(499, "the client has gone away")
-                return gathering.result()
-            finally:
-                gathering.cancel()
-                leaving.cancel()
-
-    async def _gathered(self, job: Job) -> list[Result]:
-        results = {step.event.index: step.event.result async for step in job.steps() if step.event.result is not None}
-        for result in results.values():
-            if result.error is not None:
-                raise ApiError(500, result.error, code="member_failed")
-        return [results[index] for index in sorted(results)]
+        self.host.submit(job)
+        gathering, leaving = asyncio.ensure_future(_gathered(job)), asyncio.ensure_future(is_gone())
+        try:
+            await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not gathering.done():
+                raise ApiError(499, "the client has gone away")
+            return gathering.result()
+        finally:
+            gathering.cancel()
+            leaving.cancel()
+            self.host.cancel(job)
 
     def _variant(self, asked: DecodingRequest) -> Ensemble:
         """The ensemble under the plan and weights asked for; what each measured is kept."""
@@ -137,12 +121,12 @@ class Decoder:
             ensemble = ensemble.with_combination(_weighted(ensemble.combination, asked.weights))
         if asked.schedule is not None:
             # Another schedule than the ensemble's own takes its own defaults.
-            ensemble = ensemble.with_plan(schedule=asked.schedule, gamma=None, proposer=None, first=None)
+            ensemble = ensemble.with_plan(Plan(schedule=asked.schedule, verification=ensemble.plan.verification))
         if asked.verification is not None:
             ensemble = ensemble.with_plan(verification=asked.verification)
         return ensemble
 
-    def _room(self, prompt: Prompt, max_tokens: int | None) -> int:
+    def _room(self, max_tokens: int | None) -> int:
         """How many tokens may follow where the client gives no number: as many as fit."""
         if max_tokens is not None:
             return max(1, max_tokens)
@@ -162,14 +146,6 @@ class Decoder:
             )
         return replace(request, params=replace(request.params, max_tokens=context - longest))
 
-    def _readable(self, prompt: Prompt) -> Prompt:
-        if isinstance(prompt, str):
-            try:
-                prompt.encode()
-            except UnicodeEncodeError:
-                raise InvalidPrompt("the prompt has half of a surrogate pair, which is no character") from None
-        return prompt
-
     def _constrained(self, request: Request, asked: DecodingRequest, ensemble: Ensemble) -> Request:
         """With a constraint of its own, if a grammar is asked for: it stands where its text does."""
         grammar = asked.grammar()
@@ -182,6 +158,16 @@ class Decoder:
         return replace(request, params=params, policy=ensemble.policy(params))
 
 
+def readable(prompt: Prompt) -> Prompt:
+    """The prompt itself. Raises InvalidPrompt for a text that is none."""
+    if isinstance(prompt, str):
+        try:
+            prompt.encode()
+        except UnicodeEncodeError:
+            raise InvalidPrompt("the prompt has half of a surrogate pair, which is no character") from None
+    return prompt
+
+
 def plain_chat(turns: Values[dict[str, str]]) -> str:
     """`Question: ...` and `Answer: ...`, other roles' texts in front as they are."""
     lines = [
@@ -190,12 +176,9 @@ def plain_chat(turns: Values[dict[str, str]]) -> str:
     return "\n".join([*lines, f"{ROLES['assistant']}:"])
 
 
-def stream_error(error: Exception) -> dict[str, object]:
-    """What a stream says that cannot go on."""
-    if isinstance(error, CospecError):
-        return as_api_error(error).body()
-    assert isinstance(error, ApiError)
-    return error.body()
+async def _gathered(job: Job) -> list[Result]:
+    results = {step.event.index: step.event.result async for step in job.steps() if step.event.result is not None}
+    return [results[index] for index in sorted(results)]
 
 
 def _weighted(combination: Combination, weights: Values[float]) -> Combination:

@@ -10,17 +10,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from ..engine import Token
+from ..ensemble import as_prompts
 from ..errors import CospecError
 from ..results import Result
 from ..settle import TokenLogprob
 from .answers import Envelope, Pairs, chat_logprobs, completion_logprobs, metrics, usage
-from .decoding import Decoder, Prompt, stream_error
-from .errors import ApiError
+from .decoding import Decoder
+from .errors import ApiError, as_api_error
 from .host import Job, Step
 from .schema import ChatRequest, CompletionRequest, DecodingRequest, refuse_unsupported
 from .trace import spelled
-
-FINISH = {"error": "error", "abort": "stop"}
 
 
 def decoding_routes(decoder: Decoder) -> APIRouter:
@@ -95,10 +94,9 @@ class _Answer:
             async for chunk in self._chunks():
                 yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
         except (ApiError, CospecError) as error:
-            yield f"data: {json.dumps(stream_error(error))}\n\n"
+            yield f"data: {json.dumps(as_api_error(error).body())}\n\n"
         finally:
-            if not self.job.is_finished:
-                self.decoder.host.cancel(self.job)
+            self.decoder.host.cancel(self.job)
         yield "data: [DONE]\n\n"
 
     async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -111,8 +109,6 @@ class _Answer:
                 yield envelope.of([first])
         async for step in self.job.steps():
             result, index = step.event.result, step.event.index
-            if result is not None and result.error is not None:
-                raise ApiError(500, result.error, code="member_failed")
             more: dict[str, Any] = {}
             if step.trace:
                 more["trace"] = spelled(step.trace, self.decoder.spell)
@@ -159,7 +155,7 @@ def _new(choice: _Choice, step: Step, wants_logprobs: bool) -> tuple[str, list[T
 
 def _finish(step: Step) -> str | None:
     result = step.event.result
-    return None if result is None else FINISH.get(result.finish_reason, result.finish_reason)
+    return None if result is None else result.finish_reason
 
 
 class _Completion(_Answer):
@@ -169,7 +165,7 @@ class _Completion(_Answer):
         super().__init__(decoder, asked)
         self.completion = asked
         refuse_unsupported(asked, {"suffix": ("",), "best_of": (1, asked.n)})
-        self.prompts = _prompts(asked.prompt)
+        self.prompts = as_prompts(asked.prompt)
         self.is_prompt_only = asked.max_tokens == 0
         if self.is_prompt_only and not asked.echo:
             raise ApiError(400, "max_tokens 0 without echo asks for nothing", param="max_tokens")
@@ -262,11 +258,3 @@ class _Chat(_Answer):
             return None
         told = chat_logprobs(self.decoder, entries) if self.chat.logprobs else None
         return {"index": index, "delta": {"content": text} if text else {}, "finish_reason": finish, "logprobs": told}
-
-
-def _prompts(given: str | list[str] | list[int] | list[list[int]]) -> Values[Prompt]:
-    """A list of prompts; one text, or one list of token ids, is a list of one."""
-    if isinstance(given, str):
-        return [given]
-    listed: list[Any] = list(given)
-    return [listed] if listed and isinstance(listed[0], int) else listed

@@ -31,8 +31,10 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
-def as_api_error(error: CospecError) -> ApiError:
-    """The status that an error of the library has over HTTP."""
+def as_api_error(error: ApiError | CospecError) -> ApiError:
+    """The status that an error of the library has over HTTP; one that has it already stays."""
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, QueueFull):
         return ApiError(429, str(error), code="queue_full")
     if isinstance(error, NotServing):
@@ -46,11 +48,8 @@ def install(app: FastAPI) -> None:
     """Every error of this application in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
-    async def _api(request: Request, error: ApiError) -> JSONResponse:
-        return error.response()
-
     @app.exception_handler(CospecError)
-    async def _cospec(request: Request, error: CospecError) -> JSONResponse:
+    async def _own(request: Request, error: ApiError | CospecError) -> JSONResponse:
         return as_api_error(error).response()
 
     @app.exception_handler(RequestValidationError)

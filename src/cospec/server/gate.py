@@ -1,7 +1,6 @@
 """What every request passes first: its key, and the size of its body."""
 
 import hmac
-import json
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,16 +26,16 @@ class Gate:
         headers = dict(scope["headers"])
         if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
             error = ApiError(401, "give a key this server knows as `Authorization: Bearer KEY`", code="invalid_api_key")
-            await self._refuse(error, send)
+            await error.response()(scope, receive, send)
             return
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._max_body:
-            await self._refuse(self._too_large(), send)
+            await self._too_large().response()(scope, receive, send)
             return
         try:
             await self._app(scope, self._counted(receive), send)
         except _TooLarge:
-            await self._refuse(self._too_large(), send)
+            await self._too_large().response()(scope, receive, send)
 
     def _may_enter(self, path: str, authorization: bytes) -> bool:
         if not self._keys or path in OPEN_PATHS:
@@ -61,12 +60,6 @@ class Gate:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the request is larger than the {self._max_body} bytes that are allowed")
-
-    async def _refuse(self, error: ApiError, send: Send) -> None:
-        body = json.dumps(error.body()).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
 
 class _TooLarge(Exception):

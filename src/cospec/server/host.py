@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..engine import Live, Request, Token, Update
 from ..ensemble import Ensemble
-from ..errors import CospecError
+from ..errors import CospecError, MemberFailed
 from ..results import Event, Origin, Result
 from .trace import Tracer
 
@@ -49,7 +49,6 @@ class Job:
     is_traced: bool = False
     submitted: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
-    last_tokens: dict[int, float] = field(default_factory=dict)
     num_finished: int = 0
     is_cancelled: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
@@ -68,13 +67,16 @@ class Job:
             self.is_cancelled = True
 
     async def steps(self) -> AsyncIterator[Step]:
-        """Until all texts are finished. Raises NotServing if the engine dies first."""
+        """Until all texts are finished. Raises NotServing if the engine dies, MemberFailed if a text fails."""
         num_finished = 0
         while num_finished < len(self.requests):
             item = await self._queue.get()
             if isinstance(item, CospecError):
                 raise item
-            num_finished += item.event.result is not None
+            result = item.event.result
+            if result is not None and result.error is not None:
+                raise MemberFailed(result.error)
+            num_finished += result is not None
             yield item
 
 
@@ -134,7 +136,9 @@ class Host:
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Let go of what is left of a job, before the next round."""
+        """Let go of what is left of a job, if anything is, before the next round."""
+        if job.is_finished:
+            return
         with self._changed:
             job.is_cancelled = True
             self._changed.notify()

@@ -69,8 +69,8 @@ class Metrics:
             self._proposed.labels(self._model, name).inc(proposer.proposed)
             self._stood.labels(self._model, name).inc(proposer.accepted)
             self._dropped.labels(self._model, name).inc(proposer.dropped)
-            self._drafts.labels(self._model).inc(proposer.proposed_at[0] if proposer.proposed_at else 0)
-            self._drafted.labels(self._model).inc(proposer.proposed + proposer.dropped)
+            self._drafts.labels(self._model).inc(proposer.blocks)
+            self._drafted.labels(self._model).inc(proposer.drafted)
             self._accepted.labels(self._model).inc(proposer.accepted)
             for place, count in enumerate(proposer.accepted_at):
                 self._accepted_at.labels(self._model, str(place)).inc(count)

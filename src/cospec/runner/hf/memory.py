@@ -2,13 +2,13 @@
 
 import json
 import math
-import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ...errors import DoesNotFit
 from .load import LoadOptions, device_of, dtype_of
@@ -23,7 +23,7 @@ def check_memory(models: Iterable[tuple[str, LoadOptions]]) -> None:
     """
     needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, options in models:
-        size = _size(Path(path).expanduser(), options)
+        size = _size(Path(path), options)
         if size:
             needed[device_of(options)].append((path, size))
     for device, sizes in needed.items():
@@ -49,28 +49,18 @@ def _size(folder: Path, options: LoadOptions) -> int:
     if not (folder / "config.json").is_file():
         return 0
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors = [tensor for file in folder.glob("*.safetensors") for tensor in _tensors(file)]
+    files = list(folder.glob("*.safetensors"))
     if options.quantization or config.get("quantization_config"):
-        return sum(stored for _, stored in tensors)
+        return sum(file.stat().st_size for file in files)
     stored_as = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     dtype = dtype_of(options, stored_as if isinstance(stored_as, torch.dtype) else torch.float32)
-    return sum(count for count, _ in tensors) * dtype.itemsize
+    return sum(count for file in files for count in _tensors(file)) * dtype.itemsize
 
 
-def _tensors(file: Path) -> Iterator[tuple[int, int]]:
-    """Entries and bytes of each tensor, from the file's header; none where it is no such file."""
-    with file.open("rb") as opened:
-        prefix = opened.read(8)
-        if len(prefix) < 8:
-            return
-        (length,) = struct.unpack("<Q", prefix)
-        if length > file.stat().st_size:
-            return
-        try:
-            header = json.loads(opened.read(length))
-        except ValueError:
-            return
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            start, stop = tensor["data_offsets"]
-            yield math.prod(tensor["shape"]), stop - start
+def _tensors(file: Path) -> list[int]:
+    """Entries of each tensor, from the file's header; none where it is no such file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return [math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
+    except SafetensorError:
+        return []

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +22,7 @@ class HfTokenizer:
         end = tokenizer.eos_token_id
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
         by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
+        self._grammars: dict[int, Grammars] = {}
         self._entries = [by_id.get(index, "") for index in range(max(by_id) + 1)]
 
     def encode(self, text: str) -> list[int]:
@@ -73,13 +73,4 @@ class HfTokenizer:
 
     def constraint(self, kind: str, source: str | dict[str, Any], vocab_size: int) -> GrammarConstraint:
         """What keeps one text to a JSON schema, a regular expression or a grammar. Raises InvalidSampling."""
-        return self._grammars(vocab_size).constraint(kind, source)
-
-    def _grammars(self, vocab_size: int) -> Grammars:
-        if self._kept_grammars.get(vocab_size) is None:
-            self._kept_grammars[vocab_size] = Grammars(self._tokenizer, vocab_size)
-        return self._kept_grammars[vocab_size]
-
-    @cached_property
-    def _kept_grammars(self) -> dict[int, Grammars]:
-        return {}
+        return self._grammars.setdefault(vocab_size, Grammars(self._tokenizer, vocab_size)).constraint(kind, source)
