@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import LlamaForCausalLM
+
+from cospec.runner.hf import cache_argument
 
 from .recipes import Distillation
 from .train import COOL_DOWN, WARM_UP, Report, fit
@@ -118,14 +120,14 @@ def _prompts(stream: np.ndarray, rng: np.random.Generator) -> Tensor:
 def _continue(teachers: list[LlamaForCausalLM], prompts: Tensor) -> Texts:
     """Sample on to LENGTH tokens, beyond end tokens too: another document follows, as in what the teachers read."""
     device = next(teachers[0].parameters()).device
-    caches = [DynamicCache() for _ in teachers]
+    caches = [cache_argument(teacher) for teacher in teachers]
     ids, fed = [], prompts.to(device)
     kept, probs = [], []
     while True:
         ids.append(fed)
         rows = torch.zeros(())
         for teacher, cache in zip(teachers, caches, strict=True):
-            logits = teacher(input_ids=fed, past_key_values=cache, use_cache=True).logits
+            logits = teacher(input_ids=fed, use_cache=True, **cache).logits
             rows = rows.to(device) + logits.softmax(-1) / len(teachers)
         top = rows.topk(NUM_KEPT)
         kept.append(top.indices.to(torch.int16))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from ..ensemble import Ensemble
+from ..runner.hf import cache_argument
 from ..sampling import SamplingParams
 from .peers import encoded, model_of
 
@@ -15,10 +16,11 @@ def bare_forwards(ensemble: Ensemble, params: SamplingParams) -> Callable[[str],
     @torch.inference_mode()
     def run(prompt: str) -> int:
         for runner in ensemble.runners[: len(ensemble.member_names)]:
-            cache, ids = None, encoded(runner, prompt)
+            model, ids = model_of(runner), encoded(runner, prompt)
+            cache = cache_argument(model)
             for _ in range(params.max_tokens):
-                answer = model_of(runner)(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache, ids = answer.past_key_values, answer.logits[:, -1:].argmax(-1)
+                logits = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache).logits
+                ids = logits[:, -1:].argmax(-1)
         return params.max_tokens
 
     return run

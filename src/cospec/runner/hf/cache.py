@@ -4,16 +4,26 @@ Trimming a slot moves a number in the slot and touches nothing here: what lies b
 masked, and overwritten by the next tokens.
 """
 
+import inspect
+
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from .window import Places
 
 FIRST_LENGTH = 256
 
 
+def cache_argument(model: PreTrainedModel, cache: Cache | None = None) -> dict[str, Cache]:
+    """A cache, transformers' own if none is given, under the name by which the model takes it: 5.24 began to rename
+    it."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {name: DynamicCache(config=model.config) if cache is None else cache}
+
+
 class SlotCache(Cache):
-    """What transformers is given as `past_key_values`. `window` says where the tokens of the next call stand.
+    """What transformers is given as its cache. `window` says where the tokens of the next call stand.
 
     num_spare: slots in front of the others, which are allocated beside them. num_growths: how often anything moved.
     """

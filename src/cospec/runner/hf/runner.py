@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ...errors import InvalidPrompt
 from ..protocol import Feed, Slot, Tokenizer
-from .cache import SlotCache
+from .cache import SlotCache, cache_argument
 from .graphs import SCRATCH, WIDEST, FixedPlaces, FixedShapes, Shapes
 from .window import Places, Window, mask
 
@@ -46,6 +46,7 @@ class HfRunner:
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)
         num_spare = 0 if shapes is Shapes.AS_GIVEN else SCRATCH + 1
         self._cache = SlotCache(config.num_hidden_layers, num_spare)
+        self._cache_argument = cache_argument(model, self._cache)
         self._sliding_windows = _sliding_windows(config)
         # Other kinds of attention take "no mask" to mean that everything may be seen.
         self._may_go_unmasked = config._attn_implementation == "sdpa"
@@ -122,9 +123,9 @@ class HfRunner:
             input_ids=input_ids,
             attention_mask=self._mask(places),
             position_ids=places.position_ids,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=num_kept,
+            **self._cache_argument,
         ).logits
         return logits
 
