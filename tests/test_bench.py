@@ -151,7 +151,7 @@ def test_the_same_command_measures_nothing_twice(tmp_path):
     [
         (["--methods", "plain"], "nothing to compare"),
         (["--plan", "schedul=plain"], "did you mean 'schedule'"),
-        (["--plan", "schedule=fixed,gamma=x"], "gamma must be a count"),
+        (["--plan", "schedule=fixed,gamma=x"], "gamma must be a whole number"),
         (["--concurrency", "1,zero"], "counts such as"),
         (["--vary", "weigh=0.2"], "did you mean 'weight'"),
         (["--vary", "weight=a"], "NUMBER"),

@@ -81,7 +81,7 @@ def test_measured_acceptance_is_one_minus_tv_of_the_rows(monkeypatch, name, gamm
         return verdict
 
     monkeypatch.setattr("cospec.settle.verify_token", spy)
-    ensemble = Ensemble.load(name, schedule="alternate", gamma=gamma)
+    ensemble = Ensemble.load(name, schedule="alternate", gamma=gamma, verification="token")
     results = ensemble.generate(demo.prompts(), SamplingParams(max_tokens=40, seed=3, ignore_eos=True))
     tallies = [tally for result in results for tally in result.proposers.values()]
     proposed, accepted = sum(tally.proposed for tally in tallies), sum(tally.accepted for tally in tallies)

@@ -86,6 +86,27 @@ def test_members_see_their_own_prompts():
     assert ("asked", (10, 10, 2, 2, 11)) in seen
 
 
+def test_prompt_logprobs_alone_wait_for_members_that_were_not_drawn():
+    ensemble = Ensemble([table(1), table(2)], schedule="mixture")
+    prompt = [1, 2, 0, 1]
+    for seed in range(6):
+        params = SamplingParams(max_tokens=1, seed=seed, prompt_logprobs=0)
+        (drawn,) = ensemble.generate([prompt], params)
+        (plain,) = ensemble.with_plan(schedule="plain").generate([prompt], params)
+        assert len(drawn.prompt_logprobs) == len(prompt)
+        assert [entry.token for entry in drawn.prompt_logprobs[1:]] == prompt[1:]
+        assert [e.logprob for e in drawn.prompt_logprobs[1:]] == pytest.approx(
+            [e.logprob for e in plain.prompt_logprobs[1:]]
+        )
+
+
+def test_auto_forgets_ways_of_sampling_that_came_long_ago():
+    ensemble = Ensemble([table(1), table(2)])
+    for number in range(40):
+        ensemble.planner_for(SamplingParams(temperature=1 + number / 100))
+    assert len(ensemble._planners) == 32
+
+
 def test_prompt_logprobs_of_different_prompts_are_refused():
     ensemble = Ensemble([letters([1]), Member(model=letters([1]), prompt="c")])
     with pytest.raises(InvalidSampling, match="one prompt for all members"):

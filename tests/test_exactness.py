@@ -45,8 +45,9 @@ def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
 
 
 def test_a_fault_in_coupled_text_is_told_from_a_tie(monkeypatch):
+    drafting = Ensemble([table(1), table(2, sharpness=3.0)], schedule="alternate")
     monkeypatch.setattr("cospec.settle.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
-    found = [check for check in checks(Ensemble([table(1), table(2, sharpness=3.0)])) if check.name == "coupled text"]
+    found = [check for check in checks(drafting) if check.name == "coupled text"]
     assert not any(check.is_passed for check in found)
     gaps = [difference.gap for check in found for difference in check.differences]
     assert max(gaps) > 0.01

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .errors import CospecError, InvalidPrompt, InvalidSampling, MemberFailed
+from .observer import Round
 from .runner import Feed, Runner
 from .sampling import Draws, SamplingParams
 from .sequence import Lane, Sequence, Settled
@@ -78,10 +79,11 @@ class Live:
 
 @dataclass
 class Fed:
-    """What a round fed: seconds in the runners, and how many lanes."""
+    """What a round fed: seconds in the runners, how many lanes, and whether a prompt was among it."""
 
     seconds: float = 0.0
     count: int = 0
+    has_prefill: bool = False
 
 
 class Engine:
@@ -152,15 +154,32 @@ class Engine:
 
     def step(self) -> list[tuple[Live, Update]]:
         """One round. Returns every sequence that it moved; those that are finished have left."""
-        started, self._fed = time.perf_counter(), Fed()
+        started, self._fed, num_live = time.perf_counter(), Fed(), self.num_live
         turns = self._first_drafters({live: self._turn(live) for live in self._live.values()})
         self._feed([(live, lane) for live, lanes in turns.items() for lane in lanes])
-        moved = [(live, self._advance(live)) for live in turns]
-        seconds = time.perf_counter() - started - self._fed.seconds
-        for observer in {id(live.policy.observer): live.policy.observer for live in turns}.values():
-            if observer is not None:
-                observer.on_round(len(turns), self._fed.count, seconds)
+        moved = self._advance([*turns])
+        self._report_round(moved, num_live, time.perf_counter() - started)
         return moved
+
+    def _report_round(self, moved: list[tuple[Live, Update]], num_live: int, seconds: float) -> None:
+        """Tell each observer what became of its sequences."""
+        by_observer: dict[int, list[tuple[Live, Update]]] = defaultdict(list)
+        for live, update in moved:
+            by_observer[id(live.policy.observer)].append((live, update))
+        for own in by_observer.values():
+            observer = own[0][0].policy.observer
+            if observer is not None:
+                observer.on_round(
+                    Round(
+                        sequences=[live.sequence for live, _ in own],
+                        num_live=num_live,
+                        num_settled=sum(len(update.tokens) for _, update in own),
+                        num_feeds=self._fed.count,
+                        seconds=seconds,
+                        seconds_in_runners=self._fed.seconds,
+                        has_prefill=self._fed.has_prefill,
+                    )
+                )
 
     def _first_drafters(self, turns: dict[Live, list[Lane]]) -> dict[Live, list[Lane]]:
         """While some texts are drafting, the others wait, so that members are called for many texts at once."""
@@ -173,7 +192,7 @@ class Engine:
     def _turn(self, live: Live) -> list[Lane]:
         """The lanes to be fed in this round."""
         sequence = live.sequence
-        if sequence.params.logprobs is not None:
+        if sequence.wants_logprobs:
             num_unscored = sequence.position - sequence.scored
             if sequence.finish_reason or num_unscored >= MOST_UNSCORED:
                 return [lane for lane in sequence.lanes[: self.num_members] if lane.seen < sequence.position - 1]
@@ -214,52 +233,86 @@ class Engine:
         """Tell who observes what the call took."""
         self._fed.seconds += seconds
         self._fed.count += len(batch)
-        num_tokens = max(len(feed.tokens) for _, _, feed in batch)
+        self._fed.has_prefill |= any(lane.seen < 0 for _, lane, _ in batch)
+        num_tokens = sum(len(feed.tokens) for _, _, feed in batch)
         told = {(id(live.policy.observer), lane.name): live.policy.observer for live, lane, _ in batch}
         for (_, name), observer in told.items():
             if observer is not None:
-                observer.on_call(self._indices[name], len(batch), num_tokens, seconds)
+                observer.on_call(self._indices[name], num_tokens, seconds)
 
     def _cut(self, rows: Tensor) -> Tensor:
         return rows if rows.shape[-1] == self.vocab_size else rows[:, : self.vocab_size]
 
-    def _advance(self, live: Live) -> Update:
-        sequence = live.sequence
-        tokens: list[Token] = []
-        logprobs: list[TokenLogprob] = []
+    def _advance(self, lives: Values[Live]) -> list[tuple[Live, Update]]:
+        """Settle what can be settled, then let the proposers draft."""
+        settled = self._settle([live for live in lives if live.sequence.finish_reason is None])
+        told = [(live, self._take(live, settled.get(live.id, [])), self._score(live)) for live in lives]
+        self._draft([live for live in lives if live.sequence.finish_reason is None])
+        return [(live, self._update(live, tokens, logprobs)) for live, tokens, logprobs in told]
+
+    def _settle(self, lives: Values[Live]) -> dict[int, list[Settled]]:
+        """By id, what was settled."""
+        done = {}
+        for live, outcome in zip(lives, self._settled(lives), strict=True):
+            if isinstance(outcome, CospecError):
+                self._fail(live, outcome)
+                continue
+            done[live.id] = outcome
+            if live.policy.observer is not None and outcome:
+                live.policy.observer.on_settled(live.sequence, outcome)
+        return done
+
+    def _settled(self, lives: Values[Live]) -> list[list[Settled] | CospecError]:
         try:
-            if sequence.finish_reason is None:
-                tokens = self._take(live, self._settle(live))
-            if sequence.error is None:
-                logprobs = score(sequence, live.policy)
-            if sequence.finish_reason is None:
-                sequence.forget()
-                self._trim(sequence)
-                self._draft(live)
+            return settle([(live.sequence, live.policy) for live in lives])
+        except CospecError as error:
+            # Nothing was decided yet; whose fault it is is found by settling one by one.
+            return [error] if len(lives) == 1 else [self._settled([live])[0] for live in lives]
+
+    def _score(self, live: Live) -> list[TokenLogprob]:
+        """The log-probabilities that became known."""
+        if live.sequence.error is not None:
+            return []
+        try:
+            return score(live.sequence, live.policy)
         except CospecError as error:
             self._fail(live, error)
+            return []
+
+    def _update(self, live: Live, tokens: list[Token], logprobs: list[TokenLogprob]) -> Update:
+        """What the round did to a sequence, which leaves if it is finished."""
+        sequence = live.sequence
         is_finished = sequence.finish_reason is not None and not self._awaits_scores(sequence)
         if is_finished:
             self._release(live)
         return Update(live.id, tokens, logprobs, is_finished)
 
-    def _settle(self, live: Live) -> list[Settled]:
-        sequence, observer = live.sequence, live.policy.observer
-        settled = settle(sequence, live.policy)
-        if observer is not None and settled:
-            observer.on_settled(sequence, sequence.position - len(settled), len(settled))
-        return settled
-
-    def _draft(self, live: Live) -> None:
-        """Let the schedule's member take over what drafters proposed, and its proposer draft the next token."""
-        sequence, policy = live.sequence, live.policy
-        member = policy.schedule.refiner(sequence)
-        if member is not None:
-            refine(sequence, member, policy.verification)
+    def _draft(self, lives: Values[Live]) -> None:
+        """Let the schedules' members take over what drafters proposed, and their proposers draft the next token."""
+        proposing = []
+        for live in lives:
+            sequence, schedule = live.sequence, live.policy.schedule
+            sequence.forget()
             self._trim(sequence)
-        lane = policy.schedule.proposer(sequence)
-        if lane is not None:
-            propose(sequence, lane, policy.verification)
+            if self._refine(live) and (lane := schedule.proposer(sequence)) is not None:
+                proposing.append((live, lane))
+        errors = propose([(live.sequence, lane, live.policy.verification) for live, lane in proposing])
+        for (live, _), error in zip(proposing, errors, strict=True):
+            if error is not None:
+                self._fail(live, error)
+
+    def _refine(self, live: Live) -> bool:
+        """Whether the sequence goes on."""
+        member = live.policy.schedule.refiner(live.sequence)
+        if member is None:
+            return True
+        try:
+            refine(live.sequence, member, live.policy.verification)
+        except CospecError as error:
+            self._fail(live, error)
+            return False
+        self._trim(live.sequence)
+        return True
 
     def _take(self, live: Live, settled: list[Settled]) -> list[Token]:
         """The settled tokens with their text, up to where the text ends; what was settled behind it goes."""
@@ -295,7 +348,7 @@ class Engine:
                 participant.runner.trim(lane.slot, lane.length)
 
     def _awaits_scores(self, sequence: Sequence) -> bool:
-        return sequence.error is None and sequence.params.logprobs is not None and sequence.scored < sequence.position
+        return sequence.error is None and sequence.is_unscored
 
     def _fail(self, live: Live, error: CospecError) -> None:
         """End this sequence with an error; its neighbours go on."""

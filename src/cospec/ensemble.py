@@ -27,6 +27,8 @@ Prompt = str | Values[int]
 Params = SamplingParams | Values[SamplingParams] | None
 
 PLACEHOLDER = "{prompt}"
+# Ways of sampling that `auto` keeps in mind; the one that came first is forgotten first.
+MOST_PLANNERS = 32
 
 
 class Ensemble:
@@ -50,7 +52,7 @@ class Ensemble:
         gamma: int | Values[int] | None = None,
         proposer: Source | Values[Source] | None = None,
         first: str | None = None,
-        verification: str = "token",
+        verification: str = "block",
         max_sequences: int = 32,
         **load_options: Any,
     ) -> None:
@@ -160,18 +162,23 @@ class Ensemble:
         return make_schedule(self.plan, self._setting(params))
 
     def planner_for(self, params: SamplingParams) -> Planner | None:
-        """What `auto` knows under this sampling, shared by all texts; None where the plan is fixed.
+        """What `auto`, as a schedule or as gamma, knows under this sampling, shared by all texts; None where the plan
+        is fixed.
 
         With a seed it may not measure, unless verification is coupled: the text would depend on what was measured.
         """
         plan = self.plan
         is_free = params.seed is None or plan.verification == "coupled"
-        if plan.schedule != "auto" or not is_free or plan.gamma is not None:
+        is_planned = plan.is_paced or (plan.schedule == "auto" and plan.gamma is None)
+        if not is_planned or not is_free:
             return None
         setting = self._setting(params)
-        key = (params.temperature, params.is_identity, plan.verification, setting.drafters)
+        key = (params.temperature, params.is_identity, plan, setting.drafters)
         if key not in self._planners:
-            self._planners[key] = make_planner(plans(setting, plan.verification), setting)
+            weighed = [plan] if plan.is_paced else plans(setting, plan.verification)
+            if len(self._planners) >= MOST_PLANNERS:
+                del self._planners[next(iter(self._planners))]
+            self._planners[key] = make_planner(weighed, setting)
         return self._planners[key]
 
     def _setting(self, params: SamplingParams) -> Setting:

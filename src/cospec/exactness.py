@@ -88,7 +88,7 @@ def num_checks(ensemble: Ensemble) -> int:
 @dataclass(frozen=True)
 class _Variant:
     schedule: str
-    gamma: int | tuple[int, ...] | None
+    gamma: int | tuple[int, ...] | str | None
     proposer: str | None
 
 

@@ -1,39 +1,37 @@
 """`auto`: measure costs and acceptances as texts are decoded, predict each plan's speed, and pick.
 
 It learns from every call what a lane's call takes, and from the rows themselves how often each proposer would be
-accepted: 1 - TV between its row and the target's, for all proposers that have a row, whoever drafted. Which plan runs
-changes the speed and never the distribution, and it changes only where nothing is drafted.
+accepted: 1 - TV between its row and the target's, for all proposers that have a row, whoever drafted. Theory makes
+speeds of that, and the clock corrects them: the texts run one plan at a time, an era, and what a plan gave in its eras
+over what theory gave it is believed of it from then on. Which plan runs changes the speed and never the distribution,
+and a text changes its plan only where nothing is drafted.
 """
 
 import math
-import random
-import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 
+from .averages import Average
 from .combine import Combination
-from .schedule import Plan, Schedule, Setting, make_schedule
-from .sequence import Sequence
-from .theory import cycle
+from .costs import Costs
+from .observer import Round
+from .schedule import DrawnMember, Fixed, Pace, Plan, Schedule, Setting, make_schedule
+from .sequence import Sequence, Settled
+from .theory import cycle, paced
 
 # A plan is left for another that promises so much more.
 HYSTERESIS = 1.03
-# One decision in so many tries another plan than the best, where one text is decoded. Of many, each tries still more
-# seldom: the others wait for it.
-EXPLORE_ONE_IN = 64
-ROWS_TO_EXPLORE_HALF = 8
-# What is known is weighed anew after so many decisions, at first, and never more often than this.
-DECISIONS_BETWEEN_PLANS = 16
-SECONDS_BETWEEN_PLANS = 0.2
-# Blocks that each of the first candidates runs, so that all that is predicted from was seen.
-TRIALS = 2
-# Rounds of `plain` once there are twice as many texts as ever: what a token costs then is to be known.
-PLAIN_ROUNDS = 2
+# A plan that was never run is tried if it promises so little less than the best; one that was, more seldom.
+EXPLORE = 0.08
+# An era is over after so many tokens, and so many more for each text of several, and after so many seconds.
+ERA_TOKENS, ERA_TOKENS_A_TEXT, ERA_SECONDS = 18, 6, 0.3
+# Those of the first eras, which are there so that all that is predicted from was seen.
+TRIAL_TOKENS = 6
 # Rows are compared at one in so many settlements once there are enough.
 COMPARE_ONE_IN = 4
 NUM_COMPARED_ALWAYS = 32
@@ -43,67 +41,31 @@ PRIOR_ACCEPTANCE = 0.7
 LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # How much a new measurement counts.
-COST_RATE, ACCEPTANCE_RATE = 0.2, 0.03
+OVERHEAD_RATE, ACCEPTANCE_RATE, ERA_RATE = 0.2, 0.03, 0.05
+# As many eras as what is usual of plans is worth for one, and those of its own with other numbers of texts at most.
+NUM_ERAS_OF_OTHERS, NUM_ERAS_ELSEWHERE = 1, 2
+# What an era says beyond this factor is an accident.
+MOST_OFF = 2.0
 
 
 @dataclass
-class Average:
-    """An average that forgets: plain at first, then exponential."""
+class Era:
+    """A stretch of rounds in which the texts run one plan: what they gave once all had changed to it.
 
-    rate: float
-    value: float = 0.0
-    count: int = 0
+    seconds: of all texts together.
+    """
 
-    def add(self, value: float) -> None:
-        self.count += 1
-        self.value += (value - self.value) * max(self.rate, 1 / self.count)
-
-
-@dataclass
-class Costs:
-    """Seconds of a call a sequence, by lane, sequences in the call, and tokens fed to each."""
-
-    cells: dict[tuple[int, int], dict[int, Average]] = field(default_factory=dict)
-
-    def add(self, lane: int, num_rows: int, num_tokens: int, seconds: float) -> None:
-        by_tokens = self.cells.setdefault((lane, _bucket(num_rows)), {})
-        average = by_tokens.setdefault(num_tokens, Average(COST_RATE))
-        # A stall of the machine is no cost of the call.
-        known = average.value if average.count >= 3 else math.inf
-        average.add(min(seconds, 3 * known) / num_rows if known == math.inf else min(seconds / num_rows, 3 * known))
-
-    def seconds(self, lane: int, num_rows: int, num_tokens: float) -> float:
-        """Between what was measured, on the line; outside, the nearest, grown by a tenth of the tokens beyond."""
-        known = self._nearest(lane, num_rows)
-        if not known:
-            return 0.0
-        below = max((k for k in known if k <= num_tokens), default=None)
-        above = min((k for k in known if k >= num_tokens), default=None)
-        if below is None or above is None:
-            edge = above if below is None else below
-            assert edge is not None
-            return known[edge].value * max(1.0, 1 + 0.1 * (num_tokens - edge) / edge)
-        share = 0.0 if above == below else (num_tokens - below) / (above - below)
-        return known[below].value * (1 - share) + known[above].value * share
-
-    def _nearest(self, lane: int, num_rows: int) -> Mapping[int, Average]:
-        buckets = [bucket for other, bucket in self.cells if other == lane]
-        if not buckets:
-            return {}
-        nearest = min(buckets, key=lambda bucket: abs(math.log2(bucket / _bucket(num_rows))))
-        return self.cells[lane, nearest]
-
-
-def _bucket(num_rows: int) -> int:
-    """The power of two from here up."""
-    return 1 << (num_rows - 1).bit_length()
+    name: str
+    texts: WeakSet[Sequence] = field(default_factory=WeakSet)
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
 class Planner:
     """What one ensemble has learned under one way of sampling, and the plan that it holds to be the fastest.
 
-    candidates: name -> schedule; the first is plain. trials: names of those that are run first.
+    candidates: name -> schedule. trials: names of those that are run first.
     combination, num_members: of the ensemble. temperature: of the sampling.
     """
 
@@ -115,37 +77,50 @@ class Planner:
     costs: Costs = field(default_factory=Costs)
     acceptances: dict[tuple[int, int | None], Average] = field(default_factory=dict)
     by_place: dict[tuple[int, int | None, int], Average] = field(default_factory=dict)
+    # Plan and number of texts, to a power of two -> log of measured over predicted.
+    eras: dict[tuple[str, int], Average] = field(default_factory=dict)
     num_rows: int = 1
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
-    num_decisions: int = 0
-    _overhead: Average = field(default_factory=lambda: Average(COST_RATE))
+    _running: WeakKeyDictionary[Sequence, str] = field(default_factory=WeakKeyDictionary)
+    _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
     _num_settled: int = 0
-    _sizes: set[int] = field(default_factory=lambda: {1})
-    _num_plain: int = 0
-    _planned_at: float = -math.inf
-    _random: random.Random = field(default_factory=lambda: random.Random(0))
+    _num_trials: int = 0
+    _era: Era | None = None
 
     # What the engine reports.
 
-    def on_call(self, lane: int, num_rows: int, num_tokens: int, seconds: float) -> None:
-        """A lane's runner took so long for a call of so many sequences, the longest fed so many tokens."""
-        self.costs.add(lane, num_rows, num_tokens, seconds)
+    def on_call(self, lane: int, num_tokens: int, seconds: float) -> None:
+        """A lane's runner took so long for a call of so many tokens, those of all its texts together."""
+        self.costs.add(lane, num_tokens, seconds)
 
-    def on_round(self, num_live: int, num_feeds: int, seconds: float) -> None:
-        """A round took so long outside its calls."""
-        self.num_rows = num_live
-        self._overhead.add(seconds / max(1, num_feeds))
+    def on_round(self, done: Round) -> None:
+        """A round is over."""
+        self.num_rows = done.num_live
+        self._overhead.add((done.seconds - done.seconds_in_runners) / max(1, done.num_feeds))
+        era = self._era
+        if era is not None and not done.has_prefill and all(text in era.texts for text in done.sequences):
+            era.tokens += done.num_settled
+            era.seconds += done.seconds
+
+    def on_settled(self, sequence: Sequence, settled: Values[Settled]) -> None:
+        """The last positions were settled so, and their rows are still there."""
+        self._pace(sequence, settled)
+        self._num_settled += 1
+        if self._num_settled <= NUM_COMPARED_ALWAYS or self._num_settled % COMPARE_ONE_IN == 0:
+            self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
+
+    def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
+        pace = _pace_of(self.candidates[self._running[sequence]]) if sequence in self._running else None
+        for one in settled:
+            if pace is not None and one.confidence is not None:
+                pace.learn(one.confidence, is_accepted=one.replaced is None)
 
     @torch.inference_mode()
-    def on_settled(self, sequence: Sequence, first: int, count: int) -> None:
-        """Positions first .. first + count - 1 were settled, and their rows are still there."""
-        self._num_settled += 1
-        if self._num_settled > NUM_COMPARED_ALWAYS and self._num_settled % COMPARE_ONE_IN:
-            return
+    def _compare_rows(self, sequence: Sequence, first: int, stop: int) -> None:
         # As far as each lane goes: a drafter has no row behind a block that stood whole, which must not leave it out.
-        stops = {i: min(lane.seen + 1, first + count) for i, lane in enumerate(sequence.lanes) if lane.first <= first}
-        rows = {i: sequence.lanes[i].between(first, stop) for i, stop in stops.items() if stop > first}
+        stops = {i: min(lane.seen + 1, stop) for i, lane in enumerate(sequence.lanes) if lane.first <= first}
+        rows = {i: sequence.lanes[i].between(first, end) for i, end in stops.items() if end > first}
         probs: dict[int | None, Tensor] = {i: self._probs(row) for i, row in rows.items()}
         if all(i in rows for i in range(self.num_members)):
             shared = min(rows[i].shape[0] for i in range(self.num_members))
@@ -173,7 +148,8 @@ class Planner:
     # What `theory` asks.
 
     def seconds(self, lane: int, num_tokens: float) -> float:
-        return self.costs.seconds(lane, self.num_rows, num_tokens) + self._overhead.value
+        """A text's share of a call that feeds so many tokens to each."""
+        return self.costs.seconds(lane, self.num_rows * num_tokens) / self.num_rows + self._overhead.value
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         average = self.acceptances.get((proposer, target))
@@ -186,51 +162,103 @@ class Planner:
 
     # The decision.
 
-    def choose(self) -> Schedule:
+    def choose(self, sequence: Sequence) -> Schedule:
         """The schedule for a text that has nothing drafted."""
-        self.num_decisions += 1
-        number = self.num_decisions - 1
-        if number < TRIALS * len(self.trials):
-            return self.candidates[self.trials[number // TRIALS]]
-        if self._is_new_size():
-            return next(iter(self.candidates.values()))
-        if not self.chosen or number % DECISIONS_BETWEEN_PLANS == 0:
-            self._plan()
-        if self._random.random() * self._decisions_a_try() < 1:
-            return self.candidates[self._another()]
-        return self.candidates[self.chosen]
+        if self._era is None or self._is_over(self._era):
+            self._era = Era(self._next())
+        self._era.texts.add(sequence)
+        self._running[sequence] = self._era.name
+        return self.candidates[self._era.name]
 
-    def _is_new_size(self) -> bool:
-        """Whether so many texts at once were not decoded plainly yet."""
-        size = _bucket(self.num_rows)
-        if size not in self._sizes:
-            self._sizes.add(size)
-            self._num_plain = PLAIN_ROUNDS * self.num_rows
-        self._num_plain -= 1
-        return self._num_plain >= 0
+    def _is_over(self, era: Era) -> bool:
+        if not self.chosen:
+            return era.tokens >= TRIAL_TOKENS
+        return era.tokens >= ERA_TOKENS + ERA_TOKENS_A_TEXT * self.num_rows and era.seconds >= ERA_SECONDS
 
-    def _decisions_a_try(self) -> float:
-        return EXPLORE_ONE_IN * self.num_rows * (1 + (self.num_rows - 1) / ROWS_TO_EXPLORE_HALF)
+    def _next(self) -> str:
+        """The plan of the next era: each of the trials, then the best, or one that might be better still."""
+        if self._num_trials < len(self.trials):
+            self._num_trials += 1
+            return self.trials[self._num_trials - 1]
+        if self._era is not None and self.chosen:
+            self._learn(self._era)
+        self._plan()
+        hopes = {name: speed * (1 + self._hope(name)) for name, speed in self.predictions.items()}
+        hopes[self.chosen] = max(hopes[self.chosen], self.predictions[self.chosen] * HYSTERESIS)
+        return max(hopes, key=hopes.__getitem__)
+
+    def _learn(self, era: Era) -> None:
+        """What the era gave over what theory gives its plan."""
+        expected = self._theory(era.name)
+        if expected > 0 and era.tokens > 0:
+            off = math.log(era.tokens / era.seconds / expected)
+            bound = math.log(MOST_OFF)
+            average = self.eras.setdefault((era.name, _bucket(self.num_rows)), Average(ERA_RATE))
+            average.add(min(bound, max(-bound, off)))
 
     def predict(self) -> dict[str, float]:
-        """Tokens a second of each candidate, one text's, under what is known now."""
-        return {name: cycle(schedule, self).speed for name, schedule in self.candidates.items()}
+        """Tokens a second of each candidate, all texts' together, under what is known now."""
+        return {name: self._theory(name) * math.exp(self._correction(name)) for name in self.candidates}
+
+    def _theory(self, name: str) -> float:
+        return cycle(self.candidates[name], self).speed
+
+    def _correction(self, name: str) -> float:
+        """log of what is to be expected over theory: by the plan's eras with as many texts, its others, and all."""
+        here = self.eras.get((name, _bucket(self.num_rows)), Average(ERA_RATE))
+        own = [average for (other, _), average in self.eras.items() if other == name and average is not here]
+        elsewhere = min(sum(average.count for average in own), NUM_ERAS_ELSEWHERE)
+        parts = (
+            (here.value, here.count),
+            (_mean(own), elsewhere),
+            (self._usual_correction(), NUM_ERAS_OF_OTHERS),
+        )
+        return sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
+
+    def _usual_correction(self) -> float:
+        """The same of a plan that was never run: what those that were have in common, theory itself being one more."""
+        by_name: dict[str, list[Average]] = {}
+        for (name, _), average in self.eras.items():
+            by_name.setdefault(name, []).append(average)
+        return sum(map(_mean, by_name.values())) / (len(by_name) + 1)
+
+    def _hope(self, name: str) -> float:
+        """By how much a plan may be better than it seems."""
+        known = self.eras.get((name, _bucket(self.num_rows)))
+        return EXPLORE / math.sqrt(1 + (known.count if known else 0))
 
     def _plan(self) -> None:
-        now = time.perf_counter()
-        if self.chosen and now - self._planned_at < SECONDS_BETWEEN_PLANS:
-            return
-        self._planned_at = now
         self.predictions = self.predict()
         best = max(self.predictions, key=self.predictions.__getitem__)
         if not self.chosen or self.predictions[best] > HYSTERESIS * self.predictions[self.chosen]:
             self.chosen = best
+        for name, schedule in self.candidates.items():
+            if isinstance(schedule, Fixed | DrawnMember) and schedule.pace is not None:
+                schedule.pace.floor = self._floor(name, schedule)
 
-    def _another(self) -> str:
-        """One of those that may be the best, if what is known is a little off."""
-        floor = 0.8 * self.predictions[self.chosen]
-        near = [name for name, speed in self.predictions.items() if speed >= floor]
-        return self._random.choice(near)
+    def _floor(self, name: str, schedule: Fixed | DrawnMember) -> float:
+        """The probability that a block stands at which one more draft gives as many tokens a second as all the rest.
+
+        A draft more gives (probability that all before stand) * acceptance tokens, and takes its own seconds. (Where
+        a stretch pays if it gives more than the average: the marginal value theorem of renewal rewards.)
+        """
+        block = paced(schedule, self)
+        pays = self.predictions[name] * block.seconds_a_draft
+        return min(0.95, max(0.02, pays / max(block.acceptance, 1e-3)))
+
+
+def _mean(averages: Values[Average]) -> float:
+    """Of all that went into them; 0 if nothing did."""
+    return sum(each.value * each.count for each in averages) / max(1, sum(each.count for each in averages))
+
+
+def _pace_of(schedule: Schedule) -> Pace | None:
+    return schedule.pace if isinstance(schedule, Fixed | DrawnMember) else None
+
+
+def _bucket(num_rows: int) -> int:
+    """The power of two from here up."""
+    return 1 << (num_rows - 1).bit_length()
 
 
 @dataclass(frozen=True)
@@ -256,22 +284,18 @@ class Adaptive:
     def _schedule(self, sequence: Sequence) -> Schedule:
         position, schedule = self._current.get(sequence, (-1, None))
         if schedule is None or (position != sequence.position and not sequence.drafts):
-            schedule = self.planner.choose()
+            schedule = self.planner.choose(sequence)
             self._current[sequence] = (sequence.position, schedule)
         return schedule
 
 
 def make_planner(plans: Values[Plan], setting: Setting) -> Planner:
     """A planner that knows nothing yet."""
-    candidates = {str(plan): make_schedule(plan, setting) for plan in plans}
-    kinds: dict[object, str] = {}
-    for plan in plans:
-        # Of each kind the one of middling size says most.
-        if plan.gammas in ((), (4,), (4, 4)):
-            kinds.setdefault((plan.schedule, plan.proposer), str(plan))
+    # One plan a drafter, so that its cost and its acceptance are known.
+    first_of = {plan.proposer: str(plan) for plan in reversed(plans) if plan.proposer in setting.drafters}
     return Planner(
-        candidates=candidates,
-        trials=list(kinds.values()),
+        candidates={str(plan): make_schedule(plan, setting) for plan in plans},
+        trials=[*dict.fromkeys([str(plans[0]), *first_of.values()])],
         combination=setting.combination,
         num_members=len(setting.members),
         temperature=setting.params.temperature,

@@ -81,12 +81,14 @@ class Tally:
 @dataclass(frozen=True)
 class Settled:
     """One decided position. proposer: the lane whose draft stood, None for a draw from r. replaced: the
-    draft that was rejected here, and `rejected` who had proposed it."""
+    draft that was rejected here, and `rejected` who had proposed it. confidence: of the draft, whatever became of it.
+    """
 
     token: int
     proposer: int | None = None
     replaced: int | None = None
     rejected: int | None = None
+    confidence: float | None = None
 
 
 @dataclass(eq=False)
@@ -133,6 +135,11 @@ class Sequence:
     @property
     def wants_logprobs(self) -> bool:
         return self.params.logprobs is not None or self.scored < 0
+
+    @property
+    def is_unscored(self) -> bool:
+        """Whether a log-probability that is wanted was not reported yet."""
+        return self.scored < (self.position if self.params.logprobs is not None else 0)
 
     @property
     def wanted(self) -> int:

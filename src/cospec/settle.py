@@ -2,36 +2,23 @@
 
 import itertools
 import math
+from collections import defaultdict
+from collections.abc import Iterable
+from collections.abc import Sequence as Values
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .combine import Combination
 from .drafts import Draft
-from .errors import MemberFailed
+from .errors import CospecError, MemberFailed
+from .observer import Observer
 from .sampling import History, Purpose, draw, shape, shape_members
 from .schedule import Schedule
-from .sequence import Lane, Sequence, Settled
+from .sequence import Sequence, Settled
 from .shortcuts import certain_tokens, has_shortcut
 from .verify import Run, Verdict, verify_block, verify_coupled, verify_token
-
-
-class Observer(Protocol):
-    """Who wants to know what calls cost and what rows say; lanes by index."""
-
-    def on_call(self, lane: int, num_rows: int, num_tokens: int, seconds: float) -> None:
-        """A runner took so long for a call of so many sequences, the longest fed so many tokens."""
-        ...
-
-    def on_round(self, num_live: int, num_feeds: int, seconds: float) -> None:
-        """A round took so long outside its calls."""
-        ...
-
-    def on_settled(self, sequence: Sequence, first: int, count: int) -> None:
-        """Positions first .. first + count - 1 were settled, and their rows are still there."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,32 +31,57 @@ class Policy:
     observer: Observer | None = None
 
 
-def settle(sequence: Sequence, policy: Policy) -> list[Settled]:
-    """Decide all positions whose cells are filled and commit them, up to the text's end."""
-    log_r = _log_target(sequence, policy)
-    if log_r is None:
-        return []
-    run = sequence.drafts[: log_r.shape[0]]
-    settled = _settle_run(sequence, run, log_r, policy.verification) if run else []
-    has_ended = bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sequence.end_ids)
-    if len(run) < log_r.shape[0] and not has_ended:
-        # Nothing is drafted here, and all cells are filled: the target's own token, for free.
-        settled.append(Settled(_noisy_argmax(sequence, sequence.position, log_r[-1:])[0]))
+def settle(items: Values[tuple[Sequence, Policy]]) -> list[list[Settled] | CospecError]:
+    """Of each sequence, decide all positions whose cells are filled and commit them, up to the text's end.
+
+    A MemberFailed stands for a sequence whose rows are no distribution; nothing of it was decided. What a combination
+    raises is raised before anything is decided.
+    """
+    log_rs = _log_targets(items)
+    outcomes: list[list[Settled] | CospecError] = []
+    free: list[tuple[Sequence, list[Settled], Tensor]] = []
+    for (sequence, policy), log_r in zip(items, log_rs, strict=True):
+        if isinstance(log_r, MemberFailed):
+            outcomes.append(log_r)
+            continue
+        settled = _settle_drafts(sequence, log_r, policy.verification) if log_r is not None else []
+        if log_r is not None and len(settled) < log_r.shape[0] and not _has_ended(sequence, settled):
+            free.append((sequence, settled, log_r[-1:]))
+        outcomes.append(settled)
+    # Nothing is drafted there, and all cells are filled: the target's own token, for free.
+    tokens = _noisy_argmaxes([(sequence, sequence.position, log_r) for sequence, _, log_r in free])
+    for (sequence, settled, _), (token,) in zip(free, tokens, strict=True):
+        settled.append(Settled(token))
         sequence.commit(settled[-1])
-    return settled
+    return outcomes
 
 
-def _settle_run(sequence: Sequence, run: list[Draft], log_r: Tensor, verification: str) -> list[Settled]:
-    """Verify the drafts of `run` against log_r [len(run) or one more, vocab]; commit what comes of it."""
+def _has_ended(sequence: Sequence, settled: list[Settled]) -> bool:
+    """Whether nothing can follow these in this round: the text's end, or a token that replaced a draft."""
+    return bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sequence.end_ids)
+
+
+def _settle_drafts(sequence: Sequence, log_r: Tensor, verification: str) -> list[Settled]:
+    """Verify the drafts that log_r [positions, vocab] reaches; commit what comes of it."""
+    run = sequence.drafts[: log_r.shape[0]]
+    if not run:
+        return []
     verdict = _verify(sequence, sequence.position, run, log_r[: len(run)], verification)
     settled = []
     for draft in run[: verdict.accepted]:
-        settled.append(Settled(draft.token, proposer=draft.proposer))
+        settled.append(Settled(draft.token, proposer=draft.proposer, confidence=draft.confidence))
         sequence.commit(settled[-1])
     if verdict.token is not None:
         rejected = run[verdict.accepted]
         sequence.rollback()
-        settled.append(Settled(verdict.token, replaced=rejected.token, rejected=rejected.proposer))
+        settled.append(
+            Settled(
+                verdict.token,
+                replaced=rejected.token,
+                rejected=rejected.proposer,
+                confidence=rejected.confidence,
+            )
+        )
         sequence.commit(settled[-1])
     return settled
 
@@ -112,55 +124,122 @@ def refine(sequence: Sequence, lane: int, verification: str) -> None:
     sequence.refine(accepted, replacement)
 
 
-def propose(sequence: Sequence, lane: int, verification: str) -> None:
-    """Draft the token at the frontier from the lane's bonus row, under the transforms of the target.
+def propose(items: Values[tuple[Sequence, int, str]]) -> list[MemberFailed | None]:
+    """Each sequence drafts the token at its frontier from a lane's bonus row, under the transforms of the target.
 
-    A drafter whose row allows no token has none to propose.
+    items: sequence, lane, verification. A drafter whose row allows no token has none to propose. A MemberFailed stands
+    for a member whose row is no distribution.
     """
-    position = sequence.frontier
-    row = sequence.lanes[lane].between(position, position + 1)
-    log_q = _shaped(sequence, position, torch.log_softmax(shape_members(row, sequence.params), dim=-1))
-    if lane not in sequence.members and not log_q.amax().isfinite():
-        sequence.decline(lane)
-        return
-    _require_distribution(log_q, sequence.lanes[lane].name)
-    probs = log_q[0].exp()
-    if verification == "coupled":
-        token = _noisy_argmax(sequence, position, log_q)[0]
-    else:
-        token = draw(probs, sequence.draws.uniform(position, Purpose.PROPOSE, sequence.epoch))
-    sequence.extend(Draft(token, lane, probs, place=len(sequence.drafts)))
+    rows = [
+        shape_members(sequence.lanes[lane].between(sequence.frontier, sequence.frontier + 1), sequence.params)
+        for sequence, lane, _ in items
+    ]
+    outcomes: list[MemberFailed | None] = [None] * len(items)
+    for same in _by_place(rows):
+        log_own = torch.log_softmax(torch.cat([rows[i] for i in same]), dim=-1)
+        shaped = [_shaped(items[i][0], items[i][0].frontier, log_own[j : j + 1]) for j, i in enumerate(same)]
+        log_q = torch.cat(shaped) if len(shaped) > 1 else shaped[0]
+        is_drawn = log_q.amax(-1).isfinite().tolist()
+        _draft([(items[i], log_own[j], log_q[j]) for j, i in enumerate(same) if is_drawn[j]])
+        for i in (i for j, i in enumerate(same) if not is_drawn[j]):
+            sequence, lane, _ = items[i]
+            if lane in sequence.members:
+                outcomes[i] = _no_distribution(sequence.lanes[lane].name)
+            else:
+                sequence.decline(lane)
+    return outcomes
 
 
-def log_combined(sequence: Sequence, combination: Combination, start: int, stop: int) -> Tensor:
-    """log r before the transforms for positions start .. stop - 1, [positions, vocab]."""
-    rows = _stacked([sequence.lanes[member] for member in sequence.members], start, stop)
-    return combination.log_probs(shape_members(rows, sequence.params))
+def _by_place(rows: list[Tensor]) -> list[list[int]]:
+    """Indices of the rows that can stand in one tensor: those on one device and of one type."""
+    same: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        same[row.device, row.dtype].append(index)
+    return list(same.values())
+
+
+def _draft(items: list[tuple[tuple[Sequence, int, str], Tensor, Tensor]]) -> None:
+    """Draw a token each from log q [vocab], and let it stand as a draft. items: who drafts, its own log-probabilities
+    and those under the transforms."""
+    drawn: list[tuple[int, Tensor]] = []
+    for (sequence, _, verification), _, log_q in items:
+        position, probs = sequence.frontier, log_q.exp()
+        if verification == "coupled":
+            token = _noisy_argmax(sequence, position, log_q[None])[0]
+        else:
+            token = draw(probs, sequence.draws.uniform(position, Purpose.PROPOSE, sequence.epoch))
+        drawn.append((token, probs))
+    for ((sequence, lane, _), log_own, _), (token, probs) in zip(items, drawn, strict=True):
+        confidence = math.exp(log_own[token].item())
+        sequence.extend(Draft(token, lane, probs, place=len(sequence.drafts), confidence=confidence))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions start .. stop - 1 of a sequence."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    def rows(self, members: Iterable[int]) -> Tensor:
+        """[members, positions, vocab], on the first one's device, as the members are shaped."""
+        rows = [self.sequence.lanes[i].between(self.start, self.stop) for i in members]
+        return shape_members(torch.stack([row.to(rows[0]) for row in rows]), self.sequence.params)
+
+
+def log_combined(spans: Values[Span], combination: Combination) -> list[Tensor]:
+    """log r before the transforms, [positions, vocab] for each span; all of them are combined at once."""
+    rows = [span.rows(span.sequence.members) for span in spans]
+    if len(rows) == 1:
+        return [combination.log_probs(rows[0])]
+    log_r = combination.log_probs(torch.cat(rows, dim=1))
+    return [*torch.split(log_r, [span.stop - span.start for span in spans])]
 
 
 def _log_member(sequence: Sequence, lane: int, start: int, rows: Tensor) -> Tensor:
     """log p of one member under the transforms of the target, for rows from `start` on, [positions, vocab]."""
     log_p = torch.log_softmax(shape_members(rows, sequence.params), dim=-1)
     log_p = _shaped(sequence, start, log_p)
-    _require_distribution(log_p, sequence.lanes[lane].name)
+    if not _are_distributions(log_p):
+        raise _no_distribution(sequence.lanes[lane].name)
     return log_p
 
 
-def _log_target(sequence: Sequence, policy: Policy) -> Tensor | None:
-    """log of what tokens are drawn from, from the first position on as far as it is certain: drafted ones and one
-    more. None if nothing is."""
-    position = sequence.position
-    parts = []
-    for cells, count in _filled(sequence, policy.schedule):
-        parts.append(_log_cells(sequence, policy.combination, cells, position, position + count))
-        position += count
-    certain = _log_certain(sequence, policy.combination, position)
-    if certain is not None:
-        parts.append(certain)
-    if not parts:
+def _log_targets(items: Values[tuple[Sequence, Policy]]) -> list[Tensor | MemberFailed | None]:
+    """For each sequence, log of what tokens are drawn from, from the first position on as far as it is certain:
+    drafted ones and one more. None if nothing is."""
+    parts: list[list[Tensor | None]] = []
+    # Where all members are combined: a combination's places in `parts`, and what is to stand there.
+    combined: dict[int, list[tuple[int, int, Span]]] = defaultdict(list)
+    for index, (sequence, policy) in enumerate(items):
+        start, own = sequence.position, list[Tensor | None]()
+        for cells, count in _filled(sequence, policy.schedule):
+            span = Span(sequence, start, start + count)
+            if len(cells) == sequence.num_members:
+                combined[id(policy.combination)].append((index, len(own), span))
+                own.append(None)
+            else:
+                own.append(torch.log_softmax(span.rows(cells)[0], dim=-1))
+            start += count
+        certain = _log_certain(sequence, policy.combination, start)
+        parts.append(own if certain is None else [*own, certain])
+    for places in combined.values():
+        combination = items[places[0][0]][1].combination
+        log_rs = log_combined([span for _, _, span in places], combination)
+        for (index, part, _), log_r in zip(places, log_rs, strict=True):
+            parts[index][part] = log_r
+    return [_target(sequence, own) for (sequence, _), own in zip(items, parts, strict=True)]
+
+
+def _target(sequence: Sequence, parts: list[Tensor | None]) -> Tensor | MemberFailed | None:
+    """The parts as one, under the transforms."""
+    filled = [part for part in parts if part is not None]
+    if not filled:
         return None
-    log_r = _shaped(sequence, sequence.position, torch.cat(parts) if len(parts) > 1 else parts[0])
-    _require_distribution(log_r, " + ".join(sequence.lanes[i].name for i in sequence.members))
+    log_r = _shaped(sequence, sequence.position, torch.cat(filled) if len(filled) > 1 else filled[0])
+    if not _are_distributions(log_r):
+        return _no_distribution(" + ".join(sequence.lanes[i].name for i in sequence.members))
     return log_r
 
 
@@ -180,13 +259,6 @@ def _stop(sequence: Sequence) -> int:
     return min(sequence.frontier + 1, sequence.limit)
 
 
-def _log_cells(sequence: Sequence, combination: Combination, cells: tuple[int, ...], start: int, stop: int) -> Tensor:
-    if len(cells) == sequence.num_members:
-        return log_combined(sequence, combination, start, stop)
-    rows = _stacked([sequence.lanes[i] for i in cells], start, stop)[0]
-    return torch.log_softmax(shape_members(rows, sequence.params), dim=-1)
-
-
 def _log_certain(sequence: Sequence, combination: Combination, start: int) -> Tensor | None:
     """log r, all on one token, from `start` on as far as the members heard so far make it certain; see shortcuts."""
     heard = [i for i in sequence.members if sequence.lanes[i].has(start)]
@@ -196,18 +268,12 @@ def _log_certain(sequence: Sequence, combination: Combination, start: int) -> Te
     stop = min(_stop(sequence), *(sequence.lanes[i].seen + 1 for i in heard))
     if stop <= start:
         return None
-    rows = shape_members(_stacked([sequence.lanes[i] for i in heard], start, stop), sequence.params)
+    rows = Span(sequence, start, stop).rows(heard)
     tokens = certain_tokens(combination, rows, heard)
     if not tokens:
         return None
     log_r = rows.new_full((len(tokens), rows.shape[-1]), -math.inf)
     return log_r.scatter_(1, torch.tensor(tokens, device=rows.device)[:, None], 0.0)
-
-
-def _stacked(lanes: list[Lane], start: int, stop: int) -> Tensor:
-    """[lanes, positions, vocab], on the first lane's device."""
-    rows = [lane.between(start, stop) for lane in lanes]
-    return torch.stack([row.to(rows[0]) for row in rows])
 
 
 def _shaped(sequence: Sequence, start: int, log_probs: Tensor) -> Tensor:
@@ -224,17 +290,32 @@ def _shaped(sequence: Sequence, start: int, log_probs: Tensor) -> Tensor:
 
 def _noisy_argmax(sequence: Sequence, start: int, log_probs: Tensor) -> list[int]:
     """argmax log p + G at positions from `start` on: a draw from p (the Gumbel-max trick)."""
-    if sequence.params.temperature > 0:
-        log_probs = log_probs + sequence.draws.gumbel(start, log_probs.shape[0], log_probs)
-    return log_probs.argmax(-1).tolist()
+    return _noisy_argmaxes([(sequence, start, log_probs)])[0]
 
 
-def _require_distribution(log_probs: Tensor, whose: str) -> None:
+def _noisy_argmaxes(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]:
+    """The same for each sequence, `start` and log p [positions, vocab]."""
+    if not items:
+        return []
+    noisy = [
+        log_probs + sequence.draws.gumbel(start, log_probs.shape[0], log_probs)
+        if sequence.params.temperature > 0
+        else log_probs
+        for sequence, start, log_probs in items
+    ]
+    tokens = torch.split(torch.cat(noisy).argmax(-1), [log_probs.shape[0] for _, _, log_probs in items])
+    return [own.tolist() for own in tokens]
+
+
+def _are_distributions(log_probs: Tensor) -> bool:
     # A row's maximum is NaN if any entry is, and -inf if all are; a sum of maxima is finite only if each is.
-    if not math.isfinite(log_probs.amax(-1).sum().item()):
-        raise MemberFailed(
-            f"{whose} gave a row that is no distribution (NaN or infinite logits, or every token forbidden)"
-        )
+    return math.isfinite(log_probs.amax(-1).sum().item())
+
+
+def _no_distribution(whose: str) -> MemberFailed:
+    return MemberFailed(
+        f"{whose} gave a row that is no distribution (NaN or infinite logits, or every token forbidden)"
+    )
 
 
 @dataclass(frozen=True)
@@ -258,7 +339,7 @@ def score(sequence: Sequence, policy: Policy) -> list[TokenLogprob]:
     if stop <= start:
         return []
     sequence.scored = stop
-    log_r = log_combined(sequence, policy.combination, start, stop)
+    (log_r,) = log_combined([Span(sequence, start, stop)], policy.combination)
     text = (*sequence.prompt, *sequence.output)[len(sequence.prompt) + start : len(sequence.prompt) + stop]
     of_token = log_r.gather(1, torch.tensor(text, device=log_r.device)[:, None])[:, 0].tolist()
     values, ids = log_r.topk(min(_num_top(sequence, start), log_r.shape[-1]), dim=-1)

@@ -14,6 +14,8 @@ from .schedule import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
 
 # How many tokens of a member's backlog are told apart where members are drawn one by one.
 MOST_BACKLOG = 8
+# A proposer that goes as far as is likely to pay is taken to do at least as well as with the best of these.
+PACED_GAMMAS = (1, 2, 3, 4, 6, 8, 12)
 
 
 class Beliefs(Protocol):
@@ -48,19 +50,63 @@ def cycle(schedule: Schedule, beliefs: Beliefs) -> Cycle:
     match schedule:
         case Plain():
             return Cycle(1.0, _together(beliefs, 1))
-        case Fixed() if schedule.lane < beliefs.num_members:
-            return _fixed_by_member(schedule, beliefs)
-        case Fixed():
-            return _fixed_by_drafter(schedule, beliefs)
-        case Alternate():
-            return _alternate(schedule, beliefs)
         case DrawnMember(weights=weights, lane=None):
             return _drawn(weights, beliefs)
-        case DrawnMember(weights=weights, lane=int() as lane):
-            return _drawn_with_drafter(weights, lane, schedule.gamma, beliefs)
+        case Fixed() | DrawnMember() if schedule.pace is not None:
+            return max((_blocks_of(schedule, gamma, beliefs) for gamma in PACED_GAMMAS), key=lambda each: each.speed)
+        case Fixed() | DrawnMember():
+            return _blocks_of(schedule, schedule.gamma, beliefs)
+        case Alternate():
+            return _alternate(schedule, beliefs)
         case Cascade():
             return _cascade(schedule, beliefs)
     raise AssertionError(f"no theory of {schedule.name}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one more draft in a block is worth: its acceptance, and the seconds that it takes all who see it."""
+
+    acceptance: float
+    seconds_a_draft: float
+
+
+def paced(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> Block:
+    """Of the block of the best length."""
+    assert schedule.lane is not None
+    gamma = max(PACED_GAMMAS, key=lambda gamma: _blocks_of(schedule, gamma, beliefs).speed)
+    members = [i for i in range(beliefs.num_members) if i != schedule.lane]
+    scoring = sum(
+        _share_of(schedule, i) * (beliefs.seconds(i, gamma + 1) - beliefs.seconds(i, 1)) / gamma for i in members
+    )
+    acceptance = _acceptance(schedule, beliefs, place=None)
+    return Block(acceptance, beliefs.seconds(schedule.lane, 1) + max(0.0, scoring))
+
+
+def _share_of(schedule: Fixed | DrawnMember, member: int) -> float:
+    """The share of the drafts that a member is fed: where members are drawn, it is not needed for all blocks."""
+    if isinstance(schedule, Fixed):
+        return 1.0
+    return 1 - (1 - schedule.weights[member]) ** 2
+
+
+def _acceptance(schedule: Fixed | DrawnMember, beliefs: Beliefs, place: int | None) -> float:
+    """Of the proposer's drafts, by r or by the member that is drawn."""
+    assert schedule.lane is not None
+    if isinstance(schedule, Fixed):
+        return beliefs.acceptance(schedule.lane, None, place)
+    return sum(w * beliefs.acceptance(schedule.lane, i, place) for i, w in enumerate(schedule.weights))
+
+
+def _blocks_of(schedule: Fixed | DrawnMember, gamma: int, beliefs: Beliefs) -> Cycle:
+    """Blocks of `gamma` drafts."""
+    assert schedule.lane is not None
+    stand = standing([_acceptance(schedule, beliefs, place) for place in range(gamma)])
+    if isinstance(schedule, DrawnMember):
+        return _drawn_with_drafter(schedule.weights, schedule.lane, stand, beliefs)
+    if schedule.lane < beliefs.num_members:
+        return _fixed_by_member(schedule.lane, stand, beliefs)
+    return _fixed_by_drafter(schedule.lane, stand, beliefs)
 
 
 def standing(alphas: Values[float]) -> list[float]:
@@ -84,19 +130,16 @@ def _together(beliefs: Beliefs, num_tokens: float, without: int | None = None) -
     return sum(beliefs.seconds(i, num_tokens) for i in range(beliefs.num_members) if i != without)
 
 
-def _fixed_by_drafter(schedule: Fixed, beliefs: Beliefs) -> Cycle:
-    stand = _standing(beliefs, schedule.lane, None, schedule.gamma)
-    drafting = schedule.gamma * beliefs.seconds(schedule.lane, 1)
-    return Cycle(sum(stand), drafting + _together(beliefs, schedule.gamma + 1))
+def _fixed_by_drafter(lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
+    gamma = len(stand) - 1
+    return Cycle(sum(stand), gamma * beliefs.seconds(lane, 1) + _together(beliefs, gamma + 1))
 
 
-def _fixed_by_member(schedule: Fixed, beliefs: Beliefs) -> Cycle:
+def _fixed_by_member(lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
     """The proposer is not fed its last draft with the others: the token after a block accepted whole takes its call."""
-    gamma = schedule.gamma
-    stand = _standing(beliefs, schedule.lane, None, gamma)
-    drafting = (gamma + stand[gamma]) * beliefs.seconds(schedule.lane, 1)
-    scoring = _together(beliefs, gamma + 1, without=schedule.lane)
-    return Cycle(sum(stand), drafting + scoring)
+    gamma = len(stand) - 1
+    drafting = (gamma + stand[gamma]) * beliefs.seconds(lane, 1)
+    return Cycle(sum(stand), drafting + _together(beliefs, gamma + 1, without=lane))
 
 
 def _alternate(schedule: Alternate, beliefs: Beliefs) -> Cycle:
@@ -118,16 +161,16 @@ def _catching_up(beliefs: Beliefs, member: int, weight: float) -> float:
     return sum(chance * beliefs.seconds(member, k) for k, chance in enumerate(chances, start=1))
 
 
-def _drawn_with_drafter(weights: Values[float], lane: int, gamma: int, beliefs: Beliefs) -> Cycle:
-    """A member is fed the block if it was drawn for one of the positions that are settled."""
-    stand = standing(
-        [sum(w * beliefs.acceptance(lane, i, place) for i, w in enumerate(weights)) for place in range(gamma)]
-    )
+def _drawn_with_drafter(weights: Values[float], lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
+    """A member is fed the block if it was drawn for one of the positions that are settled, and with it the tokens of
+    the blocks that it was not needed for."""
+    gamma, tokens = len(stand) - 1, sum(stand)
     seconds = gamma * beliefs.seconds(lane, 1)
     for member, weight in enumerate(weights):
         is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in _settled(stand).items())
-        seconds += is_needed * beliefs.seconds(member, gamma + 1)
-    return Cycle(sum(stand), seconds)
+        backlog = tokens * (1 / is_needed - 1)
+        seconds += is_needed * beliefs.seconds(member, gamma + 1 + backlog)
+    return Cycle(tokens, seconds)
 
 
 def _cascade(schedule: Cascade, beliefs: Beliefs) -> Cycle:

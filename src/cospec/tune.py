@@ -87,7 +87,9 @@ def write_plan(plan: Plan, source: Path, out: Path) -> None:
 def _lines(plan: Plan) -> Iterator[str]:
     """The plan as an ensemble file has it."""
     yield f"schedule: {plan.schedule}"
-    if plan.gammas:
+    if plan.is_paced:
+        yield f"gamma: {plan.gamma}"
+    elif plan.gammas:
         yield f"gamma: {list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]}"
     if plan.proposer:
         yield f"proposer: {plan.proposer}"

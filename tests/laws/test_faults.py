@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from cospec import Arithmetic, Contrastive, Mixture, SamplingParams, settle
+from cospec.drafts import Draft
 from cospec.sampling import Purpose
 from cospec.schedule import DrawnMember
 from cospec.sequence import Sequence
-from cospec.settle import propose
+from cospec.settle import Span, propose
 from cospec.verify import Run, Uniforms, Verdict
 
 from . import naive
@@ -38,12 +39,13 @@ log_combined = settle.log_combined
 def log_target_with(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[object]:
     """The target of the position behind a block comes from rows [members, vocab] that were changed so."""
 
-    def faulty(sequence: Sequence, combination: object, start: int, stop: int) -> torch.Tensor:
-        log_r = log_combined(sequence, combination, start, stop)
-        if sequence.drafts and stop == sequence.frontier + 1:
-            rows = torch.stack([sequence.lanes[i].between(stop - 1, stop) for i in sequence.members])
-            log_r[-1:] = combination.log_probs(change(rows))
-        return log_r
+    def faulty(spans: list[Span], combination: object) -> list[torch.Tensor]:
+        log_rs = log_combined(spans, combination)
+        for span, log_r in zip(spans, log_rs, strict=True):
+            if span.sequence.drafts and span.stop == span.sequence.frontier + 1:
+                rows = Span(span.sequence, span.stop - 1, span.stop).rows(span.sequence.members)[:, 0]
+                log_r[-1:] = combination.log_probs(change(rows)[:, None])
+        return log_rs
 
     return mock.patch("cospec.settle.log_combined", faulty)
 
@@ -94,8 +96,8 @@ def one_stream_for_all_purposes() -> AbstractContextManager[object]:
 def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
     """Drafted as for coupled verification, but verified by ratios."""
 
-    def coupled(sequence: Sequence, lane: int, verification: str) -> None:
-        propose(sequence, lane, "coupled")
+    def coupled(items: list[tuple[Sequence, int, str]]) -> list[object]:
+        return propose([(sequence, lane, "coupled") for sequence, lane, _ in items])
 
     return mock.patch("cospec.engine.propose", coupled)
 
@@ -104,7 +106,7 @@ def transforms_unread_when_verifying() -> AbstractContextManager[object]:
     verify = settle._verify
 
     def faulty(sequence: Sequence, start: int, drafts: list[object], log_r: torch.Tensor, verification: str) -> Verdict:
-        unshaped = log_combined(sequence, MIXED.combination, start, start + len(drafts))
+        (unshaped,) = log_combined([Span(sequence, start, start + len(drafts))], MIXED.combination)
         return verify(sequence, start, drafts, unshaped, verification)
 
     return mock.patch("cospec.settle._verify", faulty)
@@ -113,11 +115,14 @@ def transforms_unread_when_verifying() -> AbstractContextManager[object]:
 def rows_by_role() -> AbstractContextManager[object]:
     """The proposer's row first, whoever it is."""
 
-    def faulty(sequence: Sequence, combination: object, start: int, stop: int) -> torch.Tensor:
-        order = list(sequence.members)
-        if sequence.drafts:
-            order.sort(key=lambda member: member != sequence.drafts[0].proposer)
-        return combination.log_probs(torch.stack([sequence.lanes[i].between(start, stop) for i in order]))
+    def faulty(spans: list[Span], combination: object) -> list[torch.Tensor]:
+        orders = []
+        for span in spans:
+            order = list(span.sequence.members)
+            if span.sequence.drafts:
+                order.sort(key=lambda member: member != span.sequence.drafts[0].proposer)
+            orders.append(order)
+        return [combination.log_probs(span.rows(order)) for span, order in zip(spans, orders, strict=True)]
 
     return mock.patch("cospec.settle.log_combined", faulty)
 
@@ -174,6 +179,19 @@ def expert_alone_whatever_is_plausible() -> AbstractContextManager[object]:
     return mock.patch("cospec.shortcuts._of_expert", faulty)
 
 
+def unlikely_drafts_dropped() -> AbstractContextManager[object]:
+    """Not drafting on behind an unlikely draft is a stopping rule; taking the draft itself back is none."""
+    extend = Sequence.extend
+
+    def faulty(self: Sequence, draft: Draft) -> None:
+        if draft.confidence < 0.4:
+            self.decline(draft.proposer)
+        else:
+            extend(self, draft)
+
+    return mock.patch.object(Sequence, "extend", faulty)
+
+
 HOT = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.4, top_p=0.8)
 
 CASCADE = FIXED.but(schedule="cascade", gamma=(2, 3))
@@ -190,6 +208,7 @@ FAULTS = {
         CASCADE.but(verification="block"),
     ),
     "refined drafts said to be the drafter's": (refined_drafts_said_to_be_the_drafters, CASCADE),
+    "unlikely drafts dropped": (unlikely_drafts_dropped, FIXED),
     "a chain of one member": (chain_of_one_member, FIXED.but(schedule="mixture")),
     "certain without the weight not heard": (certain_without_the_weight_not_heard, GREEDY_3),
     "the expert alone, whatever is plausible": (expert_alone_whatever_is_plausible, PLAUSIBLE),

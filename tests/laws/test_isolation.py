@@ -6,9 +6,10 @@ from unittest import mock
 
 import pytest
 
-from cospec import Engine, SamplingParams
-from cospec.engine import Live, Update
+from cospec import SamplingParams
 from cospec.sampling import Draws
+from cospec.sequence import Sequence
+from cospec.settle import Policy, settle
 
 from .cases import BLENDS, Case
 from .naive import Text
@@ -71,19 +72,19 @@ def test_texts_of_different_schedules_share_an_engine():
 
 
 def whole_batch_rollback() -> AbstractContextManager[object]:
-    """One sequence's rejection clears the others' drafts."""
-    advance = Engine._advance
+    """One sequence's rejection clears the drafts of those that are settled after it."""
 
-    def faulty(self: Engine, live: Live) -> Update:
-        before = live.sequence.epoch
-        update = advance(self, live)
-        for other in self._live.values():
-            if live.sequence.epoch > before and other is not live and other.sequence.drafts:
-                other.sequence.rollback()
-                self._trim(other.sequence)
-        return update
+    def faulty(items: list[tuple[Sequence, Policy]]) -> list[object]:
+        outcomes = []
+        for index, (sequence, policy) in enumerate(items):
+            before = sequence.epoch
+            outcomes += settle([(sequence, policy)])
+            for other, _ in items[index + 1 :] if sequence.epoch > before else ():
+                if other.drafts:
+                    other.rollback()
+        return outcomes
 
-    return mock.patch.object(Engine, "_advance", faulty)
+    return mock.patch("cospec.engine.settle", faulty)
 
 
 @pytest.mark.parametrize("plan", ["fixed 3 by a drafter", "alternate 2 from the second"])

@@ -22,6 +22,8 @@ PLANS = {
     "fixed 2 by the second member": {"schedule": "fixed", "gamma": 2, "proposer": 1},
     "fixed 2 by a drafter": {"schedule": "fixed", "gamma": 2, "proposer": "drafter"},
     "fixed 3 by a drafter": {"schedule": "fixed", "gamma": 3, "proposer": "drafter"},
+    "fixed by a drafter, as far as pays": {"schedule": "fixed", "gamma": "auto", "proposer": "drafter"},
+    "fixed by the first member, as far as pays": {"schedule": "fixed", "gamma": "auto", "proposer": 0},
     "alternate 1": {"schedule": "alternate", "gamma": 1},
     "alternate 2 from the second": {"schedule": "alternate", "gamma": 2, "proposer": 1},
     "alternate 3": {"schedule": "alternate", "gamma": 3},
@@ -92,7 +94,7 @@ def test_the_text_has_the_law_of_naive_decoding(blend, plan, verification):
 
 @pytest.mark.parametrize("verification", ["token", "block"])
 @pytest.mark.parametrize("blend", [name for name in BLENDS if name.startswith("mixture")])
-@pytest.mark.parametrize("gamma", [None, 1, 2, 3])
+@pytest.mark.parametrize("gamma", [None, 1, 2, 3, "auto"])
 def test_a_mixture_may_be_drawn_member_by_member(blend, verification, gamma):
     drafting = {} if gamma is None else {"gamma": gamma, "proposer": "drafter"}
     plan = {"schedule": "mixture", **drafting}

@@ -19,7 +19,7 @@ from ..bench.sweep import Sweep
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
 from ..sampling import SamplingParams
-from ..schedule import Plan
+from ..schedule import Plan, as_gamma
 from ..theory import cycle
 from .interrupt import Interrupt
 from .jsonline import to_line
@@ -209,16 +209,13 @@ def _predictions(ensemble: Ensemble, params: SamplingParams, picked: list[Method
 
 
 def _plan(text: str) -> Plan:
-    """`schedule=cascade,gamma=4/8` as a plan. Raises UnknownName or InvalidBenchmark."""
+    """`schedule=cascade,gamma=4/8` as a plan. Raises UnknownName or InvalidSchedule."""
     pairs = dict(part.partition("=")[::2] for part in text.split(","))
     for key in pairs:
         if key not in _PLAN_KEYS:
             raise UnknownName("setting of --plan", key, _PLAN_KEYS)
-    gammas = [part for part in pairs.pop("gamma", "").split("/") if part]
-    if not all(part.isdecimal() for part in gammas):
-        raise InvalidBenchmark(f"gamma must be a count, or several such as 4/8, in --plan {text!r}")
-    numbers = tuple(map(int, gammas))
-    return Plan(gamma=numbers[0] if len(numbers) == 1 else numbers or None, **pairs)
+    gamma = as_gamma([part for part in pairs.pop("gamma", "").split("/") if part])
+    return Plan(gamma=gamma, **pairs)
 
 
 def _given(models: EnsembleOptions) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
 from ..members import Member
 from ..sampling import SamplingParams
-from ..schedule import SCHEDULES, Plan
+from ..schedule import SCHEDULES, Plan, as_gamma
 from ..verify import VERIFICATIONS
 
 DEFAULT_ENSEMBLE = "demo:we"
@@ -133,10 +133,11 @@ class EnsembleOptions:
         ),
     ] = None
     gamma: Annotated[
-        list[int] | None,
+        list[str] | None,
         Option(
-            metavar="N",
-            help="How many tokens a proposer drafts a turn. Once, or once for each member.",
+            metavar="N|auto",
+            help="How many tokens a proposer drafts a turn: once, or once for each member; or auto, as many as are "
+            "likely to pay.",
             show_default="the ensemble's, else the schedule's",
             rich_help_panel=_PLAN,
         ),
@@ -222,7 +223,7 @@ class EnsembleOptions:
         """The plan and how models are loaded, as far as given."""
         settings = {
             "schedule": self.schedule,
-            "gamma": self.gamma or None,
+            "gamma": as_gamma(self.gamma or []),
             "proposer": self._proposer(),
             "first": self.first,
             "verification": self._verification(),

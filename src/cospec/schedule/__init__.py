@@ -1,6 +1,7 @@
 """Schedules: who is fed next, who proposes, and which cells settle a position."""
 
-from .plan import SCHEDULES, Plan, Setting, make_schedule, plans
+from .pace import Pace
+from .plan import SCHEDULES, Plan, Setting, as_gamma, make_schedule, plans
 from .policies import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
 
 __all__ = [
@@ -9,10 +10,12 @@ __all__ = [
     "Cascade",
     "DrawnMember",
     "Fixed",
+    "Pace",
     "Plain",
     "Plan",
     "Schedule",
     "Setting",
+    "as_gamma",
     "make_schedule",
     "plans",
 ]

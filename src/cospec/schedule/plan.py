@@ -1,17 +1,22 @@
 """From what a user writes to a schedule: names, their options, and what cannot be had together."""
 
 from collections.abc import Callable
+from collections.abc import Sequence as Values
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from ..combine import Combination, Mixture
 from ..errors import InvalidSchedule, UnknownName
 from ..sampling import SamplingParams
 from ..shortcuts import has_shortcut
 from ..verify import check_verification
+from .pace import MOST_DRAFTED, Pace
 from .policies import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
 
 # What a proposer drafts at a time unless told otherwise.
 DEFAULT_GAMMA = 4
+# The gamma of a proposer that goes as far as is likely to pay.
+PACED = "auto"
 # How many tokens the first stage of `cascade` collects for the second unless told otherwise.
 DEFAULT_DEPTH = 6
 
@@ -20,20 +25,20 @@ DEFAULT_DEPTH = 6
 class Plan:
     """Which schedule, as a user writes it.
 
-    gamma: tokens a turn, one number or one a member; None for the schedule's default (4 for a drafter, 1 for
-    `alternate`). `cascade` takes two: the drafter's tokens a turn, and how many tokens of its member are verified at
-    a time. proposer: a member's or drafter's name; None for the first drafter or member. first: the member that
-    starts afresh in `alternate` and that the drafter drafts for in `cascade`; None for the first, or the proposer.
-    verification: token, block or coupled.
+    gamma: tokens a turn, one number or one a member; None for the schedule's default (4 for a proposer, 1 for
+    `alternate`), "auto" for as many as are likely to pay, in `fixed` and `mixture`. `cascade` takes two: the drafter's
+    tokens a turn, and how many tokens of its member are verified at a time. proposer: a member's or drafter's name;
+    None for the first drafter or member. first: the member that starts afresh in `alternate` and that the drafter
+    drafts for in `cascade`; None for the first, or the proposer. verification: block, token or coupled.
 
     Raises UnknownName or InvalidSchedule.
     """
 
     schedule: str = "auto"
-    gamma: int | tuple[int, ...] | None = None
+    gamma: int | tuple[int, ...] | str | None = None
     proposer: str | None = None
     first: str | None = None
-    verification: str = "token"
+    verification: str = "block"
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -41,6 +46,10 @@ class Plan:
         check_verification(self.verification)
         if isinstance(self.gamma, list):
             object.__setattr__(self, "gamma", tuple(self.gamma))
+        if isinstance(self.gamma, str) and self.gamma != PACED:
+            raise InvalidSchedule(f'gamma must be a whole number >= 1 or "{PACED}", got {self.gamma!r}')
+        if self.is_paced and self.schedule not in ("fixed", "mixture"):
+            raise InvalidSchedule(f'gamma "{PACED}" is for fixed and mixture, and the schedule is {self.schedule}')
         for gamma in self.gammas:
             if not isinstance(gamma, int) or isinstance(gamma, bool) or gamma < 1:
                 raise InvalidSchedule(
@@ -51,16 +60,38 @@ class Plan:
 
     def __str__(self) -> str:
         """In one line, such as `fixed 4 by drafter`."""
-        gammas = "/".join(map(str, self.gammas))
+        gammas = PACED if self.is_paced else "/".join(map(str, self.gammas))
         parts = [self.schedule, gammas, f"by {self.proposer}" if self.proposer else ""]
         return " ".join(filter(None, [*parts, f"for {self.first}" if self.first else ""]))
 
     @property
+    def is_paced(self) -> bool:
+        """Whether the proposer goes as far as is likely to pay."""
+        return self.gamma == PACED
+
+    @property
     def gammas(self) -> tuple[int, ...]:
-        """gamma as written, as a tuple; empty if none was."""
-        if self.gamma is None:
+        """gamma as written, as a tuple; empty if no number was."""
+        if self.gamma is None or isinstance(self.gamma, str):
             return ()
         return self.gamma if isinstance(self.gamma, tuple) else (self.gamma,)
+
+
+def as_gamma(parts: Values[str]) -> int | tuple[int, ...] | str | None:
+    """`auto`, or counts, as a user writes them, as a plan takes them. Raises InvalidSchedule."""
+    if [*parts] == [PACED]:
+        return PACED
+    if not all(part.strip().isdecimal() for part in parts):
+        raise InvalidSchedule(f"gamma must be a whole number >= 1, one for each member, or {PACED}, got {[*parts]}")
+    numbers = tuple(map(int, parts))
+    return numbers[0] if len(numbers) == 1 else numbers or None
+
+
+class Block(TypedDict):
+    """The length of a proposer's blocks, at most, and what stops it earlier."""
+
+    gamma: int
+    pace: Pace | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +117,7 @@ def _fixed(plan: Plan, setting: Setting) -> Schedule:
         raise InvalidSchedule(f"fixed has one proposer and takes one gamma, got {list(plan.gammas)}")
     default = setting.drafters[0] if setting.drafters else setting.members[0]
     lane = _lane(plan.proposer or default, setting.lanes)
-    return Fixed(lane, plan.gammas[0] if plan.gammas else DEFAULT_GAMMA, one_by_one=_may_settle_early(setting))
+    return Fixed(lane, **_block(plan), one_by_one=_may_settle_early(setting))
 
 
 def _alternate(plan: Plan, setting: Setting) -> Schedule:
@@ -128,14 +159,22 @@ def _mixture(plan: Plan, setting: Setting) -> Schedule:
         return DrawnMember(setting.combination.weights)
     if len(plan.gammas) > 1:
         raise InvalidSchedule(f"mixture has one drafter and takes one gamma, got {list(plan.gammas)}")
-    gamma = plan.gammas[0] if plan.gammas else DEFAULT_GAMMA
-    return DrawnMember(setting.combination.weights, _drafter("mixture", plan, setting), gamma)
+    return DrawnMember(setting.combination.weights, _drafter("mixture", plan, setting), **_block(plan))
+
+
+def _block(plan: Plan) -> Block:
+    """How long a proposer's blocks are."""
+    if plan.is_paced:
+        return {"gamma": MOST_DRAFTED, "pace": Pace()}
+    return {"gamma": plan.gammas[0] if plan.gammas else DEFAULT_GAMMA, "pace": None}
 
 
 def _auto(plan: Plan, setting: Setting) -> Schedule:
     """What `auto` does where it may not measure: a drafter's drafts, else a mixture drawn by member, else in turn."""
     if plan.proposer in setting.drafters or (setting.drafters and plan.proposer is None):
-        return _cascade(plan, setting) if len(setting.members) > 1 and plan.gamma is None else _fixed(plan, setting)
+        drafted = plan if plan.gamma is not None else replace(plan, schedule="fixed", gamma=PACED)
+        is_mixed = len(setting.members) > 1 and not _why_not_mixture(plan, setting)
+        return _mixture(drafted, setting) if is_mixed else _fixed(drafted, setting)
     if len(setting.members) == 1:
         return _plain(plan, setting)
     if plan.gamma is None and plan.proposer is None and not _why_not_mixture(plan, setting):
@@ -143,26 +182,26 @@ def _auto(plan: Plan, setting: Setting) -> Schedule:
     return _alternate(plan, setting)
 
 
-# What `auto` weighs: tokens a turn of a drafter, of a member, and how deep the first stage of `cascade` goes.
-_DRAFTED = (1, 2, 3, 4, 6, 8, 12)
-_STAGES = ((2, 2), (2, 4), (4, 4), (4, 8), (6, 6), (6, 10), (8, 8), (8, 14))
+# What `auto` weighs of `cascade`: tokens a turn of the drafter, and how deep the first stage goes.
+_STAGES = ((3, 4), (6, 8))
 
 
 def plans(setting: Setting, verification: str) -> list[Plan]:
     """All plans that `auto` weighs for these members and this sampling, `plain` first."""
     members, drafters = setting.members, setting.drafters
-    found = [Plan(schedule="plain"), Plan(schedule="mixture")]
-    found += [Plan(schedule="alternate", first=name) for name in members] if len(members) > 1 else []
+    found = [Plan(schedule="plain")]
+    if len(members) > 1:
+        found += [Plan(schedule="mixture"), *(Plan(schedule="alternate", first=name) for name in members)]
     for name in drafters:
-        found += [Plan(schedule="fixed", gamma=gamma, proposer=name) for gamma in _DRAFTED]
-        found += [Plan(schedule="mixture", gamma=gamma, proposer=name) for gamma in _DRAFTED]
+        found += [Plan(schedule="mixture", gamma=PACED, proposer=name)] if len(members) > 1 else []
+        found += [Plan(schedule="fixed", gamma=PACED, proposer=name)]
         found += [
             Plan(schedule="cascade", gamma=gammas, proposer=name, first=first)
             for first in members
             for gammas in _STAGES
         ]
     if len(members) > 1:
-        found += [Plan(schedule="fixed", gamma=gamma, proposer=name) for name in members for gamma in _DRAFTED]
+        found += [Plan(schedule="fixed", gamma=PACED, proposer=name) for name in members]
     whole = [replace(plan, verification=verification) for plan in found]
     return [plan for plan in whole if _is_legal(plan, setting)]
 

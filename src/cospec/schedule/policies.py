@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ..sampling import Purpose
 from ..sequence import Sequence
+from .pace import Pace
 
 
 class Schedule(Protocol):
@@ -63,12 +64,13 @@ class Plain(OfAllMembers):
 class Fixed(OfAllMembers):
     """One proposer, a member or not, drafts `gamma` tokens; then the members that lack their rows are fed the block.
 
-    one_by_one: a member a round, where the first one's row may settle a position alone.
+    one_by_one: a member a round, where the first one's row may settle a position alone. pace: stops it earlier.
     """
 
     lane: int
     gamma: int
     one_by_one: bool = False
+    pace: Pace | None = None
     name = "fixed"
 
     def turn(self, sequence: Sequence) -> Values[int]:
@@ -87,6 +89,8 @@ class Fixed(OfAllMembers):
     def _num_to_draft(self, sequence: Sequence) -> int:
         # Who has begun to verify a block goes on with it, though a part of it is settled and there were room for more.
         if sequence.has_declined(self.lane) or _is_being_verified(sequence, but=self.lane):
+            return 0
+        if self.pace is not None and not self.pace.goes_on(sequence.drafts):
             return 0
         # The last token of a block comes from r for free, so the last one allowed is never drafted.
         return min(self.gamma - len(sequence.drafts), sequence.num_draftable - 1)
@@ -176,11 +180,13 @@ class DrawnMember:
     The draw for a position is fixed by the sequence's seed, made once, and never redrawn; the other members catch
     up in one call when their turn comes. With a drafter, `gamma` tokens are drafted first, and each position is
     verified against its own member alone: given the draws the text is a chain of the members' distributions.
+    pace: stops the drafter earlier.
     """
 
     weights: tuple[float, ...]
     lane: int | None = None
     gamma: int = 0
+    pace: Pace | None = None
     name = "mixture"
 
     def turn(self, sequence: Sequence) -> Values[int]:
@@ -207,6 +213,8 @@ class DrawnMember:
     def _may_draft(self, sequence: Sequence) -> bool:
         assert self.lane is not None
         if sequence.has_declined(self.lane) or _is_being_verified(sequence, but=self.lane):
+            return False
+        if self.pace is not None and not self.pace.goes_on(sequence.drafts):
             return False
         return len(sequence.drafts) < self.gamma and sequence.num_draftable > 1
 

@@ -1,0 +1,58 @@
+"""What calls cost, by the number of tokens that they feed."""
+
+import bisect
+import math
+from dataclasses import dataclass, field
+
+from .averages import Average
+
+RATE = 0.2
+# Up to here every number of tokens is told apart; beyond, four in each doubling.
+MOST_EXACT = 16
+# A call takes at most so many times what such calls took: more is a stall of the machine, and no cost of the call.
+STALL, NUM_BEFORE_STALLS = 3, 3
+
+
+@dataclass
+class _Cell:
+    num_tokens: Average = field(default_factory=lambda: Average(RATE))
+    seconds: Average = field(default_factory=lambda: Average(RATE))
+
+
+@dataclass
+class Costs:
+    """Seconds of a call by lane and by tokens, those of all texts in it together.
+
+    That few tokens of many texts cost about what many tokens of few do was measured: a call reads all weights once,
+    and multiplies each token with them.
+    """
+
+    _cells: dict[int, dict[int, _Cell]] = field(default_factory=dict)
+
+    def add(self, lane: int, num_tokens: int, seconds: float) -> None:
+        cell = self._cells.setdefault(lane, {}).setdefault(_key(num_tokens), _Cell())
+        if cell.seconds.count >= NUM_BEFORE_STALLS:
+            seconds = min(seconds, STALL * cell.seconds.value)
+        cell.num_tokens.add(num_tokens)
+        cell.seconds.add(seconds)
+
+    def seconds(self, lane: int, num_tokens: float) -> float:
+        """On the line between the two nearest that were measured; below all, the least; above, in proportion.
+
+        0 for a lane that was never called.
+        """
+        known = sorted((cell.num_tokens.value, cell.seconds.value) for cell in self._cells.get(lane, {}).values())
+        if not known:
+            return 0.0
+        index = bisect.bisect_left(known, (num_tokens,))
+        if index == 0:
+            return known[0][1]
+        (below, at_below) = known[index - 1]
+        if index == len(known):
+            return at_below * num_tokens / below
+        (above, at_above) = known[index]
+        return at_below + (at_above - at_below) * (num_tokens - below) / (above - below)
+
+
+def _key(num_tokens: int) -> int:
+    return num_tokens if num_tokens <= MOST_EXACT else MOST_EXACT + math.ceil(4 * math.log2(num_tokens / MOST_EXACT))
