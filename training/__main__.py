@@ -50,7 +50,6 @@ def _train_one(
     streams: dict[str, np.ndarray],
     device: str,
 ) -> None:
-    folder = MODELS / recipe.name
     model = build_model(recipe)
     if recipe.parent is not None:
         model.load_state_dict(torch.load(WORK / f"{recipe.parent}.final.pt", weights_only=True))
@@ -58,12 +57,26 @@ def _train_one(
     progress = _Progress(recipe.name)
     steps, seconds = train(recipe, model, streams, WORK / f"{recipe.name}.pt", progress)
     tokens = recipe.tokens
-    if recipe.distillation is not None:
-        more = _distil(recipe.name, recipe.distillation, model, streams)
+    for number, stage in enumerate(recipe.distillations, start=1):
+        more = distil_once(f"{recipe.name}.distil{number}", stage, model, streams)
         steps, seconds = steps + more[0], seconds + more[1]
-        tokens += recipe.distillation.tokens * recipe.distillation.readings
-    torch.save(model.state_dict(), WORK / f"{recipe.name}.final.pt")
+        tokens += stage.tokens * stage.readings
+    write_model(recipe, model, corpora, tokenizer, steps=steps, tokens=tokens, seconds=seconds)
 
+
+def write_model(
+    recipe: Recipe,
+    model: LlamaForCausalLM,
+    corpora: dict[str, Corpus],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    steps: int,
+    tokens: int,
+    seconds: float,
+) -> None:
+    """The weights, the tokenizer and the card, with what training took and what held-out text says."""
+    folder = MODELS / recipe.name
+    torch.save(model.state_dict(), WORK / f"{recipe.name}.final.pt")
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # Measured on the weights as stored, in bfloat16, widened again for the arithmetic.
@@ -82,29 +95,26 @@ def _train_one(
     print(json.dumps({"name": recipe.name, **asdict(result)}), flush=True)
 
 
-def _distil(
+def distil_once(
     name: str, distillation: Distillation, model: LlamaForCausalLM, streams: dict[str, np.ndarray]
 ) -> tuple[int, float]:
+    """Sample the texts and learn from them; (steps, seconds)."""
     teachers = {
-        corpus: [
-            LlamaForCausalLM.from_pretrained(MODELS / teacher, dtype=torch.float32).eval().to(model.device)
-            for teacher in names
-        ]
-        for corpus, names in distillation.teachers.items()
+        teacher: LlamaForCausalLM.from_pretrained(MODELS / teacher, dtype=torch.float32).eval().to(model.device)
+        for teacher in sorted({teacher for mix in distillation.mixes for teacher in mix.teachers})
     }
-    report = _Progress(f"{name}, texts")
     begun = time.monotonic()
-    texts = sample_texts(distillation, teachers, streams, WORK / f"{name}.texts", report)
+    texts = sample_texts(distillation, teachers, streams, WORK / f"{name}.texts", _Progress(f"{name}, texts", "seconds a batch"))
     sampling = time.monotonic() - begun
-    steps, seconds = distil(distillation, model, texts, WORK / f"{name}.distil.pt", _Progress(f"{name}, distilled"))
+    steps, seconds = distil(distillation, model, texts, WORK / f"{name}.pt", _Progress(name))
     return steps, sampling + seconds
 
 
 class _Progress:
-    """A line every fifty steps: loss averaged over them, and the time left."""
+    """A line every fifty steps: what was told, averaged over them, and the time left."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, told: str = "loss") -> None:
+        self.name, self.told = name, told
         self.losses: list[float] = []
         self.since = time.monotonic()
 
@@ -115,7 +125,7 @@ class _Progress:
         seconds = (time.monotonic() - self.since) / len(self.losses)
         mean = sum(self.losses) / len(self.losses)
         left = seconds * (steps - step) / 60
-        print(f"{self.name}: step {step}/{steps}, loss {mean:.3f}, {left:.0f} minutes left", flush=True)
+        print(f"{self.name}: step {step}/{steps}, {self.told} {mean:.3f}, {left:.0f} minutes left", flush=True)
         self.losses, self.since = [], time.monotonic()
 
 

@@ -16,7 +16,7 @@ def write_card(folder: Path, recipe: Recipe, result: Result) -> None:
     data = "\n".join(f"- {share:.0%} {CORPORA[name]}" for name, share in recipe.mix.items())
     scores = "\n".join(f"| {TITLES[name]} | {value} |" for name, value in result.perplexity.items())
     origin = f"continues from `{recipe.parent}`" if recipe.parent else "from random weights"
-    distilled = f"\n{_distilled(recipe.distillation)}\n" if recipe.distillation else ""
+    distilled = "".join(f"\n{_distilled(stage)}\n" for stage in recipe.distillations)
     heads = f"{recipe.heads} heads ({recipe.kv_heads} for keys and values)"
     shape = f"{recipe.layers} layers, width {recipe.hidden}, {heads}, context {CONTEXT}"
     card = f"""\
@@ -52,11 +52,7 @@ Made by `python -m training --only {recipe.name}`.
 
 
 def _distilled(distillation: Distillation) -> str:
-    parts = ", ".join(
-        f"{share:.0%} by {' and '.join(f'`{teacher}`' for teacher in distillation.teachers[corpus])} on {corpus}"
-        for corpus, share in distillation.mix.items()
-    )
     return (
-        f"Then {distillation.tokens:,} tokens of texts that other bundled models wrote together, read "
-        f"{distillation.readings} times with their distributions as targets: {parts}."
+        f"Then {distillation.tokens:,} tokens of texts that other bundled models wrote, read {distillation.readings} "
+        f"times with their distributions as targets: {'; '.join(map(str, distillation.mixes))}."
     )

@@ -1,4 +1,4 @@
-"""Distillation: a small model learns the mixture of its teachers on texts that the mixture wrote itself.
+"""Distillation: a small model learns mixtures of its teachers on texts that the mixtures wrote themselves.
 
 That is what a drafter needs: its drafts stand in such texts, and are accepted with probability 1 - TV(own, mixture).
 """
@@ -80,14 +80,14 @@ def _distances(logits: Tensor, kept: Tensor, probs: Tensor) -> tuple[Tensor, Ten
 
 def sample_texts(
     distillation: Distillation,
-    teachers: dict[str, list[LlamaForCausalLM]],
+    teachers: dict[str, LlamaForCausalLM],
     streams: dict[str, np.ndarray],
     saved: Path,
     report: Report,
 ) -> Texts:
-    """What the teachers of each corpus write, drawn from their even mixture. Kept in `saved`, batch by batch.
+    """What each mix writes, drawn from its teachers' even mixture. Kept in `saved`, batch by batch.
 
-    teachers: for each corpus. Every text goes on from a piece of its corpus, a document's beginning half of the time.
+    teachers: by name. Every text goes on from a piece of a corpus, a document's beginning half of the time.
     """
     saved.mkdir(exist_ok=True)
     num_batches = distillation.tokens // (TEXTS * LENGTH)
@@ -98,8 +98,8 @@ def sample_texts(
             begun = time.monotonic()
             rng = np.random.default_rng([batch, 7])
             torch.manual_seed(batch)
-            name = str(rng.choice(list(distillation.mix), p=list(distillation.mix.values())))
-            texts = _continue(teachers[name], _prompts(streams[name], rng))
+            mix = distillation.mixes[rng.choice(len(distillation.mixes), p=[mix.share for mix in distillation.mixes])]
+            texts = _continue([teachers[name] for name in mix.teachers], _prompts(streams[mix.corpus], rng))
             torch.save(vars(texts), path)
             report(batch + 1, num_batches, time.monotonic() - begun)
         batches.append(torch.load(path, weights_only=True))

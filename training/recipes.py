@@ -6,14 +6,23 @@ CONTEXT = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mix:
+    """`teachers`, mixed evenly, go on from pieces of a corpus. share: of a distillation's texts."""
+
+    teachers: tuple[str, ...]
+    corpus: str
+    share: float
+
+    def __str__(self) -> str:
+        *most, last = [f"`{teacher}`" for teacher in self.teachers]
+        return f"{self.share:.0%} by {', '.join(most)}{' and ' if most else ''}{last} on {self.corpus}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """`teachers` maps a corpus to models, mixed evenly; `mix` to its share of the texts that they write.
+    """tokens: how many there are of the texts that the mixes write; they are read `readings` times."""
 
-    tokens: how many there are of these texts; they are read `readings` times.
-    """
-
-    teachers: dict[str, tuple[str, ...]]
-    mix: dict[str, float]
+    mixes: tuple[Mix, ...]
     tokens: int
     readings: int
 
@@ -22,7 +31,7 @@ class Distillation:
 class Recipe:
     """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from.
 
-    distillation: what it learns from others after that.
+    distillations: what it learns from others after that, one after the other.
     """
 
     name: str
@@ -34,10 +43,11 @@ class Recipe:
     mix: dict[str, float]
     tokens: int
     parent: str | None = None
-    distillation: Distillation | None = None
+    distillations: tuple[Distillation, ...] = ()
 
 
 _LARGE = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 704}
+_ALL = ("math", "general", "code")
 
 RECIPES = (
     Recipe(name="general", **_LARGE, mix={"math": 0.4, "code": 0.6}, tokens=6_500_000),
@@ -50,9 +60,26 @@ RECIPES = (
     Recipe(
         name="drafter", hidden=128, layers=2, heads=2, kv_heads=1, intermediate=352,
         mix={"math": 0.4, "code": 0.6}, tokens=2_000_000,
-        distillation=Distillation(
-            teachers={"math": ("math", "general"), "code": ("code", "general")},
-            mix={"math": 0.6, "code": 0.4}, tokens=4_000_000, readings=2,
+        distillations=(
+            Distillation(
+                mixes=(
+                    Mix(teachers=("math", "general"), corpus="math", share=0.6),
+                    Mix(teachers=("code", "general"), corpus="code", share=0.4),
+                ),
+                tokens=4_000_000, readings=2,
+            ),
+            # Whatever it drafts for: a mixture of all, of two, or one of them alone.
+            Distillation(
+                mixes=(
+                    Mix(teachers=_ALL, corpus="math", share=0.3),
+                    Mix(teachers=_ALL, corpus="code", share=0.2),
+                    Mix(teachers=("math", "general"), corpus="math", share=0.2),
+                    Mix(teachers=("code", "general"), corpus="code", share=0.1),
+                    Mix(teachers=("general",), corpus="math", share=0.1),
+                    Mix(teachers=("general",), corpus="code", share=0.1),
+                ),
+                tokens=1_310_720, readings=2,
+            ),
         ),
     ),
 )  # fmt: skip
