@@ -48,14 +48,19 @@ class Served:
     def http(self):
         return httpx.Client(base_url=self.url, timeout=60)
 
-    def becomes_idle(self, seconds=10):
-        """Whether nothing is left in the engine before long."""
+    def becomes(self, condition, seconds=10):
+        """Whether it comes to hold before long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if not self.host.num_running and not self.host.num_waiting and not self.host.engine.num_live:
+            if condition():
                 return True
-            time.sleep(0.01)
+            time.sleep(0.005)
         return False
+
+    def becomes_idle(self, seconds=10):
+        """Whether nothing is left in the engine before long."""
+        host = self.host
+        return self.becomes(lambda: not (host.num_running or host.num_waiting or host.engine.num_live), seconds)
 
 
 @pytest.fixture(scope="session")
