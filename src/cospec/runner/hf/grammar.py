@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from ...errors import InvalidSampling, MissingExtra
 
 KINDS = ("json_schema", "regex", "lark")
+# Room between the parts of JSON, for indentation too, but not so much that a weak model fills its answer with it.
+JSON_OPTIONS = {"whitespace_pattern": r"\n[ \t]{0,32}|[ ]{1,2}"}
 
 
 class Grammars:
@@ -27,7 +29,9 @@ class Grammars:
         matcher = None
         try:
             text = json.dumps(source) if isinstance(source, dict) else source
-            matcher = lib.LLMatcher(tokenizer, getattr(lib.LLMatcher, f"grammar_from_{kind}")(text), log_level=0)
+            options = {"defaults": JSON_OPTIONS} if kind == "json_schema" else {}
+            grammar = getattr(lib.LLMatcher, f"grammar_from_{kind}")(text, **options)
+            matcher = lib.LLMatcher(tokenizer, grammar, log_level=0)
             error = matcher.get_error() if matcher.is_error() else ""
         except (ValueError, TypeError, RecursionError) as raised:
             error = str(raised) or type(raised).__name__
