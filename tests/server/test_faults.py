@@ -15,7 +15,7 @@ from cospec import SamplingParams
 from cospec.server.host import Job
 
 from .conftest import MODEL, Served
-from .faulty import NAN, RAISE, moody_ensemble
+from .faulty import DIE, NAN, RAISE, moody_ensemble
 
 JSON = {"content-type": "application/json"}
 WELL = {"model": MODEL, "prompt": "Question: How much is 2 + 2?\nAnswer:", "temperature": 0}

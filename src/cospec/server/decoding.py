@@ -106,9 +106,9 @@ class Decoder:
 
     def tokens(self, asked: TokenizeRequest) -> list[int]:
         """Token ids of a text, or of a chat as it would be fed. Raises ApiError."""
-        prompt = asked.prompt if asked.messages is None else self.chat_prompt(asked.messages)
-        if prompt is None:
+        if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "give prompt or messages")
+        prompt = asked.prompt or "" if asked.messages is None else self.chat_prompt(asked.messages)
         if not isinstance(prompt, str):
             return list(prompt)
         tokenizer: Any = self.ensemble.tokenizer
