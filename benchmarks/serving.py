@@ -4,7 +4,8 @@
     python benchmarks/serving.py --url http://127.0.0.1:8000
 
 Each client streams completions of the bundled prompts, of a fixed length (`ignore_eos`), one after another. Without
---url a server is started for the run. The last line is one JSON document.
+--url a server is started for the run, and --flood N then sends N short completions, a third of which are left midway,
+and tells the server's memory after each tenth. The last line is one JSON document.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import psutil
 
 from cospec import demo
 
@@ -46,10 +48,18 @@ def main() -> None:
     parser.add_argument("--concurrency", default="1,4,16,32", help="clients at a time (1,4,16,32)")
     parser.add_argument("--requests", type=int, default=4, help="completions a client (4)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens a completion (64)")
+    parser.add_argument("--flood", type=int, default=0, help="short completions, to watch the server's memory (0)")
     arguments = parser.parse_args()
-    with contextlib.nullcontext(arguments.url) if arguments.url else served(options(arguments)) as url:
-        rows = asyncio.run(measure(url, arguments))
-    print(json.dumps({"arguments": vars(arguments), "rows": rows}))
+    if arguments.url and arguments.flood:
+        parser.exit(2, "--flood reads the memory of a server that it starts itself; leave --url out\n")
+    told: dict[str, Any] = {"arguments": vars(arguments)}
+    if arguments.url:
+        told["rows"] = asyncio.run(measure(arguments.url, arguments))
+    else:
+        with served(options(arguments)) as (url, process):
+            told["rows"] = asyncio.run(measure(url, arguments))
+            told["mib"] = asyncio.run(flood(url, process.pid, arguments.flood))
+    print(json.dumps(told))
 
 
 def options(arguments: argparse.Namespace) -> list[str]:
@@ -59,8 +69,8 @@ def options(arguments: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def served(given: list[str]) -> Iterator[str]:
-    """The address of a server that ends with the block."""
+def served(given: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The address and process of a server that ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,7 +78,7 @@ def served(given: list[str]) -> Iterator[str]:
     process = subprocess.Popen([*COSPEC, "serve", *given, "--port", str(port)])
     try:
         wait_for(url, process)
-        yield url
+        yield url, process
     finally:
         process.terminate()
         process.wait()
@@ -115,6 +125,27 @@ async def load(client: httpx.AsyncClient, clients: int, requests: int, tokens: i
         return [await completion(client, prompt, tokens) for prompt in each]
 
     return [timing for timings in await asyncio.gather(*map(run, range(clients))) for timing in timings]
+
+
+async def flood(url: str, pid: int, count: int) -> list[float]:
+    """The server's memory in MiB after each tenth of so many short completions, 32 at a time."""
+    memory = []
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(max_connections=32)) as client:
+        for _ in range(10 if count else 0):
+            await asyncio.gather(*(short(client, index) for index in range(count // 10)))
+            memory.append(psutil.Process(pid).memory_info().rss / 2**20)
+            print(f"{memory[-1]:.1f} MiB", flush=True)
+    return memory
+
+
+async def short(client: httpx.AsyncClient, index: int) -> None:
+    """A few tokens; every third is left at its first."""
+    prompts = demo.prompts()
+    body = {"prompt": prompts[index % len(prompts)], "max_tokens": 4 if index % 3 else 400, "stream": True}
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        async for _ in chunks(answer):
+            if index % 3 == 0:
+                return
 
 
 async def completion(client: httpx.AsyncClient, prompt: str, tokens: int) -> Timing:

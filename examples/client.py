@@ -50,7 +50,6 @@ def show_choice(client: openai.OpenAI, model: str) -> None:
         extra_body={"guided_choice": ["yes", "no"]},
     )
     choice = answer.choices[0]
-    assert choice.logprobs is not None and choice.logprobs.content is not None
     print(f"{choice.message.content} ({sum(entry.logprob for entry in choice.logprobs.content):.2f})")
 
 
