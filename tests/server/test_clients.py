@@ -33,9 +33,9 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def chat(served):
-    made = ChatOpenAI(base_url=f"{served.url}/v1", api_key="none", model=MODEL, temperature=0, max_tokens=12)
+    made = ChatOpenAI(base_url=f"{served.url}/v1", api_key="none", model=MODEL, temperature=0, max_tokens=24)
     yield made
     made.root_client.close()
     asyncio.run(made.root_async_client.close())
@@ -44,7 +44,7 @@ def chat(served):
 def test_langchain_invokes_and_streams(chat, ensemble):
     turns = [SystemMessage("Be brief."), HumanMessage("How much is 2 + 2?")]
     prompt = "Be brief.\nQuestion: How much is 2 + 2?\nAnswer:"
-    (own,) = ensemble.generate(prompt, SamplingParams(max_tokens=12, temperature=0))
+    (own,) = ensemble.generate(prompt, SamplingParams(max_tokens=24, temperature=0))
     answer = chat.invoke(turns)
     assert answer.content == own.text
     assert answer.usage_metadata["output_tokens"] == own.completion_tokens
@@ -94,7 +94,7 @@ def _likelihood(ensemble, context, continuation):
     before = ensemble.tokenizer.encode(context)
     ids = ensemble.tokenizer.encode(context + continuation)
     assert ids[: len(before)] == before
-    (result,) = ensemble.generate(ids, SamplingParams(max_tokens=1, prompt_logprobs=1))
+    (result,) = ensemble.generate(ids, SamplingParams(max_tokens=1, logprobs=0, prompt_logprobs=1))
     entries = result.prompt_logprobs[len(before) :]
     return sum(entry.logprob for entry in entries), all(entry.token == entry.top[0][0] for entry in entries)
 

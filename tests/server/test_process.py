@@ -13,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+from typer.testing import CliRunner
+
+from cospec.cli import app
 
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
 OPTIONS = {"model": "demo:we", "prompt": "Question: How much is 2 + 2?\nAnswer:", "extra_body": {"ignore_eos": True}}
@@ -60,34 +63,28 @@ class Process:
         return self.process.returncode, self.notes + err + out
 
 
-def test_sigterm_lets_what_is_under_way_end_and_takes_in_nothing_more():
+def test_sigterm_lets_what_is_under_way_end_and_no_text_was_logged():
     with Process("--port", "0", COSPEC_API_KEY="given") as served, ThreadPoolExecutor(2) as beside:
         with served.client() as client:
-            stream = client.completions.create(**OPTIONS, max_tokens=150, stream=True)
+            client.completions.create(**OPTIONS | {"prompt": SECRET}, max_tokens=4)
+            for wrong in ({"temperature": -1}, {"model": SECRET}, {"stop": [""]}):
+                with pytest.raises(openai.APIStatusError):
+                    client.completions.create(**OPTIONS | {"prompt": SECRET} | wrong, max_tokens=4)
+            stream = client.completions.create(**OPTIONS, max_tokens=100, stream=True)
             first = next(iter(stream))
-            whole = beside.submit(client.completions.create, **OPTIONS, max_tokens=150)
+            whole = beside.submit(client.completions.create, **OPTIONS, max_tokens=100)
             time.sleep(0.2)
             served.process.send_signal(signal.SIGTERM)
             chunks = [first, *stream]
             assert chunks[-1].choices[0].finish_reason == "length"
-            assert whole.result().usage.completion_tokens == 150
+            assert whole.result().usage.completion_tokens == 100
         status, written = served.ended()
         assert status in (0, -signal.SIGTERM)
-        assert "Traceback" not in written
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{served.url}/health")
-
-
-def test_what_takes_longer_than_the_drain_is_ended():
-    with Process("--port", "0", "--drain", "0", "--schedule", "plain") as served, served.client() as client:
-        stream = client.completions.create(**OPTIONS, max_tokens=1000, stream=True)
-        next(iter(stream))
-        started = time.monotonic()
-        served.process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(openai.APIError, httpx.TransportError):
-            list(stream)
-        served.ended()
-        assert time.monotonic() - started < 10
+    assert "serving demo:we" in written
+    assert "Traceback" not in written
+    assert SECRET not in written
 
 
 def test_a_killed_server_is_seen_to_be_gone_and_starts_again_at_its_place():
@@ -100,20 +97,17 @@ def test_a_killed_server_is_seen_to_be_gone_and_starts_again_at_its_place():
         os.kill(served.process.pid, signal.SIGKILL)
         with pytest.raises((openai.APIConnectionError, httpx.RemoteProtocolError, httpx.ReadError)):
             list(stream)
-    with Process("--port", port) as again, again.client() as client:
+    with Process("--port", port, "--drain", "0") as again, again.client() as client:
         assert client.completions.create(**OPTIONS, max_tokens=2).usage.completion_tokens == 2
-
-
-def test_no_text_of_a_request_is_logged():
-    with Process("--port", "0") as served, served.client() as client:
-        client.completions.create(**OPTIONS | {"prompt": SECRET}, max_tokens=4)
-        for wrong in ({"temperature": -1}, {"model": SECRET}, {"stop": [""]}):
-            with pytest.raises(openai.APIStatusError):
-                client.completions.create(**OPTIONS | {"prompt": SECRET} | wrong, max_tokens=4)
-        served.process.send_signal(signal.SIGTERM)
-        _, written = served.ended()
-    assert "serving demo:we" in written
-    assert SECRET not in written
+        # And what takes longer than the drain is ended.
+        stream = client.completions.create(**OPTIONS, max_tokens=1000, stream=True)
+        next(iter(stream))
+        started = time.monotonic()
+        again.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(openai.APIError, httpx.TransportError):
+            list(stream)
+        again.ended()
+        assert time.monotonic() - started < 10
 
 
 def test_a_place_that_is_taken_is_told_so():
@@ -121,8 +115,7 @@ def test_a_place_that_is_taken_is_told_so():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        ran = subprocess.run([*COSPEC, "serve", "--port", port], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 2
-    assert f"port {port}" in ran.stderr
-    assert "--port" in ran.stderr
-    assert "Traceback" not in ran.stderr
+        ran = CliRunner().invoke(app, ["serve", "--port", port])
+    assert ran.exit_code == 2
+    assert f"port {port}" in ran.output
+    assert "--port" in ran.output
