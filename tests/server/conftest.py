@@ -24,7 +24,7 @@ class Served:
         self.app = create_app(ensemble, ServerSettings(model=MODEL, **settings))
         self.host = self.app.state.host
         self.key = settings.get("api_keys", ("none",))[0]
-        listening = socket.socket()
+        listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"

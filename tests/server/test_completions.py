@@ -6,9 +6,9 @@ import re
 import openai
 import pytest
 
-from cospec import SamplingParams
+from cospec import Ensemble, SamplingParams
 
-from .conftest import MODEL
+from .conftest import MODEL, Served
 
 PROMPT = "Question: Tom has 3 boxes with 12 pencils each. How many pencils has he?\nAnswer:"
 OTHER = "Question: How much is 7 times 8?\nAnswer:"
@@ -101,6 +101,20 @@ def test_echo_scores_the_prompt(client, ensemble, max_tokens):
     (own,) = ensemble.generate(PROMPT, SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0))
     expected = [entry.logprob for entry in own.prompt_logprobs[1:]]
     assert told.token_logprobs[1 : len(prompt)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_cannot_be_is_told_in_json():
+    """Under a plausibility mask most tokens have no probability, and JSON has no infinity."""
+    body = {"prompt": PROMPT, "echo": True, "logprobs": 20, "max_tokens": 4, "temperature": 0}
+    with Served(Ensemble.load("demo:cd", combine={"plausibility": 0.5})) as running, running.http() as http:
+        (choice,) = json.loads(http.post("/v1/completions", json=body).text, parse_constant=pytest.fail)["choices"]
+        chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "logprobs": True, "top_logprobs": 20}
+        for stream in (False, True):
+            text = http.post("/v1/chat/completions", json=chat | {"stream": stream}).text
+            assert "Infinity" not in text
+            assert "-9999.0" in text
+    assert -9999.0 in choice["logprobs"]["token_logprobs"]
+    assert min(value for top in choice["logprobs"]["top_logprobs"][1:] for value in top.values()) == -9999.0
 
 
 def test_streamed_logprobs_are_the_whole_ones(client):

@@ -104,6 +104,24 @@ def test_a_client_that_goes_away_frees_its_place_within_a_round(slow):
         assert slow.member.num_calls - started <= 2
 
 
+def test_so_does_one_that_is_gone_before_the_first_word(slow):
+    """Its stream is never begun, and must let go of its text all the same."""
+    body = json.dumps(WELL | {"max_tokens": 900, "stream": True}).encode()
+    messages = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": "/v1/completions", "raw_path": b"/v1/completions"}
+    scope |= {"headers": [(b"content-type", b"application/json")], "query_string": b"", "root_path": ""}
+    scope |= {"asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http"}
+
+    async def receive():
+        return messages.pop(0) if len(messages) > 1 else messages[0]
+
+    async def send(message):
+        await asyncio.sleep(10)
+
+    asyncio.run(asyncio.wait_for(slow.app(scope, receive, send), 5))
+    assert slow.becomes_idle(1)
+
+
 def test_so_does_one_that_waits_for_the_whole(slow):
     body = json.dumps(WELL | {"max_tokens": 900}).encode()
     with socket.create_connection(("127.0.0.1", slow.port)) as connection:

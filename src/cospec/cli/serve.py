@@ -104,8 +104,9 @@ def _bound(host: str, port: int) -> socket.socket:
     """A socket at this address, at a free port if it is 0; nothing listens yet. Raises CannotListen."""
     place = None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        place = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With the protocol named, asyncio sends small pieces at once; else each waits for the one before to be read.
+        place = socket.socket(family, kind, protocol)
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(address)
     except OSError as error:
