@@ -53,6 +53,16 @@ def test_a_stream_is_the_same_text_with_usage_at_the_end(client):
     assert totals[-1] == whole.usage.completion_tokens
 
 
+def test_a_stream_is_cut_only_where_its_events_end(http):
+    """Clients differ in what they take for the end of a line."""
+    odd = "one\u2028two\x85three\x0bfour\x1cfive\u2029 six"
+    body = {"prompt": odd, "echo": True, "stream": True, "max_tokens": 3}
+    lines = [line for line in http.post("/v1/completions", json=body).text.splitlines() if line]
+    assert lines.pop() == "data: [DONE]"
+    texts = [json.loads(line.removeprefix("data: "))["choices"][0]["text"] for line in lines]
+    assert texts[0].startswith(odd)
+
+
 def test_n_samples_differ_and_streams_keep_them_apart(client):
     options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 12, "n": 3, "seed": 1}
     whole = [choice.text for choice in client.completions.create(**options).choices]

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cospec.cli import app
+from cospec.cli.serve import _bound
 
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
 OPTIONS = {"model": "demo:we", "prompt": "Question: How much is 2 + 2?\nAnswer:", "extra_body": {"ignore_eos": True}}
@@ -119,3 +120,9 @@ def test_a_place_that_is_taken_is_told_so():
     assert ran.exit_code == 2
     assert f"port {port}" in ran.output
     assert "--port" in ran.output
+
+
+def test_small_pieces_are_sent_at_once():
+    """asyncio turns Nagle's algorithm off only where the protocol is named; else a first token waits for 40 ms."""
+    with _bound("127.0.0.1", 0) as place:
+        assert place.proto == socket.IPPROTO_TCP

@@ -113,7 +113,8 @@ class _Answer:
     async def _events(self) -> AsyncIterator[str]:
         try:
             async for chunk in self._chunks():
-                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+                # In ASCII: some clients take U+2028 and its like for the end of a line.
+                yield f"data: {json.dumps(chunk)}\n\n"
         except (ApiError, CospecError) as error:
             yield f"data: {json.dumps(as_api_error(error).body())}\n\n"
         yield "data: [DONE]\n\n"
