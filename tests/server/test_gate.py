@@ -68,7 +68,8 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_its_length_is_told(g
 @pytest.mark.parametrize(("key", "status"), [("first", b"413"), ("third", b"401")])
 def test_a_client_that_sends_all_before_it_reads_is_not_cut_off(guarded, key, status):
     size = 30_000_000
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {size}\r\n\r\n"
+    lines = ("POST /v1/completions HTTP/1.1", "Host: x", "Connection: close", f"Authorization: Bearer {key}")
+    head = "\r\n".join([*lines, f"Content-Length: {size}", "", ""])
     with socket.create_connection(("127.0.0.1", guarded.port), timeout=20) as connection:
         connection.sendall(head.encode() + b" " * size)
         assert connection.recv(4096).startswith(b"HTTP/1.1 " + status)
