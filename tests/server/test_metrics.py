@@ -86,8 +86,10 @@ def test_calls_and_seconds_by_member(told):
     answers, samples, _ = told
     for name in ("math", "general"):
         own = [answer.metrics["members"][name] for answer in answers]
-        assert of(samples, "cospec:member_calls_total", member=name) > sum(each["calls"] for each in own) > 0
-        assert of(samples, "cospec:member_seconds_total", member=name) > sum(each["seconds"] for each in own) > 0
+        assert of(samples, "cospec:member_calls_total", member=name) >= sum(each["calls"] for each in own) > 0
+        seconds = sum(each["seconds"] for each in own)
+        assert of(samples, "cospec:member_seconds_total", member=name) > 0.999 * seconds
+        assert seconds > 0
     assert of(samples, "cospec:member_calls_total", member="drafter") > 0
 
 
