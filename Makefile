@@ -29,9 +29,11 @@ models: .venv/installed ## train the bundled models again (hours)
 clean:
 	rm -rf .venv
 
-# torch comes first and alone, pinned, so that nothing else can choose a build of it.
+# torch comes first and alone, pinned, so that nothing else can choose a build of it. The programs that the server is
+# tested with come last: all in one resolution takes pip very long.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[clients]"
 	touch $@

@@ -24,7 +24,7 @@ class Served:
         self.app = create_app(ensemble, ServerSettings(model=MODEL, **settings))
         self.host = self.app.state.host
         self.key = settings.get("api_keys", ("none",))[0]
-        listening = socket.socket()
+        listening = socket.socket(proto=socket.IPPROTO_TCP)
         listening.bind(("127.0.0.1", 0))
         self.port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -48,14 +48,19 @@ class Served:
     def http(self):
         return httpx.Client(base_url=self.url, timeout=60)
 
-    def becomes_idle(self, seconds=10):
-        """Whether nothing is left in the engine before long."""
+    def becomes(self, condition, seconds=10):
+        """Whether it comes to hold before long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if not self.host.num_running and not self.host.num_waiting and not self.host.engine.num_live:
+            if condition():
                 return True
-            time.sleep(0.01)
+            time.sleep(0.005)
         return False
+
+    def becomes_idle(self, seconds=10):
+        """Whether nothing is left in the engine before long."""
+        host = self.host
+        return self.becomes(lambda: not (host.num_running or host.num_waiting or host.engine.num_live), seconds)
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ import re
 import openai
 import pytest
 
-from cospec import SamplingParams
+from cospec import Ensemble, SamplingParams
 
-from .conftest import MODEL
+from .conftest import MODEL, Served
 
 PROMPT = "Question: Tom has 3 boxes with 12 pencils each. How many pencils has he?\nAnswer:"
 OTHER = "Question: How much is 7 times 8?\nAnswer:"
@@ -51,6 +51,16 @@ def test_a_stream_is_the_same_text_with_usage_at_the_end(client):
     totals = [chunk.usage.completion_tokens for chunk in counted if chunk.usage]
     assert totals == sorted(totals)
     assert totals[-1] == whole.usage.completion_tokens
+
+
+def test_a_stream_is_cut_only_where_its_events_end(http):
+    """Clients differ in what they take for the end of a line."""
+    odd = "one\u2028two\x85three\x0bfour\x1cfive\u2029 six"
+    body = {"prompt": odd, "echo": True, "stream": True, "max_tokens": 3}
+    lines = [line for line in http.post("/v1/completions", json=body).text.splitlines() if line]
+    assert lines.pop() == "data: [DONE]"
+    texts = [json.loads(line.removeprefix("data: "))["choices"][0]["text"] for line in lines]
+    assert texts[0].startswith(odd)
 
 
 def test_n_samples_differ_and_streams_keep_them_apart(client):
@@ -101,6 +111,20 @@ def test_echo_scores_the_prompt(client, ensemble, max_tokens):
     (own,) = ensemble.generate(PROMPT, SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0))
     expected = [entry.logprob for entry in own.prompt_logprobs[1:]]
     assert told.token_logprobs[1 : len(prompt)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_cannot_be_is_told_in_json():
+    """Under a plausibility mask most tokens have no probability, and JSON has no infinity."""
+    body = {"prompt": PROMPT, "echo": True, "logprobs": 20, "max_tokens": 4, "temperature": 0}
+    with Served(Ensemble.load("demo:cd", combine={"plausibility": 0.5})) as running, running.http() as http:
+        (choice,) = json.loads(http.post("/v1/completions", json=body).text, parse_constant=pytest.fail)["choices"]
+        chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "logprobs": True, "top_logprobs": 20}
+        for stream in (False, True):
+            text = http.post("/v1/chat/completions", json=chat | {"stream": stream}).text
+            assert "Infinity" not in text
+            assert "-9999.0" in text
+    assert -9999.0 in choice["logprobs"]["token_logprobs"]
+    assert min(value for top in choice["logprobs"]["top_logprobs"][1:] for value in top.values()) == -9999.0
 
 
 def test_streamed_logprobs_are_the_whole_ones(client):

@@ -2,17 +2,22 @@
 
 import ipaddress
 import os
+import socket
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from ..errors import InvalidEnsemble, MissingExtra
+from ..errors import CospecError, InvalidEnsemble, MissingExtra
 from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
 from .spread import spread
 
 EXAMPLE = "cospec serve --ensemble demo:we --proposer demo:drafter --port 8000"
+
+
+class CannotListen(CospecError):
+    """An address or port that cannot be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +87,35 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     )
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
-    app = create_app(models.build(), settings)
-    print_note(f"serving {settings.model} at http://{options.host}:{options.port}")
-    uvicorn.run(
-        app,
-        host=options.host,
-        port=options.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=options.drain,
-    )
+    # Before the models are loaded, which takes its time.
+    with _bound(options.host, options.port) as place:
+        config = uvicorn.Config(
+            create_app(models.build(), settings),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=options.drain,
+        )
+        host, port = place.getsockname()[:2]
+        print_note(f"serving {settings.model} at http://{f'[{host}]' if ':' in host else host}:{port}")
+        uvicorn.Server(config).run(sockets=[place])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at this address, at a free port if it is 0; nothing listens yet. Raises CannotListen."""
+    place = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With the protocol named, asyncio sends small pieces at once; else each waits for the one before to be read.
+        place = socket.socket(family, kind, protocol)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(address)
+    except OSError as error:
+        if place is not None:
+            place.close()
+        raise CannotListen(
+            f"cannot listen at {host}, port {port}: {error.strerror}; choose others with --host and --port"
+        ) from error
+    return place
 
 
 def _is_local(host: str) -> bool:

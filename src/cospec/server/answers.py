@@ -15,6 +15,9 @@ from ..settle import TokenLogprob
 from .decoding import Decoder
 from .host import Job
 
+# What OpenAI and serving engines write for the logarithm of zero.
+LOWEST = -9999.0
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -81,7 +84,7 @@ def completion_logprobs(
     offsets = list(itertools.accumulate(map(len, tokens), initial=at))[:-1]
     return {
         "tokens": tokens,
-        "token_logprobs": [None if entry is None else entry.logprob for entry in entries],
+        "token_logprobs": [None if entry is None else _told(entry.logprob) for entry in entries],
         "top_logprobs": [{} if entry is None else _top(decoder, entry) for entry in entries],
         "text_offset": offsets,
     }
@@ -90,12 +93,17 @@ def completion_logprobs(
 def _top(decoder: Decoder, entry: TokenLogprob) -> dict[str, float]:
     """The likeliest tokens, and the token itself. Of two tokens that read the same, the likelier one's."""
     listed = [(entry.token, entry.logprob), *reversed(entry.top)]
-    return {decoder.spell(token): logprob for token, logprob in listed}
+    return {decoder.spell(token): _told(logprob) for token, logprob in listed}
+
+
+def _told(logprob: float) -> float:
+    """JSON has no infinity, which is the logarithm of what cannot be."""
+    return max(logprob, LOWEST)
 
 
 def chat_logprobs(decoder: Decoder, entries: Values[TokenLogprob]) -> dict[str, Any]:
     def told(token: int, logprob: float) -> dict[str, Any]:
-        return {"token": decoder.spell(token), "logprob": logprob, "bytes": list(decoder.bytes_of(token))}
+        return {"token": decoder.spell(token), "logprob": _told(logprob), "bytes": list(decoder.bytes_of(token))}
 
     return {
         "content": [

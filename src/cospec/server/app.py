@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..ensemble import Ensemble
 from ..schedule import SCHEDULES
 from ..verify import VERIFICATIONS
 from . import errors
-from .decoding import Decoder, readable
+from .decoding import Decoder
 from .endpoints import decoding_routes
 from .errors import ApiError
 from .gate import Gate
@@ -44,6 +45,7 @@ def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
         host.start()
         yield
         await asyncio.to_thread(host.close)
+        decoder.close()
 
     app = FastAPI(
         title="cospec",
@@ -56,11 +58,12 @@ def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
     app.include_router(decoding_routes(decoder))
     app.include_router(_text_routes(decoder))
     app.include_router(_state_routes(decoder, metrics))
+    app.add_middleware(Gate, keys=settings.api_keys, max_body=settings.max_body, body_seconds=settings.body_seconds)
     if settings.origins:
+        # Outside the gate: a browser asks for leave without the key, and reads refusals only where it has leave.
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
         )
-    app.add_middleware(Gate, keys=settings.api_keys, max_body=settings.max_body)
     return app
 
 
@@ -75,10 +78,8 @@ def _text_routes(decoder: Decoder) -> APIRouter:
     @routes.post("/tokenize")
     async def tokenize(asked: TokenizeRequest) -> Any:
         """Token ids of a text, or of a chat as it would be fed."""
-        if (asked.prompt is None) == (asked.messages is None):
-            raise ApiError(400, "give prompt or messages")
-        prompt = asked.prompt or "" if asked.messages is None else decoder.chat_prompt(asked.messages)
-        ids = tokenizer().encode(readable(prompt)) if isinstance(prompt, str) else list(prompt)
+        tokenizer()
+        ids = await decoder.prepared(partial(decoder.tokens, asked))
         return {"count": len(ids), "max_model_len": decoder.context, "tokens": ids}
 
     @routes.post("/detokenize")

@@ -3,22 +3,33 @@
 import asyncio
 from collections.abc import Callable
 from collections.abc import Sequence as Values
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from ..combine import Combination
 from ..engine import Request
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..results import Result
-from ..sampling import Draws, SamplingParams
+from ..runner import Runner
+from ..sampling import Constraint, Draws, SamplingParams
 from ..schedule import Plan
 from .errors import ApiError
 from .host import Host, Job
-from .schema import DecodingRequest, Message
+from .schema import DecodingRequest, Message, TokenizeRequest
 from .settings import ServerSettings
 
 Prompt = str | Values[int]
+Text = TypeVar("Text", str, Prompt)
+Made = TypeVar("Made")
+
+
+class Grammar(Protocol):
+    """A grammar that was read, for any number of texts."""
+
+    def constraint(self) -> Constraint: ...
+
 
 # Ensembles under other plans or weights, which know what they measured, are kept for so many at a time.
 MOST_VARIANTS = 32
@@ -35,16 +46,25 @@ class Decoder:
         self.host = host
         self._variants: dict[tuple[Any, ...], Ensemble] = {}
         self._spelled: dict[int, str] = {}
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="cospec-requests")
+
+    def close(self) -> None:
+        self._preparing.shutdown()
+
+    async def prepared(self, make: Callable[[], Made]) -> Made:
+        """What `make` makes, in a thread that encodes prompts and reads grammars, one request at a time: a long one
+        holds up no stream."""
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, make)
 
     @property
     def context(self) -> int | None:
         """The most tokens of prompt and answer together, None for no limit."""
-        limits = [runner.context for runner in self.ensemble.runners if runner.context is not None]
-        own = [self.settings.context] if self.settings.context else []
-        return min([*limits, *own], default=None)
+        return min((limit for limit in map(self._limit, self.ensemble.runners) if limit is not None), default=None)
 
-    def job(self, asked: DecodingRequest, prompts: Values[Prompt], max_tokens: int | None, **sampling: Any) -> Job:
-        """The request's texts, checked, prompt by prompt, sample by sample; not yet submitted.
+    def job(
+        self, asked: DecodingRequest, prompts: Values[Prompt], max_tokens: int | None, *, since: float, **sampling: Any
+    ) -> Job:
+        """The request's texts, checked, prompt by prompt, sample by sample; not yet submitted. since: when it came.
 
         Raises ApiError or a CospecError that tells what is wrong.
         """
@@ -54,20 +74,27 @@ class Decoder:
         count, most = len(prompts) * num_samples, self.settings.max_sequences + self.settings.max_waiting
         if not 1 <= count <= most:
             raise ApiError(400, f"{count} texts were asked for at once; from 1 to {most} can be had")
+        constraint = self._constraints(asked)
+        params = SamplingParams(
+            **asked.sampling(), **sampling, max_tokens=self._room(max_tokens), constraint=constraint()
+        )
         requests = []
         for prompt in prompts:
-            params = SamplingParams(**asked.sampling(), **sampling, max_tokens=self._room(max_tokens))
-            first = self._within_context(ensemble.request(readable(prompt), params))
+            first = self._within_context(ensemble.request(self._readable(prompt), params))
             self.host.engine.check(first)
             requests += [
-                self._constrained(replace(first, draws=Draws(first.draws.seed, index)), asked, ensemble)
+                replace(
+                    first,
+                    draws=Draws(first.draws.seed, index),
+                    params=replace(first.params, constraint=constraint()),
+                )
                 for index in range(num_samples)
             ]
-        return Job(requests, is_traced=bool(asked.trace))
+        return Job(requests, since, is_traced=bool(asked.trace))
 
     def chat_prompt(self, messages: Values[Message]) -> Prompt:
         """A chat as its first member's template writes it, or plainly. Raises ApiError."""
-        turns = [{"role": message.role, "content": message.text()} for message in messages]
+        turns = [{"role": readable(message.role), "content": readable(message.text())} for message in messages]
         tokenizer: Any = self.ensemble.tokenizer
         if not getattr(tokenizer, "has_chat_template", False):
             return plain_chat(turns)
@@ -76,6 +103,17 @@ class Decoder:
         except ValueError as error:
             raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from error
         return ids
+
+    def tokens(self, asked: TokenizeRequest) -> list[int]:
+        """Token ids of a text, or of a chat as it would be fed. Raises ApiError."""
+        if (asked.prompt is None) == (asked.messages is None):
+            raise ApiError(400, "give prompt or messages")
+        prompt = asked.prompt or "" if asked.messages is None else self.chat_prompt(asked.messages)
+        if not isinstance(prompt, str):
+            return list(prompt)
+        tokenizer: Any = self.ensemble.tokenizer
+        encode = tokenizer.encode if asked.add_special_tokens else getattr(tokenizer, "encode_bare", tokenizer.encode)
+        return list(encode(readable(prompt)))
 
     def spell(self, token: int) -> str:
         """One token as text; bytes that are no whole character as `bytes:\\xe2`."""
@@ -132,33 +170,41 @@ class Decoder:
             return max(1, max_tokens)
         return self.context or SamplingParams.max_tokens
 
+    def _limit(self, runner: Runner) -> int | None:
+        """The most tokens that this member may see here."""
+        limits = [limit for limit in (runner.context, self.settings.context) if limit is not None]
+        return min(limits, default=None)
+
+    def _readable(self, prompt: Prompt) -> Prompt:
+        """The prompt itself. Raises ApiError for a text that is certain to be too long, before it is encoded."""
+        longest, context = getattr(self.ensemble.tokenizer, "longest", None), self.context
+        if isinstance(prompt, str) and longest and context and len(prompt) > longest * context:
+            raise _context_exceeded(f"the prompt has {len(prompt)} characters", context)
+        return readable(prompt)
+
     def _within_context(self, request: Request) -> Request:
-        context = self.settings.context
-        longest = max(map(len, request.lane_prompts))
-        if context is None or longest + request.params.max_tokens <= context:
-            return request
-        if longest >= context:
-            raise ApiError(
-                400,
-                f"the prompt has {longest} tokens; this server's context holds {context}, the answer included",
-                param="prompt",
-                code="context_length_exceeded",
-            )
-        return replace(request, params=replace(request.params, max_tokens=context - longest))
+        """With no more tokens than every member has room for. Raises ApiError where that is none."""
+        for runner, prompt in zip(self.ensemble.runners, request.lane_prompts, strict=True):
+            context = self._limit(runner)
+            if context is not None and len(prompt) >= context:
+                raise _context_exceeded(f"the prompt has {len(prompt)} tokens", context)
+            if context is not None and len(prompt) + request.params.max_tokens > context:
+                request = replace(request, params=replace(request.params, max_tokens=context - len(prompt)))
+        return request
 
-    def _constrained(self, request: Request, asked: DecodingRequest, ensemble: Ensemble) -> Request:
-        """With a constraint of its own, if a grammar is asked for: it stands where its text does."""
-        grammar = asked.grammar()
-        if grammar is None:
-            return request
-        tokenizer: Any = ensemble.tokenizer
-        if not hasattr(tokenizer, "constraint"):
+    def _constraints(self, asked: DecodingRequest) -> Callable[[], Constraint | None]:
+        """What makes a constraint for each text, which stands where its text does: the grammar is read once."""
+        wanted = asked.grammar()
+        if wanted is None:
+            return lambda: None
+        tokenizer: Any = self.ensemble.tokenizer
+        if not hasattr(tokenizer, "grammar"):
             raise ApiError(400, "structured output needs members with a tokenizer", param="response_format")
-        params = replace(request.params, constraint=tokenizer.constraint(*grammar, ensemble.vocab_size))
-        return replace(request, params=params, policy=ensemble.policy(params))
+        grammar: Grammar = tokenizer.grammar(*wanted, self.ensemble.vocab_size)
+        return grammar.constraint
 
 
-def readable(prompt: Prompt) -> Prompt:
+def readable(prompt: Text) -> Text:
     """The prompt itself. Raises InvalidPrompt for a text that is none."""
     if isinstance(prompt, str):
         try:
@@ -166,6 +212,15 @@ def readable(prompt: Prompt) -> Prompt:
         except UnicodeEncodeError:
             raise InvalidPrompt("the prompt has half of a surrogate pair, which is no character") from None
     return prompt
+
+
+def _context_exceeded(given: str, context: int) -> ApiError:
+    return ApiError(
+        400,
+        f"{given}; the context holds {context} tokens, the answer included",
+        param="prompt",
+        code="context_length_exceeded",
+    )
 
 
 def plain_chat(turns: Values[dict[str, str]]) -> str:

@@ -1,13 +1,16 @@
 """The endpoints that decode: completions and chats, whole or streamed."""
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ..engine import Token
 from ..ensemble import as_prompts
@@ -18,8 +21,9 @@ from .answers import Envelope, Pairs, chat_logprobs, completion_logprobs, metric
 from .decoding import Decoder
 from .errors import ApiError, as_api_error
 from .host import Job, Step
-from .schema import ChatRequest, CompletionRequest, DecodingRequest, refuse_unsupported
+from .schema import ChatRequest, CompletionRequest, DecodingRequest
 from .trace import spelled
+from .unsupported import refuse_unsupported
 
 
 def decoding_routes(decoder: Decoder) -> APIRouter:
@@ -29,13 +33,13 @@ def decoding_routes(decoder: Decoder) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
         """Go on with a prompt. `logprobs` are those of the combined distribution r."""
-        answer = _Completion(decoder, asked)
+        answer = await decoder.prepared(partial(_Completion, decoder, asked, time.perf_counter()))
         return answer.streamed() if asked.stream else await answer.whole(request)
 
     @routes.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         """Answer a chat, in the first member's template. `logprobs` are those of the combined distribution r."""
-        answer = _Chat(decoder, asked)
+        answer = await decoder.prepared(partial(_Chat, decoder, asked, time.perf_counter()))
         return answer.streamed() if asked.stream else await answer.whole(request)
 
     return routes
@@ -45,6 +49,20 @@ async def _gone(request: Request) -> None:
     """Returns once the client has gone away; the body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+class _Stream(StreamingResponse):
+    """Calls `leave` at its end, however it comes: even if the client is gone before anything was sent."""
+
+    def __init__(self, events: AsyncIterator[str], *, leave: Callable[[], None], headers: dict[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._leave()
 
 
 @dataclass
@@ -64,6 +82,9 @@ class _Answer:
     job: Job
 
     def __init__(self, decoder: Decoder, asked: DecodingRequest) -> None:
+        refuse_unsupported(asked.model_extra or {})
+        if asked.trace and not asked.stream:
+            raise ApiError(400, "a trace is streamed; set stream to true", param="trace")
         self.decoder = decoder
         self.asked = asked
         self.num_samples = asked.n or 1
@@ -78,10 +99,10 @@ class _Answer:
     def streamed(self) -> StreamingResponse:
         # Taken in before the answer begins, so that a full queue is still told by its status.
         self.decoder.host.submit(self.job)
-        return StreamingResponse(
+        return _Stream(
             self._events(),
-            media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+            leave=partial(self.decoder.host.cancel, self.job),
         )
 
     @property
@@ -92,11 +113,10 @@ class _Answer:
     async def _events(self) -> AsyncIterator[str]:
         try:
             async for chunk in self._chunks():
-                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+                # In ASCII: some clients take U+2028 and its like for the end of a line.
+                yield f"data: {json.dumps(chunk)}\n\n"
         except (ApiError, CospecError) as error:
             yield f"data: {json.dumps(as_api_error(error).body())}\n\n"
-        finally:
-            self.decoder.host.cancel(self.job)
         yield "data: [DONE]\n\n"
 
     async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -161,10 +181,11 @@ def _finish(step: Step) -> str | None:
 class _Completion(_Answer):
     kind = "text_completion"
 
-    def __init__(self, decoder: Decoder, asked: CompletionRequest) -> None:
+    def __init__(self, decoder: Decoder, asked: CompletionRequest, since: float) -> None:
         super().__init__(decoder, asked)
         self.completion = asked
-        refuse_unsupported(asked, {"suffix": ("",), "best_of": (1, asked.n)})
+        if asked.best_of not in (None, 1, asked.n):
+            raise ApiError(400, "best_of is not supported; ask for n texts, and choose", param="best_of")
         self.prompts = as_prompts(asked.prompt)
         self.is_prompt_only = asked.max_tokens == 0
         if self.is_prompt_only and not asked.echo:
@@ -172,9 +193,13 @@ class _Completion(_Answer):
         scores_prompt = bool(asked.echo) and asked.logprobs is not None
         if scores_prompt and asked.stream:
             raise ApiError(400, "echo with logprobs is not streamed; leave stream out", param="stream")
-        prompt_logprobs = asked.logprobs if scores_prompt else None
         self.job = decoder.job(
-            asked, self.prompts, asked.max_tokens, logprobs=asked.logprobs, prompt_logprobs=prompt_logprobs
+            asked,
+            self.prompts,
+            asked.max_tokens,
+            since=since,
+            logprobs=asked.logprobs,
+            prompt_logprobs=asked.logprobs if scores_prompt else None,
         )
 
     def choice(self, index: int, result: Result) -> dict[str, Any]:
@@ -226,15 +251,15 @@ class _Completion(_Answer):
 class _Chat(_Answer):
     kind = "chat.completion"
 
-    def __init__(self, decoder: Decoder, asked: ChatRequest) -> None:
+    def __init__(self, decoder: Decoder, asked: ChatRequest, since: float) -> None:
         super().__init__(decoder, asked)
         self.chat = asked
-        refuse_unsupported(asked, {"tools": ([],), "functions": ([],)})
         if asked.top_logprobs is not None and not asked.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
         wanted = (asked.top_logprobs or 0) if asked.logprobs else None
         max_tokens = asked.max_completion_tokens or asked.max_tokens
-        self.job = decoder.job(asked, [decoder.chat_prompt(asked.messages)], max_tokens, logprobs=wanted)
+        prompt = decoder.chat_prompt(asked.messages)
+        self.job = decoder.job(asked, [prompt], max_tokens, since=since, logprobs=wanted)
 
     @property
     def stream_kind(self) -> str:

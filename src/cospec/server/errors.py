@@ -64,6 +64,11 @@ def install(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    @app.exception_handler(Exception)
+    async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+        # What it was stands in the server's log, not in a stranger's answer.
+        return ApiError(500, "the server failed; its log says why").response()
+
 
 def _printable(text: str) -> str:
     """JSON over HTTP is UTF-8, which has no lone surrogates."""

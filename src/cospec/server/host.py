@@ -10,7 +10,7 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..engine import Live, Request, Token, Update
+from ..engine import Live, Request, Update
 from ..ensemble import Ensemble
 from ..errors import CospecError, MemberFailed
 from ..results import Event, Origin, Result
@@ -28,7 +28,9 @@ class NotServing(CospecError):
 class Watcher(Protocol):
     """Who counts what happens; called in the engine's thread."""
 
-    def on_tokens(self, job: "Job", tokens: Values[Token], now: float) -> None: ...
+    def on_tokens(self, job: "Job", count: int, last: float | None, now: float) -> None:
+        """A text of this job moved by `count` tokens; `last`: when it moved before, None at its first."""
+        ...
 
     def on_result(self, job: "Job", result: Result, now: float) -> None: ...
 
@@ -43,23 +45,28 @@ class Step:
 
 @dataclass(eq=False)
 class Job:
-    """The texts of one client's request, decoded side by side."""
+    """The texts of one client's request, decoded side by side. submitted: when it came, by the performance counter."""
 
     requests: Values[Request]
+    submitted: float
     is_traced: bool = False
-    submitted: float = field(default_factory=time.perf_counter)
     first_token: float | None = None
     num_finished: int = 0
     is_cancelled: bool = False
-    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _loop: asyncio.AbstractEventLoop | None = None
     _queue: "asyncio.Queue[Step | CospecError]" = field(default_factory=asyncio.Queue)
 
     @property
     def is_finished(self) -> bool:
         return self.num_finished == len(self.requests)
 
+    def listen(self) -> None:
+        """What happens is told to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+
     def tell(self, item: Step | CospecError) -> None:
         """From the engine's thread."""
+        assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:
@@ -87,6 +94,7 @@ class _Sample:
     job: Job
     origin: Origin
     tracer: Tracer | None = None
+    last: float | None = None
 
 
 class Host:
@@ -122,13 +130,20 @@ class Host:
         return len(self._waiting)
 
     def submit(self, job: Job) -> None:
-        """Take in a job; its texts join as places become free. Raises QueueFull or NotServing."""
+        """Take in a job; its texts join as places become free. From an event loop, which is told what happens.
+
+        Raises QueueFull or NotServing.
+        """
+        job.listen()
         with self._changed:
             if not self.is_healthy or self._is_closing:
                 raise NotServing(self.error or "the server is about to end")
-            num_free = max(0, self.max_sequences - len(self._live) - len(self._waiting))
-            if len(self._waiting) + len(job.requests) - num_free > self.max_waiting:
-                raise QueueFull(f"{len(self._waiting)} texts wait already, of at most {self.max_waiting}; try later")
+            num_texts = len(self._live) + len(self._waiting) + len(job.requests)
+            if num_texts > self.max_sequences + self.max_waiting:
+                raise QueueFull(
+                    f"{len(job.requests)} more texts were asked for; {len(self._live)} are being decoded and "
+                    f"{len(self._waiting)} wait, of at most {self.max_sequences} and {self.max_waiting}: try later"
+                )
             self._waiting.extend(
                 _Sample(job, Origin(0, index, request), Tracer() if job.is_traced else None)
                 for index, request in enumerate(job.requests)
@@ -194,7 +209,8 @@ class Host:
     def _tell(self, live: Live, update: Update) -> None:
         sample, now = self._live[update.id], time.perf_counter()
         if update.tokens:
-            self._watcher.on_tokens(sample.job, update.tokens, now)
+            self._watcher.on_tokens(sample.job, len(update.tokens), sample.last, now)
+            sample.last = now
         trace = sample.tracer.round(live, update) if sample.tracer else ()
         step = Step(sample.origin.event(live, update), trace)
         if update.is_finished:

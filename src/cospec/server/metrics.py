@@ -1,10 +1,7 @@
 """Prometheus metrics: those that dashboards for serving engines read, under their names, and our own."""
 
-from collections.abc import Sequence as Values
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..engine import Token
 from ..results import Result
 from .host import Host, Job
 
@@ -47,21 +44,20 @@ class Metrics:
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
-    def on_tokens(self, job: Job, tokens: Values[Token], now: float) -> None:
-        self._tokens.labels(self._model).inc(len(tokens))
+    def on_tokens(self, job: Job, count: int, last: float | None, now: float) -> None:
+        self._tokens.labels(self._model).inc(count)
         if job.first_token is None:
             job.first_token = now
             self._to_first.labels(self._model).observe(now - job.submitted)
+        # Tokens that come together share the time since those before; the first ones of a text have none before them.
+        gap, num_gaps = (0.0, count - 1) if last is None else ((now - last) / count, count)
+        for _ in range(num_gaps):
+            self._between.labels(self._model).observe(gap)
 
     def on_result(self, job: Job, result: Result, now: float) -> None:
         self._tokens_of_prompts.labels(self._model).inc(result.prompt_tokens)
         self._finished.labels(self._model, result.finish_reason).inc()
         self._whole.labels(self._model).observe(now - job.submitted)
-        if job.first_token is not None and result.completion_tokens > 1:
-            # Tokens come several at a time: what counts is the mean, once for each gap.
-            mean = (now - job.first_token) / (result.completion_tokens - 1)
-            for _ in range(result.completion_tokens - 1):
-                self._between.labels(self._model).observe(mean)
         for name, lane in (result.members | result.drafters).items():
             self._calls.labels(self._model, name).inc(lane.calls)
             self._seconds.labels(self._model, name).inc(lane.seconds)

@@ -1,11 +1,13 @@
-"""What clients send: OpenAI's fields, those that serving engines add, and our own. Others are ignored."""
+"""What clients send: OpenAI's fields, those that serving engines add, and our own. Others change nothing."""
 
-from collections.abc import Mapping
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import ApiError
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 MOST_SAMPLES = 128
 MOST_LOGPROBS = 20
@@ -24,11 +26,28 @@ class ResponseFormat(BaseModel):
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: dict[str, Any] | None = None
 
+    def schema_given(self) -> dict[str, Any]:
+        """Raises ApiError if there is none."""
+        schema = (self.json_schema or {}).get("schema")
+        if not isinstance(schema, dict):
+            raise ApiError(400, "json_schema needs a schema", param="response_format")
+        return schema
+
+
+class StructuredOutputs(BaseModel):
+    """What an answer keeps to, as vLLM's clients write it."""
+
+    json_schema: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
 
 class DecodingRequest(BaseModel):
-    """What completions and chats have in common."""
+    """What completions and chats have in common. Fields that it does not know are kept, to refuse some by name."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     model: str | None = None
     temperature: float | None = None
@@ -36,24 +55,26 @@ class DecodingRequest(BaseModel):
     n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
     stop: str | list[str] | None = None
     seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
 
     # What serving engines add.
-    top_k: int | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="0 or -1: off.")
     min_p: float | None = None
-    repetition_penalty: float | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
     guided_json: dict[str, Any] | str | None = Field(None, description="A JSON schema that the answer keeps to.")
     guided_regex: str | None = Field(None, description="A regular expression that the whole answer matches.")
     guided_grammar: str | None = Field(None, description="A Lark grammar that the answer keeps to.")
+    guided_choice: list[str] | None = Field(None, description="Texts, one of which is the answer.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="The same, as newer clients write it.")
 
     # Our own.
     schedule: str | None = Field(None, description="Who is fed next and who drafts; it changes the speed alone.")
@@ -68,22 +89,31 @@ class DecodingRequest(BaseModel):
             *("repetition_penalty", "logit_bias", "ignore_eos", "min_tokens", "stop", "stop_token_ids"),
         )
         given = {name: getattr(self, name) for name in names}
+        if self.top_k == -1:
+            given["top_k"] = 0
         return {name: value for name, value in given.items() if value is not None}
 
     def grammar(self) -> tuple[str, str | dict[str, Any]] | None:
         """The kind and source of the grammar asked for. Raises ApiError for more than one, or none in a schema."""
-        named = {"json_schema": self.guided_json, "regex": self.guided_regex, "lark": self.guided_grammar}
-        asked = [(kind, source) for kind, source in named.items() if source is not None]
-        wanted = self.response_format
-        if wanted is not None and wanted.type == "json_object":
-            asked.append(("json_schema", {"type": "object"}))
-        elif wanted is not None and wanted.type == "json_schema":
-            schema = (wanted.json_schema or {}).get("schema")
-            if not isinstance(schema, dict):
-                raise ApiError(400, "json_schema needs a schema", param="response_format")
-            asked.append(("json_schema", schema))
+        also, format = self.structured_outputs or StructuredOutputs(json=None), self.response_format
+        wants_object = bool(also.json_object) or (format is not None and format.type == "json_object")
+        named: list[tuple[str, str | dict[str, Any] | None]] = [
+            ("json_schema", self.guided_json),
+            ("json_schema", also.json_schema),
+            ("json_schema", {"type": "object"} if wants_object else None),
+            ("json_schema", format.schema_given() if format is not None and format.type == "json_schema" else None),
+            ("regex", self.guided_regex),
+            ("regex", also.regex),
+            ("lark", self.guided_grammar),
+            ("lark", also.grammar),
+            ("lark", _one_of(self.guided_choice)),
+            ("lark", _one_of(also.choice)),
+        ]
+        asked = [(kind, source) for kind, source in named if source is not None]
         if len(asked) > 1:
             raise ApiError(400, f"{len(asked)} grammars were given; give one", param="response_format")
+        if asked and self.min_tokens:
+            raise ApiError(400, "min_tokens cannot be kept beside a grammar, which may end before", param="min_tokens")
         return asked[0] if asked else None
 
 
@@ -95,7 +125,6 @@ class CompletionRequest(DecodingRequest):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     best_of: int | None = None
-    suffix: str | None = None
 
 
 class Message(BaseModel):
@@ -105,8 +134,12 @@ class Message(BaseModel):
 
     role: str
     content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[Any] | None = None
 
     def text(self) -> str:
+        """Raises ApiError for what is no text."""
+        if self.tool_calls:
+            raise ApiError(400, "messages with tool_calls cannot be read, only text", param="messages")
         if not isinstance(self.content, list):
             return self.content or ""
         for part in self.content:
@@ -123,8 +156,6 @@ class ChatRequest(DecodingRequest):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
 
 
 class TokenizeRequest(BaseModel):
@@ -132,6 +163,7 @@ class TokenizeRequest(BaseModel):
 
     prompt: str | None = None
     messages: list[Message] | None = None
+    add_special_tokens: bool = Field(True, description="Those that the model wants in front of a text.")
 
 
 class DetokenizeRequest(BaseModel):
@@ -140,9 +172,10 @@ class DetokenizeRequest(BaseModel):
     tokens: list[int]
 
 
-def refuse_unsupported(request: DecodingRequest, neutral: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises ApiError for a field that would change the result and is not supported. neutral: what changes nothing."""
-    for name, values in neutral.items():
-        value = getattr(request, name)
-        if value is not None and value not in values:
-            raise ApiError(400, f"{name} is not supported, got {value!r}; leave it out", param=name)
+def _one_of(texts: list[str] | None) -> str | None:
+    """A Lark grammar of one of these texts. Raises ApiError for none."""
+    if texts is None:
+        return None
+    if not all(texts) or not texts:
+        raise ApiError(400, "a choice needs texts, none of them empty", param="guided_choice")
+    return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)

@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from ...errors import InvalidSampling, MissingExtra
 
 KINDS = ("json_schema", "regex", "lark")
+# Room between the parts of JSON, for indentation too, but not so much that a weak model fills its answer with it.
+JSON_OPTIONS = {"whitespace_pattern": r"\n[ \t]{0,32}|[ ]{1,2}"}
 
 
 class Grammars:
@@ -21,18 +23,21 @@ class Grammars:
         self._tokenizer = tokenizer
         self.vocab_size = vocab_size
 
-    def constraint(self, kind: str, source: str | dict[str, Any]) -> "GrammarConstraint":
-        """One text's constraint. kind: one of KINDS. Raises InvalidSampling for a grammar that cannot be read."""
+    def read(self, kind: str, source: str | dict[str, Any]) -> "Grammar":
+        """kind: one of KINDS. Raises InvalidSampling for a grammar that cannot be read."""
         lib, tokenizer = self._lib, self._entries
-        text = json.dumps(source) if isinstance(source, dict) else source
+        matcher = None
         try:
-            grammar = getattr(lib.LLMatcher, f"grammar_from_{kind}")(text)
-            error = lib.LLMatcher.validate_grammar(grammar, tokenizer)
-        except (ValueError, TypeError) as raised:
-            error = str(raised)
+            text = json.dumps(source) if isinstance(source, dict) else source
+            options = {"defaults": JSON_OPTIONS} if kind == "json_schema" else {}
+            grammar = getattr(lib.LLMatcher, f"grammar_from_{kind}")(text, **options)
+            matcher = lib.LLMatcher(tokenizer, grammar, log_level=0)
+            error = matcher.get_error() if matcher.is_error() else ""
+        except (ValueError, TypeError, RecursionError) as raised:
+            error = str(raised) or type(raised).__name__
         if error:
             raise InvalidSampling(f"the {kind} cannot be followed: {' '.join(str(error).split())[:500]}")
-        return GrammarConstraint(lib.LLMatcher(tokenizer, grammar), self._tokenizer.eos_token_id, self.vocab_size)
+        return Grammar(matcher, self._tokenizer.eos_token_id, self.vocab_size)
 
     @cached_property
     def _lib(self) -> Any:
@@ -48,6 +53,19 @@ class Grammars:
         return self._lib.hf.from_tokenizer(self._tokenizer, n_vocab=self.vocab_size)
 
 
+class Grammar:
+    """A grammar that was read, for any number of texts."""
+
+    def __init__(self, matcher: Any, end_id: int, vocab_size: int) -> None:
+        self._matcher = matcher
+        self._end_id = end_id
+        self._vocab_size = vocab_size
+
+    def constraint(self) -> "GrammarConstraint":
+        """What keeps one text to it."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._end_id, self._vocab_size)
+
+
 class GrammarConstraint:
     """What one text may go on with. Its matcher stands behind the tokens that were last asked about, and goes back to
     where a new question parts from them: drafts come and go."""
@@ -61,10 +79,14 @@ class GrammarConstraint:
 
     def allowed(self, output: Sequence[int], start: int, count: int) -> Tensor:
         """[count, vocab] of booleans: row j is what may follow output[: start + j]."""
-        return torch.stack([self._after(output[: start + row]) for row in range(count)])
+        self._go_back(output[:start])
+        return torch.stack([self._after(output, start + row) for row in range(count)])
 
-    def _after(self, tokens: Sequence[int]) -> Tensor:
-        if not self._move_to(list(tokens)):
+    def _after(self, output: Sequence[int], length: int) -> Tensor:
+        """What may follow output[: length], of which the matcher has read a part."""
+        new = list(output[len(self._read) : length])
+        self._read += new[: self._matcher.try_consume_tokens(new) if new else 0]
+        if len(self._read) < length:
             # The text breaks the grammar before this position, which is then never reached.
             return torch.ones(self._vocab_size, dtype=torch.bool)
         if self._matcher.is_stopped():
@@ -73,13 +95,23 @@ class GrammarConstraint:
         bits = (words[:, None] >> torch.arange(32, dtype=torch.int32)) & 1
         return bits.flatten()[: self._vocab_size].bool()
 
-    def _move_to(self, tokens: list[int]) -> bool:
-        """Whether the matcher could read all of them."""
-        shared = next((i for i, (a, b) in enumerate(zip(self._read, tokens, strict=False)) if a != b), None)
-        shared = min(len(self._read), len(tokens)) if shared is None else shared
-        if shared < len(self._read):
-            self._matcher.rollback(len(self._read) - shared)
-        new = tokens[shared:]
-        count = self._matcher.try_consume_tokens(new) if new else 0
-        self._read = tokens[: shared + count]
-        return count == len(new)
+    def _go_back(self, tokens: Sequence[int]) -> None:
+        """Forget what was read beyond `tokens`, or other than them."""
+        num_shared = _num_shared(self._read, list(tokens))
+        if num_shared < len(self._read):
+            self._matcher.rollback(len(self._read) - num_shared)
+            del self._read[num_shared:]
+
+
+def _num_shared(a: list[int], b: list[int]) -> int:
+    """How many tokens both begin with. Whole stretches are compared at once, since texts are long and differ late."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from .grammar import GrammarConstraint, Grammars
+from .grammar import Grammar, Grammars
 
 # How byte-level vocabularies write bytes, and how others write those that they have no entry for.
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
@@ -28,6 +29,10 @@ class HfTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text))
 
+    def encode_bare(self, text: str) -> list[int]:
+        """Without the special tokens in front."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
@@ -42,6 +47,11 @@ class HfTokenizer:
         if all(letter in _BYTE_OF for letter in entry):
             return bytes(_BYTE_OF[letter] for letter in entry)
         return str(self._tokenizer.decode([token])).encode()
+
+    @cached_property
+    def longest(self) -> int:
+        """The most characters that one token stands for."""
+        return max(len(self.token_bytes(token)) for token in range(len(self._entries)))
 
     @property
     def has_chat_template(self) -> bool:
@@ -59,7 +69,7 @@ class HfTokenizer:
         except TemplateError as error:
             raise ValueError(str(error)) from error
         # The template writes the special tokens itself.
-        return list(self._tokenizer.encode(str(text), add_special_tokens=False))
+        return self.encode_bare(str(text))
 
     def info(self) -> dict[str, Any]:
         """What clients that count tokens themselves ask for."""
@@ -71,6 +81,6 @@ class HfTokenizer:
             **{name: getattr(self._tokenizer, name, None) for name in names},
         }
 
-    def constraint(self, kind: str, source: str | dict[str, Any], vocab_size: int) -> GrammarConstraint:
-        """What keeps one text to a JSON schema, a regular expression or a grammar. Raises InvalidSampling."""
-        return self._grammars.setdefault(vocab_size, Grammars(self._tokenizer, vocab_size)).constraint(kind, source)
+    def grammar(self, kind: str, source: str | dict[str, Any], vocab_size: int) -> Grammar:
+        """A JSON schema, a regular expression or a grammar, to keep texts to. Raises InvalidSampling."""
+        return self._grammars.setdefault(vocab_size, Grammars(self._tokenizer, vocab_size)).read(kind, source)

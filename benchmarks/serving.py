@@ -1,0 +1,195 @@
+"""Tokens a second and latencies of a server under load, at several numbers of clients at a time.
+
+    python benchmarks/serving.py --ensemble demo:we --proposer demo:drafter
+    python benchmarks/serving.py --url http://127.0.0.1:8000
+
+Each client streams completions of the bundled prompts, of a fixed length (`ignore_eos`), one after another. Without
+--url a server is started for the run, and --flood N then sends N short completions, a third of which are left midway,
+and tells the server's memory after each tenth. The last line is one JSON document.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+
+from cospec import demo
+
+COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
+SECONDS_TO_START = 120
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One completion. first, end: seconds since it was asked for. num_tokens: as the server counted them."""
+
+    first: float
+    end: float
+    num_tokens: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", help="a server that runs already")
+    parser.add_argument("--ensemble", default="demo:we", help="what to serve otherwise (demo:we)")
+    parser.add_argument("--proposer", help="a drafter to serve it with")
+    parser.add_argument("--schedule", help="a schedule to serve it with")
+    parser.add_argument("--concurrency", default="1,4,16,32", help="clients at a time (1,4,16,32)")
+    parser.add_argument("--requests", type=int, default=4, help="completions a client (4)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens a completion (64)")
+    parser.add_argument("--flood", type=int, default=0, help="short completions, to watch the server's memory (0)")
+    arguments = parser.parse_args()
+    if arguments.url and arguments.flood:
+        parser.exit(2, "--flood reads the memory of a server that it starts itself; leave --url out\n")
+    told: dict[str, Any] = {"arguments": vars(arguments)}
+    if arguments.url:
+        told["rows"] = asyncio.run(measure(arguments.url, arguments))
+    else:
+        with served(options(arguments)) as (url, process):
+            told["rows"] = asyncio.run(measure(url, arguments))
+            told["mib"] = asyncio.run(flood(url, process.pid, arguments.flood))
+    print(json.dumps(told))
+
+
+def options(arguments: argparse.Namespace) -> list[str]:
+    """What the server is started with."""
+    given = {"ensemble": arguments.ensemble, "proposer": arguments.proposer, "schedule": arguments.schedule}
+    return [part for name, value in given.items() if value for part in (f"--{name}", value)]
+
+
+@contextlib.contextmanager
+def served(given: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The address and process of a server that ends with the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen([*COSPEC, "serve", *given, "--port", str(port)])
+    try:
+        wait_for(url, process)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        time.sleep(0.1)
+    sys.exit("the server did not start")
+
+
+async def measure(url: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row a number of clients, printed as it comes."""
+    rows = []
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(max_connections=None)) as client:
+        # What `auto` measures in a first few texts, and what is compiled or allocated once, is not timed.
+        await load(client, 2, 2, arguments.tokens)
+        print("| clients | tokens/s | over 1 | first token, ms: median, 95 % | a token, ms: median |")
+        print("| --- | --- | --- | --- | --- |")
+        for clients in map(int, arguments.concurrency.split(",")):
+            started = time.perf_counter()
+            timings = await load(client, clients, arguments.requests, arguments.tokens)
+            row = summary(clients, timings, time.perf_counter() - started)
+            rows.append(row)
+            over = row["tokens_per_second"] / rows[0]["tokens_per_second"]
+            print(
+                f"| {clients} | {row['tokens_per_second']:.1f} | {over:.2f} | {row['first_ms_median']:.0f}, "
+                f"{row['first_ms_95']:.0f} | {row['token_ms_median']:.1f} |",
+                flush=True,
+            )
+    return rows
+
+
+async def load(client: httpx.AsyncClient, clients: int, requests: int, tokens: int) -> list[Timing]:
+    """So many clients side by side, each with so many completions in a row."""
+    prompts = demo.prompts()
+
+    async def run(index: int) -> list[Timing]:
+        each = [prompts[(index * requests + i) % len(prompts)] for i in range(requests)]
+        return [await completion(client, prompt, tokens) for prompt in each]
+
+    return [timing for timings in await asyncio.gather(*map(run, range(clients))) for timing in timings]
+
+
+async def flood(url: str, pid: int, count: int) -> list[float]:
+    """The server's memory in MiB after each tenth of so many short completions, 32 at a time."""
+    memory = []
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=httpx.Limits(max_connections=32)) as client:
+        for _ in range(10 if count else 0):
+            await asyncio.gather(*(short(client, index) for index in range(count // 10)))
+            memory.append(psutil.Process(pid).memory_info().rss / 2**20)
+            print(f"{memory[-1]:.1f} MiB", flush=True)
+    return memory
+
+
+async def short(client: httpx.AsyncClient, index: int) -> None:
+    """A few tokens; every third is left at its first."""
+    prompts = demo.prompts()
+    body = {"prompt": prompts[index % len(prompts)], "max_tokens": 4 if index % 3 else 400, "stream": True}
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        async for _ in chunks(answer):
+            if index % 3 == 0:
+                return
+
+
+async def completion(client: httpx.AsyncClient, prompt: str, tokens: int) -> Timing:
+    body = {
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    started, first, num_tokens = time.perf_counter(), None, 0
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        if answer.status_code != 200:
+            sys.exit(f"the server answered {answer.status_code}: {(await answer.aread()).decode()}")
+        async for chunk in chunks(answer):
+            if "error" in chunk:
+                sys.exit(f"the server gave up: {chunk['error']}")
+            first = first or time.perf_counter() - started
+            num_tokens = chunk["usage"]["completion_tokens"] if "usage" in chunk else num_tokens
+    assert first is not None
+    return Timing(first, time.perf_counter() - started, num_tokens)
+
+
+async def chunks(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in answer.aiter_lines():
+        data = line.removeprefix("data: ")
+        if data and data != "[DONE]":
+            yield json.loads(data)
+
+
+def summary(clients: int, timings: list[Timing], seconds: float) -> dict[str, Any]:
+    firsts = sorted(1000 * timing.first for timing in timings)
+    each = [1000 * (timing.end - timing.first) / max(1, timing.num_tokens - 1) for timing in timings]
+    return {
+        "clients": clients,
+        "completions": len(timings),
+        "tokens": sum(timing.num_tokens for timing in timings),
+        "seconds": seconds,
+        "tokens_per_second": sum(timing.num_tokens for timing in timings) / seconds,
+        "first_ms_median": statistics.median(firsts),
+        "first_ms_95": firsts[min(len(firsts) - 1, int(0.95 * len(firsts)))],
+        "token_ms_median": statistics.median(each),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What the server tells of itself: models, tokens, version, the document of its endpoints."""
+
+import openai
+import pytest
+
+import cospec
+
+from .conftest import MODEL
+
+TEXT = "Tom has 3 boxes."
+
+
+def test_models_one_and_all(client):
+    (listed,) = client.models.list().data
+    one = client.models.retrieve(MODEL)
+    assert listed == one
+    assert (one.id, one.object, one.max_model_len) == (MODEL, "model", 1024)
+    assert one.cospec["members"] == ["math", "general"]
+    with pytest.raises(openai.NotFoundError, match="demo:we"):
+        client.models.retrieve("demo/other")
+
+
+def test_tokens_there_and_back(http, ensemble):
+    ids = ensemble.tokenizer.encode(TEXT)
+    for extra in ({}, {"add_special_tokens": False}, {"model": MODEL}):
+        told = http.post("/tokenize", json={"prompt": TEXT, **extra}).json()
+        assert told == {"count": len(ids), "max_model_len": 1024, "tokens": ids}
+    assert http.post("/detokenize", json={"tokens": ids}).json() == {"prompt": TEXT}
+    chat = http.post("/tokenize", json={"messages": [{"role": "user", "content": TEXT}]}).json()["tokens"]
+    assert chat == ensemble.tokenizer.encode(f"Question: {TEXT}\nAnswer:")
+    info = http.get("/tokenizer_info").json()
+    assert info["eos_token"] == "<|endoftext|>"
+    assert info["vocab_size"] == ensemble.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {}),
+        ("/tokenize", {"prompt": "a", "messages": []}),
+        ("/tokenize", {"prompt": 3}),
+        ("/detokenize", {"tokens": [10**6]}),
+        ("/detokenize", {"tokens": [-1]}),
+    ],
+)
+def test_tokens_that_are_none(http, path, body):
+    assert http.post(path, json=body).status_code == 400
+
+
+def test_the_version_the_page_and_the_documents(http):
+    assert http.get("/version").json() == {"version": cospec.__version__}
+    assert http.get("/").headers["content-type"].startswith("text/html")
+    assert http.get("/docs").status_code == 200
+    paths = http.get("/openapi.json").json()["paths"]
+    assert {"/v1/completions", "/v1/chat/completions", "/v1/models", "/health", "/metrics", "/tokenize"} <= set(paths)
+
+
+def test_what_is_not_there_is_told_in_openais_shape(http):
+    missing = http.get("/v1/nothing")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["type"] == "not_found_error"
+    assert http.get("/v1/completions").status_code == 405
