@@ -26,12 +26,14 @@ function renderFigures(run) {
   $('first-token').textContent = fixed(firstTokenOf(run), 0);
   $('length').textContent = String(numTokens(run));
   $('ran').textContent = planOf(run);
+  $('by-auto').textContent = run.schedule === 'auto' && planOf(run) !== 'auto' ? 'by auto' : '';
   $('sheet-summary').textContent = `${run.numSettled} positions are settled.`;
   $('lane-figures').replaceChildren(...laneFigures(run).map(figureRow));
 }
 
 function clearFigures() {
   for (const id of ['speed', 'first-token', 'length', 'ran']) $(id).textContent = '–';
+  $('by-auto').textContent = '';
   $('sheet-summary').textContent = 'Nothing is settled yet.';
   $('lane-figures').replaceChildren(...[...lanes.keys()].map((name) => figureRow({ name })));
 }

@@ -80,11 +80,9 @@ function firstTokenOf(run) {
   return run.metrics?.time_to_first_token_ms ?? (run.firstAt ? run.firstAt - run.startedAt : NaN);
 }
 
-// What ran, which under `auto` is the plan that it had chosen by the end.
+// What ran: under `auto` the plan that it had chosen by the end.
 function planOf(run) {
-  const { schedule, plan } = run.metrics ?? {};
-  if (!schedule || schedule === run.schedule) return plan ? `${run.schedule}: ${plan}` : run.schedule;
-  return `${run.schedule}: ${plan || schedule}`;
+  return run.metrics?.plan || run.metrics?.schedule || run.schedule;
 }
 
 // [{name, calls, perHundred, fed, accepted, proposed}], by lane.
