@@ -90,13 +90,17 @@ function createSheet(box, names, root) {
     }
   }
 
+  function reveal(node) {
+    const hidden = names.offsetWidth; // the names stand over the columns' beginning
+    const start = hidden + node.offsetLeft;
+    if (start - hidden < box.scrollLeft) box.scrollLeft = start - hidden;
+    else if (start + node.offsetWidth > box.scrollLeft + box.clientWidth) box.scrollLeft = start + node.offsetWidth - box.clientWidth;
+  }
+
   function moveCursor(position) {
     cursor = Math.max(0, Math.min(position, numSettled - 1));
     const { node } = columns[cursor];
-    const hidden = names.offsetWidth; // the names stand over the columns' beginning
-    const at = node.offsetLeft;
-    if (at - hidden < box.scrollLeft) box.scrollLeft = at - hidden;
-    else if (at + node.offsetWidth > box.scrollLeft + box.clientWidth) box.scrollLeft = at + node.offsetWidth - box.clientWidth;
+    reveal(node);
     pointAt(node);
     $('spoken').textContent = `${cursor}: ${visible(shown.get(node).token)}, ${describe(shown.get(node))}`;
   }
@@ -112,6 +116,7 @@ function createSheet(box, names, root) {
 
   watchTokens(box);
   box.addEventListener('keydown', onKey);
+  box.addEventListener('reveal', (event) => reveal(event.target));
 
   return {
     clear() {

@@ -52,12 +52,18 @@ function moveSpot() {
   else clearSpot();
 }
 
+// A box that scrolls sideways, as the sheet does, brings what is lit there into view: but not under a mere pointer.
+function revealSpot() {
+  for (const each of shownBy.get(shown.get(spot))) each.dispatchEvent(new Event('reveal', { bubbles: true }));
+}
+
 function watchTokens(box) {
   const point = (event) => {
     let node = event.target;
     while (node !== box && !shown.has(node)) node = node.parentElement;
-    if (node === box) clearSpot();
-    else pointAt(node);
+    if (node === box) return clearSpot();
+    pointAt(node);
+    if (event.type !== 'pointerover') revealSpot();
   };
   for (const type of ['pointerover', 'focusin', 'click']) box.addEventListener(type, point);
   for (const type of ['pointerleave', 'focusout']) box.addEventListener(type, clearSpot);

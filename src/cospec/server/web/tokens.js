@@ -17,7 +17,7 @@ function quotable(token, other) {
 // [before, what was struck out, after]; the latter two where a draft was replaced.
 function describeParts(event) {
   if (event.replaced != null) {
-    return [`${event.rejected ?? 'someone'} proposed ‘`, quotable(event.replaced, event.token), '’; r drew the token instead'];
+    return [`${event.rejected ?? 'someone'} proposed `, quotable(event.replaced, event.token), ', replaced by r'];
   }
   return [event.proposer == null ? 'drawn from r' : `proposed by ${event.proposer}, accepted`];
 }
