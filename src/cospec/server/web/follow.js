@@ -1,20 +1,21 @@
 'use strict';
-/* Keeps a box at its end until the user scrolls back, and again once the end is reached. */
+/* Keeps a box at the end of what comes until the user scrolls back, and again once they reach the end. */
 
 const AXES = {
-  x: { at: 'scrollLeft', size: 'scrollWidth', view: 'clientWidth', slack: 4 },
-  // Pending drafts that go take up to two lines with them.
-  y: { at: 'scrollTop', size: 'scrollHeight', view: 'clientHeight', slack: 64 },
+  x: { at: 'scrollLeft', size: 'scrollWidth', view: 'clientWidth' },
+  y: { at: 'scrollTop', size: 'scrollHeight', view: 'clientHeight' },
 };
+const SLACK = 4; // pixels
 
-function followEnd(box, axis) {
-  const { at, size, view, slack } = AXES[axis];
+// endOf: where the end is, in pixels from the box's beginning.
+function followEnd(box, axis, endOf = () => box[AXES[axis].size]) {
+  const { at, size, view } = AXES[axis];
   let isFollowing = true;
   let last = 0;
   box.addEventListener('scroll', () => {
-    if (box[at] + box[view] >= box[size] - 4) isFollowing = true;
-    else if (box[at] < last - slack) isFollowing = false;
-    last = isFollowing ? box[at] : Math.min(last, box[at]);
+    if (box[at] + box[view] >= box[size] - SLACK) isFollowing = true;
+    else if (box[at] < last - SLACK) isFollowing = false;
+    last = box[at];
   }, { passive: true });
   return {
     reset() {
@@ -23,7 +24,7 @@ function followEnd(box, axis) {
       box[at] = 0;
     },
     tick: onceAFrame(() => {
-      if (isFollowing) box[at] = box[size];
+      if (isFollowing) box[at] = Math.max(box[at], endOf() - box[view]);
     }),
   };
 }

@@ -1,9 +1,12 @@
 'use strict';
 /* A text as it comes: a span for each token, and the drafts that are not decided yet behind them. */
 
+const NUM_LINES_BELOW = 2;
+
 function createText(box, emptyTemplate) {
-  const follow = followEnd(box, 'y');
   const pending = make('span', 'pending');
+  // Drafts come and go: what is followed is the settled text, with room below it.
+  const follow = followEnd(box, 'y', () => pending.offsetTop + NUM_LINES_BELOW * parseFloat(getComputedStyle(box).lineHeight));
   let spans = [];
   let swapped = []; // spans that replaced a draft: one tab stop, arrows between them
 
