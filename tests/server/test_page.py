@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+import cospec
+
 from .conftest import MODEL, Served
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -349,6 +351,7 @@ def test_a_double_click_and_another_schedule_midway_change_nothing(visit, http):
     page = visit.page
     visit.run("h1")
     page.dblclick("#generate")
+    page.keyboard.press("Control+Enter")
     page.select_option("#schedule", "plain")
     visit.becomes("done")
     text, _ = traced(http)
@@ -373,6 +376,20 @@ def test_whatever_the_text_holds_is_shown_as_it_is(visit, text):
     assert text_of(visit.page) == text
     assert visit.page.title() == "cospec"
     assert visit.page.locator("#output img, #output script, #sheet img, #sheet script").count() == 0
+
+
+def test_a_members_name_is_shown_as_it_is(browser):
+    names = ["<img src=x>", "a" * 60]
+    members = [cospec.Member("demo:general", name=name) for name in names]
+    named = cospec.Ensemble(members, cospec.Product([0.5, 0.5]))
+    with Served(named) as running, visiting(browser, running, **PHONE) as visit:
+        visit.run("#compare", max_tokens=12)
+        visit.becomes("done")
+        for selector in ("#lane-legend .chip + bdi", "#sheet-names bdi", "#lane-figures bdi", "#calls bdi"):
+            assert visit.page.locator(selector).all_inner_texts() == names
+        assert visit.page.locator("img").count() == 0
+        assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
+        visit.finish()
 
 
 def test_a_key_is_asked_for_and_sent(browser, ensemble):

@@ -43,7 +43,9 @@ function renderLegend() {
     return item;
   });
   const drawn = make('li');
-  drawn.append(make('span', 'chip r'), 'drawn from r');
+  const from = make('span', '', 'drawn from ');
+  from.append(make('i', '', 'r'));
+  drawn.append(make('span', 'chip r'), from);
   const replaced = make('li');
   replaced.append(make('span', 'replaced-mark', '▾'), 'replaced a draft');
   $('lane-legend').replaceChildren(...items, drawn, replaced);

@@ -68,7 +68,7 @@ async function runChosen(request, onProgress, signal) {
 async function generateOnce(request, signal) {
   const run = await runChosen(request, showFigures, signal);
   const reason = { length: 'as long as asked for', stop: 'the text came to its end' }[run.reason];
-  setPhase('done', `Done: ${numTokens(run)} tokens${reason ? `, ${reason}` : ''}.`);
+  setPhase('done', `Done: ${lengthOf(run)}${reason ? `, ${reason}` : ''}.`);
 }
 
 // A first run pays for what later ones find ready.

@@ -11,8 +11,8 @@ const SCHEDULE_HINTS = {
 };
 const VERIFICATION_HINTS = {
   token: 'Accepts or replaces each draft by itself.',
-  block: 'Looks at a run of drafts as one, and never accepts fewer.',
-  coupled: 'The text depends on the seed alone, not on the schedule.',
+  block: 'Takes a run of drafts as one: accepts more.',
+  coupled: 'One text for a seed, whatever the schedule.',
 };
 const FIELDS = {
   prompt: 'prompt', schedule: 'schedule', verification: 'verification', max_tokens: 'max-tokens',
@@ -78,18 +78,17 @@ function markField(field) {
   if ($('sampling').contains(field)) $('sampling').open = true;
 }
 
+function unmarkField(field) {
+  field.removeAttribute('aria-invalid');
+  field.removeAttribute('aria-errormessage');
+}
+
 function unmarkFields() {
-  for (const field of $('form').querySelectorAll('[aria-invalid]')) {
-    field.removeAttribute('aria-invalid');
-    field.removeAttribute('aria-errormessage');
-  }
+  $('form').querySelectorAll('[aria-invalid]').forEach(unmarkField);
 }
 
 function initRequest() {
   $('schedule').addEventListener('change', renderHints);
   $('verification').addEventListener('change', renderHints);
-  $('form').addEventListener('input', (event) => {
-    event.target.removeAttribute('aria-invalid');
-    event.target.removeAttribute('aria-errormessage');
-  });
+  $('form').addEventListener('input', (event) => unmarkField(event.target));
 }

@@ -67,6 +67,10 @@ async function follow(request, run, signal) {
   }
 }
 
+function lengthOf(run) {
+  return numTokens(run) === 1 ? '1 token' : `${numTokens(run)} tokens`;
+}
+
 function numTokens(run) {
   return run.usage?.completion_tokens ?? run.numSettled;
 }
