@@ -87,11 +87,16 @@ def visiting(browser, served, **options):
         yield Visit(context.new_page(), f"{served.url}/")
 
 
-def traced(http, **asked):
-    """The text and the settle events that the API streams for a request of the page."""
+def streamed(http, **asked):
+    """The chunks that the API streams for a request of the page."""
     body = {"prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "alternate", "trace": True, "stream": True}
     lines = http.post("/v1/completions", json={**body, "verification": "token", **asked}).text.splitlines()
-    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+
+def traced(http, **asked):
+    """The text and the settle events that the API streams for a request of the page."""
+    chunks = streamed(http, **asked)
     text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
     return text, [event for chunk in chunks for event in chunk.get("trace", ()) if event["event"] == "settled"]
 
@@ -153,8 +158,8 @@ def test_the_sheet_fills_as_the_trace_says(visit, http):
 def test_calls_and_acceptance_are_the_servers(visit, http):
     visit.run()
     visit.becomes("done")
-    body = {"prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "alternate", "verification": "token"}
-    told = http.post("/v1/completions", json=body).json()["metrics"]
+    chunks = streamed(http)
+    told = chunks[-1]["metrics"]
     rows = visit.page.eval_on_selector_all(
         "#lane-figures tr", "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
     )
@@ -163,6 +168,8 @@ def test_calls_and_acceptance_are_the_servers(visit, http):
         assert int(calls) == told["members"][name]["calls"]
         assert int(fed) == told["members"][name]["tokens_fed"]
         assert acceptance.startswith(f"{proposer['accepted']} / {proposer['proposed']} = ")
+        # What the page shows while the text comes arrives at the same.
+        assert [chunk for chunk in chunks if "trace" in chunk][-1]["trace"][-1]["calls"][name] == int(calls)
 
 
 def test_a_replaced_draft_is_struck_through_on_hover_focus_and_tap(browser, served, http):
