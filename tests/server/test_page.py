@@ -387,7 +387,7 @@ def test_whatever_the_text_holds_is_shown_as_it_is(visit, text):
 
 def test_a_members_name_is_shown_as_it_is(browser):
     names = ["<img src=x>", "a" * 60]
-    members = [cospec.Member("demo:general", name=name) for name in names]
+    members = [cospec.Member(model="demo:general", name=name) for name in names]
     named = cospec.Ensemble(members, cospec.Product([0.5, 0.5]))
     with Served(named) as running, visiting(browser, running, **PHONE) as visit:
         visit.run("#compare", max_tokens=12)

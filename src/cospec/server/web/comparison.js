@@ -12,9 +12,9 @@ function barCell(value, largest, className) {
   return cell;
 }
 
-function renderBars(cells, values, className) {
+function barCells(values, className) {
   const largest = Math.max(0, ...values.filter(Number.isFinite));
-  return cells.map((_, i) => barCell(values[i], largest, className));
+  return values.map((value) => barCell(value, largest, className));
 }
 
 function callsRow(name, chosen, plain) {
@@ -22,7 +22,7 @@ function callsRow(name, chosen, plain) {
   const head = make('th');
   head.scope = 'row';
   head.append(namePlate(name));
-  row.append(head, ...renderBars([chosen, plain], [chosen, plain], colourOf(name)));
+  row.append(head, ...barCells([chosen, plain], colourOf(name)));
   return row;
 }
 
@@ -42,9 +42,8 @@ function renderCalls(chosen, plain) {
 }
 
 function renderSpeeds(chosen, plain) {
-  const cells = [$('speed-chosen'), $('speed-plain')];
-  const bars = renderBars(cells, [chosen, plain].map((run) => (run ? speedOf(run) : NaN)), 'speed-bar');
-  cells.forEach((cell, i) => cell.replaceChildren(...bars[i].childNodes));
+  const bars = barCells([chosen, plain].map((run) => (run ? speedOf(run) : NaN)), 'speed-bar');
+  ['speed-chosen', 'speed-plain'].forEach((id, i) => $(id).replaceChildren(...bars[i].childNodes));
 }
 
 function ratioOf(chosen, plain) {

@@ -61,7 +61,7 @@ function clearResults() {
 async function runChosen(request, onProgress, signal) {
   const run = createRun(request.schedule, [textView, sheetView], onProgress);
   setPhase('streaming', `Writing with ${request.schedule}…`);
-  await follow(request, run, signal);
+  await complete(request, run, signal);
   return run;
 }
 
@@ -76,7 +76,7 @@ async function warmUp(request, signal) {
   setPhase('streaming', 'Warming up…');
   for (const schedule of [request.schedule, 'plain']) {
     const run = createRun(schedule, [], () => {});
-    await follow({ ...request, schedule, max_tokens: Math.min(request.max_tokens, NUM_WARMING_TOKENS) }, run, signal);
+    await complete({ ...request, schedule, max_tokens: Math.min(request.max_tokens, NUM_WARMING_TOKENS) }, run, signal);
   }
 }
 
@@ -90,7 +90,7 @@ async function generateBoth(request, signal) {
   }, signal);
   const plain = createRun('plain', [plainView], (run) => showComparison(chosen, run));
   setPhase('streaming', 'Writing with plain…');
-  await follow({ ...request, schedule: 'plain' }, plain, signal);
+  await complete({ ...request, schedule: 'plain' }, plain, signal);
   setPhase('done', `Done: ${request.schedule} ${fixed(speedOf(chosen))}, plain ${fixed(speedOf(plain))} tokens/s.`);
 }
 

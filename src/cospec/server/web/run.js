@@ -57,7 +57,7 @@ async function takeStream(request, run, signal) {
   throw new TypeError('The stream ended before the text did.');
 }
 
-async function follow(request, run, signal) {
+async function complete(request, run, signal) {
   for (const view of run.views) view.start();
   try {
     await takeStream(request, run, signal);
