@@ -5,12 +5,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from .. import __version__, demo
 from ..ensemble import Ensemble
@@ -23,14 +22,9 @@ from .errors import ApiError
 from .gate import Gate
 from .host import Host
 from .metrics import Metrics
+from .page import page
 from .schema import DetokenizeRequest, TokenizeRequest
 from .settings import ServerSettings
-
-PAGE = Path(__file__).parent / "page.html"
-# The page is one file with its own styles and script, and talks to this server alone.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'"
-)
 
 
 def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
@@ -104,8 +98,8 @@ def _state_routes(decoder: Decoder, metrics: Metrics) -> APIRouter:
     created = int(time.time())
 
     @routes.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE, media_type="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
+    async def front() -> HTMLResponse:
+        return page()
 
     @routes.get("/health")
     async def health() -> JSONResponse:

@@ -1,4 +1,5 @@
-"""What `trace: true` streams: every settled token, and after each round who was fed what and what is drafted."""
+"""What `trace: true` streams: every settled token, and after each round who was fed what, who was called how
+often so far, and what is drafted."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +36,9 @@ class Tracer:
             {"position": sequence.position + offset, "proposer": name[draft.proposer], "token_id": draft.token}
             for offset, draft in enumerate(sequence.drafts)
         ]
-        return [*events, {"event": "round", "round": self._round, "fed": self._fed(live), "drafts": drafts}]
+        calls = {lane.name: lane.calls for lane in sequence.lanes}
+        told = {"event": "round", "round": self._round, "fed": self._fed(live), "calls": calls, "drafts": drafts}
+        return [*events, told]
 
     def _fed(self, live: Live) -> dict[str, list[int]]:
         """The first and last position for which each lane that was fed has new rows."""

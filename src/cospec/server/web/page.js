@@ -1,0 +1,213 @@
+'use strict';
+/* The page: loading the ensemble, running what the form asks for, and saying how it stands. */
+
+const WIDE = '(min-width: 60rem)';
+const NUM_WARMING_TOKENS = 16;
+
+let models = [];
+let model = null;
+let controller = null; // of the run in progress
+
+const textView = createText($('output'), $('text-empty'));
+const plainView = createText($('output-plain'), $('plain-empty'));
+const sheetView = createSheet($('sheet'), $('sheet-names'), $('sheet-columns'));
+const showFigures = onceAFrame(renderFigures);
+const showComparison = onceAFrame(renderComparison);
+
+/* ---- states ---- */
+
+function setPhase(phase, message) {
+  const isStreaming = phase === 'streaming';
+  document.body.dataset.phase = phase;
+  $('status').textContent = message;
+  $('generate').disabled = $('compare').disabled = isStreaming || !model;
+  $('model').disabled = isStreaming;
+  $('stop').disabled = !isStreaming;
+}
+
+function showError(message, onRetry) {
+  $('alert').textContent = message;
+  if (!onRetry) return;
+  const retry = make('button', '', 'Try again');
+  retry.type = 'button';
+  retry.addEventListener('click', onRetry);
+  $('alert').append(' ', retry);
+}
+
+function fail(error, onRetry) {
+  setPhase('failed', '');
+  showError(explain(error), isWorthRetrying(error) ? onRetry : null);
+  const field = error.status === 400 ? fieldOf(error) : null;
+  if (field) markField(field);
+  if (error.status === 401) askForKey();
+}
+
+function askForKey() {
+  $('key-form').hidden = false;
+  $('api-key').focus();
+}
+
+function clearResults() {
+  clearSpot();
+  unmarkFields();
+  $('alert').textContent = '';
+  for (const view of [textView, plainView, sheetView]) view.clear();
+  clearFigures();
+  clearComparison();
+}
+
+/* ---- running ---- */
+
+async function runChosen(request, onProgress, signal) {
+  const run = createRun(request.schedule, [textView, sheetView], onProgress);
+  setPhase('streaming', `Writing with ${request.schedule}…`);
+  await complete(request, run, signal);
+  return run;
+}
+
+async function generateOnce(request, signal) {
+  const run = await runChosen(request, showFigures, signal);
+  const reason = { length: 'as long as asked for', stop: 'the text came to its end' }[run.reason];
+  setPhase('done', `Done: ${lengthOf(run)}${reason ? `, ${reason}` : ''}.`);
+}
+
+// A first run pays for what later ones find ready.
+async function warmUp(request, signal) {
+  setPhase('streaming', 'Warming up…');
+  for (const schedule of [request.schedule, 'plain']) {
+    const run = createRun(schedule, [], () => {});
+    await complete({ ...request, schedule, max_tokens: Math.min(request.max_tokens, NUM_WARMING_TOKENS) }, run, signal);
+  }
+}
+
+// One after the other, so that neither slows the other.
+async function generateBoth(request, signal) {
+  $('name-chosen').textContent = request.schedule;
+  await warmUp(request, signal);
+  const chosen = await runChosen(request, (run) => {
+    showFigures(run);
+    showComparison(run, null);
+  }, signal);
+  const plain = createRun('plain', [plainView], (run) => showComparison(chosen, run));
+  setPhase('streaming', 'Writing with plain…');
+  await complete({ ...request, schedule: 'plain' }, plain, signal);
+  setPhase('done', `Done: ${request.schedule} ${fixed(speedOf(chosen))}, plain ${fixed(speedOf(plain))} tokens/s.`);
+}
+
+// On a narrow screen the results are below the form.
+function revealResults() {
+  if ($('results').getBoundingClientRect().top < innerHeight / 2) return;
+  const isCalm = matchMedia('(prefers-reduced-motion: reduce)').matches;
+  $('results').scrollIntoView({ behavior: isCalm ? 'auto' : 'smooth' });
+}
+
+async function start(generate) {
+  if (controller || !model) return;
+  controller = new AbortController();
+  const { signal } = controller;
+  const origin = document.activeElement;
+  keepPrompt();
+  renderExamples();
+  resetLanes(model.cospec);
+  clearResults();
+  setPhase('streaming', 'Starting…');
+  // A disabled button would drop the focus.
+  if (origin === $('generate') || origin === $('compare')) $('stop').focus({ preventScroll: true });
+  revealResults();
+  try {
+    await generate(readRequest(model.id), signal);
+  } catch (error) {
+    if (signal.aborted) setPhase('stopped', 'Stopped.');
+    else fail(error, () => start(generate));
+  } finally {
+    controller = null;
+    const isFocusLost = document.activeElement === $('stop') || document.activeElement === document.body;
+    if (isFocusLost) (origin === $('compare') ? origin : $('generate')).focus({ preventScroll: true });
+  }
+}
+
+function cancel() {
+  controller?.abort();
+}
+
+/* ---- loading ---- */
+
+function describeModel() {
+  const { members, drafters, combination } = model.cospec;
+  const drafted = drafters?.length ? `, drafted by ${drafters.join(', ')}` : '';
+  return `${model.id}: ${combination.type} of ${members.join(', ')}${drafted}`;
+}
+
+function useModel(chosen) {
+  model = chosen;
+  const { cospec } = model;
+  resetLanes(cospec);
+  clearResults();
+  $('about').textContent = describeModel();
+  usePlans(cospec);
+  useWeights(cospec);
+  useExamples(cospec.prompts);
+  setPhase('idle', 'Ready.');
+}
+
+async function load() {
+  setPhase('idle', 'Connecting…');
+  $('alert').textContent = '';
+  try {
+    const response = await ask('/v1/models');
+    models = (await response.json()).data.filter((entry) => entry.cospec);
+    if (models.length === 0) throw new Error('The server offers no ensemble.');
+    $('key-form').hidden = true;
+    $('model-field').hidden = models.length === 1;
+    fillSelect($('model'), models.map((entry) => entry.id), models[0].id);
+    useModel(models[0]);
+  } catch (error) {
+    if (error.status === 401 && apiKey === '') {
+      setPhase('idle', 'This server asks for an API key.');
+      askForKey();
+    } else {
+      fail(error, load);
+    }
+  }
+}
+
+function useKey(event) {
+  event.preventDefault();
+  apiKey = $('api-key').value.trim();
+  store.set('sessionStorage', 'key', apiKey);
+  load();
+}
+
+/* ---- the start ---- */
+
+function onKeydown(event) {
+  if (event.key === 'Escape') {
+    clearSpot();
+    cancel();
+  } else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && event.target !== $('api-key')) {
+    event.preventDefault();
+    start(generateOnce);
+  }
+}
+
+function init() {
+  initTheme();
+  initPrompts();
+  initWeights();
+  initRequest();
+  $('sampling').open = matchMedia(WIDE).matches;
+  $('form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    start(generateOnce);
+  });
+  $('key-form').addEventListener('submit', useKey);
+  $('compare').addEventListener('click', () => start(generateBoth));
+  $('stop').addEventListener('click', cancel);
+  $('model').addEventListener('change', () => useModel(models.find((entry) => entry.id === $('model').value)));
+  document.addEventListener('keydown', onKeydown);
+  window.addEventListener('scroll', moveSpot, { passive: true });
+  clearResults();
+  load();
+}
+
+init();

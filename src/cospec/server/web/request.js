@@ -1,0 +1,94 @@
+'use strict';
+/* What the form asks for, and which field an error is about. */
+
+const SCHEDULE_HINTS = {
+  auto: 'Measures as it writes, and runs the plan that is fastest.',
+  plain: 'Every member, once for every token: the baseline.',
+  fixed: 'One proposer drafts a few tokens, then all members score them.',
+  alternate: 'Members take turns: each scores the others’ drafts and proposes in the same call.',
+  cascade: 'A drafter drafts for one member, whose tokens are its drafts for all.',
+  mixture: 'One member for each token, drawn ahead. For mixtures at temperature 1.',
+};
+const VERIFICATION_HINTS = {
+  token: 'Accepts or replaces each draft by itself.',
+  block: 'Takes a run of drafts as one: accepts more.',
+  coupled: 'One text for a seed, whatever the schedule.',
+};
+const FIELDS = {
+  prompt: 'prompt', schedule: 'schedule', verification: 'verification', max_tokens: 'max-tokens',
+  temperature: 'temperature', top_p: 'top-p', seed: 'seed',
+};
+const NUM_SEEDS = 2 ** 32;
+
+function fillSelect(select, values, chosen) {
+  select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
+}
+
+function usePlans({ schedules, verifications, schedule, verification }) {
+  fillSelect($('schedule'), schedules, schedule);
+  fillSelect($('verification'), verifications, verification);
+  renderHints();
+}
+
+function renderHints() {
+  $('schedule-hint').textContent = SCHEDULE_HINTS[$('schedule').value] ?? '';
+  $('verification-hint').textContent = VERIFICATION_HINTS[$('verification').value] ?? '';
+}
+
+// Empty means the default. What is no number goes as it is, for the server to say so.
+function numberIn(id, fallback) {
+  const { value, validity } = $(id);
+  if (validity.badInput) return 'not a number';
+  return value.trim() === '' ? fallback : Number(value);
+}
+
+// Drawn here, so that it can be shown, and kept by writing it down.
+function seedIn() {
+  const seed = numberIn('seed', Math.floor(Math.random() * NUM_SEEDS));
+  $('seed').placeholder = `last: ${seed}`;
+  return seed;
+}
+
+function readRequest(model) {
+  const request = {
+    model,
+    prompt: $('prompt').value,
+    max_tokens: numberIn('max-tokens', 100),
+    temperature: numberIn('temperature', 1),
+    top_p: numberIn('top-p', 1),
+    seed: seedIn(),
+    schedule: $('schedule').value,
+    verification: $('verification').value,
+    stream: true,
+    stream_options: { include_usage: true },
+    trace: true,
+  };
+  return areWeightsChanged() ? { ...request, weights: chosenWeights() } : request;
+}
+
+// The server names the field, or begins its message with it.
+function fieldOf(error) {
+  const name = error.param ?? /^(?:the )?(\w+)/.exec(error.message)?.[1];
+  return Object.hasOwn(FIELDS, name ?? '') ? $(FIELDS[name]) : null;
+}
+
+function markField(field) {
+  field.setAttribute('aria-invalid', 'true');
+  field.setAttribute('aria-errormessage', 'alert');
+  if ($('sampling').contains(field)) $('sampling').open = true;
+}
+
+function unmarkField(field) {
+  field.removeAttribute('aria-invalid');
+  field.removeAttribute('aria-errormessage');
+}
+
+function unmarkFields() {
+  $('form').querySelectorAll('[aria-invalid]').forEach(unmarkField);
+}
+
+function initRequest() {
+  $('schedule').addEventListener('change', renderHints);
+  $('verification').addEventListener('change', renderHints);
+  $('form').addEventListener('input', (event) => unmarkField(event.target));
+}

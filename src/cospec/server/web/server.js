@@ -1,0 +1,63 @@
+'use strict';
+/* Asking the server: its key, its errors in words, and the events of a stream. */
+
+let apiKey = store.get('sessionStorage', 'key') ?? '';
+
+class ServerError extends Error {
+  constructor({ message, status, param = null }) {
+    super(message);
+    this.status = status;
+    this.param = param;
+  }
+}
+
+async function errorOf(response) {
+  const { status } = response;
+  try {
+    const { error, detail } = await response.json();
+    const message = error?.message ?? detail;
+    if (typeof message === 'string') return new ServerError({ message, status, param: error?.param });
+  } catch { /* no JSON: the status says it */ }
+  return new ServerError({ message: `The server answered ${status} ${response.statusText}`.trim(), status });
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  if (apiKey) headers.Authorization = `Bearer ${apiKey}`;
+  const response = await fetch(path, { ...options, headers });
+  if (!response.ok) throw await errorOf(response);
+  return response;
+}
+
+// fetch and its reader throw a TypeError for every lost connection, and say no more.
+function isLost(error) {
+  return error instanceof TypeError;
+}
+
+function explain(error) {
+  if (isLost(error)) return 'The server cannot be reached. Is it still running?';
+  if (error.status === 429) return `The server is busy: ${error.message}.`;
+  return error.message;
+}
+
+// What may go well another time, with nothing changed.
+function isWorthRetrying(error) {
+  return isLost(error) || error.status === 429 || error.status >= 500;
+}
+
+// The data of each server-sent event; chunks may end anywhere, also within a character or a line.
+async function* eventData(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const events = (rest + value).split('\n\n');
+      rest = events.pop();
+      for (const event of events) if (event.startsWith('data: ')) yield event.slice(6);
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

@@ -1,0 +1,82 @@
+'use strict';
+/* The members' weights. Where they are shares of a whole, moving one moves the others. */
+
+const LEAST_SHARE = 0.01; // a member of weight zero takes no part, and is refused
+
+let weights = []; // as the server gave them
+let areShares = true;
+
+function sliders() {
+  return [...$('sliders').querySelectorAll('input')];
+}
+
+function useWeights({ members, combination }) {
+  weights = combination.weights ?? [];
+  areShares = combination.type !== 'arithmetic' && weights.every((weight) => weight > 0);
+  $('weights').hidden = weights.length === 0;
+  $('sliders').replaceChildren(...weights.map((weight, i) => weightRow(members[i], startOf(weight), i)));
+  renderWeights();
+}
+
+// A product's weights, say, need not sum to 1: they are shown as shares of their sum.
+function startOf(weight) {
+  return areShares ? weight / sum(weights) : weight;
+}
+
+function weightRow(name, value, index) {
+  const row = make('div', `weight ${colourOf(name)}`);
+  const label = make('label', '', name);
+  const slider = make('input');
+  const reach = Math.max(2, Math.ceil(Math.abs(value)));
+  const [min, max] = areShares ? [LEAST_SHARE, 1 - LEAST_SHARE] : [-reach, reach];
+  label.htmlFor = slider.id = `weight-${index}`;
+  Object.assign(slider, { type: 'range', min, max, step: 'any' });
+  slider.value = value;
+  slider.dataset.initial = slider.value; // as the browser keeps it
+  slider.addEventListener('input', () => moveWeight(slider));
+  const output = make('output');
+  output.htmlFor = slider.id;
+  row.append(label, slider, output);
+  return row;
+}
+
+function moveWeight(slider) {
+  if (areShares) shareRest(slider);
+  renderWeights();
+}
+
+// The others keep their proportions in what this one leaves.
+function shareRest(slider) {
+  const others = sliders().filter((other) => other !== slider);
+  const rest = sum(others.map((other) => Number(other.value)));
+  for (const other of others) other.value = (Number(other.value) / rest) * (1 - Number(slider.value));
+}
+
+function renderWeights() {
+  for (const slider of sliders()) {
+    const text = Number(slider.value).toFixed(2);
+    slider.setAttribute('aria-valuetext', text);
+    slider.nextElementSibling.textContent = text;
+  }
+  $('reset-weights').hidden = !areWeightsChanged();
+}
+
+function areWeightsChanged() {
+  return sliders().some((slider) => slider.value !== slider.dataset.initial);
+}
+
+function chosenWeights() {
+  const values = sliders().map((slider) => Number(slider.value));
+  const scale = areShares ? sum(weights) / sum(values) : 1;
+  return values.map((value) => value * scale);
+}
+
+function resetWeights() {
+  for (const slider of sliders()) slider.value = slider.dataset.initial;
+  renderWeights();
+  sliders()[0]?.focus();
+}
+
+function initWeights() {
+  $('reset-weights').addEventListener('click', resetWeights);
+}
