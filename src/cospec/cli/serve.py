@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InvalidEnsemble, MissingExtra
 from .messages import print_note
-from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .options import EnsembleOptions
 from .spread import spread
 
 EXAMPLE = "cospec serve --ensemble demo:we --proposer demo:drafter --port 8000"
@@ -72,7 +72,7 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     except ImportError:
         raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
     settings = ServerSettings(
-        model=options.model_name or models.ensemble or "+".join(models.members or []) or DEFAULT_ENSEMBLE,
+        model=options.model_name or models.name,
         api_keys=options.keys(),
         max_sequences=options.max_sequences,
         max_waiting=options.max_waiting,
