@@ -1,26 +1,36 @@
 """The server on a Ray cluster: replicas of the application, each with an engine of its own."""
 
+import logging
+import os
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from ray import serve
 from ray.serve import Application
 
 from .ensemble import Ensemble
-from .errors import UnknownName
+from .errors import CospecError, InvalidEnsemble, UnknownName
 from .server.app import create_app
 from .server.settings import ServerSettings
+
+NAME = "cospec"
 
 
 class EngineDied(RuntimeError):
     """For Ray, which then replaces the replica."""
 
 
-@serve.deployment(name="cospec", health_check_period_s=2, health_check_timeout_s=30, graceful_shutdown_timeout_s=30)
+# The log of each request says nothing that the metrics do not, and an engine that has died is soon replaced.
+@serve.deployment(
+    name=NAME, health_check_period_s=1, health_check_timeout_s=30, logging_config={"enable_access_log": False}
+)
 @serve.ingress()
 class Replica:
     """One copy of the application. load: makes the ensemble, once a replica."""
@@ -48,12 +58,22 @@ class AppArgs(BaseModel):
     settings: dict[str, Any] = Field({}, description="ServerSettings; the model's name is the ensemble's by default.")
 
     def server_settings(self) -> ServerSettings:
-        """Raises UnknownName for a setting that there is not, ValidationError for a value of the wrong type."""
+        """Raises UnknownName for a setting that there is not, ValidationError for a value of the wrong type,
+        InvalidEnsemble for an empty key."""
         known = [entry.name for entry in fields(ServerSettings)]
         for name in self.settings:
             if name not in known:
                 raise UnknownName("server setting", name, known)
-        return TypeAdapter(ServerSettings).validate_python({"model": self.ensemble, **self.settings})
+        own = {"model": self.ensemble, "api_keys": _environment_keys(), **self.settings}
+        settings = TypeAdapter(ServerSettings).validate_python(own)
+        if not all(key.strip() for key in settings.api_keys):
+            raise InvalidEnsemble("an API key is empty; leave api_keys and COSPEC_API_KEY out to let everyone in")
+        return settings
+
+
+def _environment_keys() -> tuple[str, ...]:
+    """A file that is shared should hold no keys."""
+    return (os.environ["COSPEC_API_KEY"],) if "COSPEC_API_KEY" in os.environ else ()
 
 
 def app(args: AppArgs) -> Application:
@@ -61,10 +81,35 @@ def app(args: AppArgs) -> Application:
     return application(partial(Ensemble.load, args.ensemble, **args.options), args.server_settings())
 
 
-def application(load: Callable[[], Ensemble], settings: ServerSettings) -> Application:
-    """The deployment, to be run by Ray Serve. load: makes the ensemble, in each replica."""
+def application(load: Callable[[], Ensemble], settings: ServerSettings, **options: Any) -> Application:
+    """The deployment, to be run by Ray Serve. load: makes the ensemble, in each replica. options: the deployment's."""
     # More than the application takes in, so that it is the one to answer 429, with OpenAI's error.
     most = 2 * (settings.max_sequences + settings.max_waiting)
     deployment: Any = Replica
-    bound: Application = deployment.options(max_ongoing_requests=most).bind(load, settings)
+    bound: Application = deployment.options(max_ongoing_requests=most, **options).bind(load, settings)
     return bound
+
+
+def run(
+    load: Callable[[], Ensemble], settings: ServerSettings, *, host: str, port: int, num_replicas: int, drain: float
+) -> None:
+    """Serve from so many replicas until SIGTERM or Ctrl-C. drain: seconds that requests under way have then.
+
+    Uses the cluster that RAY_ADDRESS or `ray start` names, or starts one on this machine.
+    """
+    ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options={"host": host, "port": port})
+    options = {"num_replicas": num_replicas, "graceful_shutdown_timeout_s": drain, "max_constructor_retry_count": 1}
+    try:
+        serve.run(application(load, settings, **options), name=NAME)
+    except RuntimeError as error:
+        print(serve.status())
+        raise CospecError(f"the replicas cannot start: {error}") from error
+    is_ending = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: is_ending.set())
+    is_ending.wait()
+    # Replicas finish what they have; Ray Serve itself may have others' applications.
+    serve.delete(NAME)
+    ray.shutdown()

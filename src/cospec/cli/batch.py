@@ -61,7 +61,7 @@ class BatchOptions:
         except ValueError as error:
             raise InvalidPrompt(f"--defaults is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise InvalidPrompt(f"--defaults must be an object such as {{\"seed\": 1}}, got {self.defaults}")
+            raise InvalidPrompt(f'--defaults must be an object such as {{"seed": 1}}, got {self.defaults}')
         return value
 
 
@@ -123,7 +123,9 @@ def _identifier(lines: Sequence[Line]) -> Callable[[Mapping[str, Any]], int | No
     return identify
 
 
-def _run(todo: Mapping[int, Line], file: LineFile, tally: Tally, options: BatchOptions, models: EnsembleOptions) -> bool:
+def _run(
+    todo: Mapping[int, Line], file: LineFile, tally: Tally, options: BatchOptions, models: EnsembleOptions
+) -> bool:
     """Write an answer a line, as they come. False after Ctrl-C, which keeps what is written."""
     calls = [line.call for line in todo.values() if line.call is not None]
     try:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -47,6 +48,10 @@ class ServeOptions:
         ),
     ] = None
     drain: Annotated[int, typer.Option(help="Seconds that requests under way have to end on SIGTERM.", min=0)] = 30
+    use_ray: Annotated[bool, typer.Option("--ray", help="Serve from replicas on a Ray cluster, or this machine.")] = (
+        False
+    )
+    replicas: Annotated[int, typer.Option(help="With --ray: copies of the ensemble.", min=1)] = 1
 
     def keys(self) -> tuple[str, ...]:
         """Raises InvalidEnsemble for an empty key, which would let nobody in, or everybody."""
@@ -82,8 +87,15 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     )
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
+    address = f"http://{options.host}:{options.port}"
+    if options.use_ray:
+        run = _ray_run()
+        print_note(f"serving {settings.model} at {address}, once {options.replicas} replicas are ready")
+        where = {"host": options.host, "port": options.port}
+        run(models.build, settings, **where, num_replicas=options.replicas, drain=options.drain)
+        return
     app = create_app(models.build(), settings)
-    print_note(f"serving {settings.model} at http://{options.host}:{options.port}")
+    print_note(f"serving {settings.model} at {address}")
     uvicorn.run(
         app,
         host=options.host,
@@ -92,6 +104,14 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
         access_log=False,
         timeout_graceful_shutdown=options.drain,
     )
+
+
+def _ray_run() -> Callable[..., None]:
+    try:
+        from ..serve_ray import run
+    except ImportError:
+        raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
+    return run
 
 
 def _is_local(host: str) -> bool:
