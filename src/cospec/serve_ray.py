@@ -85,6 +85,8 @@ def application(load: Callable[[], Ensemble], settings: ServerSettings, **option
     """The deployment, to be run by Ray Serve. load: makes the ensemble, in each replica. options: the deployment's."""
     # More than the application takes in, so that it is the one to answer 429, with OpenAI's error.
     most = 2 * (settings.max_sequences + settings.max_waiting)
+    # What fails once, as an ensemble that there is not, fails again.
+    options = {"max_constructor_retry_count": 1, **options}
     deployment: Any = Replica
     bound: Application = deployment.options(max_ongoing_requests=most, **options).bind(load, settings)
     return bound
@@ -97,15 +99,11 @@ def run(
 
     Uses the cluster that RAY_ADDRESS or `ray start` names, or starts one on this machine.
     """
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": host, "port": port})
-    options = {"num_replicas": num_replicas, "graceful_shutdown_timeout_s": drain, "max_constructor_retry_count": 1}
-    try:
-        serve.run(application(load, settings, **options), name=NAME)
-    except RuntimeError as error:
-        print(serve.status())
-        raise CospecError(f"the replicas cannot start: {error}") from error
+    _start(application(load, settings, num_replicas=num_replicas, graceful_shutdown_timeout_s=drain))
     is_ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: is_ending.set())
@@ -113,3 +111,14 @@ def run(
     # Replicas finish what they have; Ray Serve itself may have others' applications.
     serve.delete(NAME)
     ray.shutdown()
+
+
+def _start(application: Application) -> None:
+    """Returns once the replicas are ready. Raises CospecError if they cannot be had."""
+    try:
+        serve.run(application, name=NAME)
+    except RuntimeError as error:
+        # The last line is the exception, the others where it was raised.
+        *_, reason = serve.status().applications[NAME].deployments[NAME].message.strip().splitlines()
+        serve.delete(NAME)
+        raise CospecError(f"the replicas cannot start: {reason}") from error

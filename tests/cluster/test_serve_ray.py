@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,9 +17,9 @@ import pytest
 import yaml
 from ray import serve
 
-from cospec import SamplingParams
-from cospec.errors import InvalidEnsemble, UnknownName
-from cospec.serve_ray import NAME, AppArgs, application
+from cospec import Ensemble, SamplingParams
+from cospec.errors import CospecError, InvalidEnsemble, UnknownName
+from cospec.serve_ray import NAME, AppArgs, application, run
 from cospec.server.settings import ServerSettings
 
 from .ensembles import POISON, load
@@ -169,6 +170,18 @@ def becomes_healthy(url, model, seconds=60):
             return httpx.get(f"{url}/health").json()["status"] == "ok"
         time.sleep(0.2)
     return False
+
+
+def test_replicas_that_cannot_start_say_why(cluster, port):
+    with pytest.raises(CospecError, match=r"the replicas cannot start: .*unknown bundled ensemble 'demo:nope'"):
+        run(
+            partial(Ensemble.load, "demo:nope"),
+            ServerSettings(model=MODEL),
+            host="127.0.0.1",
+            port=port,
+            num_replicas=1,
+            drain=1,
+        )
 
 
 def test_a_setting_that_there_is_not_is_named():

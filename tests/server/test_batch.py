@@ -16,6 +16,7 @@ from cospec.cli import app
 from .conftest import MODEL
 
 PROMPT = "Question: How much is 7 times 8?\nAnswer:"
+ENSEMBLE = ["--ensemble", MODEL, "--proposer", "demo:drafter"]
 CHAT = [{"role": "user", "content": "How much is 7 times 8?"}]
 
 
@@ -41,7 +42,7 @@ def read(path):
 def batch(tmp_path):
     def call(*options, exit_code=0):
         files = [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]
-        result = CliRunner().invoke(app, ["batch", *files, "--ensemble", MODEL, *options])
+        result = CliRunner().invoke(app, ["batch", *files, *ENSEMBLE, *options])
         assert result.exit_code == exit_code, result.output
         return result
 
@@ -160,10 +161,10 @@ def test_an_input_without_requests_is_refused(batch, tmp_path):
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_run_that_is_stopped_goes_on_without_a_double(batch, tmp_path, number, exit_code):
-    requests = [{"prompt": PROMPT, "seed": seed, "max_tokens": 60, "ignore_eos": True} for seed in range(24)]
+    requests = [{"prompt": PROMPT, "seed": seed, "max_tokens": 24, "ignore_eos": True} for seed in range(12)]
     write(tmp_path / "in.jsonl", *requests)
     out = tmp_path / "out.jsonl"
-    command = ["batch", str(tmp_path / "in.jsonl"), str(out), "--ensemble", MODEL, "--max-sequences", "4"]
+    command = ["batch", str(tmp_path / "in.jsonl"), str(out), *ENSEMBLE, "--max-sequences", "2"]
     with subprocess.Popen(
         [sys.executable, "-c", "from cospec.cli import main; main()", *command],
         stderr=subprocess.DEVNULL,
@@ -175,9 +176,9 @@ def test_a_run_that_is_stopped_goes_on_without_a_double(batch, tmp_path, number,
         assert running.wait(30) == exit_code
     num_kept = out.read_bytes().count(b"\n")
     assert 0 < num_kept < len(requests)
-    assert f"has {num_kept} of 24 answers" in batch().stderr
+    assert f"has {num_kept} of 12 answers" in batch().stderr
     resumed = read(out)
-    assert sorted(resumed) == list(range(1, 25))
+    assert sorted(resumed) == list(range(1, 13))
     out.unlink()
     batch()
     assert {line: each["text"] for line, each in resumed.items()} == {line: e["text"] for line, e in read(out).items()}

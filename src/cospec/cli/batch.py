@@ -1,9 +1,10 @@
 """`cospec batch`: answer a file of requests, and go on where a run was cut off."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -157,14 +158,10 @@ def _answers(calls: Sequence[Call], options: BatchOptions, models: EnsembleOptio
         from ..batch_ray import answers
     except ImportError:
         raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
-    yield from answers(
-        calls,
-        models.build,
-        settings,
-        num_workers=options.workers,
-        cpus=options.worker_cpus,
-        gpus=options.worker_gpus,
-    )
+    resources = {"cpus": options.worker_cpus, "gpus": options.worker_gpus}
+    # What Ray says of its workers would come between our lines.
+    with redirect_stdout(sys.stderr):
+        yield from answers(calls, models.build, settings, num_workers=options.workers, **resources)
 
 
 def _take(line: Line, answer: Answer, file: LineFile, tally: Tally) -> None:
