@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -109,7 +110,10 @@ def run(
         signal.signal(number, lambda *_: is_ending.set())
     is_ending.wait()
     # Replicas finish what they have; Ray Serve itself may have others' applications.
-    serve.delete(NAME)
+    while NAME in serve.status().applications:
+        with suppress(TimeoutError):
+            # Ray waits a minute, and `drain` may be longer.
+            serve.delete(NAME)
     ray.shutdown()
 
 
