@@ -18,7 +18,7 @@ import yaml
 from ray import serve
 
 from cospec import Ensemble, SamplingParams
-from cospec.errors import CospecError, InvalidEnsemble, UnknownName
+from cospec.errors import CospecError, UnknownName
 from cospec.serve_ray import NAME, AppArgs, application, run
 from cospec.server.settings import ServerSettings
 
@@ -194,5 +194,5 @@ def test_keys_come_from_the_file_or_the_environment_and_none_is_empty(monkeypatc
     monkeypatch.setenv("COSPEC_API_KEY", "secret")
     assert AppArgs().server_settings().api_keys == ("secret",)
     assert AppArgs(settings={"api_keys": ["own"]}).server_settings().api_keys == ("own",)
-    with pytest.raises(InvalidEnsemble, match="an API key is empty"):
+    with pytest.raises(CospecError, match="key is empty"):
         AppArgs(settings={"api_keys": [" "]}).server_settings()
