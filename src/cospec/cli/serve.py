@@ -87,15 +87,14 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     )
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
-    address = f"http://{options.host}:{options.port}"
     if options.use_ray:
         run = _ray_run()
-        print_note(f"serving {settings.model} at {address}, once {options.replicas} replicas are ready")
+        print_note(f"serving {settings.model} at http://{options.host}:{options.port}, once the replicas are ready")
         where = {"host": options.host, "port": options.port}
         run(models.build, settings, **where, num_replicas=options.replicas, drain=options.drain)
         return
     app = create_app(models.build(), settings)
-    print_note(f"serving {settings.model} at {address}")
+    print_note(f"serving {settings.model} at http://{options.host}:{options.port}")
     uvicorn.run(
         app,
         host=options.host,
