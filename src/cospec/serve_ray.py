@@ -82,14 +82,28 @@ def app(args: AppArgs) -> Application:
     return application(partial(Ensemble.load, args.ensemble, **args.options), args.server_settings())
 
 
-def application(load: Callable[[], Ensemble], settings: ServerSettings, **options: Any) -> Application:
-    """The deployment, to be run by Ray Serve. load: makes the ensemble, in each replica. options: the deployment's."""
+def application(
+    load: Callable[[], Ensemble],
+    settings: ServerSettings,
+    *,
+    num_replicas: int = 1,
+    drain: float = 20.0,
+    max_starts: int = 20,
+) -> Application:
+    """The deployment, to be run by Ray Serve; what a YAML file says of it goes before.
+
+    load: makes the ensemble, in each replica. drain: seconds that requests under way have when a replica is stopped.
+    max_starts: how often replicas that cannot start are tried again before Ray gives up.
+    """
     # More than the application takes in, so that it is the one to answer 429, with OpenAI's error.
     most = 2 * (settings.max_sequences + settings.max_waiting)
-    # What fails once, as an ensemble that there is not, fails again.
-    options = {"max_constructor_retry_count": 1, **options}
     deployment: Any = Replica
-    bound: Application = deployment.options(max_ongoing_requests=most, **options).bind(load, settings)
+    bound: Application = deployment.options(
+        max_ongoing_requests=most,
+        num_replicas=num_replicas,
+        graceful_shutdown_timeout_s=drain,
+        max_constructor_retry_count=max_starts,
+    ).bind(load, settings)
     return bound
 
 
@@ -104,7 +118,7 @@ def run(
         ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": host, "port": port})
-    _start(application(load, settings, num_replicas=num_replicas, graceful_shutdown_timeout_s=drain))
+    start(application(load, settings, num_replicas=num_replicas, drain=drain, max_starts=3))
     is_ending = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: is_ending.set())
@@ -117,7 +131,7 @@ def run(
     ray.shutdown()
 
 
-def _start(application: Application) -> None:
+def start(application: Application) -> None:
     """Returns once the replicas are ready. Raises CospecError if they cannot be had."""
     try:
         serve.run(application, name=NAME)

@@ -19,7 +19,7 @@ from ray import serve
 
 from cospec import Ensemble, SamplingParams
 from cospec.errors import CospecError, UnknownName
-from cospec.serve_ray import NAME, AppArgs, application, run
+from cospec.serve_ray import NAME, AppArgs, application, start
 from cospec.server.settings import ServerSettings
 
 from .ensembles import POISON, load
@@ -46,7 +46,7 @@ def port(cluster):
 @pytest.fixture(scope="module")
 def url(port):
     """Two replicas; a test that harms one waits for the next."""
-    serve.run(application(load, ServerSettings(model=MODEL), num_replicas=2, graceful_shutdown_timeout_s=20), name=NAME)
+    start(application(load, ServerSettings(model=MODEL), num_replicas=2))
     return f"http://127.0.0.1:{port}"
 
 
@@ -174,14 +174,7 @@ def becomes_healthy(url, model, seconds=60):
 
 def test_replicas_that_cannot_start_say_why(cluster, port):
     with pytest.raises(CospecError, match=r"the replicas cannot start: .*unknown bundled ensemble 'demo:nope'"):
-        run(
-            partial(Ensemble.load, "demo:nope"),
-            ServerSettings(model=MODEL),
-            host="127.0.0.1",
-            port=port,
-            num_replicas=1,
-            drain=1,
-        )
+        start(application(partial(Ensemble.load, "demo:nope"), ServerSettings(model=MODEL), max_starts=1))
 
 
 def test_a_setting_that_there_is_not_is_named():
