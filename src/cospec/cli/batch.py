@@ -85,12 +85,14 @@ def batch(
     options: BatchOptions,
     models: EnsembleOptions,
 ) -> None:
-    """Answer a file of requests; the same command goes on where it was stopped.
+    """Answer a file of requests, and go on where it was cut off.
 
     A line is what OpenAI's batches take, {"custom_id": "a", "url": "/v1/completions", "body": {...}}, or a body itself,
     such as {"prompt": "Once"} or {"messages": [...]}, perhaps with an "id". Its answer tells the number of the line.
 
     A line that is wrong gets an answer that says so, and the others go on. Exit code 2 then.
+
+    Called again, it answers what has no answer yet, with or without --ray.
     """
     lines = read_lines(_content(requests), str(requests), options.fields())
     done = finished(out, _identifier(lines), f"no answer to a line of {requests}; give another file, or remove it")
