@@ -14,6 +14,7 @@ from .messages import print_error
 
 # Command: the first line of its help. Each is the function of its name in the module of its name.
 COMMANDS = {
+    "batch": "Answer a file of requests, and go on where it was cut off.",
     "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
     "serve": "Serve an ensemble to OpenAI's clients, with a page.",

@@ -180,6 +180,11 @@ class EnsembleOptions:
         ),
     ] = False
 
+    @property
+    def name(self) -> str:
+        """What the ensemble is called where nobody gives it a name."""
+        return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
+
     def build(self) -> Ensemble:
         """The ensemble, its models loaded. Raises a CospecError for whatever does not go together."""
         if self.ensemble is not None and self.members:

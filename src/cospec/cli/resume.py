@@ -1,10 +1,11 @@
-"""A file of results, a line a prompt, that a later run of the same command goes on with."""
+"""A file of results, a line each, that a later run of the same command goes on with."""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import CospecError
 from ..results import Event, Result
@@ -15,26 +16,76 @@ from .records import record
 
 def finished_prompts(path: Path, num_prompts: int) -> set[int]:
     """Indices of the prompts that the file has results for. Raises CospecError for a file that is none of ours."""
+
+    def index(value: Mapping[str, Any]) -> int | None:
+        own = value.get("index")
+        return own if isinstance(own, int) and 0 <= own < num_prompts else None
+
+    hint = f"no result of these {num_prompts} prompts; give --out another file, or remove the line"
+    return finished(path, index, hint)
+
+
+def finished(path: Path, identify: Callable[[Mapping[str, Any]], int | None], hint: str) -> set[int]:
+    """What the lines of the file are results of, none if there is no file.
+
+    identify: the number of what an object is the result of, or None. Raises CospecError, with the hint, for that.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = _whole_lines(path.read_bytes())
     except FileNotFoundError:
         return set()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise CospecError(f"the results in {str(path)!r} cannot be read: {error}") from None
-    return {_index(line, f"{path}:{number}", num_prompts) for number, line in enumerate(lines, start=1)}
+    numbers = set()
+    for place, line in enumerate(lines, start=1):
+        value = _parsed(line)
+        number = identify(value) if value is not None else None
+        if number is None:
+            raise CospecError(f"{path}:{place} is {hint}")
+        numbers.add(number)
+    return numbers
 
 
-def _index(line: str, where: str, num_prompts: int) -> int:
+def _whole_lines(raw: bytes) -> list[bytes]:
+    """All but the half line that a run leaves which is killed while it writes."""
+    *lines, last = raw.split(b"\n")
+    is_half = last.startswith(b"{") and _parsed(last) is None
+    return [*lines, last] if last and not is_half else lines
+
+
+def _parsed(line: bytes) -> Mapping[str, Any] | None:
+    """The object of this line, None where it holds none."""
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode())
     except ValueError:
-        value = None
-    index = value.get("index") if isinstance(value, dict) else None
-    if not isinstance(index, int) or not 0 <= index < num_prompts:
-        raise CospecError(
-            f"{where} is no result of these {num_prompts} prompts; give --out another file, or remove the line"
-        )
-    return index
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class LineFile:
+    """Appends objects, a line each; a half line at the end is dropped first. option: how messages name the file."""
+
+    def __init__(self, path: Path, option: str) -> None:
+        try:
+            # Made if it is missing, and never emptied.
+            self._file = path.open("a+b")
+            self._file.seek(0)
+            raw = self._file.read()
+            length = sum(len(line) + 1 for line in _whole_lines(raw))
+            if length > len(raw):
+                # Whole but for its end.
+                self._file.write(b"\n")
+            else:
+                self._file.truncate(length)
+        except OSError as error:
+            raise CospecError(f"{option} {str(path)!r} cannot be written: {error.strerror or error}") from None
+
+    def append(self, value: Mapping[str, object]) -> None:
+        self._file.write(to_line(value).encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class ResultFile:
@@ -48,10 +99,7 @@ class ResultFile:
         self._todo = todo
         self._n = n
         self._results: dict[int, list[Result]] = defaultdict(list)
-        try:
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise CospecError(f"--out {str(path)!r} cannot be written: {error.strerror or error}") from None
+        self._file = LineFile(path, "--out")
 
     def take(self, event: Event) -> None:
         if event.result is None:
@@ -66,5 +114,4 @@ class ResultFile:
 
     def _append(self, index: int, results: Sequence[Result]) -> None:
         numbered = [replace(result, prompt_index=index) for result in results]
-        self._file.write(to_line(record(numbered, self._entries[index].extra)))
-        self._file.flush()
+        self._file.append(record(numbered, self._entries[index].extra))

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from ..errors import CospecError, InvalidEnsemble, MissingExtra
 from .messages import print_note
-from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .options import EnsembleOptions
 from .spread import spread
 
 EXAMPLE = "cospec serve --ensemble demo:we --proposer demo:drafter --port 8000"
@@ -52,6 +53,10 @@ class ServeOptions:
         ),
     ] = None
     drain: Annotated[int, typer.Option(help="Seconds that requests under way have to end on SIGTERM.", min=0)] = 30
+    use_ray: Annotated[bool, typer.Option("--ray", help="Serve from replicas on a Ray cluster, or this machine.")] = (
+        False
+    )
+    replicas: Annotated[int, typer.Option(help="With --ray: copies of the ensemble.", min=1)] = 1
 
     def keys(self) -> tuple[str, ...]:
         """Raises InvalidEnsemble for an empty key, which would let nobody in, or everybody."""
@@ -77,7 +82,7 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     except ImportError:
         raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
     settings = ServerSettings(
-        model=options.model_name or models.ensemble or "+".join(models.members or []) or DEFAULT_ENSEMBLE,
+        model=options.model_name or models.name,
         api_keys=options.keys(),
         max_sequences=options.max_sequences,
         max_waiting=options.max_waiting,
@@ -87,6 +92,12 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     )
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
+    if options.use_ray:
+        run = _ray_run()
+        print_note(f"serving {settings.model} at http://{options.host}:{options.port}, once the replicas are ready")
+        where = {"host": options.host, "port": options.port}
+        run(models.build, settings, **where, num_replicas=options.replicas, drain=options.drain)
+        return
     # Before the models are loaded, which takes its time.
     with _bound(options.host, options.port) as place:
         config = uvicorn.Config(
@@ -116,6 +127,14 @@ def _bound(host: str, port: int) -> socket.socket:
             f"cannot listen at {host}, port {port}: {error.strerror}; choose others with --host and --port"
         ) from error
     return place
+
+
+def _ray_run() -> Callable[..., None]:
+    try:
+        from ..serve_ray import run
+    except ImportError:
+        raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
+    return run
 
 
 def _is_local(host: str) -> bool:

@@ -1,0 +1,142 @@
+"""The server on a Ray cluster: replicas of the application, each with an engine of its own."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from ray import serve
+from ray.serve import Application
+
+from .ensemble import Ensemble
+from .errors import CospecError, InvalidEnsemble, UnknownName
+from .server.app import create_app
+from .server.settings import ServerSettings
+
+NAME = "cospec"
+
+
+class EngineDied(RuntimeError):
+    """For Ray, which then replaces the replica."""
+
+
+# The log of each request says nothing that the metrics do not, and an engine that has died is soon replaced.
+@serve.deployment(
+    name=NAME, health_check_period_s=1, health_check_timeout_s=30, logging_config={"enable_access_log": False}
+)
+@serve.ingress()
+class Replica:
+    """One copy of the application. load: makes the ensemble, once a replica."""
+
+    def __init__(self, load: Callable[[], Ensemble], settings: ServerSettings) -> None:
+        self._app = create_app(load(), settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self._app
+
+    def check_health(self) -> None:
+        """Raises EngineDied, for Ray to put a fresh replica in this one's place."""
+        host = self._app.state.host
+        if not host.is_healthy:
+            raise EngineDied(host.error)
+
+
+class AppArgs(BaseModel):
+    """`args:` of the application in Ray Serve's YAML."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ensemble: str = Field("demo:we", description="A bundled ensemble, or a YAML file that every node can read.")
+    options: dict[str, Any] = Field({}, description="What overrides the file: proposer, schedule, device and so on.")
+    settings: dict[str, Any] = Field({}, description="ServerSettings; the model's name is the ensemble's by default.")
+
+    def server_settings(self) -> ServerSettings:
+        """Raises UnknownName for a setting that there is not, ValidationError for a value of the wrong type,
+        InvalidEnsemble for an empty key."""
+        known = [entry.name for entry in fields(ServerSettings)]
+        for name in self.settings:
+            if name not in known:
+                raise UnknownName("server setting", name, known)
+        own = {"model": self.ensemble, "api_keys": _environment_keys(), **self.settings}
+        settings = TypeAdapter(ServerSettings).validate_python(own)
+        if not all(key.strip() for key in settings.api_keys):
+            raise InvalidEnsemble("an API key is empty; leave api_keys and COSPEC_API_KEY out to let everyone in")
+        return settings
+
+
+def _environment_keys() -> tuple[str, ...]:
+    """A file that is shared should hold no keys."""
+    return (os.environ["COSPEC_API_KEY"],) if "COSPEC_API_KEY" in os.environ else ()
+
+
+def app(args: AppArgs) -> Application:
+    """For `serve run cospec.serve_ray:app` and for `import_path` in a YAML file."""
+    return application(partial(Ensemble.load, args.ensemble, **args.options), args.server_settings())
+
+
+def application(
+    load: Callable[[], Ensemble],
+    settings: ServerSettings,
+    *,
+    num_replicas: int = 1,
+    drain: float = 20.0,
+    max_starts: int = 20,
+) -> Application:
+    """The deployment, to be run by Ray Serve; what a YAML file says of it goes before.
+
+    load: makes the ensemble, in each replica. drain: seconds that requests under way have when a replica is stopped.
+    max_starts: how often replicas that cannot start are tried again before Ray gives up.
+    """
+    # More than the application takes in, so that it is the one to answer 429, with OpenAI's error.
+    most = 2 * (settings.max_sequences + settings.max_waiting)
+    deployment: Any = Replica
+    bound: Application = deployment.options(
+        max_ongoing_requests=most,
+        num_replicas=num_replicas,
+        graceful_shutdown_timeout_s=drain,
+        max_constructor_retry_count=max_starts,
+    ).bind(load, settings)
+    return bound
+
+
+def run(
+    load: Callable[[], Ensemble], settings: ServerSettings, *, host: str, port: int, num_replicas: int, drain: float
+) -> None:
+    """Serve from so many replicas until SIGTERM or Ctrl-C. drain: seconds that requests under way have then.
+
+    Uses the cluster that RAY_ADDRESS or `ray start` names, or starts one on this machine.
+    """
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="error")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options={"host": host, "port": port})
+    start(application(load, settings, num_replicas=num_replicas, drain=drain, max_starts=3))
+    is_ending = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: is_ending.set())
+    is_ending.wait()
+    # Replicas finish what they have; Ray Serve itself may have others' applications.
+    while NAME in serve.status().applications:
+        with suppress(TimeoutError):
+            # Ray waits a minute, and `drain` may be longer.
+            serve.delete(NAME)
+    ray.shutdown()
+
+
+def start(application: Application) -> None:
+    """Returns once the replicas are ready. Raises CospecError if they cannot be had."""
+    try:
+        serve.run(application, name=NAME)
+    except RuntimeError as error:
+        # The last line is the exception, the others where it was raised.
+        *_, reason = serve.status().applications[NAME].deployments[NAME].message.strip().splitlines()
+        serve.delete(NAME)
+        raise CospecError(f"the replicas cannot start: {reason}") from error

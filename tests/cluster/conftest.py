@@ -1,0 +1,31 @@
+"""A real cluster of two nodes, one core each, so that two workers or replicas stand on one each."""
+
+import os
+import warnings
+
+import pytest
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+with warnings.catch_warnings():
+    # Ray's own, of pydantic's newer forms, as it is imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import ray
+    import ray.data
+    import ray.serve
+    from ray.cluster_utils import Cluster
+
+STORE = 100 * 2**20
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Its address."""
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    )
+    made.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(address=made.address, log_to_driver=False)
+    yield made.address
+    ray.shutdown()
+    made.shutdown()
