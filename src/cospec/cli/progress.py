@@ -10,8 +10,8 @@ from .messages import stderr
 
 
 @contextmanager
-def progress(total: int, stdout: Console, *, is_wanted: bool) -> Iterator[Callable[[], None]]:
-    """What to call for each text that is finished."""
+def progress(total: float, stdout: Console, *, is_wanted: bool) -> Iterator[Callable[..., None]]:
+    """What to call for each text that is finished, or with so much of the total as is."""
     console = stderr()
     is_shown = is_wanted and console.is_terminal
     # Where both are terminals they are one, and only through one console do text and bar keep apart.
@@ -28,4 +28,4 @@ def progress(total: int, stdout: Console, *, is_wanted: bool) -> Iterator[Callab
     )
     with bar:
         task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+        yield lambda done=1.0: bar.advance(task, done)

@@ -19,7 +19,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Softening:
-    """A lossy target that is allowed: λ q + (1 - λ) p. target: p, a member; the best one unless named. drafter: q, a
+    """A lossy target that is allowed: λ q + (1 - λ) p. target: p, a member; the first unless named. drafter: q, a
     drafter or member; the first drafter that is a model unless named. lambdas: those tried. gamma: drafts a block.
     margin: how much score (or, without references, mean log-probability a token) may be lost."""
 

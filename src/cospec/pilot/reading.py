@@ -45,10 +45,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _union(arguments, value, where)
     if is_dataclass(hint):
         return _dataclass(hint, value, where)
-    if origin is tuple:
+    if hint is Any:
+        return value
+    if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise InvalidPilot(f"{where}: want a list, got {value!r}")
-        return tuple(_value(arguments[0], inner, f"{where}[{i}]") for i, inner in enumerate(value))
+        return origin(_value(arguments[0], inner, f"{where}[{i}]") for i, inner in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             raise InvalidPilot(f"{where}: want keys and values, got {value!r}")

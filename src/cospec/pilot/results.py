@@ -20,14 +20,14 @@ from .reading import read
 FORMAT = 1
 # Stands for all categories together.
 ALL = "all"
-# What is on trial, and what it is compared with.
+# What is on trial unless the ensemble's file fixes a plan (see Settings.ours), and what it is compared with.
 OURS, PLAIN = "auto", "plain"
 SINGLE = "single:"
 
 Status = Literal["met", "not met", "not measured"]
 Decision = Literal["go", "go up to", "no-go"]
 # Why there is no figure: no references, no texts, no prices, nothing proposed, no such concurrency, the machine does
-# not tell, the runner does not tell, too few units for an interval, or nobody asked.
+# not tell, the runner does not tell, too few units for an interval, the target forbids a given text, or nobody asked.
 Reason = Literal[
     "",
     "no references",
@@ -38,6 +38,7 @@ Reason = Literal[
     "machine does not tell",
     "runner does not tell",
     "too few",
+    "target forbids a text",
     "not asked",
 ]
 
@@ -87,7 +88,8 @@ class Settings:
     ensemble: its name or file. members, drafters: names. target: the combination as a formula, such as
     `0.5 math + 0.5 general`. verification: token, block or coupled. prompts_source: a file, or `bundled`.
     tokens: decoded a text in the timed runs, end tokens passed over. temperature: of the timed runs. repeats: runs of
-    each method on each unit, whose median counts. concurrencies: texts at once. methods: those timed, in order.
+    each method on each unit, whose median counts. concurrencies: texts at once. methods: those timed, in order. ours:
+    the one on trial, `auto`, or the ensemble's own plan in one line where its file fixes one.
     score: how answers are scored (`exact`, `numeric`, `regex`, `module:function`), None without references.
     score_temperature, score_tokens: of the scored texts. criteria, prices: as given, or the defaults, in full.
     criteria_source, prices_source: a file, or `default`. command: as typed.
@@ -105,6 +107,7 @@ class Settings:
     repeats: int
     concurrencies: tuple[int, ...]
     methods: tuple[str, ...]
+    ours: str
     score: str | None
     score_temperature: float
     score_tokens: int
@@ -209,17 +212,17 @@ class LaneRow:
 class MechanismRow:
     """How one method came to its speed at one concurrency.
 
-    block_efficiency: tokens emitted per round of verification; None where nothing was drafted. bottleneck: the lane
-    with the largest share. share_outside_models: of all seconds. theory_over_plain: what the formulas make of the
-    measured costs and acceptances. measured_over_plain: what the clock says. plans: of `auto`, how many texts ended
-    with each plan leading.
+    block_efficiency: tokens emitted per round of verification, a round being as many calls as there are members:
+    tokens x members / calls of members. 1 for plain. bottleneck: the lane with the largest share.
+    share_outside_models: of all seconds. theory_over_plain: what the formulas make of the measured costs and
+    acceptances. measured_over_plain: what the clock says. plans: of `auto`, how many texts ended with each leading.
     """
 
     method: str
     concurrency: int
     proposers: tuple[ProposerRow, ...]
     lanes: tuple[LaneRow, ...]
-    block_efficiency: float | None
+    block_efficiency: float
     bottleneck: str
     share_outside_models: float
     theory_over_plain: float | None
@@ -334,8 +337,8 @@ class QualityGained:
     """Whether the ensemble is better than its best single member.
 
     best_by_score, best_by_perplexity: member names. score_gain: ours - best member, paired. perplexity_gain: best
-    member's perplexity / the ensemble's, geometric mean over texts; above 1 the ensemble is better. texts_source:
-    `references`, or the file of texts.
+    member's perplexity / the ensemble's, over all tokens, its interval over texts; above 1 the ensemble is better.
+    texts_source: `references`: those of the prompts, or their own texts.
     """
 
     scores: tuple[ScoreRow, ...]
