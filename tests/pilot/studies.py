@@ -60,6 +60,8 @@ def asked(ensemble: Ensemble, **changes: object) -> Asked:
         "ours": ours(ensemble),
         "questions": PROMPTS,
         "prompts_source": "test",
+        "texts": ("two models decode one text",),
+        "texts_source": None,
         "num_prompts": 5,
         "tokens": 6,
         "temperature": 1.0,

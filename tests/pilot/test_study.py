@@ -242,6 +242,11 @@ def test_a_given_text_has_the_probability_that_its_tokens_have(pair):
     assert logprob.total == pytest.approx(wanted, abs=1e-4)
 
 
+def test_texts_of_their_own_are_weighed_from_their_second_token_on(found, pair):
+    whole = [row for row in found.gained.perplexities if (row.method, row.category) == ("ensemble", "texts")]
+    assert [row.num_tokens for row in whole] == [len(pair.tokenizer.encode("two models decode one text")) - 1]
+
+
 def test_a_member_with_its_own_prompt_is_given_that(pair):
     own = Member(model=pair.runners[1], name="b", prompt="say: {prompt}")
     trial = Trial(PLAIN, Ensemble([pair.loaded("a"), own], Mixture([0.5, 0.5])))
@@ -317,3 +322,18 @@ def test_what_makes_no_sense_is_told_before_anything_is_measured(folder, tmp_pat
     assert shown.exit_code == 2
     assert message in " ".join(shown.output.split())
     assert not [*tmp_path.iterdir()]
+
+
+def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
+    shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--out", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    last = json.loads(shown.stdout.splitlines()[-1])
+    found = Results.load(tmp_path / "results.json")
+    assert last["verdict"]["decision"] in ("go", "no-go")
+    assert (found.settings.ensemble, found.settings.prompts_source) == ("demo:we", "bundled")
+    assert found.settings.drafters == ("drafter", "lookup")
+    assert found.settings.target == "0.5 math + 0.5 general"
+    assert found.kept.is_exact
+    assert found.kept.score.difference.num == 30
+    assert {row.category for row in found.gained.perplexities} == {ALL, "sums", "code", "text"}
+    assert Ensemble.load(tmp_path / "ensemble.yaml").drafter_names == ("drafter", "lookup")

@@ -78,6 +78,14 @@ class PilotOptions:
             show_default="no prices",
         ),
     ] = None
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl|.txt|.csv",
+            help="Texts to measure perplexity on, beside the prompts' references.",
+            show_default=False,
+        ),
+    ] = None
     language: Annotated[str, typer.Option(metavar="en|ja", help="Of the report.")] = "en"
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where all goes. The same command goes on where it was stopped.")
@@ -114,6 +122,8 @@ class PilotOptions:
             ours=ours(ensemble),
             questions=read_questions(self.prompts),
             prompts_source=str(self.prompts) if self.prompts else "bundled",
+            texts=tuple(each.prompt for each in read_questions(self.texts)) if self.texts else (),
+            texts_source=self.texts,
             num_prompts=self.num_prompts,
             tokens=self.tokens,
             temperature=self.temperature,
@@ -168,7 +178,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     if not options.as_json:
         for table in tables(found):
             Console().print(table)
-    print_note(f"results are in {options.out}; serve them with: cospec serve {options.out / ENSEMBLE}")
+    print_note(f"results are in {options.out}; serve what won with: cospec serve --ensemble {options.out / ENSEMBLE}")
     sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
 
 

@@ -38,15 +38,16 @@ def given_logprobs(trial: Trial, pairs: Values[tuple[str, str]]) -> list[TextLog
     plain = trial.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
     tokenizer = plain.tokenizer
     assert tokenizer is not None
-    prompts = [tokenizer.encode(prompt) for prompt, _ in pairs]
+    # Where nothing stands before a text, its own first token does.
+    starts = [[*tokenizer.encode(prompt)] if prompt else [*tokenizer.encode(text)][:1] for prompt, text in pairs]
     wholes = [tokenizer.encode(prompt + text) for prompt, text in pairs]
-    for (prompt, text), before, whole in zip(pairs, prompts, wholes, strict=True):
+    for (prompt, text), before, whole in zip(pairs, starts, wholes, strict=True):
         if len(whole) <= len(before):
             raise InvalidPrompt(f"the text {text!r} after {prompt[-40:]!r} makes no token; give a longer one")
-    tails = [whole[len(before) :] for before, whole in zip(prompts, wholes, strict=True)]
+    tails = [whole[len(before) :] for before, whole in zip(starts, wholes, strict=True)]
     if any(source.prompt is not None for source in plain.sources):
         params = [_forcing(tail, plain.vocab_size) for tail in tails]
-        results = plain.generate([prompt for prompt, _ in pairs], params)
+        results = plain.generate([prompt or start for (prompt, _), start in zip(pairs, starts, strict=True)], params)
         logprobs = [result.logprobs or [] for result in results]
     else:
         results = plain.generate(wholes, SamplingParams(max_tokens=1, prompt_logprobs=0))

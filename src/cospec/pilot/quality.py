@@ -60,8 +60,13 @@ def gained(asked: Asked, ledger: Ledger) -> QualityGained:
         best_by_perplexity=lowest,
         perplexity_gain=ratio,
         perplexity_reason=reason,
-        texts_source="references" if rows else None,
+        texts_source=_texts_source(asked) if rows else None,
     )
+
+
+def _texts_source(asked: Asked) -> str:
+    references = ["references"] if any(question.continuation for question in asked.questions) else []
+    return ", ".join([*references, *([str(asked.texts_source)] if asked.texts_source else [])])
 
 
 def _agreement(checks: Values[CheckRow]) -> Agreement | None:
@@ -143,7 +148,7 @@ def _by_category(asked: Asked, measured: Iterable[str]) -> list[tuple[str, list[
     indices = sorted(measured, key=int)
     groups: dict[str, list[str]] = {}
     for i in indices:
-        groups.setdefault(asked.questions[int(i)].category, []).append(i)
+        groups.setdefault(asked.category(i), []).append(i)
     own = list(groups.items()) if len(groups) > 1 else []
     return [(ALL, indices), *own] if indices else []
 

@@ -338,7 +338,7 @@ class QualityGained:
 
     best_by_score, best_by_perplexity: member names. score_gain: ours - best member, paired. perplexity_gain: best
     member's perplexity / the ensemble's, over all tokens, its interval over texts; above 1 the ensemble is better.
-    texts_source: `references`: those of the prompts, or their own texts.
+    texts_source: `references` of the prompts, and the file of texts, as far as there were any.
     """
 
     scores: tuple[ScoreRow, ...]

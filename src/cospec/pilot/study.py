@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ..bench.study import add_counts
 from ..ensemble import Ensemble
@@ -21,6 +22,8 @@ from .scoring import scorer
 from .theory_speeds import theory_over_plain
 from .timed import check, timed
 from .trials import Batch, Trial, batches, trials
+
+T = TypeVar("T")
 
 # Texts that are scored, or whose perplexity is taken, at a time.
 TEXTS_A_STEP = 32
@@ -220,17 +223,17 @@ class Study:
         if trial.name == self.asked.ours or self.ensemble.tokenizer is None:
             return []
         kept = self.ledger.logprobs.setdefault(trial.name, {})
-        todo = [i for i, q in enumerate(self.questions) if q.continuation and str(i) not in kept]
+        todo = [key for key in self.asked.given_texts() if key not in kept]
         return [
-            Step("perplexity", self.asked.score_tokens * 8, lambda indices=indices: self._weigh(trial, indices))  # type: ignore[misc]
-            for indices in _chunks(todo)
+            Step("perplexity", self.asked.score_tokens * 8, lambda keys=keys: self._weigh(trial, keys))  # type: ignore[misc]
+            for keys in _chunks(todo)
         ]
 
-    def _weigh(self, trial: Trial, indices: Values[int]) -> None:
-        pairs = [(self.questions[i].prompt, self.questions[i].continuation or "") for i in indices]
-        for i, logprob in zip(indices, given_logprobs(trial, pairs), strict=True):
-            self.ledger.logprobs[trial.name][str(i)] = logprob
+    def _weigh(self, trial: Trial, keys: Values[str]) -> None:
+        texts = self.asked.given_texts()
+        for key, logprob in zip(keys, given_logprobs(trial, [texts[key] for key in keys]), strict=True):
+            self.ledger.logprobs[trial.name][key] = logprob
 
 
-def _chunks(indices: Values[int]) -> list[Values[int]]:
+def _chunks(indices: list[T]) -> list[list[T]]:
     return [indices[start : start + TEXTS_A_STEP] for start in range(0, len(indices), TEXTS_A_STEP)]
