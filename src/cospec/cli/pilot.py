@@ -25,7 +25,7 @@ from ..pilot.prices import Prices
 from ..pilot.questions import read_questions
 from ..pilot.results import ALL, Results
 from ..pilot.scoring import SCORERS, check_scorer
-from ..pilot.study import Study
+from ..pilot.study import Step, Study
 from ..pilot.template import write_criteria
 from ..pilot.trials import check_concurrencies, ours
 from ..sampling import SamplingParams
@@ -198,9 +198,9 @@ def _run(study: Study, kept: Path, *, is_plain: bool) -> None:
     console = Screen(is_plain=is_plain).console
     with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
 
-        def on_step(step: Any) -> None:
+        def on_step(step: Step) -> None:
             study.ledger.save(kept)
-            advance(step.weight)
+            advance(step.weight, step.phase)
 
         is_finished = study.run(on_step, interrupt.is_noted)
     if not is_finished:
