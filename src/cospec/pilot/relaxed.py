@@ -20,12 +20,14 @@ def relaxed_trials(ensemble: Ensemble, softening: Softening | None) -> list[Tria
         return []
     target, drafter = pair(ensemble, softening)
     lambdas = sorted({0.0, *softening.lambdas})
-    return [Trial(name(lam), _softened(ensemble, target, drafter, softening.gamma, lam)) for lam in lambdas]
+    gamma = softening.gamma
+    return [Trial(name(ensemble, softening, lam), _softened(ensemble, target, drafter, gamma, lam)) for lam in lambdas]
 
 
-def name(lam: float) -> str:
-    """The method's name in the measurements."""
-    return f"{RELAXED}{lam:g}"
+def name(ensemble: Ensemble, softening: Softening, lam: float) -> str:
+    """The method's name in the measurements: other criteria may soften otherwise, and are not mixed up with these."""
+    target, drafter = pair(ensemble, softening)
+    return f"{RELAXED}{lam:g} {drafter} {softening.gamma} for {target}"
 
 
 def pair(ensemble: Ensemble, softening: Softening) -> tuple[str, str]:

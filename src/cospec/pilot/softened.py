@@ -17,11 +17,14 @@ from .speeds import faster, tokens_per_second
 def relaxed(asked: Asked, ledger: Ledger, ensemble: Ensemble) -> Relaxed | None:
     """None unless the criteria allow it and it was measured."""
     softening = asked.criteria.relaxed
-    if softening is None or (not ledger.scores.get(name(0.0)) and not ledger.logprobs.get(name(0.0))):
+    if softening is None:
         return None
     target, drafter = pair(ensemble, softening)
+    exact = name(ensemble, softening, 0.0)
+    if not ledger.scores.get(exact) and not ledger.logprobs.get(exact):
+        return None
     lambdas = sorted({0.0, *softening.lambdas})
-    rows = [_row(lam, ledger, softening.margin) for lam in lambdas]
+    rows = [_row(lam, name(ensemble, softening, lam), exact, ledger, softening.margin) for lam in lambdas]
     found = tuple(row for row in rows if row is not None)
     chosen = 0.0
     for row in found:
@@ -32,7 +35,7 @@ def relaxed(asked: Asked, ledger: Ledger, ensemble: Ensemble) -> Relaxed | None:
         target=target,
         drafter=drafter,
         gamma=softening.gamma,
-        measure=_measure(ledger),
+        measure=_measure(exact, ledger),
         margin=softening.margin,
         rows=found,
         chosen=chosen,
@@ -40,17 +43,16 @@ def relaxed(asked: Asked, ledger: Ledger, ensemble: Ensemble) -> Relaxed | None:
     )
 
 
-def _measure(ledger: Ledger) -> Literal["score", "log-probability"]:
-    return "score" if ledger.scores.get(name(0.0)) else "log-probability"
+def _measure(exact: str, ledger: Ledger) -> Literal["score", "log-probability"]:
+    return "score" if ledger.scores.get(exact) else "log-probability"
 
 
-def _row(lam: float, ledger: Ledger, margin: float) -> RelaxedRow | None:
-    method, exact = name(lam), name(0.0)
+def _row(lam: float, method: str, exact: str, ledger: Ledger, margin: float) -> RelaxedRow | None:
     runs = [m for m in ledger.measurements if m.method == method]
-    own, reference = _qualities(method, ledger), _qualities(exact, ledger)
+    is_score = _measure(exact, ledger) == "score"
+    own, reference = (_qualities(each, ledger, is_score=is_score) for each in (method, exact))
     if not runs or not own:
         return None
-    is_score = _measure(ledger) == "score"
     difference = None
     if lam:
         difference = paired_difference(own, reference) if is_score else _mean(_minus(own, reference))
@@ -67,9 +69,9 @@ def _row(lam: float, ledger: Ledger, margin: float) -> RelaxedRow | None:
     )
 
 
-def _qualities(method: str, ledger: Ledger) -> list[float]:
+def _qualities(method: str, ledger: Ledger, *, is_score: bool) -> list[float]:
     """A figure a prompt: its score, or the mean log-probability a token of its text."""
-    if _measure(ledger) == "score":
+    if is_score:
         return [score for _, score in sorted(ledger.scores.get(method, {}).items(), key=_number)]
     texts = [text for _, text in sorted(ledger.logprobs.get(method, {}).items(), key=_number) if text.num_tokens]
     return [text.total / text.num_tokens for text in texts]

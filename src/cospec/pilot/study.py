@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from ..bench.study import add_counts
@@ -98,10 +99,9 @@ class Study:
         ]
         weight = self.asked.tokens * len(methods)
         found = [
-            Step(phase, weight, lambda batch=batch, repeat=repeat: self._time(methods, concurrency, batch, repeat))  # type: ignore[misc]
-            for batch, repeat in todo
+            Step(phase, weight, partial(self._time, methods, concurrency, batch, repeat)) for batch, repeat in todo
         ]
-        return [Step("warm-up", weight, lambda: self._warm_up(methods, concurrency)), *found] if found else []
+        return [Step("warm-up", weight, partial(self._warm_up, methods, concurrency)), *found] if found else []
 
     def _warm_up(self, methods: Values[Trial], concurrency: int) -> None:
         """Each method decodes a batch that does not count; `auto` more of them, until its choice stands."""
@@ -122,6 +122,8 @@ class Study:
         # Who comes first changes from run to run, so that a machine that grows warm favours nobody.
         first = (batch.number + repeat) % len(methods)
         for trial in [*methods[first:], *methods[:first]]:
+            if self.ledger.is_timed(trial.name, concurrency, batch.number, repeat):
+                continue
             run = timed(trial, [self.questions[i].prompt for i in batch.prompts], self.params, self.meter)
             self.ledger.measurements.append(
                 Measurement(
@@ -164,10 +166,7 @@ class Study:
         weight = 2 * CHECKED_TOKENS * NUM_CHECKED_PROMPTS
         # The lines come from one iterator, so an interrupted self-test starts again.
         self.ledger.checks.clear()
-        return [
-            Step("exactness", weight, lambda number=number: self._check(number, lines, picked))  # type: ignore[misc]
-            for number in range(total)
-        ]
+        return [Step("exactness", weight, partial(self._check, number, lines, picked)) for number in range(total)]
 
     def _check(self, number: int, lines: Iterator[Check], picked: Values[int]) -> None:
         line = next(lines)
@@ -205,7 +204,7 @@ class Study:
         scores = self.ledger.scores.setdefault(trial.name, {})
         todo = [i for i, q in enumerate(self.questions) if q.is_scored and str(i) not in scores]
         return [
-            Step("scores", self.asked.score_tokens * 8, lambda indices=indices: self._score(trial, indices))  # type: ignore[misc]
+            Step("scores", self.asked.score_tokens * 8, partial(self._score, trial, indices))
             for indices in _chunks(todo)
         ]
 
@@ -225,8 +224,7 @@ class Study:
         kept = self.ledger.logprobs.setdefault(trial.name, {})
         todo = [key for key in self.asked.given_texts() if key not in kept]
         return [
-            Step("perplexity", self.asked.score_tokens * 8, lambda keys=keys: self._weigh(trial, keys))  # type: ignore[misc]
-            for keys in _chunks(todo)
+            Step("perplexity", self.asked.score_tokens * 8, partial(self._weigh, trial, keys)) for keys in _chunks(todo)
         ]
 
     def _weigh(self, trial: Trial, keys: Values[str]) -> None:
