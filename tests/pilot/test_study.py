@@ -325,12 +325,14 @@ def test_what_makes_no_sense_is_told_before_anything_is_measured(folder, tmp_pat
 
 
 def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
-    shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--out", str(tmp_path)])
+    shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--language", "ja", "--out", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
     found = Results.load(tmp_path / "results.json")
     assert last["verdict"]["decision"] in ("go", "no-go")
     assert (found.settings.ensemble, found.settings.prompts_source) == ("demo:we", "bundled")
+    assert '<html lang="ja"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "report.md").exists()
     assert found.settings.drafters == ("drafter", "lookup")
     assert found.settings.target == "0.5 math + 0.5 general"
     assert found.kept.is_exact

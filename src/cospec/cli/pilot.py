@@ -23,6 +23,8 @@ from ..pilot.ledger import Ledger
 from ..pilot.operation import write_ensemble, write_relaxed
 from ..pilot.prices import Prices
 from ..pilot.questions import read_questions
+from ..pilot.report import LANGUAGES
+from ..pilot.report import write as write_report
 from ..pilot.results import ALL, Results
 from ..pilot.scoring import SCORERS, check_scorer
 from ..pilot.study import Step, Study
@@ -49,7 +51,6 @@ MEASUREMENTS, RESULTS, ENSEMBLE, SOFTENED = (
 # Who drafts for a bundled ensemble whose file names nobody.
 DEMO_PROPOSERS = ("demo:drafter", "lookup")
 INTERRUPTED = 130
-LANGUAGES = ("en", "ja")
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Example: {EXAMPLE}")
 
@@ -173,12 +174,14 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     _run(study, kept, is_plain=options.as_json)
     found = results(study)
     keep(options.out / RESULTS, json.dumps(found.to_dict()))
+    write_report(found, options.out, options.language)
     write_ensemble(ensemble, study.trials, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
         for table in tables(found):
             Console().print(table)
-    print_note(f"results are in {options.out}; serve what won with: cospec serve --ensemble {options.out / ENSEMBLE}")
+    print_note(f"the report is {options.out / 'report.html'}")
+    print_note(f"serve what won with: cospec serve --ensemble {options.out / ENSEMBLE}")
     sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
 
 
