@@ -25,7 +25,7 @@ def to_html(view: View, sections: Values[Section]) -> str:
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = escape(view.say("page.title", {"ensemble": view.study.settings.ensemble}))
-    texts = {key: view.say.table[key] for key in _SCRIPT_TEXTS}
+    texts = {key: view.say.table[key] for key in _SCRIPT_TEXTS} | {"planned": view.at_once(view.planned)}
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
     return "\n".join(
         [
@@ -158,7 +158,7 @@ def _row(row: Values[Cell], numbers: Values[bool]) -> str:
 
 
 def _cell(cell: Cell, is_number: bool) -> tuple[bool, str]:
-    below = f'<small>{escape(cell.below)}</small>' if cell.below else ""
+    below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
     return is_number, f'<span class="{cell.tone}"{_hook(cell.hook)}>{escape(cell.text)}</span>{below}'
 
 

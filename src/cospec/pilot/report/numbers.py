@@ -20,7 +20,7 @@ def percent(share: float) -> str:
 
 def signed(value: float) -> str:
     """A difference of scores."""
-    return f"{value:+.3f}" if round(value, 3) else "0.000"
+    return f"{value:+.3f}".replace("-", "−") if round(value, 3) else "0.000"
 
 
 def score(value: float) -> str:

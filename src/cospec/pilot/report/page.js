@@ -59,7 +59,7 @@ function compare(own, plain) {
   const change = plain ? fill(own <= plain ? "cost.less" : "cost.more", { share }) : "–";
   put("tile-says", fill("tile.cost says", { plain: money(plain), change }));
   const saved = volume === null ? null : (plain - own) * volume / 1e6;
-  const values = { amount: money(Math.abs(saved)), planned };
+  const values = { amount: money(Math.abs(saved)), planned: texts.planned };
   put("saving", saved === null ? texts["cost.no saving yet"] : fill(saved >= 0 ? "cost.saving" : "cost.loss", values));
 }
 

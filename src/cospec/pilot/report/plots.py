@@ -50,25 +50,27 @@ def intervals(title: str, rows: Values[Estimate], reference: float, written: Cal
     ends = [value for row in rows for value in (row.mean, row.low, row.high) if value is not None]
     scale = Scale.around([*ends, reference])
     height = ROW * len(rows)
-    grid = [line((scale.at(tick), 0), (scale.at(tick), height + 4), "grid") for tick in scale.ticks]
-    grid.append(line((scale.at(reference), 0), (scale.at(reference), height + 4), "reference"))
+    # Behind the marks alone, so that no line runs through a name.
+    bands = [(i * ROW + 21, i * ROW + 40) for i in range(len(rows))]
+    grid = [line((scale.at(tick), top), (scale.at(tick), end), "grid") for top, end in bands for tick in scale.ticks]
+    grid += [line((scale.at(reference), top), (scale.at(reference), end), "reference") for top, end in bands]
     names = [text(scale.at(tick), height + 20, written(tick), "tick", scale.anchor(tick)) for tick in scale.ticks]
     drawn = [part for i, row in enumerate(rows) for part in _estimate(row, i * ROW, scale)]
     return drawing(height + AXIS, title, *grid, *names, *drawn)
 
 
 def _estimate(row: Estimate, top: float, scale: "Scale") -> Iterator[str]:
-    yield text("0%", top + 14, row.label, "label halo")
-    yield text("100%", top + 14, row.written, "figure halo", "end")
+    yield text("0%", top + 14, row.label, "label")
+    yield text("100%", top + 14, row.written, "figure", "end")
     y = top + 30
     if row.low is not None and row.high is not None:
         yield line((scale.at(row.low), y), (scale.at(row.high), y), f"whisker s-{row.colour}")
     yield marker(scale.at(row.mean), y, f"f-{row.colour}", row.shape)
 
 
-def amounts(title: str, rows: Values[Estimate]) -> str:
-    """Bars from nothing on."""
-    most = max((row.mean for row in rows), default=0) or 1
+def amounts(title: str, rows: Values[Estimate], most: float = 0.0) -> str:
+    """Bars from nothing on, up to `most` or to the largest."""
+    most = most or max((row.mean for row in rows), default=0) or 1
     drawn: list[str] = []
     for i, row in enumerate(rows):
         top = i * BAR_ROW
@@ -95,11 +97,18 @@ def stacked(title: str, rows: Values[tuple[str, str, Values[tuple[float, str]]]]
 
 
 def lines(
-    title: str, ticks: Values[str], series: Values[Series], written: Callable[[float], str], levels: Values[float] = ()
+    title: str,
+    ticks: Values[str],
+    series: Values[Series],
+    written: Callable[[float], str],
+    *,
+    levels: Values[float] = (),
+    reach: Values[float] = (),
 ) -> str:
-    """Points at the named ticks, joined. levels: drawn across, such as 1 for the speed of plain."""
+    """Points at the named ticks, joined. levels: drawn across, such as 1 for the speed of plain. reach: values that the
+    scale must reach to."""
     values = [each for one in series for p in one.points for each in (p.mean, p.low, p.high) if each is not None]
-    scale = Scale.around([*values, *levels])
+    scale = Scale.around([*values, *levels, *reach])
     height = 190.0
 
     def y(value: float) -> float:
@@ -110,8 +119,9 @@ def lines(
 
     drawn: list[str] = []
     for tick in scale.ticks:
-        drawn += [line(("0%", y(tick)), ("100%", y(tick)), "grid"), text("0%", y(tick) - 4, written(tick), "tick")]
+        drawn.append(line(("0%", y(tick)), ("100%", y(tick)), "grid"))
     drawn += [line(("0%", y(level)), ("100%", y(level)), "reference") for level in levels]
+    drawn += [text("0%", y(tick) - 4, written(tick), "tick halo") for tick in scale.ticks]
     drawn += [text(x(i), height + 16, name, "tick", "middle") for i, name in enumerate(ticks)]
     for number, one in enumerate(series):
         # Side by side, so that intervals at one tick do not cover each other.
@@ -123,7 +133,11 @@ def lines(
         for point in one.points:
             if point.low is not None and point.high is not None:
                 drawn.append(
-                    line((x(point.at, shift), y(point.low)), (x(point.at, shift), y(point.high)), f"whisker s-{one.colour}")
+                    line(
+                        (x(point.at, shift), y(point.low)),
+                        (x(point.at, shift), y(point.high)),
+                        f"whisker s-{one.colour}",
+                    )
                 )
             kind = f"s-{one.colour} hollow" if point.is_faint else f"f-{one.colour}"
             drawn.append(marker(x(point.at, shift), y(point.mean), kind, number))

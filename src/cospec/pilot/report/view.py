@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..results import PLAIN, SINGLE, Interval, Reason, Results
+from .blocks import Cell, Tone
 from .numbers import times
 from .texts import Texts
 
@@ -25,6 +26,10 @@ class View:
     @property
     def currency(self) -> str:
         return self.study.settings.prices.currency
+
+    def at_once(self, num: int) -> str:
+        """So many texts."""
+        return self.say("word.one at once" if num == 1 else "word.at once", {"num": num})
 
     def method(self, name: str) -> str:
         """A method in words."""
@@ -57,6 +62,10 @@ class View:
     def interval(self, found: Interval | None, written: Callable[[float], str] = times) -> str:
         """An estimate with its interval, or that there is none."""
         return f"{written(found.mean)} ({self.range(found, written)})" if found else "–"
+
+    def estimate(self, found: Interval | None, written: Callable[[float], str] = times, tone: Tone = "") -> Cell:
+        """An estimate above its interval."""
+        return Cell(text=written(found.mean), below=self.range(found, written), tone=tone) if found else Cell(text="–")
 
     def listed(self, names: list[str]) -> str:
         return self.say("word.comma").join(names)

@@ -46,7 +46,7 @@ def _costs(view: View) -> Iterator[Block]:
     yield Note(text=_saving(view), tone="strong", hook="saving")
     here = [row for row in found.rows if row.concurrency == view.planned]
     if here:
-        title = say("cost.plot", {"planned": view.planned})
+        title = say("cost.plot", {"planned": view.at_once(view.planned)})
         yield Plot(title=title, svg=amounts(title, [_bar(view, row) for row in here]))
     if not found.rows:
         yield Note(text=view.missing(), tone="unknown")
@@ -65,7 +65,7 @@ def _saving(view: View) -> str:
     say, saved = view.say, view.study.cost.saving_per_month
     if saved is None:
         return say("cost.no saving", {"reason": view.missing(view.study.cost.saving_reason)})
-    values = {"amount": money(abs(saved), view.currency), "planned": view.planned}
+    values = {"amount": money(abs(saved), view.currency), "planned": view.at_once(view.planned)}
     return say("cost.saving" if saved >= 0 else "cost.loss", values)
 
 

@@ -39,7 +39,12 @@ def _scores(view: View) -> Iterator[Block]:
         title=say("gained.scores table"),
         columns=columns(say("gained.scores columns"), num_words=2),
         rows=tuple(
-            texts(view.method(row.method), _category(view, row.category), view.interval(row.score, score), str(row.score.num))
+            texts(
+                view.method(row.method),
+                _category(view, row.category),
+                view.interval(row.score, score),
+                str(row.score.num),
+            )
             for row in found.scores
         ),
     )

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from ...results import PLAIN, SINGLE, MechanismRow
+from ...results import PLAIN, SINGLE, MechanismRow, ProposerRow
 from ..blocks import Block, Cell, Formula, Note, Plot, Section, Table, columns, texts
 from ..numbers import amount, percent, times
-from ..plots import FEW, Point, Series, lines, stacked, whole_percent
+from ..plots import FEW, Estimate, Point, Series, amounts, lines, stacked, whole_percent
 from ..view import View
 
 
@@ -78,25 +78,34 @@ def _by_place(view: View, row: MechanismRow) -> Iterator[Block]:
     num = max((len(each.acceptance_at) for each in row.proposers), default=0)
     if not num:
         return
-    title = view.say("mechanism.by place", {"name": view.method(row.method), "num": row.concurrency})
+    title = view.say("mechanism.by place", {"name": view.method(row.method), "at": view.at_once(row.concurrency)})
+    if num == 1:
+        yield Plot(title=title, svg=amounts(title, [_bar(view, each) for each in row.proposers], 1.0))
+        return
     series = [
         Series(
             label=each.name,
             colour=view.lane_colour(each.name),
             points=tuple(
-                Point(at=at, mean=share, is_faint=each.proposed_at[at] < FEW) for at, share in enumerate(each.acceptance_at)
+                Point(at=at, mean=share, is_faint=each.proposed_at[at] < FEW)
+                for at, share in enumerate(each.acceptance_at)
             ),
         )
         for each in row.proposers
     ]
     ticks = [view.say("word.place", {"num": place}) for place in range(1, num + 1)]
     legend = tuple((one.label, one.colour) for one in series)
-    yield Plot(title=title, svg=lines(title, ticks, series, whole_percent, [0.0, 1.0]), legend=legend)
+    yield Plot(title=title, svg=lines(title, ticks, series, whole_percent, reach=[0.0, 1.0]), legend=legend)
+
+
+def _bar(view: View, row: ProposerRow) -> Estimate:
+    written = f"{row.accepted} / {row.proposed} = {percent(row.acceptance)}"
+    return Estimate(label=row.name, mean=row.acceptance, written=written, colour=view.lane_colour(row.name))
 
 
 def _lanes(view: View, rows: list[MechanismRow]) -> Iterator[Block]:
     say = view.say
-    title = say("mechanism.lanes", {"num": rows[0].concurrency})
+    title = say("mechanism.lanes", {"at": view.at_once(rows[0].concurrency)})
     drawn = [
         (
             view.method(row.method),

@@ -36,9 +36,11 @@ def _blocks(view: View, found: Relaxed) -> Iterator[Block]:
         ticks = [f"λ = {row.lam:g}" for row in found.rows]
         quality = [row.quality for row in found.rows]
         speeds = [row.over_exact for row in found.rows]
+        # No score lies below 0: such a margin allows everything.
         floor = found.rows[0].quality.mean - found.margin
-        yield _plot(say("relaxed.quality", values), ticks, quality, plain_number, [floor])
-        yield Note(text=say("relaxed.quality says"))
+        levels = [floor] if floor > 0 or found.measure != "score" else []
+        yield _plot(say("relaxed.quality", values), ticks, quality, plain_number, levels)
+        yield Note(text=say("relaxed.quality says" if levels else "relaxed.quality free"))
         exact = Interval(mean=1.0, low=None, high=None, num=0)
         yield _plot(say("relaxed.speed"), ticks, [each or exact for each in speeds], times, [1.0])
         yield Note(text=say("relaxed.speed says"))
@@ -50,7 +52,8 @@ def _plot(
     title: str, ticks: list[str], found: list[Interval], written: Callable[[float], str], levels: list[float]
 ) -> Plot:
     points = tuple(Point(at=at, mean=each.mean, low=each.low, high=each.high) for at, each in enumerate(found))
-    return Plot(title=title, svg=lines(title, ticks, [Series(label=title, colour="c0", points=points)], written, levels))
+    series = [Series(label=title, colour="c0", points=points)]
+    return Plot(title=title, svg=lines(title, ticks, series, written, levels=levels))
 
 
 def _table(view: View, found: Relaxed) -> Table:
@@ -61,15 +64,15 @@ def _table(view: View, found: Relaxed) -> Table:
         rows=tuple(
             (
                 Cell(text=f"{row.lam:g}", tone="strong" if row.lam == found.chosen else ""),
-                Cell(text=view.interval(row.quality, score)),
-                Cell(text=view.interval(row.difference, signed)),
+                view.estimate(row.quality, score),
+                view.estimate(row.difference, signed),
                 Cell(
                     text=say("word.yes" if row.is_within else "word.no"),
                     tone="good" if row.is_within else "bad",
                 ),
                 Cell(text="–" if row.acceptance is None else percent(row.acceptance)),
                 Cell(text=amount(row.tokens_per_second)),
-                Cell(text=view.interval(row.over_exact)),
+                view.estimate(row.over_exact),
             )
             for row in found.rows
         ),

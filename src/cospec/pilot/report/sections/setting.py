@@ -27,7 +27,11 @@ def setting(view: View) -> Section:
 
 def _asked(view: View) -> tuple[tuple[Cell, ...], ...]:
     say, settings = view.say, view.study.settings
-    scoring = {"name": settings.score, "temperature": f"{settings.score_temperature:g}", "tokens": settings.score_tokens}
+    scoring = {
+        "name": settings.score,
+        "temperature": f"{settings.score_temperature:g}",
+        "tokens": settings.score_tokens,
+    }
     figures = {
         "ensemble": settings.ensemble,
         "target": f"r = {settings.target}",
@@ -38,12 +42,18 @@ def _asked(view: View) -> tuple[tuple[Cell, ...], ...]:
         "best": f"{view.method(view.study.speed.best)} {_plan(view)}".strip(),
         "concurrencies": view.listed([str(num) for num in settings.concurrencies]),
         "score": say("setting.scoring", scoring) if settings.score else view.missing("no references"),
-        "prompts source": settings.prompts_source,
-        "criteria": settings.criteria_source,
-        "prices": settings.prices_source,
-        "texts": view.study.gained.texts_source or "–",
+        "prompts source": _source(view, settings.prompts_source),
+        "criteria": _source(view, settings.criteria_source),
+        "prices": _source(view, settings.prices_source),
+        "texts": _source(view, view.study.gained.texts_source or "–"),
     }
     return tuple(texts(say(f"setting.{name}"), value) for name, value in figures.items())
+
+
+def _source(view: View, names: str) -> str:
+    """Files as they are called, and what is no file in words."""
+    known = {name: view.say(f"source.{name}") for name in ("bundled", "default", "references")}
+    return view.listed([known.get(name, name) for name in names.split(", ")])
 
 
 def _plan(view: View) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from ...results import ALL, PLAIN, SINGLE, SpeedRow
-from ..blocks import Block, Column, Formula, Note, Plot, Section, Table, columns, texts
+from ...results import ALL, PLAIN, SINGLE, Percentiles, SpeedRow
+from ..blocks import Block, Cell, Column, Formula, Note, Plot, Section, Table, columns, texts
 from ..numbers import amount, times
 from ..plots import Estimate, Point, Series, intervals, lines
 from ..view import View
@@ -17,8 +17,9 @@ def speed(view: View) -> Section:
 
 def _blocks(view: View) -> Iterator[Block]:
     say, settings = view.say, view.study.settings
-    timed = {"num": len({i for m in view.study.measurements for i in m.prompts}), "tokens": settings.tokens}
-    yield Note(text=say("speed.says", {**timed, "repeats": settings.repeats, "temperature": f"{settings.temperature:g}"}))
+    timed = {i for run in view.study.measurements if run.concurrency == view.planned for i in run.prompts}
+    values = {"num": len(timed), "tokens": settings.tokens, "repeats": settings.repeats}
+    yield Note(text=say("speed.says", {**values, "temperature": f"{settings.temperature:g}"}))
     here = [row for row in view.study.speed.rows if row.category == ALL and row.concurrency == view.planned]
     if any(row.over_plain for row in here):
         yield _by_method(view, here)
@@ -30,7 +31,7 @@ def _blocks(view: View) -> Iterator[Block]:
 
 
 def _by_method(view: View, rows: list[SpeedRow]) -> Plot:
-    title = view.say("speed.by method", {"planned": view.planned})
+    title = view.say("speed.by method", {"planned": view.at_once(view.planned)})
     return Plot(title=title, svg=intervals(title, [_estimate(view, row) for row in rows], 1, times))
 
 
@@ -53,7 +54,7 @@ def _by_category(view: View) -> Iterator[Block]:
     own = [row for row in rows if row.method == view.ours and row.over_plain]
     if not own:
         return
-    title = say("speed.by category", {"ours": view.method(view.ours), "planned": view.planned})
+    title = say("speed.by category", {"ours": view.method(view.ours), "planned": view.at_once(view.planned)})
     yield Plot(title=title, svg=intervals(title, [_estimate(view, row, row.category) for row in own], 1, times))
     yield Note(text=say("speed.by category says"))
     methods = list(dict.fromkeys(row.method for row in rows if row.method != PLAIN))
@@ -64,15 +65,15 @@ def _by_category(view: View) -> Iterator[Block]:
             *(Column(title=view.method(name), is_number=True) for name in methods),
         ),
         rows=tuple(
-            texts(category, *(_over_plain(view, name, view.planned, category) for name in methods))
+            (Cell(text=category), *(_over_plain(view, name, category) for name in methods))
             for category in dict.fromkeys(row.category for row in rows)
         ),
     )
 
 
-def _over_plain(view: View, method: str, concurrency: int, category: str) -> str:
-    row = view.study.speed.row(method, concurrency, category)
-    return view.interval(row.over_plain) if row else view.missing()
+def _over_plain(view: View, method: str, category: str) -> Cell:
+    row = view.study.speed.row(method, view.planned, category)
+    return view.estimate(row.over_plain) if row else Cell(text=view.missing())
 
 
 def _by_concurrency(view: View) -> Iterator[Block]:
@@ -80,18 +81,18 @@ def _by_concurrency(view: View) -> Iterator[Block]:
     levels = sorted({row.concurrency for row in speed.rows})
     if view.ours in speed.pays_up_to:
         up_to = speed.pays_up_to[view.ours]
-        values = {"ours": view.method(view.ours), "up_to": up_to}
+        values = {"ours": view.method(view.ours), "up_to": view.at_once(up_to)}
         yield Note(text=say("speed.pays" if up_to else "speed.pays never", values), tone="strong")
     if len(levels) < 2:
-        yield Note(text=say("speed.one concurrency", {"num": levels[0]}))
+        yield Note(text=say("speed.one concurrency", {"at": view.at_once(levels[0])}))
         return
     methods = [name for name in view.study.settings.methods if name != PLAIN and not name.startswith(SINGLE)]
     series = [one for name in methods if (one := _series(view, name, levels)).points]
     if series:
         title = say("speed.by concurrency")
-        ticks = [say("word.at once", {"num": level}) for level in levels]
+        ticks = [view.at_once(level) for level in levels]
         legend = tuple((one.label, one.colour) for one in series)
-        yield Plot(title=title, svg=lines(title, ticks, series, times, [1.0]), legend=legend)
+        yield Plot(title=title, svg=lines(title, ticks, series, times, levels=[1.0]), legend=legend)
         yield Note(text=say("speed.by concurrency says"))
 
 
@@ -110,15 +111,16 @@ def _table(view: View) -> Table:
         title=view.say("speed.table"),
         columns=columns(view.say("speed.columns")),
         rows=tuple(
-            texts(
-                view.method(row.method),
-                str(row.concurrency),
-                amount(row.tokens_per_second),
-                f"{amount(row.ms_per_token.p50)} / {amount(row.ms_per_token.p95)}",
-                f"{amount(row.first_token_ms.p50)} / {amount(row.first_token_ms.p95)}",
-                view.interval(row.over_plain) if row.over_plain else times(1),
+            (
+                *texts(view.method(row.method), str(row.concurrency), amount(row.tokens_per_second)),
+                *texts(_percentiles(row.ms_per_token), _percentiles(row.first_token_ms)),
+                view.estimate(row.over_plain) if row.over_plain else Cell(text=times(1)),
             )
             for row in view.study.speed.rows
             if row.category == ALL
         ),
     )
+
+
+def _percentiles(found: Percentiles) -> str:
+    return " / ".join(amount(value) for value in (found.p50, found.p95, found.p99))

@@ -14,7 +14,7 @@ def verdict(view: View) -> Section:
     if _unfinished(view):
         blocks.append(Note(text=say("verdict.unfinished", {"what": view.listed(_unfinished(view))}), tone="unknown"))
     blocks.append(Tiles(tiles=(_speed(view), _exactness(view), _gain(view), _cost(view))))
-    titles = ("rule", "asked", "measured", "outcome")
+    titles = ("rule", "outcome", "asked", "measured")
     blocks.append(
         Table(
             title=say("verdict.rules"),
@@ -31,8 +31,8 @@ def verdict(view: View) -> Section:
 def _banner(view: View) -> Banner:
     found, say = view.study.verdict, view.say
     values = {
-        "planned": found.concurrency,
-        "up_to": found.up_to,
+        "planned": view.at_once(found.concurrency),
+        "up_to": view.at_once(found.up_to),
         "num": sum(rule.is_required for rule in found.rules),
         "rules": view.listed([title(name, view) for name in (*found.blocking, *found.unmeasured)]),
     }
@@ -40,9 +40,7 @@ def _banner(view: View) -> Banner:
     says = say(f"verdict.says {found.decision}", values)
     if found.decision == "go" and found.up_to > found.concurrency:
         says += say("verdict.says also", values)
-    return Banner(
-        decision=say(f"verdict.{found.decision}", values), says=says, tone=tones[found.decision]
-    )
+    return Banner(decision=say(f"verdict.{found.decision}", values), says=says, tone=tones[found.decision])
 
 
 def title(name: str, view: View) -> str:
@@ -55,7 +53,7 @@ def _unfinished(view: View) -> list[str]:
     """Methods and concurrencies that were asked for and have no timing, and the self-test if it did not run."""
     settings, speed = view.study.settings, view.study.speed
     gone = [
-        view.say("word.at", {"name": view.method(method), "num": level})
+        view.say("word.at", {"name": view.method(method), "at": view.at_once(level)})
         for level in settings.concurrencies
         for method in settings.methods
         if speed.row(method, level) is None
@@ -72,7 +70,7 @@ def _speed(view: View) -> Tile:
     over = row.over_plain if row else None
     if over is None:
         return Tile(label=label, figure="–", says=view.missing(), tone="unknown")
-    values = {"ours": view.method(view.ours), "range": view.range(over), "planned": view.planned}
+    values = {"ours": view.method(view.ours), "times": times(over.mean), "range": view.range(over)}
     return Tile(label=label, figure=times(over.mean), says=say(f"tile.speed {_side(over, 1)}", values))
 
 
@@ -140,9 +138,9 @@ def _rule(rule: Rule, view: View) -> tuple[Cell, ...]:
     says = say(f"rule.{key} says")
     return (
         Cell(text=title(rule.name, view), below=says, tone="strong"),
+        Cell(text=say(f"status.{rule.status}"), below=required, tone=_TONES[rule.status]),
         Cell(text=_asked(rule, view)),
         Cell(text=_measured(rule, view)),
-        Cell(text=say(f"status.{rule.status}"), below=required, tone=_TONES[rule.status]),
     )
 
 
@@ -180,4 +178,3 @@ def _written(value: float, rule: Rule, view: View) -> str:
         case "ms" | "GiB":
             return f"{amount(value)} {rule.unit}"
     return f"{value:g}"
-

@@ -28,4 +28,6 @@ def load_texts(language: str) -> Texts:
     if language not in LANGUAGES:
         raise UnknownName("language", language, LANGUAGES)
     nested = yaml.safe_load((Path(__file__).parent / f"{language}.yaml").read_text(encoding="utf-8"))
-    return Texts(language, {f"{group}.{key}": text for group, entries in nested.items() for key, text in entries.items()})
+    return Texts(
+        language, {f"{group}.{key}": text for group, entries in nested.items() for key, text in entries.items()}
+    )
