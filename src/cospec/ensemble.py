@@ -64,6 +64,7 @@ class Ensemble:
         self.max_sequences = max_sequences
         self.combination = _as_combination(combine, len(members))
         self.combination.check(len(members))
+        self.load_options = options
         self._members = [as_member(member) for member in members]
         self.member_names = unique_names(self._members)
         self._drafters, self.drafter_names, chosen = self._drafting(proposer)
@@ -71,8 +72,7 @@ class Ensemble:
         self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, first=first, verification=verification)
         self._planners: dict[object, Planner] = {}
         self.schedule_for(SamplingParams())
-        sources = [replace(source, options=replace(source.options, **options)) for source in self._sources]
-        self.runners = load_runners(sources)
+        self.runners = load_runners(self.sources)
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
 
@@ -101,6 +101,17 @@ class Ensemble:
         other.combination, other._planners = combine, {}
         other.schedule_for(SamplingParams())
         return other
+
+    def loaded(self, name: str) -> Member:
+        """That member or drafter with the runner that it has here, for another ensemble. Raises UnknownName."""
+        if name not in self.names:
+            raise UnknownName("member or drafter", name, self.names)
+        index = self.names.index(name)
+        return replace(self.sources[index], model=self.runners[index], name=name)
+
+    def alone(self, name: str) -> "Ensemble":
+        """That member by itself, not loaded again, under `plain`. Raises UnknownName."""
+        return Ensemble([self.loaded(name)], schedule="plain", max_sequences=self.max_sequences)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,7 +161,7 @@ class Ensemble:
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         return Request(
             prompt=ids,
-            lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self._sources],
+            lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self.sources],
             params=params,
             policy=self.policy(params),
             draws=Draws(seed, index),
@@ -197,9 +208,10 @@ class Ensemble:
         )
 
     @property
-    def _sources(self) -> list[Member]:
-        """Members, then drafters, as given."""
-        return [*self._members, *self._drafters]
+    def sources(self) -> list[Member]:
+        """Members, then drafters, as given, under the load options of all."""
+        given = [*self._members, *self._drafters]
+        return [replace(source, options=replace(source.options, **self.load_options)) for source in given]
 
     def _origins(self, prompts: Prompt | Values[Prompt], params: Params) -> list[Origin]:
         """Every sample of every prompt, all of them checked before the first runs."""

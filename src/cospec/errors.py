@@ -12,6 +12,7 @@
     ├── UnsupportedModel       a model that cannot be rolled back or batched exactly
     ├── VocabularyMismatch     members of different tokenizers
     ├── InvalidBenchmark       nothing to compare, or results of another one
+    ├── InvalidPilot           criteria, prices or results of a pilot that cannot be used
     ├── MissingExtra           a part whose libraries are not installed
     └── MemberFailed           a member raised, or gave a row that is no distribution
 
@@ -78,6 +79,10 @@ class MemberFailed(CospecError):
 
 class InvalidBenchmark(CospecError):
     """A benchmark with nothing to compare, or whose kept results are another's."""
+
+
+class InvalidPilot(CospecError):
+    """Criteria, prices or results of a pilot that cannot be used, or a study that cannot go on."""
 
 
 class MissingExtra(CospecError):

@@ -38,7 +38,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table. detail: what was compared; p_value: of a sampled check, before the allowance."""
+    """One line of the table. detail: what was compared; p_value: of a sampled check, before the allowance, which fails
+    under `threshold`; error: why a text could not be decoded."""
 
     name: str
     schedule: str
@@ -47,6 +48,8 @@ class Check:
     detail: str
     differences: tuple[Difference, ...] = ()
     p_value: float | None = None
+    threshold: float | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +150,8 @@ def _equality_checks(name: str, ensemble: Ensemble, prompts: Sequence[Prompt], m
         num_tokens = sum(len(result.token_ids) for result in expected)
         detail = failed[0] if failed else f"{num_equal} of {len(expected)} texts equal, {num_tokens} tokens"
         is_passed = not failed and all(difference.is_tie for difference in differences)
-        yield Check(name, _told(variant, given), mode.verification, is_passed, detail, differences)
+        error = failed[0] if failed else None
+        yield Check(name, _told(variant, given), mode.verification, is_passed, detail, differences, error=error)
 
 
 def _difference(one: Result, other: Result, plain: Ensemble, prompts: Sequence[Prompt], mode: _Mode) -> Difference:
@@ -202,7 +206,10 @@ def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort
         allowed = FAMILY_ERROR / (len(p_values) * len(pairs))
         compared = f"{effort.num_samples} samples each of {len(prompts)} prompts"
         detail = f"{compared}, lowest p {lowest:.2g} (fails under {allowed:.1g})"
-        yield Check("sampled text", variant.schedule, verification, lowest >= allowed, detail, p_value=lowest)
+        is_passed = lowest >= allowed
+        yield Check(
+            "sampled text", variant.schedule, verification, is_passed, detail, p_value=lowest, threshold=allowed
+        )
 
 
 def _told(variant: _Variant, results: Sequence[Result]) -> str:

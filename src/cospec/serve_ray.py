@@ -60,16 +60,13 @@ class AppArgs(BaseModel):
 
     def server_settings(self) -> ServerSettings:
         """Raises UnknownName for a setting that there is not, ValidationError for a value of the wrong type,
-        InvalidEnsemble for an empty key."""
+        InvalidSettings for one that is not allowed."""
         known = [entry.name for entry in fields(ServerSettings)]
         for name in self.settings:
             if name not in known:
                 raise UnknownName("server setting", name, known)
         own = {"model": self.ensemble, "api_keys": _environment_keys(), **self.settings}
-        settings = TypeAdapter(ServerSettings).validate_python(own)
-        if not all(key.strip() for key in settings.api_keys):
-            raise InvalidEnsemble("an API key is empty; leave api_keys and COSPEC_API_KEY out to let everyone in")
-        return settings
+        return TypeAdapter(ServerSettings).validate_python(own)
 
 
 def _environment_keys() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InvalidBenchmark
 from ..results import Result
+from .keeping import keep
 from .methods import Method
 
 
@@ -32,10 +33,8 @@ class Study:
         return all(prompt in self.seconds.get(method.name, {}) for method in methods)
 
     def save(self, path: Path) -> None:
-        """Written beside and moved, so that an interruption never leaves half a file."""
-        beside = path.with_suffix(".new")
-        beside.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
-        beside.replace(path)
+        """Whole or not at all. Raises CospecError where it cannot be written."""
+        keep(path, json.dumps(vars(self), indent=1))
 
     @classmethod
     def load(cls, path: Path, settings: dict[str, Any]) -> "Study":
@@ -97,7 +96,7 @@ def _measure_prompt(study: Study, methods: Values[Method], index: int, prompt: s
             started = time.perf_counter()
             num_tokens, results = method.run([prompt])
             runs[method.name].append((time.perf_counter() - started) / num_tokens)
-            _count(study.counts.setdefault(method.name, {}), results)
+            add_counts(study.counts.setdefault(method.name, {}), results)
     for name, own in runs.items():
         study.seconds.setdefault(name, {})[index] = statistics.median(own)
 
@@ -127,8 +126,8 @@ def measure_concurrency(
             study.concurrency.setdefault(name, {})[level] = statistics.median(own)
 
 
-def _count(total: dict[str, Any], results: Values[Result]) -> None:
-    """Add what these texts cost."""
+def add_counts(total: dict[str, Any], results: Values[Result]) -> None:
+    """Add what these texts cost: tokens, seconds, calls and drafts, by name."""
     for result in results:
         lanes = result.members | result.drafters
         _add(total, "tokens", result.completion_tokens)
@@ -136,6 +135,7 @@ def _count(total: dict[str, Any], results: Values[Result]) -> None:
         _add(total, "seconds in models", sum(lane.seconds for lane in lanes.values()))
         for name, lane in lanes.items():
             _add(total.setdefault("calls", {}), name, lane.calls)
+            _add(total.setdefault("seconds by lane", {}), name, lane.seconds)
         for name, proposer in result.proposers.items():
             _add(total.setdefault("accepted", {}), name, proposer.accepted)
             _add(total.setdefault("proposed", {}), name, proposer.proposed)

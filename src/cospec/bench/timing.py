@@ -1,18 +1,18 @@
 """Paired timings: every method decodes every prompt, one after the other, several times over."""
 
 import math
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-NUM_RESAMPLES = 2000
+from .intervals import studentized
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Geometric mean of per-prompt ratios of seconds, with its 95 % bootstrap interval over prompts."""
+    """Geometric mean of per-prompt ratios of seconds, with its 95 % bootstrap-t interval over prompts; of fewer than
+    four, their range."""
 
     mean: float
     low: float
@@ -41,9 +41,7 @@ def interleaved(
 def ratio(over: list[float], under: list[float]) -> Ratio:
     """How many times longer `over` takes than `under`, prompt by prompt."""
     logs = [math.log(a / b) for a, b in zip(over, under, strict=True)]
-    rng = random.Random(0)
-    means = sorted(statistics.fmean(rng.choices(logs, k=len(logs))) for _ in range(NUM_RESAMPLES))
-    low, high = means[int(0.025 * NUM_RESAMPLES)], means[int(0.975 * NUM_RESAMPLES) - 1]
+    low, high = studentized(logs) or (min(logs), max(logs))
     return Ratio(*map(math.exp, (statistics.fmean(logs), low, high)))
 
 

@@ -18,8 +18,10 @@ COMMANDS = {
     "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
     "serve": "Serve an ensemble to OpenAI's clients, with a page.",
+    "pilot": "Run a study on your own prompts that ends in go or no-go.",
     "models": "List the bundled models and ensembles.",
     "tune": "Find the fastest plan on your own prompts and machine.",
+    "watch": "Compare a server with the pilot that it came from.",
     "verify": "Prove on your own models that the output follows the target distribution.",
 }
 
@@ -59,8 +61,10 @@ app = typer.Typer(
 
 
 def _load(name: str) -> Any:
-    """The command itself, with its module's EXAMPLE below its help."""
+    """The command itself, with its module's EXAMPLE below its help; or the module's `app`, if it has one."""
     module = import_module(f"{__name__}.{name}")
+    if hasattr(module, "app"):
+        return typer.main.get_command(module.app)
     single = typer.Typer(add_completion=False)
     single.command(name, epilog=f"Example: {module.EXAMPLE}")(getattr(module, name))
     return typer.main.get_command(single)

@@ -41,6 +41,14 @@ class SlotCache(Cache):
         """Whether a first call has told what keys and values look like."""
         return self.slot_layers[0].is_initialized
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all layers, as allocated so far."""
+        laid_out = [layer for layer in self.slot_layers if layer.is_initialized]
+        return sum(
+            tensor.numel() * tensor.element_size() for layer in laid_out for tensor in (layer.keys, layer.values)
+        )
+
     def reserve(self, num_slots: int, length: int) -> None:
         """Make room, so that calls of up to so many slots and positions move nothing."""
         for layer in self.slot_layers:

@@ -57,6 +57,11 @@ class HfRunner:
             is_captured = shapes is Shapes.CAPTURED
             self.fixed = FixedShapes(self._fixed_call, self._cache, self._device, is_captured=is_captured)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of the keys and values, as allocated so far."""
+        return self._cache.num_bytes
+
     @torch.inference_mode()
     def open(self) -> HfSlot:
         # The lowest, so that live slots stay neighbours.

@@ -1,0 +1,23 @@
+"""Files of what was measured: whole or not at all."""
+
+from pathlib import Path
+
+from ..errors import CospecError
+
+
+def keep(path: Path, text: str) -> None:
+    """Written beside and moved, so that an interruption or a full disk never leaves half a file.
+
+    Raises CospecError where it cannot be written; what stood there before stands there still.
+    """
+    beside = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise CospecError(
+            f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
+            "make room or give --out another folder, and run the same command to go on"
+        ) from None

@@ -1,0 +1,231 @@
+"""`cospec pilot`: a study on the user's own prompts that ends in go or no-go; `cospec pilot compare`: two of them."""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from .. import demo
+from ..bench.keeping import keep
+from ..ensemble import Ensemble
+from ..errors import InvalidPilot, UnknownName
+from ..pilot.asked import Asked
+from ..pilot.compare import compare as compare_results
+from ..pilot.criteria import Criteria
+from ..pilot.found import binding, results
+from ..pilot.ledger import Ledger
+from ..pilot.operation import write_ensemble, write_relaxed
+from ..pilot.prices import Prices
+from ..pilot.questions import read_questions
+from ..pilot.report import LANGUAGES
+from ..pilot.report import write as write_report
+from ..pilot.results import ALL, Results
+from ..pilot.scoring import SCORERS, check_scorer
+from ..pilot.study import Step, Study
+from ..pilot.template import write_criteria
+from ..pilot.trials import check_concurrencies, ours
+from ..sampling import SamplingParams
+from .interrupt import Interrupt
+from .jsonline import to_line
+from .messages import print_note
+from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .pilot_tables import comparison_table, tables
+from .progress import progress
+from .screen import Screen
+from .spread import spread
+
+EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
+
+MEASUREMENTS, RESULTS, ENSEMBLE, SOFTENED = (
+    "measurements.json",
+    "results.json",
+    "ensemble.yaml",
+    "ensemble-relaxed.yaml",
+)
+# Who drafts for a bundled ensemble whose file names nobody.
+DEMO_PROPOSERS = ("demo:drafter", "lookup")
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Example: {EXAMPLE}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PilotOptions:
+    """What is asked, on what, and where it goes."""
+
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl|.txt|.csv",
+            help="Prompts, with category, reference, score, text and id where they have them.",
+            show_default="the bundled prompts",
+        ),
+    ] = None
+    criteria: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="What must hold; see --write-criteria.", show_default="its template"),
+    ] = None
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="currency, machines (name, per_hour, count), electricity_per_kwh, tokens_per_month.",
+            show_default="no prices",
+        ),
+    ] = None
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl|.txt|.csv",
+            help="Texts to measure perplexity on, beside the prompts' references.",
+            show_default=False,
+        ),
+    ] = None
+    language: Annotated[str, typer.Option(metavar="en|ja", help="Of the report.")] = "en"
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where all goes. The same command goes on where it was stopped.")
+    ] = Path("pilot")
+    num_prompts: Annotated[int, typer.Option(help="Prompts that are timed; all are scored.", min=2)] = 24
+    tokens: Annotated[int, typer.Option(help="Tokens a timed text; end tokens are passed over.", min=2)] = 32
+    temperature: Annotated[float, typer.Option(help="That timed texts are sampled at.")] = SamplingParams.temperature
+    repeats: Annotated[int, typer.Option(help="Runs of each method on each prompt; their median counts.", min=1)] = 2
+    concurrency: Annotated[str, typer.Option(metavar="1,8,...", help="Texts at once.")] = "1,8"
+    score: Annotated[
+        str,
+        typer.Option(metavar="|".join((*SCORERS, "module:function")), help="How answers are held against references."),
+    ] = "exact"
+    score_temperature: Annotated[float, typer.Option(help="That scored texts are sampled at.")] = 0.0
+    score_tokens: Annotated[int, typer.Option(help="The most tokens of a scored text.", min=1)] = 64
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End a scored text before this.", show_default=False)
+    ] = None
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="as torch has them", min=1)] = None
+    write_criteria: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", help="Write commented criteria here and exit.", show_default=False),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last line, a JSON object, and no tables.")] = False
+
+    def asked(self, ensemble: Ensemble, source: str | None) -> Asked:
+        """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""
+        criteria = Criteria.load(self.criteria) if self.criteria else Criteria()
+        check_scorer(self.score, "--score")
+        if self.language not in LANGUAGES:
+            raise UnknownName("--language", self.language, LANGUAGES)
+        asked = Asked(
+            source=source,
+            ours=ours(ensemble),
+            questions=read_questions(self.prompts),
+            prompts_source=str(self.prompts) if self.prompts else "bundled",
+            texts=tuple(each.prompt for each in read_questions(self.texts)) if self.texts else (),
+            texts_source=self.texts,
+            num_prompts=self.num_prompts,
+            tokens=self.tokens,
+            temperature=self.temperature,
+            repeats=self.repeats,
+            concurrencies=self._concurrencies(criteria),
+            score=self.score,
+            score_temperature=self.score_temperature,
+            score_tokens=self.score_tokens,
+            stop=tuple(self.stop or ()),
+            criteria=criteria,
+            criteria_source=self.criteria,
+            prices=Prices.load(self.prices) if self.prices else Prices(),
+            prices_source=self.prices,
+            command=shlex.join(["cospec", *sys.argv[1:]]),
+        )
+        check_concurrencies(ensemble, asked.concurrencies)
+        return asked
+
+    def _concurrencies(self, criteria: Criteria) -> tuple[int, ...]:
+        parts = [part.strip() for part in self.concurrency.split(",")]
+        if not all(part.isdecimal() and int(part) for part in parts):
+            raise InvalidPilot(f"--concurrency must be counts such as 1,8, got {self.concurrency!r}")
+        return tuple(sorted({*map(int, parts), criteria.planned_concurrency}))
+
+
+@app.callback()
+@spread
+def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOptions) -> None:
+    """Run a study on your own prompts that ends in go or no-go.
+
+    Each single member, plain, alternate and auto, paired prompt by prompt: speed, how it comes about, whether quality
+    is kept and what is gained over the best member, cost; held against criteria that you set. The last line on
+    standard output is one JSON object. `cospec pilot compare A.json B.json` compares two studies.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if options.write_criteria is not None:
+        write_criteria(options.write_criteria)
+        print_note(f"wrote criteria to {options.write_criteria}; set them, and give them as --criteria")
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    ensemble, source = _ensemble(models)
+    asked = options.asked(ensemble, source)
+    kept = options.out / MEASUREMENTS
+    study = Study(ensemble, asked, Ledger.load(kept, asked.binding(binding(ensemble))))
+    _run(study, kept, is_plain=options.as_json)
+    found = results(study)
+    keep(options.out / RESULTS, json.dumps(found.to_dict()))
+    write_report(found, options.out, options.language)
+    write_ensemble(ensemble, study.trials, found, options.out / ENSEMBLE)
+    write_relaxed(ensemble, found, options.out / SOFTENED)
+    if not options.as_json:
+        for table in tables(found):
+            Console().print(table)
+    print_note(f"the report is {options.out / 'report.html'}")
+    print_note(f"serve what won with: cospec serve --ensemble {options.out / ENSEMBLE}")
+    sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
+
+
+def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
+    """The ensemble, and what it is called. A bundled one whose file names nobody to draft gets bundled drafters."""
+    source = None if models.members else models.ensemble or DEFAULT_ENSEMBLE
+    ensemble = models.build()
+    is_free = not models.proposer and ensemble.plan.schedule == "auto" and not ensemble.drafter_names
+    if source is not None and demo.is_demo(source) and is_free and ensemble.plan.proposer is None:
+        ensemble = replace(models, proposer=[*DEMO_PROPOSERS]).build()
+    return ensemble, source
+
+
+def _run(study: Study, kept: Path, *, is_plain: bool) -> None:
+    """All that is left to do, kept step by step; Ctrl-C ends it after the step at hand."""
+    total = sum(step.weight for step in study.steps())
+    console = Screen(is_plain=is_plain).console
+    with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
+
+        def on_step(step: Step) -> None:
+            study.ledger.save(kept)
+            advance(step.weight, step.phase)
+
+        is_finished = study.run(on_step, interrupt.is_noted)
+    if not is_finished:
+        print_note(f"interrupted; what was measured is in {kept}, and the same command goes on from there")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _summary(found: Results) -> dict[str, Any]:
+    """What the last line says: the verdict, and the speeds over all prompts. The rest is in the results."""
+    rows = [row for row in found.to_dict()["speed"]["rows"] if row["category"] == ALL]
+    return {"verdict": found.to_dict()["verdict"], "best": found.speed.best, "speed": rows}
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="The results.json of one study.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="That of another.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Compare two studies, figure by figure."""
+    comparison = compare_results(Results.load(first), Results.load(second))
+    if as_json:
+        sys.stdout.write(to_line(comparison.to_dict()))
+    else:
+        Console().print(comparison_table(comparison))

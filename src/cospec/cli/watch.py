@@ -1,0 +1,118 @@
+"""`cospec watch`: whether a server still does what its pilot did."""
+
+import json
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import InvalidPilot
+from ..pilot.metrics import Service, fetch, read_service
+from ..pilot.results import Results
+from ..pilot.watch import Watch
+from ..pilot.watch import watch as held_against
+from .interrupt import Interrupt
+from .jsonline import to_line
+
+EXAMPLE = "cospec watch http://localhost:8000 --pilot pilot/results.json --every 60"
+
+DRIFTED = 1
+_COLOURS = {"steady": "green", "drifted": "red", "too few": "yellow"}
+
+
+def watch(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The server's address, such as http://localhost:8000.")],
+    pilot: Annotated[Path, typer.Option(metavar="results.json", help="What its pilot found.")] = Path(
+        "pilot/results.json"
+    ),
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="How long a window of service is.", min=1)] = 60,
+    once: Annotated[bool, typer.Option("--once", help="Look at all since the server's start, once.")] = False,
+    tolerance: Annotated[
+        float, typer.Option(help="By what share a figure may be worse than the pilot's.", min=0)
+    ] = 0.25,
+    api_key: Annotated[str | None, typer.Option(envvar="COSPEC_API_KEY", help="One that the server knows.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a window instead of a table.")] = False,
+) -> None:
+    """Compare a server with the pilot that it came from.
+
+    Acceptance and speed of each window of service, held against the criteria and the pilot's own figures. Exit code 1
+    if the last window had drifted. Under `auto` the planner measures on, and changes its plan by itself; what it
+    cannot mend is a service that does other work than its pilot did: then run the pilot again.
+    """
+    results = Results.load(pilot)
+    schedule = _schedule(url, api_key)
+    before = read_service(url, api_key)
+    if once:
+        found = held_against(results, before, tolerance, schedule)
+        _show(found, as_json)
+    else:
+        found = _windows(results, url, api_key, before, every, tolerance, schedule, as_json)
+    if found.has_drifted:
+        raise typer.Exit(DRIFTED)
+
+
+def _windows(
+    results: Results,
+    url: str,
+    key: str | None,
+    before: Service,
+    every: float,
+    tolerance: float,
+    schedule: str | None,
+    as_json: bool,
+) -> Watch:
+    """Window after window, until Ctrl-C; the last one."""
+    found = held_against(results, before.since(before), tolerance, schedule)
+    with Interrupt() as interrupt:
+        while not interrupt.is_noted():
+            _wait(every, interrupt)
+            now = read_service(url, key)
+            found = held_against(results, now.since(before), tolerance, schedule)
+            _show(found, as_json)
+            before = now
+    return found
+
+
+def _wait(seconds: float, interrupt: Interrupt) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not interrupt.is_noted():
+        time.sleep(0.1)
+
+
+def _schedule(url: str, key: str | None) -> str | None:
+    """What the server runs under, as it says. None where it does not."""
+    try:
+        models = json.loads(fetch(f"{url.rstrip('/')}/v1/models", key))
+        return str(models["data"][0]["cospec"]["schedule"])
+    except (InvalidPilot, ValueError, LookupError, TypeError):
+        return None
+
+
+def _show(found: Watch, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(to_line(found.to_dict()))
+        sys.stdout.flush()
+        return
+    title = f"{datetime.now():%H:%M:%S}: {found.tokens:.0f} tokens served; {_advice(found)}"
+    table = Table("figure", "from", title=title)
+    for column in ("pilot", "now", "limit"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for reading in found.readings:
+        source = "criteria" if reading.is_criterion else "pilot"
+        values = ("" if value is None else f"{value:.3g}" for value in (reading.pilot, reading.now, reading.limit))
+        table.add_row(reading.name, source, *values, f"[{_COLOURS[reading.status]}]{reading.status}[/]")
+    Console().print(table)
+
+
+def _advice(found: Watch) -> str:
+    if not found.has_drifted:
+        return "nothing has drifted"
+    if found.schedule == "auto":
+        return "drifted: auto retunes its plan as it measures; if it stays so, run the pilot again"
+    return "drifted: its plan is fixed; run `cospec pilot` or `cospec tune` again, or serve it under `schedule: auto`"

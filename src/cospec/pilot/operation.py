@@ -1,0 +1,92 @@
+"""From pilot to operation: the ensemble with the plan that won, in a file that `cospec serve` takes as it is."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..bench.keeping import keep
+from ..ensemble import Ensemble
+from ..members import Member
+from ..runner.hf import LoadOptions
+from ..schedule import Plan
+from .results import OURS, Results
+from .trials import Trial
+
+
+def write_ensemble(ensemble: Ensemble, trials: list[Trial], results: Results, path: Path) -> None:
+    """The members as given, under the plan of the fastest method. Raises CospecError where it cannot be written."""
+    best = next(trial.ensemble.plan for trial in trials if trial.name == results.speed.best)
+    head = [*_header(results), yaml.safe_dump(_described(ensemble, best), sort_keys=False, allow_unicode=True)]
+    keep(path, "\n".join(head))
+
+
+def write_relaxed(ensemble: Ensemble, results: Results, path: Path) -> None:
+    """The softened target, where λ above 0 kept quality; it is another distribution, and its file says which."""
+    found = results.relaxed
+    if found is None or found.chosen == 0:
+        return
+    sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
+    members = [_member(sources[name], name, {}) for name in (found.target, found.drafter)]
+    settings = {
+        "members": members,
+        "combine": {"type": "mixture", "weights": [1 - found.chosen, found.chosen]},
+        "schedule": "fixed",
+        "gamma": found.gamma,
+        "proposer": found.drafter,
+    }
+    note = f"# LOSSY: this samples from {found.distribution}, exactly, and not from {found.target}.\n"
+    keep(path, note + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def _header(results: Results) -> Iterator[str]:
+    verdict = results.verdict
+    up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
+    yield f"# Written by `{results.settings.command}`, whose verdict was {verdict.decision.upper()}{up_to}."
+    if results.speed.best == OURS:
+        settled = f"; in the pilot it settled on `{results.speed.best_plan}`" if results.speed.best_plan else ""
+        yield f"# auto goes on measuring in service and changes its plan when another becomes faster{settled}."
+    else:
+        yield f"# Of what was timed, `{results.speed.best}` was the fastest."
+
+
+def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
+    sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
+    drafters = {name: _model(sources[name]) for name in ensemble.drafter_names}
+    combination = {key: _plain(value) for key, value in vars(ensemble.combination).items() if value is not None}
+    settings: dict[str, Any] = {
+        "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
+        "combine": {"type": ensemble.combination.name, **combination},
+        "schedule": plan.schedule,
+        "verification": plan.verification,
+        "max_sequences": ensemble.max_sequences,
+    }
+    # Drafters are loaded as the members are.
+    settings |= {key: _plain(value) for key, value in ensemble.load_options.items()}
+    if plan.gammas:
+        settings["gamma"] = list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]
+    if plan.proposer:
+        settings["proposer"] = drafters.get(plan.proposer, plan.proposer)
+    elif drafters and plan.schedule not in ("plain", "alternate"):
+        settings["proposer"] = list(drafters.values())
+    if plan.first:
+        settings["first"] = plan.first
+    return settings
+
+
+def _member(source: Member, name: str, of_all: Mapping[str, Any]) -> Mapping[str, Any]:
+    defaults = {**vars(LoadOptions()), **of_all}
+    options = {key: _plain(value) for key, value in vars(source.options).items() if value != defaults[key]}
+    prompt = {"prompt": _plain(source.prompt)} if source.prompt is not None else {}
+    return {"model": _model(source), "name": name, **prompt, **options}
+
+
+def _model(source: Member) -> str:
+    """As given, a folder by its whole path: the file may be read from anywhere."""
+    local = Path(str(source.model)).expanduser()
+    return str(local.resolve()) if local.is_dir() else str(source.model)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,39 @@
+"""Figures as the report writes them: the same in both languages, and the same as in the page's script."""
+
+GIB, MIB = 2**30, 2**20
+
+
+def amount(value: float) -> str:
+    """About three digits, with commas between thousands."""
+    size = abs(value)
+    decimals = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 or size == 0 else 5
+    return f"{value:,.{decimals}f}"
+
+
+def times(value: float) -> str:
+    return f"{value:.2f}×"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
+
+
+def signed(value: float) -> str:
+    """A difference of scores."""
+    return f"{value:+.3f}".replace("-", "−") if round(value, 3) else "0.000"
+
+
+def score(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def size(num_bytes: float) -> str:
+    return f"{amount(num_bytes / GIB)} GiB" if num_bytes >= GIB else f"{amount(num_bytes / MIB)} MiB"
+
+
+def money(value: float, currency: str) -> str:
+    return f"{amount(value)} {currency}"
+
+
+def p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

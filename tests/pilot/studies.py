@@ -1,0 +1,93 @@
+"""Small studies for the tests: tiny models on disk, a few prompts, and runners that misbehave."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cospec import Ensemble
+from cospec.pilot.asked import Asked
+from cospec.pilot.criteria import Criteria
+from cospec.pilot.energy import Meter
+from cospec.pilot.found import binding, results
+from cospec.pilot.ledger import Ledger
+from cospec.pilot.prices import Machine, Prices
+from cospec.pilot.questions import Question
+from cospec.pilot.results import Results
+from cospec.pilot.study import Study
+from cospec.pilot.trials import ours
+from cospec.runner import Feed, Runner, Slot
+
+PROMPTS = [
+    Question(
+        prompt=text, where=f"test:{number}", id=str(number), category=category, reference=" one text", score="exact"
+    )
+    for number, (category, text) in enumerate(
+        [("a", "the members"), ("a", "two models"), ("b", "one text"), ("b", "the target"), ("b", "tokens")], start=1
+    )
+]
+PRICES = Prices(machines=(Machine(name="box", per_hour=3.6),), tokens_per_month=1e6)
+
+
+class Wrapped:
+    """A runner that does something of its own before each call."""
+
+    def __init__(self, runner: Runner, before: Callable[[], None]) -> None:
+        self.runner, self.before = runner, before
+        self.vocab_size, self.context = runner.vocab_size, runner.context
+        self.tokenizer, self.end_ids, self.dtype = runner.tokenizer, runner.end_ids, runner.dtype
+
+    def open(self) -> Slot:
+        return self.runner.open()
+
+    def feed(self, batch: Sequence[Feed]) -> list[object]:
+        self.before()
+        return self.runner.feed(batch)
+
+    def trim(self, slot: Slot, length: int) -> None:
+        self.runner.trim(slot, length)
+
+    def close(self, slot: Slot) -> None:
+        self.runner.close(slot)
+
+
+def slow(runner: Runner, seconds: float) -> Wrapped:
+    return Wrapped(runner, lambda: time.sleep(seconds))
+
+
+def asked(ensemble: Ensemble, **changes: object) -> Asked:
+    given = {
+        "source": "test",
+        "ours": ours(ensemble),
+        "questions": PROMPTS,
+        "prompts_source": "test",
+        "texts": ("two models decode one text",),
+        "texts_source": None,
+        "num_prompts": 5,
+        "tokens": 6,
+        "temperature": 1.0,
+        "repeats": 1,
+        "concurrencies": (1, 2),
+        "score": "exact",
+        "score_temperature": 0.0,
+        "score_tokens": 4,
+        "stop": (),
+        "criteria": Criteria(),
+        "criteria_source": None,
+        "prices": PRICES,
+        "prices_source": None,
+        "command": "cospec pilot",
+    }
+    return Asked(**{**given, **changes})
+
+
+def study(ensemble: Ensemble, path: Path | None = None, **changes: object) -> Study:
+    what = asked(ensemble, **changes)
+    settings = what.binding(binding(ensemble))
+    ledger = Ledger.load(path, settings) if path else Ledger(settings=settings)
+    return Study(ensemble, what, ledger, Meter([]))
+
+
+def finished(ensemble: Ensemble, **changes: object) -> Results:
+    made = study(ensemble, **changes)
+    assert made.run(lambda step: None, lambda: False)
+    return results(made)

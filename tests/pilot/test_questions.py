@@ -1,0 +1,117 @@
+"""Prompt files: what they may hold, and where they are wrong."""
+
+import pytest
+
+from cospec.errors import CospecError, InvalidPilot, InvalidPrompt
+from cospec.pilot.questions import balanced, read_questions
+from cospec.pilot.scoring import scorer
+
+
+def written(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_the_bundled_prompts_have_categories_and_references():
+    questions = read_questions(None)
+    assert {question.category for question in questions} == {"sums", "code", "text"}
+    # As many as a margin of a tenth takes.
+    assert sum(question.is_scored for question in questions) >= 29
+    assert all(question.continuation for question in questions)
+    assert len({question.prompt for question in questions}) == len(questions)
+
+
+def test_the_bundled_references_are_scored_right_by_their_own_rule():
+    for question in read_questions(None):
+        if question.is_scored:
+            assert scorer(question.score)(question.reference, question.reference) == 1
+
+
+def test_json_lines_tables_and_plain_lines_say_the_same(tmp_path):
+    lines = (
+        '{"prompt": "a, b", "category": "x", "reference": 7}\n\n"c"\n{"prompt": "d"}\n{"prompt": "e", "category": "x"}'
+    )
+    table = 'prompt,category,reference\n"a, b",x,7\nc,,\nd,,\ne,x,\n'
+    from_lines = read_questions(written(tmp_path, "p.jsonl", lines))
+    from_table = read_questions(written(tmp_path, "p.csv", table))
+    assert [(q.prompt, q.category, q.reference) for q in from_lines] == [
+        ("a, b", "x", "7"), ("c", "prompts", None), ("d", "prompts", None), ("e", "x", None)
+    ]  # fmt: skip
+    assert [(q.prompt, q.category, q.reference) for q in from_table] == [
+        (q.prompt, q.category, q.reference) for q in from_lines
+    ]
+    assert [q.prompt for q in read_questions(written(tmp_path, "p.txt", "c\n\nd\n"))] == ["c", "d"]
+    assert from_lines[1].where.endswith("p.jsonl:3")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.jsonl", "", "holds no prompts"),
+        ("p.jsonl", '"a"\n{"prompt": ', "p.jsonl:2: not JSON"),
+        ("p.jsonl", '"a"\n\n{"prompt": 3}', "p.jsonl:3: prompt must be a text"),
+        ("p.jsonl", '"a"\n{"text": "b"}', 'p.jsonl:2: no "prompt"'),
+        ("p.jsonl", '"a"\n{"prompt": "b", "categroy": "c"}', "p.jsonl:2 'categroy'; did you mean 'category'"),
+        ("p.jsonl", '"a"\n{"prompt": "b", "score": "exactly"}', "p.jsonl:2: score must be"),
+        ("p.jsonl", '"a"\n"\\ud800"', "p.jsonl:2: the prompt is not valid Unicode"),
+        ("p.jsonl", b'"a"\n"\xff"', "p.jsonl:2 is not UTF-8"),
+        ("p.jsonl", '"a"\n[1]', "p.jsonl:2: give a JSON string"),
+        ("p.csv", "prompt,category\na,x\nb\n", "p.csv:3: a row of another length"),
+        ("p.csv", "prompt\n", "holds no prompts"),
+        ("p.txt", "\n\n", "holds no prompts"),
+        ("p.parquet", "a", "prompts come as .jsonl, .csv, .txt"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "c", "category": "lone"}', "p.jsonl:3: the category"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path, name, text, message):
+    with pytest.raises(CospecError) as told:
+        read_questions(written(tmp_path, name, text))
+    assert message in str(told.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(InvalidPrompt, match="No such file"):
+        read_questions(tmp_path / "none.jsonl")
+
+
+def test_few_prompts_are_taken_from_all_categories(tmp_path):
+    text = "\n".join(f'{{"prompt": "{i}", "category": "{"a" if i < 8 else "b"}"}}' for i in range(10))
+    questions = read_questions(written(tmp_path, "p.jsonl", text))
+    assert balanced(questions, 4) == [0, 1, 8, 9]
+    assert balanced(questions, 100) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "reference", "score"),
+    [
+        ("exact", " yes\n", "yes", 1),
+        ("exact", "yes, it is", "yes", 0),
+        ("numeric", "3 + 4 = <<3+4=7>>7\n#### 7", "7.0", 1),
+        ("numeric", "1,200 miles", "#### 1200", 1),
+        ("numeric", "#### 7\nQuestion: 8", "7", 0),
+        ("numeric", "none", "7", 0),
+        ("regex", "so it is Tuesday.", r"\bTues(day)?\b", 1),
+        ("math:isclose", "1", "2", None),
+    ],
+)
+def test_answers_are_scored(name, answer, reference, score):
+    if score is None:
+        with pytest.raises(InvalidPilot, match="raised TypeError"):
+            scorer(name)(answer, reference)
+    else:
+        assert scorer(name)(answer, reference) == score
+
+
+def test_a_score_of_ones_own_is_called_and_checked(tmp_path, monkeypatch):
+    (tmp_path / "own_scores.py").write_text(
+        "def share(answer, reference):\n    return len(answer) / len(reference)\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert scorer("own_scores:share")("ab", "abcd") == 0.5
+    with pytest.raises(InvalidPilot, match="between 0 and 1"):
+        scorer("own_scores:share")("abcde", "abcd")
+    with pytest.raises(InvalidPilot, match="cannot be imported"):
+        scorer("own_scores:nothing")
+    with pytest.raises(InvalidPilot, match="module:function"):
+        scorer("nothing")

@@ -1,0 +1,341 @@
+"""A whole study on tiny models: what it gathers, how it goes on, and what turns its verdict."""
+
+import json
+import os
+import resource
+import signal
+from unittest import mock
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cospec import Ensemble, Mixture, SamplingParams, settle
+from cospec.cli import app
+from cospec.errors import CospecError, InvalidPilot
+from cospec.members import Member
+from cospec.pilot.criteria import Criteria, Softening
+from cospec.pilot.found import results
+from cospec.pilot.given import given_logprobs
+from cospec.pilot.ledger import Ledger
+from cospec.pilot.questions import Question
+from cospec.pilot.results import ALL, OURS, PLAIN, Results
+from cospec.pilot.trials import Trial, batches
+from cospec.verify import Verdict
+
+from .studies import PROMPTS, Wrapped, finished, slow, study
+
+
+def never():
+    return False
+
+
+@pytest.fixture(scope="module")
+def found(pair):
+    """One study that everything may be asked of."""
+    criteria = Criteria(min_speedup=0.01, relaxed=Softening(lambdas=(0.3,), margin=0.5), max_memory_gib=1.0)
+    return finished(pair, criteria=criteria)
+
+
+def test_everything_that_a_report_shows_is_there(found):
+    assert found.settings.methods == ("single:a", "single:b", "plain", "alternate", "auto")
+    assert {row.method for row in found.speed.rows} == {*found.settings.methods}
+    assert {row.category for row in found.speed.rows} == {ALL, "a", "b"}
+    plain = found.speed.row(PLAIN, 1)
+    assert plain.num_texts == 5
+    assert plain.over_plain is None
+    assert plain.ms_per_token.p50 <= plain.ms_per_token.p95 <= plain.ms_per_token.p99
+    assert plain.first_token_ms.p50 > 0
+    ours = found.speed.row(OURS, 1)
+    assert ours.over_plain.low <= ours.over_plain.mean <= ours.over_plain.high
+    assert ours.over_plain.num == 5
+    assert found.cost.row(OURS, 1).money == pytest.approx(1000 / ours.tokens_per_second)
+    assert found.cost.saving_per_month == pytest.approx(1000 / plain.tokens_per_second - 1000 / ours.tokens_per_second)
+    assert found.cost.energy_source is None
+    assert found.cost.row(OURS, 1).kwh is None
+
+
+def test_the_mechanism_is_that_of_the_runs(found):
+    plain = found.mechanism.row(PLAIN, 1)
+    assert {lane.name: lane.calls_per_100_tokens for lane in plain.lanes} == {"a": 100, "b": 100}
+    assert plain.block_efficiency == 1
+    assert sum(lane.share for lane in plain.lanes) == pytest.approx(1)
+    alternate = found.mechanism.row("alternate", 1)
+    assert alternate.theory_over_plain > 0
+    assert alternate.block_efficiency >= 1
+    for proposer in alternate.proposers:
+        assert proposer.acceptance == proposer.accepted / proposer.proposed
+        assert sum(proposer.proposed_at) == proposer.proposed
+    assert found.mechanism.row(OURS, 1).plans
+
+
+def test_quality_is_compared_with_plain_and_with_the_best_member(found):
+    assert found.kept.is_exact
+    assert {check.name for check in found.kept.checks} == {"coupled text", "greedy text", "sampled text"}
+    assert found.kept.greedy.num_texts == found.kept.greedy.num_equal + found.kept.greedy.num_ties
+    assert found.kept.score.difference.num == 5
+    assert found.kept.score.is_equivalent is False
+    assert found.gained.best_by_perplexity in ("a", "b")
+    rows = {row.method: row.perplexity for row in found.gained.perplexities if row.category == ALL}
+    best = min(rows["single:a"], rows["single:b"])
+    assert found.gained.perplexity_gain.mean == pytest.approx(best / rows["ensemble"])
+
+
+def test_memory_is_that_of_weights_and_caches(found, pair):
+    assert [row.name for row in found.cost.memory] == ["a", "b", "c"]
+    assert found.cost.memory[0].weights == sum(4 * each.numel() for each in pair.runners[0].model.parameters()) + sum(
+        each.numel() * each.element_size() for each in pair.runners[0].model.buffers()
+    )
+    assert found.cost.memory_total == sum(row.weights + row.cache for row in found.cost.memory)
+
+
+def test_a_softened_target_is_named_and_weighed(found):
+    relaxed = found.relaxed
+    assert (relaxed.target, relaxed.drafter, relaxed.measure) == ("a", "c", "score")
+    assert [row.lam for row in relaxed.rows] == [0, 0.3]
+    assert relaxed.rows[0].over_exact is None
+    assert relaxed.rows[1].over_exact.mean > 0
+    assert relaxed.distribution in ("a", "0.3 c + 0.7 a")
+
+
+def test_results_survive_a_file(found):
+    assert Results.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_batches_are_of_one_category_and_full():
+    many = [Question(prompt=str(i), where="", id=str(i), category="a" if i < 12 else "b") for i in range(16)]
+    timed = [*range(4), *range(12, 16)]
+    assert [batch.prompts for batch in batches(many, timed, 1)] == [(i,) for i in timed]
+    found = batches(many, timed, 4)
+    assert all(len(batch.prompts) == 4 for batch in found)
+    assert all(many[i].category == batch.category for batch in found for i in batch.prompts)
+    # Prompts that are not timed alone come before one is taken twice.
+    assert sorted(i for batch in found if batch.category == "a" for i in batch.prompts) == list(range(12))
+
+
+def test_an_interrupted_study_goes_on_and_measures_nothing_twice(pair, tmp_path):
+    path = tmp_path / "measurements.json"
+    first, stops = study(pair, path), iter([False] * 4 + [True])
+    assert not first.run(lambda step: first.ledger.save(path), lambda: next(stops))
+    kept = Ledger.load(path, first.ledger.settings).measurements
+    assert kept
+    again = study(pair, path)
+    assert again.run(lambda step: again.ledger.save(path), never)
+    assert again.ledger.measurements[: len(kept)] == kept
+    keys = [(m.method, m.concurrency, m.batch, m.repeat) for m in again.ledger.measurements]
+    assert len(keys) == len(set(keys)) == 5 * (5 + 6)
+    assert study(pair, path).steps() == []
+
+
+def test_measurements_of_another_study_are_not_mixed_in(pair, tmp_path):
+    path = tmp_path / "measurements.json"
+    study(pair).ledger.save(path)
+    with pytest.raises(InvalidPilot, match=r"other settings \(tokens\)"):
+        study(pair, path, tokens=7)
+    # Concurrencies and criteria change no run.
+    study(pair, path, concurrencies=(4,), criteria=Criteria(min_speedup=2.0))
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(InvalidPilot, match="no measurements"):
+        study(pair, path)
+
+
+def biased():
+    """Every draft is accepted, whatever the target says of it."""
+    return mock.patch("cospec.settle._verify", lambda sequence, start, drafts, *_: Verdict(len(drafts), None))
+
+
+def test_a_biased_verifier_is_a_no_go(pair):
+    criteria = Criteria(min_speedup=None, score_margin=None, min_perplexity_gain=None)
+    assert finished(pair, criteria=criteria).verdict.decision == "go"
+    with biased():
+        found = finished(pair, criteria=criteria)
+    assert found.verdict.decision == "no-go"
+    assert found.verdict.blocking == ("exactness",)
+    assert found.kept.is_exact is False
+    assert found.kept.greedy.num_faults > 0
+
+
+def test_a_member_in_the_targets_place_is_a_no_go(pair):
+    """The token behind an accepted block comes from one member alone, as elsewhere."""
+    log_combined = settle.log_combined
+
+    def faulty(sequence, combination, start, stop):
+        log_r = log_combined(sequence, combination, start, stop)
+        if sequence.drafts and stop == sequence.frontier + 1:
+            log_r[-1:] = torch.log_softmax(sequence.lanes[0].between(stop - 1, stop), -1)
+        return log_r
+
+    with mock.patch("cospec.settle.log_combined", faulty):
+        found = finished(pair, criteria=Criteria(min_speedup=None))
+    assert "exactness" in found.verdict.blocking
+
+
+def test_a_slow_drafter_is_a_no_go(folder, pair):
+    criteria = Criteria(score_margin=None, min_perplexity_gain=None, exactness=False)
+    a, b = (pair.loaded(name) for name in ("a", "b"))
+    drafter = slow(pair.runners[2], 0.01)
+    ensemble = Ensemble([a, b], schedule="fixed", gamma=2, proposer=drafter, max_sequences=8)
+    found = finished(ensemble, criteria=criteria, concurrencies=(1,))
+    assert found.settings.ours == "fixed 2 by member"
+    assert found.verdict.decision == "no-go"
+    assert found.verdict.blocking == ("min_speedup",)
+    assert found.verdict.rules[0].high < 1
+    assert found.mechanism.row("fixed 2 by member", 1).bottleneck == "member"
+    # What is written for service is the fastest of what was timed, and that is not the plan that lost.
+    assert found.speed.best != "fixed 2 by member"
+
+
+def test_a_member_that_runs_out_of_memory_midway_is_told_and_what_was_measured_is_kept(pair, tmp_path):
+    path, calls = tmp_path / "measurements.json", []
+
+    def exhausted():
+        calls.append(1)
+        if len(calls) > 700:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    members = [pair.loaded("a"), Member(model=Wrapped(pair.runners[1], exhausted), name="b")]
+    ensemble = Ensemble(members, max_sequences=8)
+    first = study(ensemble, path)
+    with pytest.raises(InvalidPilot, match=r"b raised OutOfMemoryError.*is kept.*lower --concurrency"):
+        first.run(lambda step: first.ledger.save(path), never)
+    kept = Ledger.load(path, first.ledger.settings).measurements
+    assert kept
+    # With room again it goes on from there.
+    again = study(ensemble, path, concurrencies=(1,))
+    calls.clear()
+    assert again.run(lambda step: calls.clear(), never)
+    assert results(again).speed.row(OURS, 1) is not None
+
+
+def test_a_full_disk_is_told_and_what_was_measured_is_kept(pair, tmp_path):
+    path = tmp_path / "measurements.json"
+    made = study(pair, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save(step):
+        made.ledger.save(path)
+
+    # The system refuses to let a file grow beyond this.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, hard))
+    try:
+        with pytest.raises(CospecError, match=r"cannot be written: File too large.*is there still"):
+            made.run(save, never)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept = Ledger.load(path, made.ledger.settings)
+    assert 0 < len(kept.measurements) < len(made.ledger.measurements)
+    assert [file.name for file in tmp_path.iterdir()] == ["measurements.json"]
+    again = study(pair, path)
+    assert again.run(lambda step: None, never)
+
+
+def test_a_given_text_has_the_probability_that_its_tokens_have(pair):
+    trial = Trial(PLAIN, pair)
+    ((logprob),) = given_logprobs(trial, [("the members", " propose tokens")])
+    ids = pair.tokenizer.encode("the members propose tokens")
+    head = len(pair.tokenizer.encode("the members"))
+    with torch.no_grad():
+        rows = [runner.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) for runner in pair.runners[:2]]
+    mixed = (0.5 * (rows[0].exp() + rows[1].exp())).log()
+    wanted = sum(float(mixed[i - 1, ids[i]]) for i in range(head, len(ids)))
+    assert logprob.num_tokens == len(ids) - head
+    assert logprob.total == pytest.approx(wanted, abs=1e-4)
+
+
+def test_texts_of_their_own_are_weighed_from_their_second_token_on(found, pair):
+    whole = [row for row in found.gained.perplexities if (row.method, row.category) == ("ensemble", "texts")]
+    assert [row.num_tokens for row in whole] == [len(pair.tokenizer.encode("two models decode one text")) - 1]
+
+
+def test_a_member_with_its_own_prompt_is_given_that(pair):
+    own = Member(model=pair.runners[1], name="b", prompt="say: {prompt}")
+    trial = Trial(PLAIN, Ensemble([pair.loaded("a"), own], Mixture([0.5, 0.5])))
+    ((logprob),) = given_logprobs(trial, [("the members", " propose")])
+    (result,) = trial.ensemble.with_plan(schedule="plain").generate(
+        ["the members"], SamplingParams(max_tokens=1, logprobs=400)
+    )
+    ids = pair.tokenizer.encode("the members propose")
+    first = ids[len(pair.tokenizer.encode("the members"))]
+    assert logprob.num_tokens == len(ids) - len(pair.tokenizer.encode("the members"))
+    assert dict(result.logprobs[0].top)[first] >= logprob.total
+
+
+SMALL = ["--num-prompts", "2", "--tokens", "4", "--repeats", "1", "--score-tokens", "2", "--concurrency", "1"]
+
+
+def run(folder, out, *arguments):
+    members = [option for name in "ab" for option in ("--member", str(folder / name))]
+    return CliRunner().invoke(app, ["pilot", *members, *SMALL, "--out", str(out), *arguments])
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    lines = [{"prompt": each.prompt, "reference": each.reference} for each in PROMPTS]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return str(path)
+
+
+def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(folder, prompts, tmp_path, monkeypatch):
+    save, count = Ledger.save, iter(range(100))
+
+    def interrupting(self, path):
+        save(self, path)
+        if next(count) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "save", interrupting)
+        shown = run(folder, tmp_path, "--prompts", prompts)
+    assert shown.exit_code == 130
+    assert "the same command goes on from there" in shown.output
+    assert [path.name for path in tmp_path.iterdir()] == ["measurements.json"]
+    shown = run(folder, tmp_path, "--prompts", prompts, "--json")
+    assert shown.exit_code == 0, shown.output
+    last = json.loads(shown.stdout.splitlines()[-1])
+    found = Results.load(tmp_path / "results.json")
+    assert last["verdict"]["decision"] == found.verdict.decision
+    assert found.settings.prompts_source == prompts
+    assert (tmp_path / "ensemble.yaml").exists()
+
+
+def test_criteria_are_written_and_read(folder, prompts, tmp_path):
+    path = tmp_path / "criteria.yaml"
+    assert CliRunner().invoke(app, ["pilot", "--write-criteria", str(path)]).exit_code == 0
+    assert "min_speedup: 1.0" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--concurrency", "0"], "counts such as"),
+        (["--concurrency", "64"], "max_sequences: 64"),
+        (["--score", "close"], "module:function"),
+        (["--prompts", "none.jsonl"], "none.jsonl"),
+        (["--criteria", "none.yaml"], "cannot be read"),
+        (["--prices", "none.yaml"], "cannot be read"),
+        (["--language", "fr"], "en, ja"),
+    ],
+)
+def test_what_makes_no_sense_is_told_before_anything_is_measured(folder, tmp_path, arguments, message):
+    shown = run(folder, tmp_path, *arguments)
+    assert shown.exit_code == 2
+    assert message in " ".join(shown.output.split())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
+    shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--language", "ja", "--out", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    last = json.loads(shown.stdout.splitlines()[-1])
+    found = Results.load(tmp_path / "results.json")
+    assert last["verdict"]["decision"] in ("go", "no-go")
+    assert (found.settings.ensemble, found.settings.prompts_source) == ("demo:we", "bundled")
+    assert '<html lang="ja"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "report.md").exists()
+    assert found.settings.drafters == ("drafter", "lookup")
+    assert found.settings.target == "0.5 math + 0.5 general"
+    assert found.kept.is_exact
+    assert found.kept.score.difference.num == 30
+    assert {row.category for row in found.gained.perplexities} == {ALL, "sums", "code", "text"}
+    assert Ensemble.load(tmp_path / "ensemble.yaml").drafter_names == ("drafter", "lookup")
