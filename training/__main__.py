@@ -104,7 +104,9 @@ def distil_once(
         for teacher in sorted({teacher for mix in distillation.mixes for teacher in mix.teachers})
     }
     begun = time.monotonic()
-    texts = sample_texts(distillation, teachers, streams, WORK / f"{name}.texts", _Progress(f"{name}, texts", "seconds a batch"))
+    texts = sample_texts(
+        distillation, teachers, streams, WORK / f"{name}.texts", _Progress(f"{name}, texts", "seconds a batch")
+    )
     sampling = time.monotonic() - begun
     steps, seconds = distil(distillation, model, texts, WORK / f"{name}.pt", _Progress(name))
     return steps, sampling + seconds

@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve import Application
 
 from .ensemble import Ensemble
-from .errors import CospecError, InvalidEnsemble, UnknownName
+from .errors import CospecError, UnknownName
 from .server.app import create_app
 from .server.settings import ServerSettings
 

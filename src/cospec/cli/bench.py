@@ -198,14 +198,15 @@ def _predictions(ensemble: Ensemble, params: SamplingParams, picked: list[Method
     if planner is None or not planner.acceptances:
         return {}
     planner.num_rows = 1
-    speeds = {
-        method.name: cycle(ensemble.with_plan(method.plan).schedule_for(params), planner).speed
+    schedules = {
+        method.name: ensemble.with_plan(method.plan).schedule_for(params)
         for method in picked
         if method.plan is not None and method.plan.schedule != "auto"
     }
-    speeds["auto"] = planner.predict()[planner.chosen] if planner.chosen else 0.0
-    plain = planner.predict()["plain"]
-    return {name: speed / plain for name, speed in speeds.items() if plain and speed}
+    if planner.chosen:
+        schedules["auto"] = planner.candidates[planner.chosen]
+    plain = cycle(planner.candidates["plain"], planner).speed
+    return {name: cycle(schedule, planner).speed / plain for name, schedule in schedules.items() if plain}
 
 
 def _plan(text: str) -> Plan:
