@@ -124,29 +124,34 @@ def refine(sequence: Sequence, lane: int, verification: str) -> None:
     sequence.refine(accepted, replacement)
 
 
-def propose(items: Values[tuple[Sequence, int, str]]) -> list[MemberFailed | None]:
+def propose(items: Values[tuple[Sequence, int, str]]) -> list[CospecError | None]:
     """Each sequence drafts the token at its frontier from a lane's bonus row, under the transforms of the target.
 
-    items: sequence, lane, verification. A drafter whose row allows no token has none to propose. A MemberFailed stands
-    for a member whose row is no distribution.
+    items: sequence, lane, verification. A drafter whose row allows no token has none to propose. An error stands for a
+    sequence that drafted nothing: its member's row is no distribution, or its transforms raised it.
     """
     rows = [
         shape_members(sequence.lanes[lane].between(sequence.frontier, sequence.frontier + 1), sequence.params)
         for sequence, lane, _ in items
     ]
-    outcomes: list[MemberFailed | None] = [None] * len(items)
+    outcomes: list[CospecError | None] = [None] * len(items)
+    drafting: list[tuple[tuple[Sequence, int, str], Tensor, Tensor]] = []
     for same in _by_place(rows):
         log_own = torch.log_softmax(torch.cat([rows[i] for i in same]), dim=-1)
-        shaped = [_shaped(items[i][0], items[i][0].frontier, log_own[j : j + 1]) for j, i in enumerate(same)]
-        log_q = torch.cat(shaped) if len(shaped) > 1 else shaped[0]
-        is_drawn = log_q.amax(-1).isfinite().tolist()
-        _draft([(items[i], log_own[j], log_q[j]) for j, i in enumerate(same) if is_drawn[j]])
-        for i in (i for j, i in enumerate(same) if not is_drawn[j]):
+        for i, own in zip(same, log_own, strict=True):
             sequence, lane, _ = items[i]
-            if lane in sequence.members:
+            try:
+                log_q = _shaped(sequence, sequence.frontier, own[None])[0]
+            except CospecError as error:
+                outcomes[i] = error
+                continue
+            if _are_distributions(log_q):
+                drafting.append((items[i], own, log_q))
+            elif lane in sequence.members:
                 outcomes[i] = _no_distribution(sequence.lanes[lane].name)
             else:
                 sequence.decline(lane)
+    _draft(drafting)
     return outcomes
 
 
