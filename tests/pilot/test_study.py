@@ -159,11 +159,12 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
     """The token behind an accepted block comes from one member alone, as elsewhere."""
     log_combined = settle.log_combined
 
-    def faulty(sequence, combination, start, stop):
-        log_r = log_combined(sequence, combination, start, stop)
-        if sequence.drafts and stop == sequence.frontier + 1:
-            log_r[-1:] = torch.log_softmax(sequence.lanes[0].between(stop - 1, stop), -1)
-        return log_r
+    def faulty(spans, combination):
+        log_rs = log_combined(spans, combination)
+        for span, log_r in zip(spans, log_rs, strict=True):
+            if span.sequence.drafts and span.stop == span.sequence.frontier + 1:
+                log_r[-1:] = torch.log_softmax(span.sequence.lanes[0].between(span.stop - 1, span.stop), -1)
+        return log_rs
 
     with mock.patch("cospec.settle.log_combined", faulty):
         found = finished(pair, criteria=Criteria(min_speedup=None))

@@ -8,7 +8,7 @@ from functools import singledispatch
 from html import escape
 from pathlib import Path
 
-from .blocks import Banner, Block, Cell, Download, Formula, Note, Plot, Prices, Section, Table, Tile, Tiles
+from .blocks import Banner, Block, Cell, Download, Field, Formula, Note, Plot, Prices, Section, Table, Tile, Tiles
 from .svg import MARKERS
 from .view import View
 
@@ -126,8 +126,8 @@ def _(block: Formula, view: View) -> str:
 @_block.register
 def _(block: Plot, view: View) -> str:
     keys = "".join(
-        f'<li><svg width="14" height="14" viewBox="-7 -7 14 14" aria-hidden="true"><path d="{MARKERS[i % len(MARKERS)]}"'
-        f' class="f-{colour}"/></svg>{escape(label)}</li>'
+        '<li><svg width="14" height="14" viewBox="-7 -7 14 14" aria-hidden="true">'
+        f'<path d="{MARKERS[i % len(MARKERS)]}" class="f-{colour}"/></svg>{escape(label)}</li>'
         for i, (label, colour) in enumerate(block.legend)
     )
     legend = f'<ul class="legend">{keys}</ul>' if keys else ""
@@ -164,17 +164,21 @@ def _cell(cell: Cell, is_number: bool) -> tuple[bool, str]:
 
 @_block.register
 def _(block: Prices, view: View) -> str:
-    fields = "".join(
-        f'<label>{escape(each.label)}<input type="number" min="0" step="any" inputmode="decimal" autocomplete="off" '
-        f'data-price="{each.name}" data-count="{each.count}" value="{"" if each.value is None else f"{each.value:.12g}"}">'
-        "</label>"
-        for each in block.fields
-    )
+    fields = "".join(map(_field, block.fields))
     currency = escape(view.currency)
     reset = f'<button type="reset">{escape(view.say("page.reset"))}</button>'
     return (
         f'<form class="prices" id="prices" data-currency="{currency}">{fields}'
-        f'<p class="soft"><span>{currency}</span>{reset}</p><p class="soft" data-hook="edited" role="status"></p></form>'
+        f'<p class="soft"><span>{currency}</span>{reset}</p>'
+        '<p class="soft" data-hook="edited" role="status"></p></form>'
+    )
+
+
+def _field(field: Field) -> str:
+    value = "" if field.value is None else f"{field.value:.12g}"
+    return (
+        f'<label>{escape(field.label)}<input type="number" min="0" step="any" inputmode="decimal" autocomplete="off" '
+        f'data-price="{field.name}" data-count="{field.count}" value="{value}"></label>'
     )
 
 

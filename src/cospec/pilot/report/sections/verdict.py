@@ -108,12 +108,13 @@ def _gain(view: View) -> Tile:
 def _cost(view: View) -> Tile:
     ours, plain = (_total(view.study.cost.row(name, view.planned)) for name in (view.ours, PLAIN))
     say = view.say
-    hooks = {"hook": "tile", "says_hook": "tile-says"}
+    hook, says_hook = "tile", "tile-says"
     if ours is None or plain is None:
         says = view.missing("no prices")
-        return Tile(label=say("tile.cost"), figure="–", says=says, tone="unknown", **hooks)
+        return Tile(label=say("tile.cost"), figure="–", says=says, tone="unknown", hook=hook, says_hook=says_hook)
     values = {"plain": money(plain, view.currency), "change": change(ours, plain, view)}
-    return Tile(label=say("tile.cost"), figure=money(ours, view.currency), says=say("tile.cost says", values), **hooks)
+    says = say("tile.cost says", values)
+    return Tile(label=say("tile.cost"), figure=money(ours, view.currency), says=says, hook=hook, says_hook=says_hook)
 
 
 def change(ours: float, plain: float, view: View) -> str:

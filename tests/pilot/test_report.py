@@ -1,0 +1,395 @@
+"""The report, opened in Chromium: all of it is there in both languages, asks nothing of a network, and computes."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from string import Formatter
+from typing import get_args
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from cospec.errors import UnknownName
+from cospec.pilot.criteria import RULES, Criteria
+from cospec.pilot.found import results
+from cospec.pilot.prices import Prices
+from cospec.pilot.questions import Question
+from cospec.pilot.report import LANGUAGES, write
+from cospec.pilot.report.markdown import plain
+from cospec.pilot.report.numbers import amount, money
+from cospec.pilot.report.texts import load_texts
+from cospec.pilot.results import ALL, PLAIN, Reason, Results
+
+from .studies import finished, study
+
+CHROMIUM = Path("/usr/bin/chromium")
+# No sandbox within the containers that tests run in; nothing of Chromium's own on the network.
+ARGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
+HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>|`*"\'&</script>'
+SECTIONS = ("verdict", "speed", "mechanism", "kept", "gained", "cost", "relaxed", "setting")
+
+in_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason=f"the report is opened in {CHROMIUM}, which is not there: apt-get install chromium"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Write a study's report and open it; at the end nothing may have gone wrong, and nobody may have been asked."""
+    wrong: list[str] = []
+    asked: list[str] = []
+    opened = []
+
+    def visited(results, language="en", *, width=1100, scheme="light"):
+        write(results, tmp_path, language)
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        opened.append(page)
+        page.on("console", lambda message: wrong.append(message.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "report.html").as_uri())
+        return page
+
+    yield visited
+    for page in opened:
+        page.close()
+    assert wrong == []
+    assert asked == [(tmp_path / "report.html").as_uri()] * len(opened)
+
+
+def hooked(page, name):
+    """What stands at that hook, which must be one text in all its places."""
+    texts = page.locator("[data-hook]").evaluate_all(
+        "(all, name) => all.filter(each => each.dataset.hook === name).map(each => each.textContent)", name
+    )
+    assert len({*texts}) == 1, (name, texts)
+    return texts[0]
+
+
+def without_figures(results):
+    """The same study, interrupted before anything was measured."""
+    bare = Results.from_dict(json.loads(json.dumps(results.to_dict())))
+    speed = replace(bare.speed, rows=(), pays_up_to={}, best_plan="")
+    kept = replace(bare.kept, checks=(), is_exact=None, greedy=None, score=None, score_reason="no references")
+    gained = replace(
+        bare.gained, scores=(), best_by_score=None, score_gain=None, score_reason="no references", perplexities=(),
+        best_by_perplexity=None, perplexity_gain=None, perplexity_reason="no texts", texts_source=None,
+    )  # fmt: skip
+    cost = replace(bare.cost, rows=(), saving_per_month=None, saving_reason="no such concurrency", memory_total=None)
+    rules = tuple(
+        replace(rule, value=None, low=None, high=None, status="not measured", reason="no such concurrency")
+        for rule in bare.verdict.rules
+    )
+    names = tuple(rule.name for rule in rules if rule.is_required)
+    verdict = replace(bare.verdict, decision="no-go", up_to=0, rules=rules, blocking=(), unmeasured=names)
+    mechanism = replace(bare.mechanism, rows=())
+    return replace(
+        bare, speed=speed, kept=kept, gained=gained, cost=cost, verdict=verdict, mechanism=mechanism, relaxed=None,
+        measurements=(),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(pair):
+    """A study of tiny models with no references, no texts, no prices, and one concurrency."""
+    questions = [Question(prompt=text, where="test:1", id=text, category="one") for text in ("a b", "two", "x")]
+    return finished(
+        pair, questions=questions, texts=(), prices=Prices(), concurrencies=(1,), num_prompts=3, criteria=Criteria()
+    )
+
+
+# The texts of both languages.
+
+
+def fields(text):
+    return sorted(name for _, name, _, _ in Formatter().parse(text) if name)
+
+
+def test_both_languages_have_every_text_with_the_same_fields():
+    english, japanese = (load_texts(language).table for language in LANGUAGES)
+    assert english.keys() == japanese.keys()
+    for key, text in english.items():
+        assert text.strip(), key
+        assert japanese[key].strip(), key
+        assert {*fields(japanese[key])} == {*fields(text)}, key
+
+
+def test_every_japanese_text_is_japanese():
+    table = load_texts("ja").table
+    kana = re.compile(r"[\u3041-\u30ff\u4e00-\u9fff]")
+    alike = {"method.plain", "method.auto", "method.alternate", "word.comma", "word.range", "word.at"}
+    assert {key for key, text in table.items() if not kana.search(text)} == alike
+
+
+def test_every_rule_and_reason_has_its_texts():
+    table = load_texts("en").table
+    assert {f"rule.{rule}" for rule in RULES} | {f"rule.{rule} says" for rule in RULES} <= table.keys()
+    assert {f"reason.{reason}" for reason in get_args(Reason) if reason} <= table.keys()
+
+
+def test_a_language_that_there_is_none_of_is_refused_by_name(tmp_path):
+    with pytest.raises(UnknownName, match="en, ja"):
+        write(EXAMPLE, tmp_path, "fr")
+    assert not list(tmp_path.iterdir())
+
+
+class Texts(HTMLParser):
+    """What a reader sees of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.inside, self.seen = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.inside.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & {*self.inside} and data.strip():
+            self.seen.append(data.strip())
+
+
+def sentences(table):
+    """Texts without fields: those that stand in a report word by word."""
+    return {text for text in table.values() if not fields(text)}
+
+
+def test_no_sentence_of_one_language_stands_in_the_report_of_the_other(tmp_path, small):
+    tables = {language: sentences(load_texts(language).table) for language in LANGUAGES}
+    alike = tables["en"] & tables["ja"]
+    names = {*small.settings.members, *small.settings.categories, *EXAMPLE.settings.categories, "drafter", "lookup"}
+    for found in (EXAMPLE, small, without_figures(EXAMPLE)):
+        for language, other in (("en", "ja"), ("ja", "en")):
+            write(found, tmp_path, language)
+            seen = {*Texts((tmp_path / "report.html").read_text(encoding="utf-8")).seen}
+            assert len(seen & tables[language]) > 60
+            assert seen & (tables[other] - alike) - names == set()
+            written = (tmp_path / "report.md").read_text(encoding="utf-8")
+            long = {plain(text) for text in tables[other] - alike if len(text) > 24}
+            assert [text for text in long if text in written] == []
+            assert "{" not in written
+
+
+# The page.
+
+
+@in_chromium
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_verdict_tables_and_plots_are_there(visit, language):
+    page, say = visit(EXAMPLE, language), load_texts(language)
+    assert page.locator("html").get_attribute("lang") == language
+    assert page.locator("section").evaluate_all("all => all.map(each => each.id)") == list(SECTIONS)
+    values = {"up_to": say("word.one at once", {"num": 1})}
+    assert page.locator(".decision").inner_text() == say(f"verdict.{EXAMPLE.verdict.decision}", values)
+    # The verdict comes first: a reader sees it without scrolling.
+    assert page.locator(".decision").bounding_box()["y"] < 450
+    rules = page.locator("#verdict tbody tr")
+    assert rules.count() == len(EXAMPLE.verdict.rules)
+    for row, rule in zip(rules.all(), EXAMPLE.verdict.rules, strict=True):
+        assert row.locator("td").first.locator("span").inner_text() == say(f"status.{rule.status}")
+    rows = [row for row in EXAMPLE.speed.rows if row.category == ALL]
+    assert page.locator("#speed table").last.locator("tbody tr").count() == len(rows)
+    for section, least in {"speed": 3, "mechanism": 2, "gained": 2, "cost": 1, "relaxed": 2}.items():
+        drawn = page.locator(f"#{section} svg.plot")
+        assert drawn.count() >= least, section
+        for plot in drawn.all():
+            assert plot.get_attribute("aria-label")
+            assert plot.locator("path, rect").count() >= 2
+    # The formulas of every section are one click away.
+    for section in SECTIONS:
+        details = page.locator(f"#{section} > details")
+        assert details.count() == 1
+        assert not details.locator("li").first.is_visible()
+        details.locator("summary").click()
+        assert details.locator("li").first.is_visible()
+
+
+@in_chromium
+def test_the_interval_on_the_plot_is_that_of_the_study(visit):
+    page = visit(EXAMPLE)
+    row = EXAMPLE.speed.row(EXAMPLE.settings.ours, EXAMPLE.verdict.concurrency)
+    plot = page.locator("#speed svg.plot").first
+    assert f"{row.over_plain.mean:.2f}× ({row.over_plain.low:.2f}× to {row.over_plain.high:.2f}×)" in plot.inner_html()
+    mark, bar, one = (
+        plot.locator(selector).last.bounding_box() for selector in (".f-c0", ".whisker.s-c0", ".reference")
+    )
+    assert bar["x"] < mark["x"] + mark["width"] / 2 < bar["x"] + bar["width"]
+    assert (bar["x"] > one["x"]) == (row.over_plain.low > 1)
+
+
+@in_chromium
+def test_the_raw_data_come_out_as_they_went_in(visit, tmp_path):
+    page = visit(EXAMPLE)
+    with page.expect_download() as started:
+        page.click("#download")
+    assert started.value.suggested_filename == "results.json"
+    started.value.save_as(tmp_path / "again.json")
+    assert Results.load(tmp_path / "again.json") == EXAMPLE
+
+
+@in_chromium
+def test_editing_a_price_changes_the_costs_and_the_saving(visit):
+    page, currency = visit(EXAMPLE), EXAMPLE.settings.prices.currency
+    ours, planned = EXAMPLE.settings.ours, EXAMPLE.verdict.concurrency
+    own, plain_row = (EXAMPLE.cost.row(name, planned) for name in (ours, PLAIN))
+    key = f"{ours}@{planned}"
+    before = {name: hooked(page, name) for name in (f"total:{key}", "saving", "tile", "tile-says")}
+    assert before[f"total:{key}"] == money(own.money, currency)
+
+    # What the script computes of the study's own prices is what the study says.
+    page.locator("[data-price=per_hour]").dispatch_event("input")
+    assert {name: hooked(page, name) for name in before} == before
+    assert hooked(page, "edited") == ""
+
+    page.fill("[data-price=per_hour]", "7.5")
+    page.fill("[data-price=volume]", "2e9")
+    million = {row.method: 7.5 / (row.tokens_per_second * 3600) * 1e6 for row in (own, plain_row)}
+    assert hooked(page, f"total:{key}") == money(million[ours], currency) == hooked(page, "tile")
+    saved = amount(abs(million[PLAIN] - million[ours]) * 2000)
+    assert f"{saved} {currency}" in hooked(page, "saving")
+    assert "verdict stands" in hooked(page, "edited")
+
+    page.fill("[data-price=per_hour]", "")
+    assert hooked(page, f"total:{key}") == "–"
+    page.click("#prices button")
+    page.wait_for_function("document.querySelector('[data-hook=edited]').textContent === ''")
+    assert {name: hooked(page, name) for name in before} == before
+
+
+@in_chromium
+def test_a_study_without_prices_takes_the_readers(visit, small):
+    page = visit(small)
+    assert hooked(page, "total:auto@1") == "–"
+    page.fill("[data-price=per_hour]", "3.6")
+    assert hooked(page, "total:auto@1") == money(1000 / small.cost.row("auto", 1).tokens_per_second, "USD")
+    bar = page.locator("[data-bar='auto@1']").bounding_box()
+    assert bar["width"] > 20
+    assert page.locator("[data-hook=saving]").inner_text() == load_texts("en")("cost.no saving yet")
+
+
+@in_chromium
+def test_energy_counts_where_it_was_measured_and_is_paid_for(visit):
+    rows = tuple(replace(row, kwh=2.0, energy_money=0.6) for row in EXAMPLE.cost.rows)
+    page = visit(replace(EXAMPLE, cost=replace(EXAMPLE.cost, rows=rows, energy_source="rapl")))
+    own = rows[4]
+    key = f"{own.method}@{own.concurrency}"
+    assert hooked(page, f"total:{key}") == money(own.money + 0.6, "USD")
+    page.fill("[data-price=per_kwh]", "1")
+    assert hooked(page, f"energy:{key}") == money(2, "USD")
+    assert hooked(page, f"total:{key}") == money(own.money + 2, "USD")
+
+
+@in_chromium
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_phone_scrolls_no_page_sideways(visit, small, language):
+    for found in (EXAMPLE, small, hostile(EXAMPLE)):
+        page = visit(found, language, width=360)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        sizes = page.locator("svg.plot text").evaluate_all("all => all.map(each => getComputedStyle(each).fontSize)")
+        assert min(float(size.removesuffix("px")) for size in sizes) >= 12
+
+
+@in_chromium
+def test_the_page_is_dark_where_the_reader_wants_it_and_light_on_paper(visit):
+    def brightness(page, selector, name):
+        colour = page.eval_on_selector(selector, f"each => getComputedStyle(each).{name}")
+        return sum(map(float, re.findall(r"[\d.]+", colour)[:3]))
+
+    page = visit(EXAMPLE, scheme="dark")
+    assert brightness(page, "section", "backgroundColor") < 120 < brightness(page, ".note", "color")
+    assert brightness(page, ".plot text", "fill") > 500
+    page.emulate_media(media="print", color_scheme="dark")
+    assert brightness(page, "section", "backgroundColor") > 700 > brightness(page, ".note", "color")
+    assert not page.locator("nav").is_visible()
+    assert brightness(visit(EXAMPLE), "section", "backgroundColor") > 700
+
+
+def hostile(results):
+    """Names that are markup, wherever a user gives names."""
+    text = json.dumps(results.to_dict())
+    for name in ("math", "sums", "demo:we", "USD", "two cores"):
+        text = text.replace(json.dumps(name), json.dumps(name + HOSTILE))
+    text = text.replace('"single:math"', json.dumps("single:math" + HOSTILE))
+    return Results.from_dict(json.loads(text))
+
+
+@in_chromium
+def test_names_that_are_markup_stay_text(visit, tmp_path):
+    page = visit(hostile(EXAMPLE))
+    assert page.title() != "owned"
+    assert page.locator("img").count() == 0
+    assert HOSTILE in page.locator("h1").inner_text()
+    assert any(HOSTILE in text for text in page.locator("#speed tbody th").all_inner_texts())
+    page.fill("[data-price=per_hour]", "7")
+    assert HOSTILE in hooked(page, "tile")
+    assert page.locator("img").count() == 0
+    written = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in re.sub(r"\\<", "", written)
+    assert "<img" not in re.sub(r"\\<", "", written)
+
+
+@in_chromium
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_what_was_not_measured_is_said_to_be_so(visit, small, language):
+    page, say = visit(small, language), load_texts(language)
+    for section, reason in {"kept": "no references", "gained": "no texts", "cost": "no prices"}.items():
+        assert say(f"reason.{reason}") in page.locator(f"#{section}").inner_text(), section
+    one = say("speed.one concurrency", {"at": say("word.one at once")})
+    assert one in page.locator("#speed").inner_text()
+    assert say("relaxed.not asked") in page.locator("#relaxed").inner_text()
+    assert "None" not in page.locator("body").inner_text()
+    assert "nan" not in page.locator("main").inner_html()
+
+
+@in_chromium
+def test_a_study_that_was_interrupted_says_what_is_missing(visit, pair):
+    stopped = study(pair)
+    left = iter([False] * 3)
+    stopped.run(lambda step: None, lambda: next(left, True))
+    page = visit(results(stopped))
+    assert page.locator(".decision").inner_text() == "NO-GO"
+    assert "alternate (CoS) with 2 texts at once" in page.locator("#verdict .note").first.inner_text()
+    page = visit(without_figures(EXAMPLE), "ja")
+    assert "未測定" in page.locator("#speed").inner_text()
+    assert page.locator("#verdict td .unknown").count() == len(EXAMPLE.verdict.rules)
+
+
+@in_chromium
+def test_a_verdict_up_to_fewer_texts_says_how_many(visit):
+    verdict = replace(EXAMPLE.verdict, decision="go up to", concurrency=8, up_to=1, blocking=("min_speedup",))
+    page = visit(replace(EXAMPLE, verdict=verdict))
+    assert page.locator(".decision").inner_text() == "GO up to 1 text at once"
+    assert "Speed over plain" in page.locator(".banner").inner_text()
+
+
+def test_the_markdown_has_every_section_and_whole_tables(tmp_path):
+    for language in LANGUAGES:
+        write(EXAMPLE, tmp_path, language)
+        text = (tmp_path / "report.md").read_text(encoding="utf-8")
+        assert text.count("\n## ") == len(SECTIONS)
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert len(rows) > 60
+        widths: list[int] = []
+        for before, line in zip(["", *text.splitlines()], text.splitlines(), strict=False):
+            if line.startswith("|"):
+                width = len(re.findall(r"(?<!\\)\|", line))
+                assert not before.startswith("|") or width == widths[-1], line
+                widths.append(width)
