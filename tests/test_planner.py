@@ -150,10 +150,15 @@ def test_there_must_be_something_to_tune_on():
 def test_a_plan_is_written_into_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("# ours\nmembers:\n  - model: demo:math\nschedule: plain\ngamma: 3\ncombine: mixture\n")
-    write_plan(Plan(schedule="cascade", gamma=(4, 8), proposer="drafter", first="math"), path, path)
+    write_plan(
+        Plan(schedule="cascade", gamma=(4, 8), proposer="drafter", first="math"),
+        path,
+        path,
+        {"drafter": "demo:drafter"},
+    )
     assert path.read_text() == (
         "# ours\nmembers:\n  - model: demo:math\ncombine: mixture\n"
-        "schedule: cascade\ngamma: [4, 8]\nproposer: drafter\nfirst: math\n"
+        "schedule: cascade\ngamma: [4, 8]\nproposer: demo:drafter\nfirst: math\n"
     )
 
 
@@ -161,7 +166,7 @@ def test_a_setting_of_several_lines_is_not_replaced(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("members: [demo:math]\ngamma:\n  - 1\n  - 2\n")
     with pytest.raises(InvalidEnsemble, match="gamma"):
-        write_plan(Plan(schedule="plain"), path, path)
+        write_plan(Plan(schedule="plain"), path, path, {})
 
 
 def test_a_block_that_stood_whole_counts_for_its_drafter():

@@ -54,6 +54,12 @@ class Member:
         return demo.short_name(model) if demo.is_demo(model) else Path(model).name or model
 
 
+def written(member: Member) -> str:
+    """Its model as a file names it: as given, a folder by its whole path, since the file may be read from anywhere."""
+    local = Path(str(member.model)).expanduser()
+    return str(local.resolve()) if local.is_dir() else str(member.model)
+
+
 def as_member(source: Source | Member) -> Member:
     return source if isinstance(source, Member) else Member(model=source)
 

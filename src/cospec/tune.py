@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Values
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,8 +70,10 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     )
 
 
-def write_plan(plan: Plan, source: Path, out: Path) -> None:
+def write_plan(plan: Plan, source: Path, out: Path, drafters: Mapping[str, str]) -> None:
     """The ensemble file `source` under this plan, as `out`; its other lines stay as they are.
+
+    drafters: name -> model, as the file is to name it.
 
     Raises InvalidEnsemble where a setting to be replaced stands on several lines.
     """
@@ -81,10 +83,10 @@ def write_plan(plan: Plan, source: Path, out: Path) -> None:
             kept.append(line)
         elif following.startswith((" ", "-")):
             raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    out.write_text("\n".join([*kept, *_lines(plan)]) + "\n", encoding="utf-8")
+    out.write_text("\n".join([*kept, *_lines(plan, drafters)]) + "\n", encoding="utf-8")
 
 
-def _lines(plan: Plan) -> Iterator[str]:
+def _lines(plan: Plan, drafters: Mapping[str, str]) -> Iterator[str]:
     """The plan as an ensemble file has it."""
     yield f"schedule: {plan.schedule}"
     if plan.is_paced:
@@ -92,7 +94,7 @@ def _lines(plan: Plan) -> Iterator[str]:
     elif plan.gammas:
         yield f"gamma: {list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]}"
     if plan.proposer:
-        yield f"proposer: {plan.proposer}"
+        yield f"proposer: {drafters.get(plan.proposer, plan.proposer)}"
     if plan.first:
         yield f"first: {plan.first}"
 

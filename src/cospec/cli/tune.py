@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .. import demo
 from ..errors import InvalidEnsemble
+from ..members import written
 from ..sampling import SamplingParams
 from ..tune import MOST_TEXTS, Tuning, write_plan
 from ..tune import tune as run_tune
@@ -74,7 +75,8 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     else:
         Console().print(_table(tuning))
     if out is not None and source is not None:
-        write_plan(tuning.plan, source, out)
+        sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
+        write_plan(tuning.plan, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
         print_note(f"wrote the plan '{tuning.plan}' to {out}")
 
 

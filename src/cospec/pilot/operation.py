@@ -8,7 +8,7 @@ import yaml
 
 from ..bench.keeping import keep
 from ..ensemble import Ensemble
-from ..members import Member
+from ..members import Member, written
 from ..runner.hf import LoadOptions
 from ..schedule import Plan
 from .results import OURS, Results
@@ -53,7 +53,7 @@ def _header(results: Results) -> Iterator[str]:
 
 def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
     sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
-    drafters = {name: _model(sources[name]) for name in ensemble.drafter_names}
+    drafters = {name: written(sources[name]) for name in ensemble.drafter_names}
     combination = {key: _plain(value) for key, value in vars(ensemble.combination).items() if value is not None}
     settings: dict[str, Any] = {
         "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
@@ -64,7 +64,9 @@ def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
     }
     # Drafters are loaded as the members are.
     settings |= {key: _plain(value) for key, value in ensemble.load_options.items()}
-    if plan.gammas:
+    if plan.is_paced:
+        settings["gamma"] = plan.gamma
+    elif plan.gammas:
         settings["gamma"] = list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]
     if plan.proposer:
         settings["proposer"] = drafters.get(plan.proposer, plan.proposer)
@@ -79,13 +81,7 @@ def _member(source: Member, name: str, of_all: Mapping[str, Any]) -> Mapping[str
     defaults = {**vars(LoadOptions()), **of_all}
     options = {key: _plain(value) for key, value in vars(source.options).items() if value != defaults[key]}
     prompt = {"prompt": _plain(source.prompt)} if source.prompt is not None else {}
-    return {"model": _model(source), "name": name, **prompt, **options}
-
-
-def _model(source: Member) -> str:
-    """As given, a folder by its whole path: the file may be read from anywhere."""
-    local = Path(str(source.model)).expanduser()
-    return str(local.resolve()) if local.is_dir() else str(source.model)
+    return {"model": written(source), "name": name, **prompt, **options}
 
 
 def _plain(value: Any) -> Any:

@@ -19,5 +19,5 @@ def theory_over_plain(
     plain = speeds.get(PLAIN)
     if not plain:
         return {}
-    speeds[OURS] = planner.predict()[planner.chosen]
+    speeds[OURS] = cycle(planner.candidates[planner.chosen], planner).speed
     return {name: speed / plain for name, speed in speeds.items()}
