@@ -28,6 +28,8 @@ def load_texts(language: str) -> Texts:
     if language not in LANGUAGES:
         raise UnknownName("language", language, LANGUAGES)
     nested = yaml.safe_load((Path(__file__).parent / f"{language}.yaml").read_text(encoding="utf-8"))
-    return Texts(
-        language, {f"{group}.{key}": text for group, entries in nested.items() for key, text in entries.items()}
-    )
+    # A per cent sign stays with its number.
+    table = {
+        f"{group}.{key}": text.replace(" %", "\u00a0%") for group, keys in nested.items() for key, text in keys.items()
+    }
+    return Texts(language, table)
