@@ -22,6 +22,7 @@ from cospec.errors import CospecError, UnknownName
 from cospec.serve_ray import NAME, AppArgs, application, start
 from cospec.server.settings import ServerSettings
 
+from ..signals import hear_interrupts
 from .ensembles import POISON, load
 
 MODEL = "killable"
@@ -148,7 +149,9 @@ def test_the_example_runs_as_it_is_shipped(cluster, port, tmp_path):
     file = tmp_path / "ray_serve.yaml"
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "run", str(file), "--address", cluster]
-    with subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        command, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.DEVNULL, preexec_fn=hear_interrupts
+    ) as running:
         try:
             assert becomes_healthy(f"http://127.0.0.1:{port}", "demo:we")
             with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
@@ -159,7 +162,10 @@ def test_the_example_runs_as_it_is_shipped(cluster, port, tmp_path):
             assert "drafter" in answer.metrics["drafters"]
         finally:
             running.send_signal(signal.SIGINT)
-            running.wait(30)
+            try:
+                running.wait(30)
+            finally:
+                running.kill()
 
 
 def becomes_healthy(url, model, seconds=60):

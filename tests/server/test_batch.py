@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cospec import SamplingParams
 from cospec.cli import app
 
+from ..signals import hear_interrupts
 from .conftest import MODEL
 
 PROMPT = "Question: How much is 7 times 8?\nAnswer:"
@@ -169,6 +170,7 @@ def test_a_run_that_is_stopped_goes_on_without_a_double(batch, tmp_path, number,
         [sys.executable, "-c", "from cospec.cli import main; main()", *command],
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=hear_interrupts,
     ) as running:
         while not out.exists() or not out.read_bytes().count(b"\n"):
             time.sleep(0.01)
