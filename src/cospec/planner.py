@@ -27,12 +27,12 @@ from .theory import cycle, paced
 # A plan is left for another that promises so much more.
 HYSTERESIS = 1.03
 # A plan that was never run is tried if it promises so little less than the best; one that was, more seldom.
-EXPLORE = 0.08
+EXPLORE = 0.05
 # An era is over after so many tokens, and so many more for each text of several, and after so many seconds.
 ERA_TOKENS, ERA_TOKENS_A_TEXT, ERA_SECONDS = 18, 6, 0.3
 # Those of the first eras, which are there so that all that is predicted from was seen.
 TRIAL_TOKENS = 6
-# Rows are compared at one in so many settlements once there are enough.
+# Rows are compared at one in so many settlements, of one text or of each of several, once there are enough.
 COMPARE_ONE_IN = 4
 NUM_COMPARED_ALWAYS = 32
 # What a proposer not yet seen is taken to achieve: much, so that it is tried.
@@ -41,9 +41,11 @@ PRIOR_ACCEPTANCE = 0.7
 LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # How much a new measurement counts.
-OVERHEAD_RATE, ACCEPTANCE_RATE, ERA_RATE = 0.2, 0.03, 0.05
+OVERHEAD_RATE, ACCEPTANCE_RATE, ERA_RATE, SPEED_RATE = 0.2, 0.03, 0.05, 0.1
 # As many eras as what is usual of plans is worth for one, and those of its own with other numbers of texts at most.
-NUM_ERAS_OF_OTHERS, NUM_ERAS_ELSEWHERE = 1, 2
+NUM_ERAS_OF_OTHERS, NUM_ERAS_ELSEWHERE = 0.3, 1
+# As many eras as theory's word, so corrected, is worth beside the clock's.
+ERAS_OF_THEORY = 0.3
 # What an era says beyond this factor is an accident.
 MOST_OFF = 2.0
 
@@ -52,10 +54,11 @@ MOST_OFF = 2.0
 class Era:
     """A stretch of rounds in which the texts run one plan: what they gave once all had changed to it.
 
-    seconds: of all texts together.
+    bucket: of how many texts there were, a power of two. seconds: of all texts together.
     """
 
     name: str
+    bucket: int = 1
     texts: WeakSet[Sequence] = field(default_factory=WeakSet)
     tokens: int = 0
     seconds: float = 0.0
@@ -65,7 +68,7 @@ class Era:
 class Planner:
     """What one ensemble has learned under one way of sampling, and the plan that it holds to be the fastest.
 
-    candidates: name -> schedule. trials: names of those that are run first.
+    candidates: name -> schedule, plain first. trials: names of those that are run first.
     combination, num_members: of the ensemble. temperature: of the sampling.
     """
 
@@ -79,6 +82,8 @@ class Planner:
     by_place: dict[tuple[int, int | None, int], Average] = field(default_factory=dict)
     # Plan and number of texts, to a power of two -> log of measured over predicted.
     eras: dict[tuple[str, int], Average] = field(default_factory=dict)
+    # The same, of log of tokens a second.
+    speeds: dict[tuple[str, int], Average] = field(default_factory=dict)
     num_rows: int = 1
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
@@ -107,7 +112,7 @@ class Planner:
         """The last positions were settled so, and their rows are still there."""
         self._pace(sequence, settled)
         self._num_settled += 1
-        if self._num_settled <= NUM_COMPARED_ALWAYS or self._num_settled % COMPARE_ONE_IN == 0:
+        if self._num_settled <= NUM_COMPARED_ALWAYS or self._num_settled % (COMPARE_ONE_IN * self.num_rows) == 0:
             self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
 
     def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
@@ -165,7 +170,7 @@ class Planner:
     def choose(self, sequence: Sequence) -> Schedule:
         """The schedule for a text that has nothing drafted."""
         if self._era is None or self._is_over(self._era):
-            self._era = Era(self._next())
+            self._era = Era(self._next(), _bucket(self.num_rows))
         self._era.texts.add(sequence)
         self._running[sequence] = self._era.name
         return self.candidates[self._era.name]
@@ -176,29 +181,43 @@ class Planner:
         return era.tokens >= ERA_TOKENS + ERA_TOKENS_A_TEXT * self.num_rows and era.seconds >= ERA_SECONDS
 
     def _next(self) -> str:
-        """The plan of the next era: each of the trials, then the best, or one that might be better still."""
+        """The plan of the next era: each of the trials, then the first plan if it was never timed for so many texts,
+        then the best, or one that might be better still."""
         if self._num_trials < len(self.trials):
             self._num_trials += 1
             return self.trials[self._num_trials - 1]
         if self._era is not None and self.chosen:
             self._learn(self._era)
         self._plan()
+        first = next(iter(self.candidates))
+        # What all are held against is to be known, not predicted.
+        if (first, _bucket(self.num_rows)) not in self.eras:
+            return first
         hopes = {name: speed * (1 + self._hope(name)) for name, speed in self.predictions.items()}
         hopes[self.chosen] = max(hopes[self.chosen], self.predictions[self.chosen] * HYSTERESIS)
         return max(hopes, key=hopes.__getitem__)
 
     def _learn(self, era: Era) -> None:
-        """What the era gave over what theory gives its plan."""
-        expected = self._theory(era.name)
-        if expected > 0 and era.tokens > 0:
-            off = math.log(era.tokens / era.seconds / expected)
-            bound = math.log(MOST_OFF)
-            average = self.eras.setdefault((era.name, _bucket(self.num_rows)), Average(ERA_RATE))
-            average.add(min(bound, max(-bound, off)))
+        """What the era gave, and what that is over what theory gives its plan."""
+        expected, key = self._theory(era.name), (era.name, era.bucket)
+        if expected > 0 and era.tokens > 0 and era.bucket == _bucket(self.num_rows):
+            given, bound = math.log(era.tokens / era.seconds), math.log(MOST_OFF)
+            off = min(bound, max(-bound, given - math.log(expected)))
+            self.eras.setdefault(key, Average(ERA_RATE)).add(off)
+            self.speeds.setdefault(key, Average(SPEED_RATE)).add(given)
 
     def predict(self) -> dict[str, float]:
         """Tokens a second of each candidate, all texts' together, under what is known now."""
-        return {name: self._theory(name) * math.exp(self._correction(name)) for name in self.candidates}
+        return {name: self._predicted(name) for name in self.candidates}
+
+    def _predicted(self, name: str) -> float:
+        """By the clock where the plan was timed with as many texts, and by theory as the clock corrects it."""
+        theory = self._theory(name)
+        if theory <= 0:
+            return 0.0
+        timed = self.speeds.get((name, _bucket(self.num_rows)), Average(SPEED_RATE))
+        expected = math.log(theory) + self._correction(name)
+        return math.exp((timed.value * timed.count + expected * ERAS_OF_THEORY) / (timed.count + ERAS_OF_THEORY))
 
     def _theory(self, name: str) -> float:
         return cycle(self.candidates[name], self).speed
