@@ -180,7 +180,8 @@ def test_a_slow_drafter_is_a_no_go(folder, pair):
     assert found.settings.ours == "fixed 2 by member"
     assert found.verdict.decision == "no-go"
     assert found.verdict.blocking == ("min_speedup",)
-    assert found.verdict.rules[0].high < 1
+    # With so few prompts one stall of the machine may widen the interval far; the rule asks for its lower end.
+    assert found.verdict.rules[0].low < found.verdict.rules[0].value < 0.5
     assert found.mechanism.row("fixed 2 by member", 1).bottleneck == "member"
     # What is written for service is the fastest of what was timed, and that is not the plan that lost.
     assert found.speed.best != "fixed 2 by member"
