@@ -44,6 +44,8 @@ class Visit:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requested.append(request.url))
         page.goto(url)
+        # What a form offers comes from the server; before that, what is filled in may be filled in anew.
+        page.wait_for_selector("#verification option", state="attached")
 
     def fill(self, **fields):
         self.page.eval_on_selector("#sampling", "details => { details.open = true; }")
@@ -90,7 +92,7 @@ def visiting(browser, served, **options):
 def streamed(http, **asked):
     """The chunks that the API streams for a request of the page."""
     body = {"prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "alternate", "trace": True, "stream": True}
-    lines = http.post("/v1/completions", json={**body, "verification": "token", **asked}).text.splitlines()
+    lines = http.post("/v1/completions", json={**body, "verification": "block", **asked}).text.splitlines()
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
 
