@@ -173,15 +173,15 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
 
 def test_a_slow_drafter_is_a_no_go(folder, pair):
     criteria = Criteria(score_margin=None, min_perplexity_gain=None, exactness=False)
-    a, b = (pair.loaded(name) for name in ("a", "b"))
-    drafter = slow(pair.runners[2], 0.01)
+    # Members take their time too, beside which a stall is small: it would widen the interval of so few prompts far.
+    a, b = (Member(model=slow(runner, 0.002), name=name) for runner, name in zip(pair.runners, "ab", strict=False))
+    drafter = slow(pair.runners[2], 0.02)
     ensemble = Ensemble([a, b], schedule="fixed", gamma=2, proposer=drafter, max_sequences=8)
     found = finished(ensemble, criteria=criteria, concurrencies=(1,))
     assert found.settings.ours == "fixed 2 by member"
     assert found.verdict.decision == "no-go"
     assert found.verdict.blocking == ("min_speedup",)
-    # With so few prompts one stall of the machine may widen the interval far; the rule asks for its lower end.
-    assert found.verdict.rules[0].low < found.verdict.rules[0].value < 0.5
+    assert found.verdict.rules[0].high < 1
     assert found.mechanism.row("fixed 2 by member", 1).bottleneck == "member"
     # What is written for service is the fastest of what was timed, and that is not the plan that lost.
     assert found.speed.best != "fixed 2 by member"
