@@ -20,7 +20,7 @@ from .averages import Average
 from .combine import Combination
 from .costs import Costs
 from .observer import Round
-from .schedule import DrawnMember, Fixed, Pace, Plan, Schedule, Setting, make_schedule
+from .schedule import DrawnMember, Fixed, Plan, Schedule, Setting, make_schedule
 from .sequence import Sequence, Settled
 from .theory import cycle, paced
 
@@ -87,7 +87,7 @@ class Planner:
     num_rows: int = 1
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
-    _running: WeakKeyDictionary[Sequence, str] = field(default_factory=WeakKeyDictionary)
+    _running: WeakKeyDictionary[Sequence, Schedule] = field(default_factory=WeakKeyDictionary)
     _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
     _num_settled: int = 0
     _num_trials: int = 0
@@ -116,7 +116,8 @@ class Planner:
             self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
 
     def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
-        pace = _pace_of(self.candidates[self._running[sequence]]) if sequence in self._running else None
+        running = self._running.get(sequence)
+        pace = running.pace if isinstance(running, Fixed | DrawnMember) else None
         for one in settled:
             if pace is not None and one.confidence is not None:
                 pace.learn(one.confidence, is_accepted=one.replaced is None)
@@ -172,8 +173,8 @@ class Planner:
         if self._era is None or self._is_over(self._era):
             self._era = Era(self._next(), _bucket(self.num_rows))
         self._era.texts.add(sequence)
-        self._running[sequence] = self._era.name
-        return self.candidates[self._era.name]
+        self._running[sequence] = self.candidates[self._era.name]
+        return self._running[sequence]
 
     def _is_over(self, era: Era) -> bool:
         if not self.chosen:
@@ -269,10 +270,6 @@ class Planner:
 def _mean(averages: Values[Average]) -> float:
     """Of all that went into them; 0 if nothing did."""
     return sum(each.value * each.count for each in averages) / max(1, sum(each.count for each in averages))
-
-
-def _pace_of(schedule: Schedule) -> Pace | None:
-    return schedule.pace if isinstance(schedule, Fixed | DrawnMember) else None
 
 
 def _bucket(num_rows: int) -> int:

@@ -53,7 +53,7 @@ def cycle(schedule: Schedule, beliefs: Beliefs) -> Cycle:
         case DrawnMember(weights=weights, lane=None):
             return _drawn(weights, beliefs)
         case Fixed() | DrawnMember() if schedule.pace is not None:
-            return max((_blocks_of(schedule, gamma, beliefs) for gamma in PACED_GAMMAS), key=lambda each: each.speed)
+            return _blocks_of(schedule, _best_gamma(schedule, beliefs), beliefs)
         case Fixed() | DrawnMember():
             return _blocks_of(schedule, schedule.gamma, beliefs)
         case Alternate():
@@ -74,13 +74,18 @@ class Block:
 def paced(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> Block:
     """Of the block of the best length."""
     assert schedule.lane is not None
-    gamma = max(PACED_GAMMAS, key=lambda gamma: _blocks_of(schedule, gamma, beliefs).speed)
+    gamma = _best_gamma(schedule, beliefs)
     members = [i for i in range(beliefs.num_members) if i != schedule.lane]
     scoring = sum(
         _share_of(schedule, i) * (beliefs.seconds(i, gamma + 1) - beliefs.seconds(i, 1)) / gamma for i in members
     )
     acceptance = _acceptance(schedule, beliefs, place=None)
     return Block(acceptance, beliefs.seconds(schedule.lane, 1) + max(0.0, scoring))
+
+
+def _best_gamma(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> int:
+    """The length of the blocks that give the most tokens a second."""
+    return max(PACED_GAMMAS, key=lambda gamma: _blocks_of(schedule, gamma, beliefs).speed)
 
 
 def _share_of(schedule: Fixed | DrawnMember, member: int) -> float:
