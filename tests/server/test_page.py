@@ -44,8 +44,9 @@ class Visit:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requested.append(request.url))
         page.goto(url)
-        # What a form offers comes from the server; before that, what is filled in may be filled in anew.
-        page.wait_for_selector("#verification option", state="attached")
+        # What a form offers comes from the server, which may ask for a key first; before that, what is filled in may be
+        # filled in anew.
+        page.wait_for_selector("#verification option, #key-form:not([hidden])", state="attached")
 
     def fill(self, **fields):
         self.page.eval_on_selector("#sampling", "details => { details.open = true; }")
