@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
 from cospec.bench.methods import Method, chosen, methods
+from cospec.bench.predictions import Tallied
 from cospec.bench.report import report
 from cospec.bench.study import Study, measure, measure_concurrency
 from cospec.bench.timing import ratio
@@ -70,6 +71,18 @@ def test_results_of_other_settings_are_not_mixed_in(tmp_path):
     path.write_text("no json")
     with pytest.raises(InvalidBenchmark, match="no results"):
         Study.load(path, {})
+
+
+def test_theory_takes_a_methods_acceptances_from_its_own_drafts():
+    class Told:
+        def acceptance(self, proposer, target, place=None):
+            return 0.1
+
+    counts = {"proposed_at": {"small": {"0": 10, "1": 8}}, "accepted_at": {"small": {"0": 8, "1": 4}}}
+    tallied = Tallied(Told(), ("large", "small"), counts)
+    assert [tallied.acceptance(1, None, place) for place in (0, 1, 5)] == [0.8, 0.5, 0.5]
+    assert tallied.acceptance(1, None) == pytest.approx(12 / 18)
+    assert tallied.acceptance(0, None, 0) == 0.1
 
 
 def test_a_sweep_takes_so_many_texts_at_once():

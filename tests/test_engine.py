@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, toy
+from cospec.sampling import Draws, Purpose
 
 from .toys import END, Letters, letters, table
 
@@ -212,6 +213,28 @@ def test_alternate_never_makes_more_member_calls_than_plain():
         params = SamplingParams(max_tokens=12, seed=seed, ignore_eos=True)
         (one,), (other,) = plain.generate([[1]], params), alternate.generate([[1]], params)
         assert sum(m.calls for m in other.members.values()) <= sum(m.calls for m in one.members.values())
+
+
+def test_a_drawn_member_is_fed_up_to_the_last_position_that_it_was_drawn_for():
+    reached = {"a": [], "b": []}
+
+    class Watched(toy.TableRunner):
+        def feed(self, batch):
+            rows = super().feed(batch)
+            reached[self.name].extend(feed.slot.length - 1 for feed in batch)
+            return rows
+
+    members = [Watched(4, order=2, seed=seed, end_ids=()) for seed in (1, 2)]
+    for runner, name in zip(members, reached, strict=True):
+        runner.name = name
+    ensemble = Ensemble(members, Mixture([0.5, 0.5]), proposer=table(1), schedule="mixture", gamma=4)
+    (result,) = ensemble.generate([[0]], SamplingParams(max_tokens=60, seed=7))
+    draws = Draws(result.seed, result.index)
+    drawn = ["a" if draws.uniform(position, Purpose.MEMBER) < 0.5 else "b" for position in range(61)]
+    for name, positions in reached.items():
+        assert {drawn[position] for position in positions} == {name}
+    (drafter,) = result.drafters.values()
+    assert drafter.calls > 0
 
 
 def test_the_end_token_is_told_apart_from_a_length():

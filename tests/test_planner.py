@@ -102,7 +102,7 @@ def test_costs_are_read_between_what_was_measured():
     assert costs.seconds(0, 3) == pytest.approx(2.0)
     assert costs.seconds(0, 1) == pytest.approx(1.0)
     assert costs.seconds(0, 0.5) == pytest.approx(1.0)
-    assert costs.seconds(0, 10) == pytest.approx(6.0)
+    assert costs.seconds(0, 9) == pytest.approx(5.0)
     assert costs.seconds(1, 1) == 0.0
 
 

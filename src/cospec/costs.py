@@ -37,7 +37,8 @@ class Costs:
         cell.seconds.add(seconds)
 
     def seconds(self, lane: int, num_tokens: float) -> float:
-        """On the line between the two nearest that were measured; below all, the least; above, in proportion.
+        """On the line between the two nearest that were measured; below all, the least; above, on the line through the
+        least and the most, and in proportion if there is but one.
 
         0 for a lane that was never called.
         """
@@ -47,11 +48,11 @@ class Costs:
         index = bisect.bisect_left(known, (num_tokens,))
         if index == 0:
             return known[0][1]
-        (below, at_below) = known[index - 1]
-        if index == len(known):
-            return at_below * num_tokens / below
-        (above, at_above) = known[index]
-        return at_below + (at_above - at_below) * (num_tokens - below) / (above - below)
+        if len(known) == 1:
+            return known[0][1] * num_tokens / known[0][0]
+        low, high = (known[index - 1], known[index]) if index < len(known) else (known[0], known[-1])
+        line = low[1] + (high[1] - low[1]) * (num_tokens - low[0]) / (high[0] - low[0])
+        return line if index < len(known) else max(line, high[1])
 
 
 def _key(num_tokens: int) -> int:

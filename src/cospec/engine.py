@@ -199,10 +199,11 @@ class Engine:
         return [sequence.lanes[index] for index in live.policy.schedule.turn(sequence)]
 
     def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
-        """Feed each lane all it has not seen: one call a runner, however many sequences and members share it."""
+        """Feed each lane what is of use: one call a runner, however many sequences and members share it."""
         by_runner: dict[int, list[tuple[Live, Lane, Feed]]] = defaultdict(list)
         for live, lane in turns:
-            tokens = live.sequence.unseen(lane)
+            reach = live.policy.schedule.reach(live.sequence, self._indices[lane.name])
+            tokens = live.sequence.unseen(lane)[: reach - lane.seen]
             if not tokens:
                 continue
             feed = Feed(lane.slot, tokens, live.sequence.num_rows_wanted(lane, len(tokens)))

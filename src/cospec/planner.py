@@ -297,6 +297,9 @@ class Adaptive:
     def cells(self, sequence: Sequence, position: int) -> Values[int]:
         return self._schedule(sequence).cells(sequence, position)
 
+    def reach(self, sequence: Sequence, lane: int) -> int:
+        return self._schedule(sequence).reach(sequence, lane)
+
     def _schedule(self, sequence: Sequence) -> Schedule:
         position, schedule = self._current.get(sequence, (-1, None))
         if schedule is None or (position != sequence.position and not sequence.drafts):

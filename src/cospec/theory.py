@@ -21,7 +21,8 @@ PACED_GAMMAS = (1, 2, 3, 4, 6, 8, 12)
 class Beliefs(Protocol):
     """What the formulas take as given. Lanes by index; `target` is a member's, or None for r."""
 
-    num_members: int
+    @property
+    def num_members(self) -> int: ...
 
     def seconds(self, lane: int, num_tokens: float) -> float:
         """Of a call that feeds the lane so many tokens."""
@@ -167,15 +168,25 @@ def _catching_up(beliefs: Beliefs, member: int, weight: float) -> float:
 
 
 def _drawn_with_drafter(weights: Values[float], lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
-    """A member is fed the block if it was drawn for one of the positions that are settled, and with it the tokens of
-    the blocks that it was not needed for."""
+    """A member is called if it was drawn for one of the positions that are settled, and fed up to the last that it was
+    drawn for: each token that is settled, sooner or later, and those of the drafts so fed that do not stand."""
     gamma, tokens = len(stand) - 1, sum(stand)
     seconds = gamma * beliefs.seconds(lane, 1)
     for member, weight in enumerate(weights):
         is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in _settled(stand).items())
-        backlog = tokens * (1 / is_needed - 1)
-        seconds += is_needed * beliefs.seconds(member, gamma + 1 + backlog)
+        wasted = sum(chance * _wasted(weight, gamma, k) for k, chance in _settled(stand).items())
+        seconds += is_needed * beliefs.seconds(member, (tokens + wasted) / is_needed)
     return Cycle(tokens, seconds)
+
+
+def _wasted(weight: float, gamma: int, num_settled: int) -> float:
+    """Drafts that a member is fed in vain, on average over all blocks: it is drawn for one of the positions that are
+    settled, and last for the position behind `last` drafts, of which `num_settled` - 1 stand."""
+    is_needed = 1 - (1 - weight) ** num_settled
+    return sum(
+        weight * (1 - weight) ** (gamma - last) * is_needed * (last - num_settled + 1)
+        for last in range(num_settled, gamma + 1)
+    )
 
 
 def _cascade(schedule: Cascade, beliefs: Beliefs) -> Cycle:

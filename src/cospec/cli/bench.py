@@ -13,14 +13,13 @@ from rich.console import Console
 
 from .. import __version__, demo
 from ..bench.methods import Method, chosen, methods
+from ..bench.predictions import predictions
 from ..bench.report import concurrency_table, report, sweep_tables, table
 from ..bench.study import Study, measure, measure_concurrency
 from ..bench.sweep import Sweep
-from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
 from ..sampling import SamplingParams
 from ..schedule import Plan, as_gamma
-from ..theory import cycle
 from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note
@@ -138,7 +137,7 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     picked = chosen(available, options.methods.split(",") if options.methods else [])
     study = Study.load(options.out / "results.json", settings) if options.out else Study(settings)
     _measure(study, picked, texts, levels, swept, options)
-    figures = report(study, skipped, _predictions(ensemble, params, picked))
+    figures = report(study, skipped, predictions(ensemble, params, picked, study.counts))
     if not options.as_json:
         _show(figures)
     if options.out is not None:
@@ -190,23 +189,6 @@ def _show(figures: Mapping[str, Any]) -> None:
         console.print(each)
     for name, reason in figures["skipped"].items():
         print_note(f"skipped {name}: {reason}")
-
-
-def _predictions(ensemble: Ensemble, params: SamplingParams, picked: list[Method]) -> dict[str, float]:
-    """Speed over plain by theory, from what the planner measured while `auto` ran."""
-    planner = ensemble.with_plan(Plan(schedule="auto", verification=ensemble.plan.verification)).planner_for(params)
-    if planner is None or not planner.acceptances:
-        return {}
-    planner.num_rows = 1
-    schedules = {
-        method.name: ensemble.with_plan(method.plan).schedule_for(params)
-        for method in picked
-        if method.plan is not None and method.plan.schedule != "auto"
-    }
-    if planner.chosen:
-        schedules["auto"] = planner.candidates[planner.chosen]
-    plain = cycle(planner.candidates["plain"], planner).speed
-    return {name: cycle(schedule, planner).speed / plain for name, schedule in schedules.items() if plain}
 
 
 def _plan(text: str) -> Plan:

@@ -21,7 +21,7 @@ class Schedule(Protocol):
     name: str
 
     def turn(self, sequence: Sequence) -> Values[int]:
-        """Lanes to be fed all they have not seen, in this round."""
+        """Lanes to be fed what they have not seen, in this round, as far as `reach` says."""
         ...
 
     def proposer(self, sequence: Sequence) -> int | None:
@@ -36,12 +36,19 @@ class Schedule(Protocol):
         """The members whose rows settle this position."""
         ...
 
+    def reach(self, sequence: Sequence, lane: int) -> int:
+        """The last position that a lane's row is of use for now; what it was not fed before that can wait."""
+        ...
+
 
 class OfAllMembers:
     """Positions are settled by all members' rows, and drafts are refined by none."""
 
     def refiner(self, sequence: Sequence) -> int | None:
         return None
+
+    def reach(self, sequence: Sequence, lane: int) -> int:
+        return sequence.frontier
 
     def cells(self, sequence: Sequence, position: int) -> Values[int]:
         return sequence.members
@@ -205,6 +212,13 @@ class DrawnMember:
     def cells(self, sequence: Sequence, position: int) -> Values[int]:
         uniform = sequence.draws.uniform(position, Purpose.MEMBER)
         return (next((i for i, reached in enumerate(self._reached[:-1]) if uniform < reached), len(self.weights) - 1),)
+
+    def reach(self, sequence: Sequence, lane: int) -> int:
+        """A member's last turn among the positions that are drafted, and the one behind them."""
+        if lane == self.lane:
+            return sequence.frontier
+        positions = range(sequence.frontier, sequence.position, -1)
+        return next((i for i in positions if lane in self.cells(sequence, i)), sequence.position)
 
     @cached_property
     def _reached(self) -> list[float]:
