@@ -249,6 +249,13 @@ def test_a_bad_file_is_refused_with_what_is_wrong_in_it(tmp_path, text, error, m
         Ensemble.load(path)
 
 
+def test_a_drafter_may_go_as_far_as_is_likely_to_pay():
+    ensemble = Ensemble([table(1), table(2)], schedule="fixed", gamma="auto", proposer=table(3))
+    assert ensemble.plan.is_paced
+    (result,) = ensemble.generate([[0]], SamplingParams(max_tokens=8, ignore_eos=True))
+    assert result.completion_tokens == 8
+
+
 def test_names_are_made_unique():
     ensemble = Ensemble([table(1), table(2), Member(model=table(3), name="third")], proposer=table(4))
     assert ensemble.names == ("member", "member-2", "third", "member-3")

@@ -49,7 +49,7 @@ class Ensemble:
         combine: Combination | str | None = None,
         *,
         schedule: str = "auto",
-        gamma: int | Values[int] | None = None,
+        gamma: int | Values[int] | str | None = None,
         proposer: Source | Values[Source] | None = None,
         first: str | None = None,
         verification: str = "block",
@@ -68,7 +68,7 @@ class Ensemble:
         self._members = [as_member(member) for member in members]
         self.member_names = unique_names(self._members)
         self._drafters, self.drafter_names, chosen = self._drafting(proposer)
-        gammas = gamma if gamma is None or isinstance(gamma, int) else tuple(gamma)
+        gammas = gamma if gamma is None or isinstance(gamma, int | str) else tuple(gamma)
         self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, first=first, verification=verification)
         self._planners: dict[object, Planner] = {}
         self.schedule_for(SamplingParams())
