@@ -89,7 +89,9 @@ class Mixture:
         _check_count("Mixture", self.weights, num_members)
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        return torch.logsumexp(torch.log_softmax(logits, dim=-1) + _column(self.weights, logits).log(), dim=0)
+        log_p = torch.log_softmax(logits, dim=-1)
+        # Of one member the sum is its row, to the bit.
+        return log_p[0] if len(self.weights) == 1 else torch.logsumexp(log_p + _column(self.weights, log_p).log(), dim=0)
 
 
 @dataclass(frozen=True)

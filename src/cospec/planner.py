@@ -209,30 +209,27 @@ class Planner:
 
     def predict(self) -> dict[str, float]:
         """Tokens a second of each candidate, all texts' together, under what is known now."""
-        return {name: self._predicted(name) for name in self.candidates}
+        usual = self._usual_correction()
+        return {name: self._predicted(name, usual) for name in self.candidates}
 
-    def _predicted(self, name: str) -> float:
+    def _predicted(self, name: str, usual: float) -> float:
         """By the clock where the plan was timed with as many texts, and by theory as the clock corrects it."""
         theory = self._theory(name)
         if theory <= 0:
             return 0.0
         timed = self.speeds.get((name, _bucket(self.num_rows)), Average(SPEED_RATE))
-        expected = math.log(theory) + self._correction(name)
+        expected = math.log(theory) + self._correction(name, usual)
         return math.exp((timed.value * timed.count + expected * ERAS_OF_THEORY) / (timed.count + ERAS_OF_THEORY))
 
     def _theory(self, name: str) -> float:
         return cycle(self.candidates[name], self).speed
 
-    def _correction(self, name: str) -> float:
+    def _correction(self, name: str, usual: float) -> float:
         """log of what is to be expected over theory: by the plan's eras with as many texts, its others, and all."""
         here = self.eras.get((name, _bucket(self.num_rows)), Average(ERA_RATE))
         own = [average for (other, _), average in self.eras.items() if other == name and average is not here]
         elsewhere = min(sum(average.count for average in own), NUM_ERAS_ELSEWHERE)
-        parts = (
-            (here.value, here.count),
-            (_mean(own), elsewhere),
-            (self._usual_correction(), NUM_ERAS_OF_OTHERS),
-        )
+        parts = ((here.value, here.count), (_mean(own), elsewhere), (usual, NUM_ERAS_OF_OTHERS))
         return sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
 
     def _usual_correction(self) -> float:

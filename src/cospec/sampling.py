@@ -296,23 +296,31 @@ class Draws:
         """In (0, 1), a multiple of 2^-48 off by half of one, so that neither end is ever drawn."""
         return ((self.key(position, purpose, epoch) & (2**48 - 1)) + 0.5) / 2**48
 
+    def noise_keys(self, start: int, num_positions: int) -> list[int]:
+        """Those of the noise that settles positions start, start + 1, ..."""
+        return [self.key(position, Purpose.SETTLE) for position in range(start, start + num_positions)]
+
     def gumbel(self, start: int, num_positions: int, like: Tensor) -> Tensor:
         """G_t(x) for positions start, start + 1, ...: [num_positions, vocab], of the last dimension of `like`.
 
         It depends on (seed, sequence, position, token) alone: it is drawn once for a position, whoever asks.
         """
-        keys = [self.key(start + row, Purpose.SETTLE) for row in range(num_positions)]
-        uniforms = _hashed_uniforms(torch.tensor(keys, device=like.device), like.shape[-1])
-        return -(-uniforms.log()).log().to(like.dtype)
+        return gumbel(self.noise_keys(start, num_positions), like)
+
+
+def gumbel(keys: Sequence[int], like: Tensor) -> Tensor:
+    """G(x) for each key: [keys, vocab], of the type and the last dimension of `like`."""
+    uniforms = _hashed_uniforms(torch.tensor(keys, device=like.device), like.shape[-1])
+    return uniforms.log_().neg_().log_().neg_().to(like.dtype)
 
 
 def _hashed_uniforms(keys: Tensor, vocab_size: int) -> Tensor:
     """[rows] 64-bit keys -> [rows, vocab] float64 in (0, 1), by the finaliser of SplitMix64 (Steele et al. 2014)."""
     x = keys[:, None] + torch.arange(1, vocab_size + 1, device=keys.device) * -7046029254386353131
-    x = (x ^ _shift(x, 30)) * -4658895280553007687
-    x = (x ^ _shift(x, 27)) * -7723592293110705685
-    x = x ^ _shift(x, 31)
-    return (_shift(x, 12).double() + 0.5) / 2**52
+    x = x.bitwise_xor_(_shift(x, 30)).mul_(-4658895280553007687)
+    x = x.bitwise_xor_(_shift(x, 27)).mul_(-7723592293110705685)
+    x = x.bitwise_xor_(_shift(x, 31))
+    return _shift(x, 12).double().add_(0.5).div_(2**52)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -14,7 +14,7 @@ from .combine import Combination
 from .drafts import Draft
 from .errors import CospecError, MemberFailed
 from .observer import Observer
-from .sampling import History, Purpose, draw, shape, shape_members
+from .sampling import History, Purpose, draw, gumbel, shape, shape_members
 from .schedule import Schedule
 from .sequence import Sequence, Settled
 from .shortcuts import certain_tokens, has_shortcut
@@ -302,14 +302,19 @@ def _noisy_argmaxes(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[in
     """The same for each sequence, `start` and log p [positions, vocab]."""
     if not items:
         return []
-    noisy = [
-        log_probs + sequence.draws.gumbel(start, log_probs.shape[0], log_probs)
-        if sequence.params.temperature > 0
-        else log_probs
-        for sequence, start, log_probs in items
-    ]
-    tokens = torch.split(torch.cat(noisy).argmax(-1), [log_probs.shape[0] for _, _, log_probs in items])
+    rows = torch.cat([log_probs for _, _, log_probs in items])
+    keys = [key for sequence, start, log_probs in items for key in _noise_keys(sequence, start, log_probs.shape[0])]
+    sampled = {row: key for row, key in enumerate(keys) if key is not None}
+    if sampled:
+        noise = gumbel([*sampled.values()], rows)
+        rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
+    tokens = torch.split(rows.argmax(-1), [log_probs.shape[0] for _, _, log_probs in items])
     return [own.tolist() for own in tokens]
+
+
+def _noise_keys(sequence: Sequence, start: int, count: int) -> Values[int | None]:
+    """None where nothing is left to chance."""
+    return sequence.draws.noise_keys(start, count) if sequence.params.temperature > 0 else [None] * count
 
 
 def _are_distributions(log_probs: Tensor) -> bool:

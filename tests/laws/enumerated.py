@@ -11,7 +11,8 @@ import copy
 import heapq
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence as Values
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -101,7 +102,10 @@ def draw(probs: Tensor, uniform: Uniform) -> int:
 @contextmanager
 def branching() -> Iterator[None]:
     """Wherever cospec draws a token by a uniform, it draws by a Uniform."""
-    with mock.patch("cospec.settle.draw", draw), mock.patch("cospec.verify.draw", draw):
+    stand_ins = {"settle.draw": draw, "settle.gumbel": gumbel, "verify.draw": draw}
+    with ExitStack() as stack:
+        for name, stand_in in stand_ins.items():
+            stack.enter_context(mock.patch(f"cospec.{name}", stand_in))
         yield
 
 
@@ -130,13 +134,18 @@ class EnumeratedDraws:
         assert purpose in OF_POSITION or epoch >= self.epoch, "a draw of an epoch that is past"
         return Uniform(self.path, (position, purpose, epoch))
 
-    def gumbel(self, start: int, num_positions: int, like: Tensor) -> Tensor:
-        """Noise that makes a token the argmax with its probability. It comes from one uniform a position, so that two
-        who ask for the noise of one position with rows of their own are coupled by it, as they are by Gumbel's."""
-        noise = torch.full_like(like[:num_positions], -torch.inf)
-        for row in range(num_positions):
-            noise[row, self.uniform(start + row, Purpose.SETTLE).token(like[row].exp())] = 0.0
-        return noise
+    def noise_keys(self, start: int, num_positions: int) -> list[Uniform]:
+        return [self.uniform(position, Purpose.SETTLE) for position in range(start, start + num_positions)]
+
+
+def gumbel(keys: Values[Uniform], like: Tensor) -> Tensor:
+    """Stands in for `sampling.gumbel`: noise that makes a token the argmax with its probability. It comes from one
+    uniform a position, so that two who ask for the noise of one position with rows of their own are coupled by it, as
+    they are by Gumbel's."""
+    noise = torch.full_like(like, -torch.inf)
+    for row, uniform in enumerate(keys):
+        noise[row, uniform.token(like[row].exp())] = 0.0
+    return noise
 
 
 @dataclass
