@@ -8,12 +8,15 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
 from cospec.bench.methods import Method, chosen, methods
-from cospec.bench.predictions import Tallied
+from cospec.bench.predictions import Tallied, predictions
 from cospec.bench.report import report
 from cospec.bench.study import Study, measure, measure_concurrency
 from cospec.bench.timing import ratio
 from cospec.cli import app
 from cospec.errors import InvalidBenchmark, UnknownName
+from cospec.schedule import Plan
+
+from .toys import table
 
 VARIED = ["--vary", "gamma=2,3", "--vary", "weight=0.2,0.8"]
 SMALL = ["--num-prompts", "2", "--tokens", "6", "--repeats", "1"]
@@ -85,6 +88,18 @@ def test_theory_takes_a_methods_acceptances_from_its_own_drafts():
     assert tallied.acceptance(0, None, 0) == 0.1
 
 
+def test_theory_counts_the_prompt_that_every_method_feeds():
+    ensemble, params = Ensemble([table(1), table(2)], schedule="auto"), SamplingParams(max_tokens=200, ignore_eos=True)
+    ensemble.generate([[0]], params)
+    timed = [Method(name, lambda prompts: (0, []), Plan(schedule=name)) for name in ("plain", "alternate")]
+    decoding, with_prompt = (
+        predictions(ensemble, params, timed, {"plain": {"seconds": 1.0, "prompt seconds": prompt}})
+        for prompt in (0.0, 0.5)
+    )
+    assert decoding["plain"] == with_prompt["plain"] == pytest.approx(1)
+    assert with_prompt["alternate"] == pytest.approx(1 / (0.5 + 0.5 / decoding["alternate"]))
+
+
 def test_a_sweep_takes_so_many_texts_at_once():
     log = []
     study = Study({})
@@ -111,6 +126,7 @@ def test_what_cannot_be_had_is_skipped_by_name():
 
 def test_counts_are_per_hundred_tokens():
     study = Study({}, seconds={"plain": {0: 2.0}, "x": {0: 1.0}})
+    study.predictions["x"] = 2.1
     study.counts["x"] = {
         "tokens": 50,
         "seconds": 10.0,
@@ -118,11 +134,15 @@ def test_counts_are_per_hundred_tokens():
         "calls": {"a": 25},
         "accepted": {"a": 3},
         "proposed": {"a": 4},
+        "proposed_at": {"a": {"0": 0, "1": 4}},
+        "accepted_at": {"a": {"0": 0, "1": 3}},
     }
-    row = report(study, {}, {"x": 2.1})["methods"]["x"]
+    row = report(study, {})["methods"]["x"]
     assert row["over_plain"]["mean"] == pytest.approx(2.0)
     assert row["calls_per_100_tokens"] == {"a": 50}
     assert row["acceptance"] == {"a": 0.75}
+    # Nothing was drafted at the first place, and the second stays the second.
+    assert row["acceptance_by_place"] == {"a": [None, 0.75]}
     assert row["share_outside_models"] == pytest.approx(0.1)
     assert row["theory_over_plain"] == 2.1
 

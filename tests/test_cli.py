@@ -320,6 +320,21 @@ def check_refused(result: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (("--weight", "0.2", "--weight", "0.8"), "--weight would change what the file's ensemble samples from"),
+        (("--out", "elsewhere/mine.yaml"), "write --out mine.yaml beside it"),
+        (("--max-tokens", "1"), "ended before a plan could be timed"),
+    ],
+)
+def test_tune_writes_no_plan_that_is_not_the_files(run: Run, folder: Path, args: tuple[str, ...], message: str) -> None:
+    path = folder / "tuned.yaml"
+    path.write_text("members: [a, b]\n")
+    check_refused(run("tune", "--ensemble", str(path), "--json", *args, members=""), message)
+    assert path.read_text() == "members: [a, b]\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
         (("",), "the prompt is empty"),
         ((), "give a PROMPT"),
         (("the " * CONTEXT,), f"its context holds {CONTEXT}"),

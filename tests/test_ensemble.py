@@ -65,7 +65,7 @@ def test_a_result_is_ready_for_json():
     told = json.loads(json.dumps(result.to_dict()))
     wanted = {"text", "token_ids", "finish_reason", "prompt_tokens", "completion_tokens", "schedule", "seconds"}
     assert wanted | {"members", "proposers"} <= set(told)
-    assert set(told["members"]["member"]) == {"calls", "tokens_fed", "seconds"}
+    assert set(told["members"]["member"]) == {"calls", "tokens_fed", "seconds", "prompt_seconds"}
 
 
 def test_members_see_their_own_prompts():

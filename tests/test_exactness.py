@@ -36,6 +36,18 @@ def test_sound_members_pass_every_check(combine, schedule):
     assert [check.name for check in results if not check.is_passed] == []
 
 
+def test_every_drafter_is_tried_alone_in_a_mixture_and_in_two_stages():
+    ensemble = Ensemble([table(1), table(2)], proposer=[table(3), "lookup"], schedule="fixed", gamma=2)
+    results = checks(ensemble)
+    assert len(results) == num_checks(ensemble)
+    assert [check for check in results if not check.is_passed] == []
+    sampled = {check.schedule for check in results if check.name == "sampled text"}
+    of_drafters = {
+        f"{schedule} by {name}" for schedule in ("fixed", "mixture", "cascade") for name in ensemble.drafter_names
+    }
+    assert {"fixed", "fixed by member", "alternate", "mixture"} | of_drafters <= sampled
+
+
 def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
     monkeypatch.setattr("cospec.settle.verify_token", lambda run, **draws: Verdict(len(run.tokens), None))
     failed = {(check.name, check.schedule) for check in checks(Ensemble([table(1), table(2, sharpness=3.0)]))

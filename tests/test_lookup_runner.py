@@ -76,3 +76,14 @@ def test_a_text_that_repeats_itself_takes_few_calls():
 def test_an_unknown_proposer_is_told_of_lookup():
     with pytest.raises(UnknownName, match="lookup"):
         Ensemble.load("demo:we", proposer="lookupp")
+
+
+def test_of_finished_texts_the_newer_are_remembered(monkeypatch):
+    monkeypatch.setattr("cospec.runner.lookup.MOST_REMEMBERED", 10)
+    runner = LookupRunner(90, remember=True)
+    for first in (5, 20, 30, 40, 50, 60):
+        slot = runner.open()
+        runner.feed([Feed(slot, list(range(first, first + 5)), 1)])
+        runner.close(slot)
+    ((old,), (new,)) = runner.feed([Feed(runner.open(), [first, first + 1], 1) for first in (5, 60)])
+    assert (proposed(old), proposed(new)) == (None, 62)

@@ -142,6 +142,26 @@ def test_tuning_compares_what_it_predicts_with_the_clock():
     assert tuning.acceptances["member-2 for r"] == pytest.approx(1.0, abs=0.01)
 
 
+def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
+    monkeypatch.setattr("cospec.planner.ERAS_A_TRIAL", 10)
+
+    class Changing(Slow):
+        def __init__(self):
+            super().__init__(HOPELESS, 0.0001)
+            self._fn = lambda prefix: [math.log(p) for p in (HOPELESS if len(prefix) < 600 else LIKE_A)]
+
+    members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
+    planner, _ = learned(members, Changing(), length=500, temperature=0)
+    assert "by member" not in planner.chosen
+    planner, _ = learned(members, Changing(), length=2500, temperature=0)
+    assert "by member" in planner.chosen
+
+
+def test_texts_that_end_at_once_teach_nothing():
+    with pytest.raises(InvalidPrompt, match="before a plan could be timed"):
+        tune(Ensemble([Slow(LIKE_A, 0.002)] * 2), [[0]], SamplingParams(max_tokens=1), on_text=lambda plan: None)
+
+
 def test_there_must_be_something_to_tune_on():
     with pytest.raises(InvalidPrompt):
         tune(Ensemble([Slow(LIKE_A, 0.0)]), [], SamplingParams(), on_text=print)
@@ -158,7 +178,7 @@ def test_a_plan_is_written_into_the_file(tmp_path):
     )
     assert path.read_text() == (
         "# ours\nmembers:\n  - model: demo:math\ncombine: mixture\n"
-        "schedule: cascade\ngamma: [4, 8]\nproposer: demo:drafter\nfirst: math\n"
+        "schedule: cascade\ngamma: [4, 8]\nproposer: demo:drafter\nfirst: math\nverification: block\n"
     )
 
 

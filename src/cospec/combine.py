@@ -90,8 +90,10 @@ class Mixture:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         log_p = torch.log_softmax(logits, dim=-1)
-        # Of one member the sum is its row, to the bit.
-        return log_p[0] if len(self.weights) == 1 else torch.logsumexp(log_p + _column(self.weights, log_p).log(), dim=0)
+        if len(self.weights) == 1:
+            # The sum is that one row, to the bit.
+            return log_p[0]
+        return torch.logsumexp(log_p + _column(self.weights, log_p).log(), dim=0)
 
 
 @dataclass(frozen=True)

@@ -202,14 +202,20 @@ class Engine:
         """Feed each lane what is of use: one call a runner, however many sequences and members share it."""
         by_runner: dict[int, list[tuple[Live, Lane, Feed]]] = defaultdict(list)
         for live, lane in turns:
-            reach = live.policy.schedule.reach(live.sequence, self._indices[lane.name])
-            tokens = live.sequence.unseen(lane)[: reach - lane.seen]
-            if not tokens:
-                continue
-            feed = Feed(lane.slot, tokens, live.sequence.num_rows_wanted(lane, len(tokens)))
-            by_runner[id(self._runners[lane.name])].append((live, lane, feed))
+            index = self._indices[lane.name]
+            tokens = live.sequence.unseen(lane)[: live.policy.schedule.reach(live.sequence, index) - lane.seen]
+            if self._is_drafter(lane) and self._is_beyond(lane, len(tokens)):
+                live.sequence.decline(index)
+            elif tokens:
+                feed = Feed(lane.slot, tokens, live.sequence.num_rows_wanted(lane, len(tokens)))
+                by_runner[id(self._runners[lane.name])].append((live, lane, feed))
         for batch in by_runner.values():
             self._feed_runner(self._runners[batch[0][1].name], batch)
+
+    def _is_beyond(self, lane: Lane, num_tokens: int) -> bool:
+        """Whether so many tokens more do not fit into what the lane's model can see."""
+        context = self._runners[lane.name].context
+        return context is not None and lane.length + num_tokens > context
 
     def _feed_runner(self, runner: Runner, batch: list[tuple[Live, Lane, Feed]]) -> None:
         started = time.perf_counter()
@@ -228,6 +234,7 @@ class Engine:
             lane.calls += 1
             lane.tokens_fed += len(feed.tokens)
             lane.seconds += seconds / len(batch)
+            lane.prompt_seconds += seconds / len(batch) if lane.seen < 0 else 0.0
             live.sequence.receive(lane, len(feed.tokens), self._cut(row))
 
     def _report(self, batch: list[tuple[Live, Lane, Feed]], seconds: float) -> None:
@@ -266,9 +273,11 @@ class Engine:
     def _settled(self, lives: Values[Live]) -> list[list[Settled] | CospecError]:
         try:
             return settle([(live.sequence, live.policy) for live in lives])
-        except CospecError as error:
+        except Exception as error:
+            if len(lives) == 1:
+                return [MemberFailed.by(error, "the combination")]
             # Nothing was decided yet; whose fault it is is found by settling one by one.
-            return [error] if len(lives) == 1 else [self._settled([live])[0] for live in lives]
+            return [self._settled([live])[0] for live in lives]
 
     def _score(self, live: Live) -> list[TokenLogprob]:
         """The log-probabilities that became known."""
@@ -276,8 +285,8 @@ class Engine:
             return []
         try:
             return score(live.sequence, live.policy)
-        except CospecError as error:
-            self._fail(live, error)
+        except Exception as error:
+            self._fail(live, MemberFailed.by(error, "the log-probabilities"))
             return []
 
     def _update(self, live: Live, tokens: list[Token], logprobs: list[TokenLogprob]) -> Update:
@@ -297,10 +306,17 @@ class Engine:
             self._trim(sequence)
             if self._refine(live) and (lane := schedule.proposer(sequence)) is not None:
                 proposing.append((live, lane))
-        errors = propose([(live.sequence, lane, live.policy.verification) for live, lane in proposing])
-        for (live, _), error in zip(proposing, errors, strict=True):
+        for (live, _), error in zip(proposing, self._proposed(proposing), strict=True):
             if error is not None:
                 self._fail(live, error)
+
+    def _proposed(self, proposing: list[tuple[Live, int]]) -> list[CospecError | None]:
+        try:
+            return propose([(live.sequence, lane, live.policy.verification) for live, lane in proposing])
+        except Exception as error:
+            if len(proposing) == 1:
+                return [MemberFailed.by(error, "a proposal")]
+            return [self._proposed([one])[0] for one in proposing]
 
     def _refine(self, live: Live) -> bool:
         """Whether the sequence goes on."""
@@ -309,8 +325,8 @@ class Engine:
             return True
         try:
             refine(live.sequence, member, live.policy.verification)
-        except CospecError as error:
-            self._fail(live, error)
+        except Exception as error:
+            self._fail(live, MemberFailed.by(error, "the first verification"))
             return False
         self._trim(live.sequence)
         return True
@@ -370,7 +386,9 @@ class Engine:
         for participant, prompt in zip(self.participants, request.lane_prompts, strict=True):
             if not prompt:
                 raise InvalidPrompt(f"the prompt of {participant.name} is empty; give it at least one token")
-            context = participant.runner.context
+            # A drafter whose context is full has nothing to propose, and the text goes on.
+            is_member = self._indices[participant.name] < self.num_members
+            context = participant.runner.context if is_member else None
             if context is not None and len(prompt) >= context:
                 raise InvalidPrompt(
                     f"the prompt of {participant.name} has {len(prompt)} tokens; its context holds {context}, "

@@ -202,7 +202,7 @@ class Ensemble:
         planner = self.planner_for(params)
         return Policy(
             combination=self.combination,
-            schedule=Adaptive(planner) if planner is not None else self.schedule_for(params),
+            schedule=Adaptive(planner, self.plan.schedule) if planner is not None else self.schedule_for(params),
             verification=self.plan.verification,
             observer=planner,
         )

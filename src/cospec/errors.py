@@ -74,7 +74,13 @@ class VocabularyMismatch(CospecError):
 
 
 class MemberFailed(CospecError):
-    """A member raised, or gave a row that is no distribution."""
+    """A member raised, or gave a row that is no distribution, or what was made of its rows raised."""
+
+    @classmethod
+    def by(cls, error: Exception, what: str) -> CospecError:
+        """The error that ends one text, whatever was raised over it: a user's function and a full memory may raise
+        anything, and neither may end the others."""
+        return error if isinstance(error, CospecError) else cls(f"{what} raised {type(error).__name__}: {error}")
 
 
 class InvalidBenchmark(CospecError):

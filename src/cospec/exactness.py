@@ -16,6 +16,7 @@ from .ensemble import Ensemble, Prompt
 from .errors import InvalidSchedule
 from .results import Result
 from .sampling import Draws, SamplingParams
+from .schedule import PACED
 
 # Logits in float32 differ by about 1e-5 between calls of different shapes, in half precision by about 0.1.
 TIE_GAP = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -94,14 +95,20 @@ class _Variant:
     gamma: int | tuple[int, ...] | str | None
     proposer: str | None
 
+    def __str__(self) -> str:
+        """The schedule, and who drafts where it is no member."""
+        return f"{self.schedule} by {self.proposer}" if self.proposer else self.schedule
+
 
 def _variants(ensemble: Ensemble) -> list[_Variant]:
-    """The ensemble's own plan, then each schedule by its defaults."""
+    """The ensemble's own plan, then each schedule by its defaults, and with each drafter."""
     plan = ensemble.plan
-    own = _Variant(plan.schedule, plan.gamma, plan.proposer)
-    drafter = ensemble.drafter_names[0] if ensemble.drafter_names else None
-    rest = [_Variant("fixed", 3, drafter), _Variant("alternate", None, None), _Variant("mixture", None, None)]
-    candidates = [own, *(variant for variant in rest if variant.schedule != own.schedule)]
+    own = _Variant(plan.schedule, plan.gamma, plan.proposer if plan.schedule != "auto" else None)
+    first = ensemble.member_names[0] if ensemble.drafter_names else None
+    rest = [_Variant("fixed", 3, first), _Variant("alternate", None, None), _Variant("mixture", None, None)]
+    for name in ensemble.drafter_names:
+        rest += [_Variant("fixed", PACED, name), _Variant("mixture", PACED, name), _Variant("cascade", None, name)]
+    candidates = [own, *(variant for variant in rest if str(variant) != str(own))]
     drafting = [variant for variant in candidates if variant.schedule != "plain"]
     return [variant for variant in drafting if _is_legal(ensemble, variant, "token", SamplingParams())]
 
@@ -200,25 +207,27 @@ def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort
     expected = _samples(_plain(ensemble, "token"), prompts, effort, seed=effort.seed + 1)
     pairs = _sampled_variants(ensemble)
     for number, (variant, verification) in enumerate(pairs, start=2):
-        given = _samples(_planned(ensemble, variant, verification), prompts, effort, seed=effort.seed + number)
+        # With a seed `auto` keeps to one plan, and that it changes plans is to be seen too.
+        seed = effort.seed + number if variant.schedule != "auto" else None
+        given = _samples(_planned(ensemble, variant, verification), prompts, effort, seed)
         p_values = [p for a, b in zip(expected, given, strict=True) for p in two_sample_p_values(a, b)]
         lowest = min(p_values)
         allowed = FAMILY_ERROR / (len(p_values) * len(pairs))
         compared = f"{effort.num_samples} samples each of {len(prompts)} prompts"
         detail = f"{compared}, lowest p {lowest:.2g} (fails under {allowed:.1g})"
         is_passed = lowest >= allowed
-        yield Check(
-            "sampled text", variant.schedule, verification, is_passed, detail, p_value=lowest, threshold=allowed
-        )
+        yield Check("sampled text", str(variant), verification, is_passed, detail, p_value=lowest, threshold=allowed)
 
 
 def _told(variant: _Variant, results: Sequence[Result]) -> str:
     """The schedule's name, with what `auto` picked."""
     picked = results[0].schedule
-    return variant.schedule if picked == variant.schedule else f"{variant.schedule} ({picked})"
+    return str(variant) if picked == variant.schedule else f"{variant} ({picked})"
 
 
-def _samples(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort, seed: int) -> list[list[tuple[int, ...]]]:
+def _samples(
+    ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort, seed: int | None
+) -> list[list[tuple[int, ...]]]:
     """For each prompt its sampled continuations."""
     params = SamplingParams(max_tokens=SAMPLED_LENGTH, n=effort.num_samples, seed=seed)
     texts: list[list[tuple[int, ...]]] = [[] for _ in prompts]

@@ -47,6 +47,13 @@ def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, A
     return settings
 
 
+def has_relative_models(path: Path) -> bool:
+    """Whether the file names folders that are looked for beside it. Raises InvalidEnsemble if it cannot be read."""
+    members = _read(path).get("members") or ()
+    models = [str(entry.get("model", "") if isinstance(entry, Mapping) else entry) for entry in members]
+    return any(not Path(model).is_absolute() and (path.parent / model).is_dir() for model in models if model)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))

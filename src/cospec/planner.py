@@ -32,6 +32,8 @@ EXPLORE = 0.05
 ERA_TOKENS, ERA_TOKENS_A_TEXT, ERA_SECONDS = 18, 6, 0.3
 # Those of the first eras, which are there so that all that is predicted from was seen.
 TRIAL_TOKENS = 6
+# One in so many eras is a drafter's trial again, whatever it did before: texts change.
+ERAS_A_TRIAL = 80
 # Rows are compared at one in so many settlements, of one text or of each of several, once there are enough.
 COMPARE_ONE_IN = 4
 NUM_COMPARED_ALWAYS = 32
@@ -68,7 +70,7 @@ class Era:
 class Planner:
     """What one ensemble has learned under one way of sampling, and the plan that it holds to be the fastest.
 
-    candidates: name -> schedule, plain first. trials: names of those that are run first.
+    candidates: name -> schedule, plain first. trials: names of those that are run first, plain, then one a drafter.
     combination, num_members: of the ensemble. temperature: of the sampling.
     """
 
@@ -91,6 +93,7 @@ class Planner:
     _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
     _num_settled: int = 0
     _num_trials: int = 0
+    _num_eras: int = 0
     _era: Era | None = None
 
     # What the engine reports.
@@ -182,14 +185,18 @@ class Planner:
         return era.tokens >= ERA_TOKENS + ERA_TOKENS_A_TEXT * self.num_rows and era.seconds >= ERA_SECONDS
 
     def _next(self) -> str:
-        """The plan of the next era: each of the trials, then the first plan if it was never timed for so many texts,
-        then the best, or one that might be better still."""
+        """The plan of the next era: each of the trials, and seldom one of them again; then the first plan if it was
+        never timed for so many texts; then the best, or one that might be better still."""
         if self._num_trials < len(self.trials):
             self._num_trials += 1
             return self.trials[self._num_trials - 1]
         if self._era is not None and self.chosen:
             self._learn(self._era)
         self._plan()
+        self._num_eras += 1
+        drafters = self.trials[1:]
+        if drafters and self._num_eras % ERAS_A_TRIAL == 0:
+            return drafters[self._num_eras // ERAS_A_TRIAL % len(drafters)]
         first = next(iter(self.candidates))
         # What all are held against is to be known, not predicted.
         if (first, _bucket(self.num_rows)) not in self.eras:
@@ -276,11 +283,13 @@ def _bucket(num_rows: int) -> int:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """A schedule that asks the planner wherever nothing is drafted, and keeps to the answer until then."""
+    """A schedule that asks the planner wherever nothing is drafted, and keeps to the answer until then, or for as long
+    as the schedule that is running may not be left."""
 
     planner: Planner
+    # The schedule that was asked for: auto, or one whose drafter's pace is planned.
+    name: str = "auto"
     _current: WeakKeyDictionary[Sequence, tuple[int, Schedule]] = field(default_factory=WeakKeyDictionary)
-    name = "auto"
 
     def turn(self, sequence: Sequence) -> Values[int]:
         return self._schedule(sequence).turn(sequence)
@@ -297,9 +306,13 @@ class Adaptive:
     def reach(self, sequence: Sequence, lane: int) -> int:
         return self._schedule(sequence).reach(sequence, lane)
 
+    def may_be_left(self, sequence: Sequence) -> bool:
+        return self._schedule(sequence).may_be_left(sequence)
+
     def _schedule(self, sequence: Sequence) -> Schedule:
         position, schedule = self._current.get(sequence, (-1, None))
-        if schedule is None or (position != sequence.position and not sequence.drafts):
+        is_clean = position != sequence.position and not sequence.drafts
+        if schedule is None or (is_clean and schedule.may_be_left(sequence)):
             schedule = self.planner.choose(sequence)
             self._current[sequence] = (sequence.position, schedule)
         return schedule

@@ -11,11 +11,15 @@ from .settle import TokenLogprob
 
 @dataclass(frozen=True)
 class MemberStats:
-    """What a result cost one member: calls in which it was fed, tokens fed, its share of the calls' seconds."""
+    """What a result cost one member: calls in which it was fed, tokens fed, its share of the calls' seconds.
+
+    prompt_seconds: of those, the ones that fed the prompt.
+    """
 
     calls: int
     tokens_fed: int
     seconds: float
+    prompt_seconds: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Origin:
 
 
 def _member_stats(lane: Lane) -> MemberStats:
-    return MemberStats(lane.calls, lane.tokens_fed, lane.seconds)
+    return MemberStats(lane.calls, lane.tokens_fed, lane.seconds, lane.prompt_seconds)
 
 
 def _proposer_stats(tally: Tally) -> ProposerStats:

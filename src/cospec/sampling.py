@@ -266,8 +266,10 @@ def _keep_top_p(log_probs: Tensor, top_p: float) -> Tensor:
 
 
 def _one_hot(logits: Tensor) -> Tensor:
+    """0 at each row's argmax and -inf elsewhere; NaN at that of a row without a maximum (NaN, or nothing allowed)."""
     best = logits.argmax(-1, keepdim=True)
-    return torch.full_like(logits, -math.inf).scatter_(-1, best, 0.0)
+    highest = logits.gather(-1, best)
+    return torch.full_like(logits, -math.inf).scatter_(-1, best, highest - highest)
 
 
 class Purpose(enum.IntEnum):

@@ -19,7 +19,8 @@ class Lane:
     """What one sequence keeps for one member or drafter.
 
     prompt: the member's own. length: tokens in its cache. rows [count, vocab]: logits for the last `count`
-    positions up to `seen`, the last of which is the bonus.
+    positions up to `seen`, the last of which is the bonus. seconds: its share of the calls that it was fed in,
+    prompt_seconds: of those that fed the prompt.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Lane:
     calls: int = 0
     tokens_fed: int = 0
     seconds: float = 0.0
+    prompt_seconds: float = 0.0
 
     @property
     def seen(self) -> int:
@@ -117,6 +119,8 @@ class Sequence:
     error: str | None = None
     # Rows before this position are no longer wanted; see `wanted`.
     scored: int = 0
+    # Whether the last token was a draft that stood.
+    ends_in_draft: bool = False
 
     @property
     def members(self) -> range:
@@ -203,6 +207,7 @@ class Sequence:
 
     def commit(self, settled: Settled) -> None:
         """The next position is decided. A draft that stands there becomes output; else all drafts must go first."""
+        self.ends_in_draft = bool(self.drafts)
         if self.drafts:
             draft = self.drafts.pop(0)
             assert draft.token == settled.token

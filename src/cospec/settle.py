@@ -34,20 +34,17 @@ class Policy:
 def settle(items: Values[tuple[Sequence, Policy]]) -> list[list[Settled] | CospecError]:
     """Of each sequence, decide all positions whose cells are filled and commit them, up to the text's end.
 
-    A MemberFailed stands for a sequence whose rows are no distribution; nothing of it was decided. What a combination
-    raises is raised before anything is decided.
+    A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. What a
+    combination raises is raised before anything is decided.
     """
     log_rs = _log_targets(items)
     outcomes: list[list[Settled] | CospecError] = []
     free: list[tuple[Sequence, list[Settled], Tensor]] = []
     for (sequence, policy), log_r in zip(items, log_rs, strict=True):
-        if isinstance(log_r, MemberFailed):
-            outcomes.append(log_r)
-            continue
-        settled = _settle_drafts(sequence, log_r, policy.verification) if log_r is not None else []
-        if log_r is not None and len(settled) < log_r.shape[0] and not _has_ended(sequence, settled):
-            free.append((sequence, settled, log_r[-1:]))
+        settled = _settled(sequence, log_r, policy.verification)
         outcomes.append(settled)
+        if isinstance(log_r, Tensor) and isinstance(settled, list) and _is_open(sequence, settled, log_r):
+            free.append((sequence, settled, log_r[-1:]))
     # Nothing is drafted there, and all cells are filled: the target's own token, for free.
     tokens = _noisy_argmaxes([(sequence, sequence.position, log_r) for sequence, _, log_r in free])
     for (sequence, settled, _), (token,) in zip(free, tokens, strict=True):
@@ -56,9 +53,23 @@ def settle(items: Values[tuple[Sequence, Policy]]) -> list[list[Settled] | Cospe
     return outcomes
 
 
-def _has_ended(sequence: Sequence, settled: list[Settled]) -> bool:
-    """Whether nothing can follow these in this round: the text's end, or a token that replaced a draft."""
-    return bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sequence.end_ids)
+def _settled(sequence: Sequence, log_r: Tensor | CospecError | None, verification: str) -> list[Settled] | CospecError:
+    """What comes of the sequence's drafts."""
+    if log_r is None:
+        return []
+    if isinstance(log_r, CospecError):
+        return log_r
+    try:
+        return _settle_drafts(sequence, log_r, verification)
+    except Exception as error:
+        return MemberFailed.by(error, "verification")
+
+
+def _is_open(sequence: Sequence, settled: list[Settled], log_r: Tensor) -> bool:
+    """Whether a token may follow these in this round: there is a row for it, and they end neither in a token that
+    replaced a draft nor in the text's end."""
+    has_ended = bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sequence.end_ids)
+    return len(settled) < log_r.shape[0] and not has_ended
 
 
 def _settle_drafts(sequence: Sequence, log_r: Tensor, verification: str) -> list[Settled]:
@@ -94,7 +105,7 @@ def _verify(sequence: Sequence, start: int, drafts: list[Draft], log_p: Tensor, 
     run = Run(
         tokens=torch.tensor([draft.token for draft in drafts], device=log_p.device),
         target=log_p.exp(),
-        draft=torch.stack([draft.probs for draft in drafts]).to(log_p),
+        draft=torch.stack([draft.probs.to(log_p) for draft in drafts]),
     )
     verify = verify_block if verification == "block" else verify_token
     return verify(
@@ -242,7 +253,9 @@ def _target(sequence: Sequence, parts: list[Tensor | None]) -> Tensor | MemberFa
     filled = [part for part in parts if part is not None]
     if not filled:
         return None
-    log_r = _shaped(sequence, sequence.position, torch.cat(filled) if len(filled) > 1 else filled[0])
+    # Members may be on different devices, and each position's row is that of its own.
+    log_r = torch.cat([part.to(filled[0]) for part in filled]) if len(filled) > 1 else filled[0]
+    log_r = _shaped(sequence, sequence.position, log_r)
     if not _are_distributions(log_r):
         return _no_distribution(" + ".join(sequence.lanes[i].name for i in sequence.members))
     return log_r
@@ -299,21 +312,24 @@ def _noisy_argmax(sequence: Sequence, start: int, log_probs: Tensor) -> list[int
 
 
 def _noisy_argmaxes(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]:
-    """The same for each sequence, `start` and log p [positions, vocab]."""
-    if not items:
-        return []
-    rows = torch.cat([log_probs for _, _, log_probs in items])
-    keys = [key for sequence, start, log_probs in items for key in _noise_keys(sequence, start, log_probs.shape[0])]
-    sampled = {row: key for row, key in enumerate(keys) if key is not None}
-    if sampled:
-        noise = gumbel([*sampled.values()], rows)
-        rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
-    tokens = torch.split(rows.argmax(-1), [log_probs.shape[0] for _, _, log_probs in items])
-    return [own.tolist() for own in tokens]
+    """The same for each sequence, `start` and log p [positions, vocab]; the noise of all is drawn at once."""
+    tokens: list[list[int]] = [[] for _ in items]
+    for same in _by_place([log_probs for _, _, log_probs in items]):
+        rows = torch.cat([items[i][2] for i in same])
+        keys = [key for i in same for key in _noise_keys(*items[i])]
+        sampled = {row: key for row, key in enumerate(keys) if key is not None}
+        if sampled:
+            noise = gumbel([*sampled.values()], rows)
+            rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
+        best = iter(rows.argmax(-1).tolist())
+        for i in same:
+            tokens[i] = [next(best) for _ in range(items[i][2].shape[0])]
+    return tokens
 
 
-def _noise_keys(sequence: Sequence, start: int, count: int) -> Values[int | None]:
+def _noise_keys(sequence: Sequence, start: int, log_probs: Tensor) -> Values[int | None]:
     """None where nothing is left to chance."""
+    count = log_probs.shape[0]
     return sequence.draws.noise_keys(start, count) if sequence.params.temperature > 0 else [None] * count
 
 

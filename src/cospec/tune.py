@@ -17,7 +17,7 @@ from .schedule import Plan, Setting, plans
 NUM_STEADY = 4
 MOST_TEXTS = 60
 # The settings of an ensemble file that a plan stands in.
-PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first")
+PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Tuning:
 def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on_text: Callable[[str], None]) -> Tuning:
     """Decode prompt after prompt until the choice stands, then time it and `plain`.
 
-    on_text: called after each text with the plan that then leads. Raises InvalidPrompt where there is no prompt.
+    on_text: called after each text with the plan that then leads. Raises InvalidPrompt where there is no prompt, or
+    where texts are too short for anything to be measured.
     """
     if not prompts:
         raise InvalidPrompt("there is nothing to tune on; give at least one prompt")
@@ -55,6 +56,11 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     planner = learner.planner_for(params)
     assert planner is not None
     num_texts = _converge(learner, planner, prompts, params, on_text)
+    if not planner.chosen:
+        raise InvalidPrompt(
+            f"{num_texts} texts of at most {params.max_tokens} tokens ended before a plan could be timed; "
+            "give longer texts (--max-tokens) or other prompts"
+        )
     predicted = planner.predict()
     chosen = _plan_named(planner.chosen, learner, params)
     plain = replace(chosen, schedule="plain", gamma=None, proposer=None, first=None)
@@ -97,6 +103,7 @@ def _lines(plan: Plan, drafters: Mapping[str, str]) -> Iterator[str]:
         yield f"proposer: {drafters.get(plan.proposer, plan.proposer)}"
     if plan.first:
         yield f"first: {plan.first}"
+    yield f"verification: {plan.verification}"
 
 
 def _converge(

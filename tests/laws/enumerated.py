@@ -32,7 +32,7 @@ Intervals = dict[Key, tuple[float, float]]
 # What only rounding can bring about: thinner branches are not followed.
 SLIVER = 1e-13
 # Draws that a position has once, in whatever epoch it is asked.
-OF_POSITION = (Purpose.SETTLE, Purpose.MEMBER)
+OF_POSITION = (Purpose.SETTLE,)
 
 
 @dataclass

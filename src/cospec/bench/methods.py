@@ -89,7 +89,8 @@ def _peers(ensemble: Ensemble, params: SamplingParams) -> list[Method]:
         for name, runner in members.items()
     ]
     peers.append(_peer("bare", bare_forwards(ensemble, params)))
-    peers.append(_peer("parallel", in_parallel(ensemble, params)))
+    if len({id(runner) for runner in members.values()}) == len(members):
+        peers.append(_peer("parallel", in_parallel(ensemble, params)))
     drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
     if drafter is not None:
         peers.append(_peer("hf-assisted", assisted(ensemble.runners[0], drafter, params)))

@@ -69,20 +69,22 @@ def weighted_assisted(ensemble: Ensemble, params: SamplingParams) -> Callable[[s
 
 
 def in_parallel(ensemble: Ensemble, params: SamplingParams) -> Callable[[str], int]:
-    """The members' calls of each token side by side, in a thread each; tokens are drawn from r."""
+    """The members' calls of each token side by side, in a thread each, so that they must not share weights; tokens are
+    drawn from r."""
     runners = ensemble.runners[: len(ensemble.member_names)]
     pool = ThreadPoolExecutor(len(runners))
 
     @torch.inference_mode()
     def run(prompt: str) -> int:
         slots = [runner.open() for runner in runners]
-        tokens = encoded(runners[0], prompt)[0].tolist()
+        texts = [list(own) for own in ensemble.request(prompt, params).lane_prompts[: len(runners)]]
         for _ in range(params.max_tokens):
-            feeds = [[Feed(slot, tokens, 1)] for slot in slots]
+            feeds = [[Feed(slot, tokens, 1)] for slot, tokens in zip(slots, texts, strict=True)]
             rows = [row for (row,) in pool.map(lambda runner, feed: runner.feed(feed), runners, feeds)]
             log_r = ensemble.combination.log_probs(torch.stack([row.to(rows[0]) for row in rows]))
-            greedy = params.temperature == 0
-            tokens = [int(log_r.argmax() if greedy else torch.multinomial(log_r[0].exp(), 1))]
+            heat = params.temperature
+            token = log_r.argmax() if heat == 0 else torch.multinomial(torch.softmax(log_r[0] / heat, dim=-1), 1)
+            texts = [[int(token)]] * len(runners)
         for runner, slot in zip(runners, slots, strict=True):
             runner.close(slot)
         return params.max_tokens

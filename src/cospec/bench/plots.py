@@ -1,5 +1,6 @@
 """A picture of each table. matplotlib is an extra, and asked for before anything is measured."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def _speeds(methods: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _acceptances(by_place: Mapping[str, Mapping[str, list[float]]]) -> Any:
+def _acceptances(by_place: Mapping[str, Mapping[str, list[float | None]]]) -> Any:
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for method, proposers in by_place.items():
         for proposer, shares in proposers.items():
-            axes.plot(range(1, len(shares) + 1), shares, marker="o", label=f"{method}: {proposer}")
+            heights = [math.nan if share is None else share for share in shares]
+            axes.plot(range(1, len(shares) + 1), heights, marker="o", label=f"{method}: {proposer}")
     axes.set_xlabel("place in the block of drafts")
     axes.set_ylabel("accepted / proposed")
     axes.set_ylim(0, 1)

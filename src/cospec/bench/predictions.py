@@ -36,7 +36,8 @@ class Tallied:
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """accepted / proposed at that place, or at the last before it that was reached; the planner's if none was.
 
-        A method has one target for each of its proposers, the members that it draws taken together.
+        Whoever they were put to: a fixed plan has one target for each proposer, the members that it draws taken
+        together, and `auto` mostly the one of the plan that it chose.
         """
         proposed, accepted = (
             self.counts.get(key, {}).get(self.names[proposer], {}) for key in ("proposed_at", "accepted_at")
@@ -53,12 +54,13 @@ class Tallied:
 def predictions(
     ensemble: Ensemble, params: SamplingParams, methods: Values[Method], counts: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Speed over plain by theory of each method that it knows; nothing before `auto` has measured what calls cost.
+    """Speed over plain by theory of each method that it knows, for one text at a time.
 
-    counts: method -> what its texts cost. `auto` counts as the plan that it chose last.
+    Nothing before `auto` has measured what calls cost, and nothing without `plain`. counts: method -> what its texts
+    cost. `auto` counts as the plan that it chose last, once it has.
     """
     planner = ensemble.with_plan(Plan(schedule="auto", verification=ensemble.plan.verification)).planner_for(params)
-    if planner is None or not planner.acceptances:
+    if planner is None or not planner.acceptances or not counts.get("plain"):
         return {}
     planner.num_rows = 1
     schedules = {
@@ -70,7 +72,14 @@ def predictions(
         schedules["auto"] = planner.candidates[planner.chosen]
     plain = cycle(planner.candidates["plain"], planner).speed
     return {
-        name: cycle(schedule, Tallied(planner, ensemble.names, counts.get(name, {}))).speed / plain
+        name: _with_prompts(
+            cycle(schedule, Tallied(planner, ensemble.names, counts.get(name, {}))).speed / plain, counts["plain"]
+        )
         for name, schedule in schedules.items()
-        if plain
     }
+
+
+def _with_prompts(ratio: float, plain: Mapping[str, Any]) -> float:
+    """Speed over plain of whole texts, from that of decoding alone: every method feeds the prompt first."""
+    prompt, decoding = plain["prompt seconds"], plain["seconds"] - plain["prompt seconds"]
+    return float((prompt + decoding) / (prompt + decoding / ratio))

@@ -12,8 +12,8 @@ from .study import Study
 from .timing import Ratio, ratio
 
 
-def report(study: Study, skipped: Mapping[str, str], predictions: Mapping[str, float]) -> dict[str, Any]:
-    """All figures, ready for JSON. predictions: method -> speed over plain that theory gives it."""
+def report(study: Study, skipped: Mapping[str, str]) -> dict[str, Any]:
+    """All figures, ready for JSON."""
     plain = study.seconds.get("plain", {})
     return {
         "settings": study.settings,
@@ -22,7 +22,7 @@ def report(study: Study, skipped: Mapping[str, str], predictions: Mapping[str, f
             name: {
                 "tokens_per_second": len(own) / sum(own.values()),
                 "over_plain": _over(plain, own),
-                "theory_over_plain": predictions.get(name),
+                "theory_over_plain": study.predictions.get(name),
                 **_counts(study.counts.get(name, {})),
             }
             for name, own in study.seconds.items()
@@ -57,7 +57,7 @@ def _counts(total: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "acceptance": {name: total["accepted"][name] / count for name, count in proposed.items() if count},
         "acceptance_by_place": {
-            name: [total["accepted_at"][name][place] / count for place, count in counts.items() if count]
+            name: [total["accepted_at"][name][place] / count if count else None for place, count in counts.items()]
             for name, counts in total.get("proposed_at", {}).items()
         },
         "tokens_per_block": total["tokens"] / num_blocks if num_blocks else None,

@@ -19,13 +19,14 @@ from .methods import Method
 class Study:
     """Measurements so far. seconds: method -> prompt's index -> seconds a token, the median of the repeats.
 
-    counts: method -> what its texts cost, summed. concurrency: method -> texts at once -> tokens a second.
-    sweeps: setting -> its value -> as in `seconds`.
+    counts: method -> what its texts cost, summed. predictions: method -> speed over plain that theory gives it.
+    concurrency: method -> texts at once -> tokens a second. sweeps: setting -> its value -> as in `seconds`.
     """
 
     settings: dict[str, Any]
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    predictions: dict[str, float] = field(default_factory=dict)
     concurrency: dict[str, dict[int, float]] = field(default_factory=dict)
     sweeps: dict[str, dict[float, dict[str, dict[int, float]]]] = field(default_factory=dict)
 
@@ -136,6 +137,7 @@ def add_counts(total: dict[str, Any], results: Values[Result]) -> None:
         for name, lane in lanes.items():
             _add(total.setdefault("calls", {}), name, lane.calls)
             _add(total.setdefault("seconds by lane", {}), name, lane.seconds)
+            _add(total, "prompt seconds", lane.prompt_seconds)
         for name, proposer in result.proposers.items():
             _add(total.setdefault("accepted", {}), name, proposer.accepted)
             _add(total.setdefault("proposed", {}), name, proposer.proposed)

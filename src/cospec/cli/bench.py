@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,12 +132,14 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     settings, plans, texts = options.settings(models), options.plans(), options.texts()
     levels, sweeps = options.levels(), options.sweeps()
     ensemble, params = models.build(), options.params()
+    # So many at once means so many at once.
+    ensemble.max_sequences = max(ensemble.max_sequences, *levels, 1)
     swept = [(each.name, value, each.methods(ensemble, params, value)) for each in sweeps for value in each.values]
     available, skipped = methods(ensemble, params, plans)
     picked = chosen(available, options.methods.split(",") if options.methods else [])
     study = Study.load(options.out / "results.json", settings) if options.out else Study(settings)
-    _measure(study, picked, texts, levels, swept, options)
-    figures = report(study, skipped, predictions(ensemble, params, picked, study.counts))
+    _measure(study, picked, texts, levels, swept, options, lambda: predictions(ensemble, params, picked, study.counts))
+    figures = report(study, skipped)
     if not options.as_json:
         _show(figures)
     if options.out is not None:
@@ -155,8 +157,12 @@ def _measure(
     levels: list[int],
     swept: list[tuple[str, float, list[Method]]],
     options: BenchOptions,
+    predict: Callable[[], dict[str, float]],
 ) -> None:
-    """Prompt by prompt, kept as it comes; Ctrl-C ends it after the prompt at hand."""
+    """Prompt by prompt, kept as it comes; Ctrl-C ends it after the prompt at hand.
+
+    predict: what theory gives each method; asked for before many texts at once are decoded, which changes the plan.
+    """
 
     def keep() -> None:
         if options.out is not None:
@@ -172,6 +178,7 @@ def _measure(
             advance()
 
         measure(study, picked, texts, options.repeats, on_prompt, interrupt.is_noted)
+        study.predictions |= predict()
         for setting, value, methods_there in swept:
             measure(study.at(setting, value), methods_there, texts, options.repeats, on_prompt, interrupt.is_noted)
         measure_concurrency(study, picked, texts, levels, options.repeats, interrupt.is_noted)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .. import demo
 from ..errors import InvalidEnsemble
+from ..files import has_relative_models
 from ..members import written
 from ..sampling import SamplingParams
 from ..tune import MOST_TEXTS, Tuning, write_plan
@@ -86,10 +87,33 @@ def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, 
         if options.out is not None:
             raise InvalidEnsemble("--out writes an ensemble's file with its plan; give --ensemble FILE, not --member")
         return None, None
+    given = [flag for flag, value in _changes(models).items() if value]
+    if given:
+        raise InvalidEnsemble(
+            f"{', '.join(given)} would change what the file's ensemble samples from, or on what it runs, and only a "
+            "plan is written into it; change the file first"
+        )
     name = models.ensemble or DEFAULT_ENSEMBLE
     if demo.is_demo(name):
         return demo.ensemble_path(name), options.out
-    return Path(name), options.out or Path(name)
+    source, out = Path(name), options.out or Path(name)
+    if source.is_file() and out.resolve().parent != source.resolve().parent and has_relative_models(source):
+        raise InvalidEnsemble(f"{source} names models relative to its folder; write --out {out.name} beside it")
+    return source, out
+
+
+def _changes(models: EnsembleOptions) -> dict[str, object]:
+    """What was given, by option, of all that is no part of a plan."""
+    return {
+        "--member-prompt": models.member_prompts,
+        "--combine": models.combine,
+        "--weight": models.weights,
+        "--mu": models.mu is not None,
+        "--plausibility": models.plausibility is not None,
+        "--scale": models.scale is not None,
+        "--dtype": models.dtype,
+        "--device": models.device,
+    }
 
 
 def _table(tuning: Tuning) -> Table:

@@ -11,6 +11,8 @@ from .protocol import Feed, Slot, Tokenizer
 
 # The longest draft that is looked up at a time.
 MOST_DRAFTED = 16
+# Finished texts are remembered in two heaps of so many tokens; when the newer is full, the older goes.
+MOST_REMEMBERED = 2**17
 # What was fed last may be drafts that are taken back: it is learned from once so many tokens stand behind it.
 LAG = 24
 
@@ -43,7 +45,9 @@ class LookupRunner:
 
     def __init__(self, vocab_size: int, *, remember: bool = False) -> None:
         self.vocab_size = vocab_size
-        self._past = SuffixIndex() if remember else None
+        # Finished texts, the newer heap first.
+        self._past = [SuffixIndex()] if remember else []
+        self._num_newer = 0
 
     def open(self) -> LookupSlot:
         return LookupSlot()
@@ -60,9 +64,15 @@ class LookupRunner:
 
     def close(self, slot: Slot) -> None:
         own = _own(slot)
-        if self._past is not None:
-            self._past.add_text(own.tokens)
+        if self._past:
+            self._remember(own.tokens)
         own.tokens.clear()
+
+    def _remember(self, text: list[int]) -> None:
+        if self._num_newer >= MOST_REMEMBERED:
+            self._past, self._num_newer = [SuffixIndex(), self._past[0]], 0
+        self._past[0].add_text(text)
+        self._num_newer += len(text)
 
     def _fed(self, slot: LookupSlot, feed: Feed) -> Tensor:
         is_draft = list(feed.tokens) == slot.drafted[:1]
@@ -79,10 +89,8 @@ class LookupRunner:
         return slot.drafted[0] if slot.drafted else None
 
     def _draft(self, slot: LookupSlot) -> list[int]:
-        found = slot.index.draft(slot.tokens, MOST_DRAFTED)
-        if not found and self._past is not None:
-            found = self._past.draft(slot.tokens, MOST_DRAFTED)
-        return [guess.token for guess in found]
+        found = (index.draft(slot.tokens, MOST_DRAFTED) for index in (slot.index, *self._past))
+        return [guess.token for guess in next(filter(None, found), [])]
 
 
 def _learn(slot: LookupSlot) -> None:

@@ -28,8 +28,9 @@ class Plan:
     gamma: tokens a turn, one number or one a member; None for the schedule's default (4 for a proposer, 1 for
     `alternate`), "auto" for as many as are likely to pay, in `fixed` and `mixture`. `cascade` takes two: the drafter's
     tokens a turn, and how many tokens of its member are verified at a time. proposer: a member's or drafter's name;
-    None for the first drafter or member. first: the member that starts afresh in `alternate` and that the drafter
-    drafts for in `cascade`; None for the first, or the proposer. verification: block, token or coupled.
+    None for the first drafter or member; `auto`, where it may measure, weighs all of them. first: the member that
+    starts afresh in `alternate` and that the drafter drafts for in `cascade`; None for the first, or the proposer.
+    verification: block, token or coupled.
 
     Raises UnknownName or InvalidSchedule.
     """
@@ -116,7 +117,7 @@ def _fixed(plan: Plan, setting: Setting) -> Schedule:
     if len(plan.gammas) > 1:
         raise InvalidSchedule(f"fixed has one proposer and takes one gamma, got {list(plan.gammas)}")
     default = setting.drafters[0] if setting.drafters else setting.members[0]
-    lane = _lane(plan.proposer or default, setting.lanes)
+    lane = setting.lanes.index(plan.proposer or default)
     return Fixed(lane, **_block(plan), one_by_one=_may_settle_early(setting))
 
 
@@ -133,7 +134,7 @@ def _alternate(plan: Plan, setting: Setting) -> Schedule:
         raise InvalidSchedule(
             f"alternate's proposers are the members, and {plan.proposer!r} is none; use fixed with it"
         )
-    first = _lane(plan.first or plan.proposer or setting.members[0], setting.members)
+    first = setting.members.index(plan.first or plan.proposer or setting.members[0])
     return Alternate(gammas, first, is_lazy=_may_settle_early(setting))
 
 
@@ -146,7 +147,7 @@ def _cascade(plan: Plan, setting: Setting) -> Schedule:
             f"got {list(plan.gammas)}"
         )
     gamma, depth = plan.gammas or (DEFAULT_GAMMA, DEFAULT_DEPTH)
-    first = _lane(plan.first or setting.members[0], setting.members)
+    first = setting.members.index(plan.first or setting.members[0])
     return Cascade(_drafter("cascade", plan, setting), gamma, first, depth)
 
 
@@ -176,6 +177,8 @@ def _auto(plan: Plan, setting: Setting) -> Schedule:
         is_mixed = len(setting.members) > 1 and not _why_not_mixture(plan, setting)
         return _mixture(drafted, setting) if is_mixed else _fixed(drafted, setting)
     if len(setting.members) == 1:
+        if plan.gamma is not None:
+            raise InvalidSchedule(f"one member alone drafts nothing, so gamma {plan.gamma} needs a proposer beside it")
         return _plain(plan, setting)
     if plan.gamma is None and plan.proposer is None and not _why_not_mixture(plan, setting):
         return _mixture(plan, setting)
@@ -226,6 +229,12 @@ SCHEDULES: dict[str, Callable[[Plan, Setting], Schedule]] = {
 
 def make_schedule(plan: Plan, setting: Setting) -> Schedule:
     """The plan's schedule for these members and this sampling. Raises InvalidSchedule or UnknownName."""
+    for setting_name, name, known in (
+        ("first", plan.first, setting.members),
+        ("proposer", plan.proposer, setting.lanes),
+    ):
+        if name is not None and name not in known:
+            raise UnknownName(setting_name, name, known)
     return SCHEDULES[plan.schedule](plan, setting)
 
 
@@ -252,10 +261,4 @@ def _drafter(schedule: str, plan: Plan, setting: Setting) -> int:
             f"{schedule} drafts with a model that is no member; name one as proposer, such as another of their "
             "tokenizer, or lookup"
         )
-    return _lane(plan.proposer or setting.drafters[0], setting.lanes)
-
-
-def _lane(name: str, lanes: tuple[str, ...]) -> int:
-    if name not in lanes:
-        raise UnknownName("proposer", name, lanes)
-    return lanes.index(name)
+    return setting.lanes.index(plan.proposer or setting.drafters[0])

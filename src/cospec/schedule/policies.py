@@ -18,7 +18,10 @@ from .pace import Pace
 class Schedule(Protocol):
     """The policy."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As a user writes it."""
+        ...
 
     def turn(self, sequence: Sequence) -> Values[int]:
         """Lanes to be fed what they have not seen, in this round, as far as `reach` says."""
@@ -40,15 +43,22 @@ class Schedule(Protocol):
         """The last position that a lane's row is of use for now; what it was not fed before that can wait."""
         ...
 
+    def may_be_left(self, sequence: Sequence) -> bool:
+        """Whether another schedule may go on, where nothing is drafted: nothing was drawn that is still to decide."""
+        ...
+
 
 class OfAllMembers:
-    """Positions are settled by all members' rows, and drafts are refined by none."""
+    """Positions are settled by all members' rows, drafts are refined by none, and a clean sheet is anybody's."""
 
     def refiner(self, sequence: Sequence) -> int | None:
         return None
 
     def reach(self, sequence: Sequence, lane: int) -> int:
         return sequence.frontier
+
+    def may_be_left(self, sequence: Sequence) -> bool:
+        return True
 
     def cells(self, sequence: Sequence, position: int) -> Values[int]:
         return sequence.members
@@ -184,9 +194,10 @@ class Cascade(OfAllMembers):
 class DrawnMember:
     """ME (Fu et al. 2026): a token of a mixture is a token of one member, drawn with the weights' probabilities.
 
-    The draw for a position is fixed by the sequence's seed, made once, and never redrawn; the other members catch
-    up in one call when their turn comes. With a drafter, `gamma` tokens are drafted first, and each position is
-    verified against its own member alone: given the draws the text is a chain of the members' distributions.
+    The other members catch up in one call when their turn comes. With a drafter, `gamma` tokens are drafted first, and
+    each position is verified against its own member alone: given the draws the text is a chain of the members'
+    distributions. The draw for a position is made once, and stands until the position is settled. Where a draft before
+    it is rejected it is made anew: how far members were fed, and so what was measured, may have hung on the old one.
     pace: stops the drafter earlier.
     """
 
@@ -210,7 +221,7 @@ class DrawnMember:
         return None
 
     def cells(self, sequence: Sequence, position: int) -> Values[int]:
-        uniform = sequence.draws.uniform(position, Purpose.MEMBER)
+        uniform = sequence.draws.uniform(position, Purpose.MEMBER, sequence.epoch)
         return (next((i for i, reached in enumerate(self._reached[:-1]) if uniform < reached), len(self.weights) - 1),)
 
     def reach(self, sequence: Sequence, lane: int) -> int:
@@ -219,6 +230,10 @@ class DrawnMember:
             return sequence.frontier
         positions = range(sequence.frontier, sequence.position, -1)
         return next((i for i in positions if lane in self.cells(sequence, i)), sequence.position)
+
+    def may_be_left(self, sequence: Sequence) -> bool:
+        """Behind drafts that all stood the next member is drawn already, and was looked at: it must have its turn."""
+        return not sequence.ends_in_draft
 
     @cached_property
     def _reached(self) -> list[float]:

@@ -1,0 +1,74 @@
+"""A text may change its schedule where nothing is drafted, as `auto` does, and keeps its law."""
+
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import pytest
+
+from cospec import Mixture, Request, SamplingParams
+from cospec.sampling import Draws
+from cospec.schedule import DrawnMember, Plain, Schedule
+from cospec.sequence import Sequence
+
+from . import naive
+from .cases import Blend, Case
+
+
+@dataclass(frozen=True)
+class Switching:
+    """One member at a time with a drafter; but plain at one position, if it may be left there."""
+
+    drawn: DrawnMember
+    at: int
+    name = "switching"
+
+    def _now(self, sequence: Sequence) -> Schedule:
+        is_clean = sequence.position == self.at and not sequence.drafts
+        return Plain() if is_clean and self.drawn.may_be_left(sequence) else self.drawn
+
+    def turn(self, sequence: Sequence) -> object:
+        return self._now(sequence).turn(sequence)
+
+    def proposer(self, sequence: Sequence) -> object:
+        return self._now(sequence).proposer(sequence)
+
+    def refiner(self, sequence: Sequence) -> None:
+        return None
+
+    def cells(self, sequence: Sequence, position: int) -> object:
+        return self._now(sequence).cells(sequence, position)
+
+    def reach(self, sequence: Sequence, lane: int) -> int:
+        return self._now(sequence).reach(sequence, lane)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchingCase(Case):
+    at: int
+
+    def request(self, draws: Draws) -> Request:
+        request = super().request(draws)
+        schedule = Switching(request.policy.schedule, self.at)
+        return replace(request, policy=replace(request.policy, schedule=schedule))
+
+
+def case(**settings: object) -> SwitchingCase:
+    return SwitchingCase(
+        blend=Blend(Mixture([0.3, 0.7]), naive.mixture(0.3, 0.7), (33, 34)),
+        schedule="mixture",
+        proposer="drafter",
+        params=SamplingParams(max_tokens=4, ignore_eos=True),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize(("gamma", "at"), [(1, 1), (2, 2), (1, 2), (3, 1)])
+def test_the_law_holds_over_a_change_of_schedule(gamma, at, verification):
+    assert case(gamma=gamma, at=at, verification=verification).distance() < 1e-9
+
+
+@pytest.mark.parametrize(("gamma", "at"), [(1, 1), (2, 2)])
+def test_it_does_not_if_a_member_that_was_drawn_loses_its_turn(gamma, at):
+    with mock.patch.object(DrawnMember, "may_be_left", return_value=True):
+        assert case(gamma=gamma, at=at).distance() > 0.001
