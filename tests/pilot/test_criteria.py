@@ -1,5 +1,7 @@
 """Criteria and prices as files."""
 
+from dataclasses import replace
+
 import pytest
 
 from cospec.errors import CospecError
@@ -33,6 +35,24 @@ def test_criteria_are_read_from_a_file(tmp_path):
     assert found.min_speedup == 1.5
     assert found.max_ms_per_token == Limits(p95=30.0)
     assert found.relaxed == Softening(lambdas=(0.2, 0.4))
+
+
+def test_a_file_asks_for_nothing_that_it_does_not_write(tmp_path):
+    nothing = Criteria(min_speedup=None, exactness=False, score_margin=None, min_perplexity_gain=None, optional=())
+    assert Criteria.load(written(tmp_path, "")) == nothing
+    assert Criteria.load(written(tmp_path, "min_speedup: 1.5")) == replace(nothing, min_speedup=1.5)
+    # Required, where nobody calls it optional.
+    assert Criteria.load(written(tmp_path, "score_margin: 0.1")) == replace(nothing, score_margin=0.1)
+
+
+def test_null_is_the_same_as_no_line(tmp_path):
+    names = [*Criteria.__dataclass_fields__]
+    nothing = Criteria.load(written(tmp_path, ""))
+    assert Criteria.load(written(tmp_path, "".join(f"{name}: null\n" for name in names))) == nothing
+    inner = "".join(f"  {name}: null\n" for name in Softening.__dataclass_fields__)
+    assert Criteria.load(written(tmp_path, f"relaxed:\n{inner}")) == replace(nothing, relaxed=Softening())
+    with pytest.raises(CospecError, match="min_speed"):
+        Criteria.load(written(tmp_path, "min_speed: null"))
 
 
 @pytest.mark.parametrize(

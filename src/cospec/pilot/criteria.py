@@ -38,7 +38,8 @@ class Softening:
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """Each rule is a limit; None: not asked. Rules named in `optional` are judged and shown, and forbid nothing.
+    """Each rule is a limit; None: not asked. Rules named in `optional` are judged and shown, and forbid nothing. The
+    defaults hold where no file is given; see `load`.
 
     planned_concurrency: texts at once in service, at which the rules are judged. min_speedup: of the lower end of the
     interval of ours over plain. max_ms_per_token, max_first_token_ms: percentiles over texts. min_acceptance: accepted
@@ -75,10 +76,19 @@ class Criteria:
 
     @classmethod
     def load(cls, path: Path) -> "Criteria":
-        """From a YAML file. Raises InvalidPilot or UnknownName, naming the key at fault."""
-        return read(cls, load_yaml(path), str(path))
+        """From a YAML file, which asks for nothing but what it writes, null being the same as no line at all.
+
+        Raises InvalidPilot or UnknownName, naming the key at fault.
+        """
+        given = load_yaml(path)
+        if isinstance(given, dict):
+            asked = {key: value for key, value in given.items() if value is not None or key not in UNASKED}
+            given = UNASKED | asked
+        return read(cls, given, str(path))
 
 
+# What of the defaults a file does not ask for unless it is written there.
+UNASKED = {"min_speedup": None, "exactness": False, "score_margin": None, "min_perplexity_gain": None, "optional": ()}
 RULES = tuple(
     entry.name for entry in fields(Criteria) if entry.name not in ("planned_concurrency", "optional", "relaxed")
 )

@@ -14,8 +14,8 @@ _NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true o
 def read(cls: type[T], value: Any, where: str) -> T:
     """An object of this dataclass. where: what the errors call it, such as the file's name.
 
-    Raises UnknownName for a key that the class does not have, InvalidPilot for a value of the wrong type, a key that
-    is missing, or what the class itself refuses.
+    A null that the field cannot be is no value. Raises UnknownName for a key that the class does not have, InvalidPilot
+    for a value of the wrong type, a key that is missing, or what the class itself refuses.
     """
     made: T = _dataclass(cls, value, where)
     return made
@@ -28,11 +28,19 @@ def _dataclass(cls: Any, value: Any, where: str) -> Any:
     for key in value:
         if key not in known:
             raise UnknownName(f"key of {where}", str(key), known)
-    given = {key: _value(hints[key], inner, f"{where}: {key}") for key, inner in value.items()}
+    given = {
+        key: _value(hints[key], inner, f"{where}: {key}")
+        for key, inner in value.items()
+        if inner is not None or _may_be_none(hints[key])
+    }
     try:
         return cls(**given)
     except TypeError as error:
         raise InvalidPilot(f"{where}: {str(error).partition('() ')[2]}") from None
+
+
+def _may_be_none(hint: Any) -> bool:
+    return hint is Any or NoneType in get_args(hint)
 
 
 def _keys(cls: Any) -> list[str]:
