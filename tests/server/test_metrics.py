@@ -59,6 +59,9 @@ def test_latencies(told):
     assert of(samples, "vllm:inter_token_latency_seconds_count") == of(samples, "vllm:generation_tokens_total") - 7
     gaps, whole = (of(samples, f"vllm:{name}_seconds_sum") for name in ("inter_token_latency", "e2e_request_latency"))
     assert 0 < gaps < whole
+    # Once for each text of several tokens; the one that was let go may have had a single one.
+    assert of(samples, "vllm:request_time_per_output_token_seconds_count") in (6, 7)
+    assert 0 < of(samples, "vllm:request_time_per_output_token_seconds_sum") < gaps
 
 
 def test_speculation_by_place_and_by_proposer(told):

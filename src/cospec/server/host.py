@@ -32,7 +32,9 @@ class Watcher(Protocol):
         """A text of this job moved by `count` tokens; `last`: when it moved before, None at its first."""
         ...
 
-    def on_result(self, job: "Job", result: Result, now: float) -> None: ...
+    def on_result(self, job: "Job", result: Result, between: float, now: float) -> None:
+        """A text of this job is over; `between`: seconds from its first token to its last."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,13 @@ class _Sample:
     job: Job
     origin: Origin
     tracer: Tracer | None = None
+    first: float | None = None
     last: float | None = None
+
+    @property
+    def between(self) -> float:
+        """Seconds from the first token to the last."""
+        return 0.0 if self.first is None or self.last is None else self.last - self.first
 
 
 class Host:
@@ -210,6 +218,7 @@ class Host:
         sample, now = self._live[update.id], time.perf_counter()
         if update.tokens:
             self._watcher.on_tokens(sample.job, len(update.tokens), sample.last, now)
+            sample.first = now if sample.last is None else sample.first
             sample.last = now
         trace = sample.tracer.round(live, update) if sample.tracer else ()
         step = Step(sample.origin.event(live, update), trace)
@@ -222,7 +231,7 @@ class Host:
     def _finish(self, sample: _Sample, step: Step) -> None:
         assert step.event.result is not None
         sample.job.num_finished += 1
-        self._watcher.on_result(sample.job, step.event.result, time.perf_counter())
+        self._watcher.on_result(sample.job, step.event.result, sample.between, time.perf_counter())
         sample.job.tell(step)
 
     def _abandon(self) -> None:

@@ -5,7 +5,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from ..results import Result
 from .host import Host, Job
 
-_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+# Close enough that a limit between two bounds is seldom passed unseen.
+_SECONDS = (
+    *(0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.007, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07),
+    *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 60, 120),
+)
 
 
 class Metrics:
@@ -19,6 +23,9 @@ class Metrics:
         self._finished = self._counter("vllm:request_success", "Texts finished, by reason.", "finished_reason")
         self._to_first = self._histogram("vllm:time_to_first_token_seconds", "From a request to its first token.")
         self._between = self._histogram("vllm:inter_token_latency_seconds", "Between two tokens of a text.")
+        self._each = self._histogram(
+            "vllm:request_time_per_output_token_seconds", "Between two tokens of a text, its mean, a text once."
+        )
         self._whole = self._histogram("vllm:e2e_request_latency_seconds", "From a request to the end of a text.")
         self._drafts = self._counter("vllm:spec_decode_num_drafts", "Blocks of drafts put to verification.")
         self._drafted = self._counter("vllm:spec_decode_num_draft_tokens", "Tokens drafted.")
@@ -54,10 +61,12 @@ class Metrics:
         for _ in range(num_gaps):
             self._between.labels(self._model).observe(gap)
 
-    def on_result(self, job: Job, result: Result, now: float) -> None:
+    def on_result(self, job: Job, result: Result, between: float, now: float) -> None:
         self._tokens_of_prompts.labels(self._model).inc(result.prompt_tokens)
         self._finished.labels(self._model, result.finish_reason).inc()
         self._whole.labels(self._model).observe(now - job.submitted)
+        if result.completion_tokens > 1:
+            self._each.labels(self._model).observe(between / (result.completion_tokens - 1))
         for name, lane in (result.members | result.drafters).items():
             self._calls.labels(self._model, name).inc(lane.calls)
             self._seconds.labels(self._model, name).inc(lane.seconds)
