@@ -1,5 +1,8 @@
-"""Files of what was measured: whole or not at all."""
+"""Files of what was measured: whole or not at all, and in JSON that every reader takes."""
 
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import CospecError
@@ -21,3 +24,16 @@ def keep(path: Path, text: str) -> None:
             f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
             "make room or give --out another folder, and run the same command to go on"
         ) from None
+
+
+def to_json(value: object) -> str:
+    """JSON that every reader takes, in ASCII: what is not finite, such as the logarithm of zero, becomes null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
