@@ -62,12 +62,41 @@ def test_json_lines_tables_and_plain_lines_say_the_same(tmp_path):
         ("p.txt", "\n\n", "holds no prompts"),
         ("p.parquet", "a", "prompts come as .jsonl, .csv, .txt"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": "b"}\n{"prompt": "c", "category": "lone"}', "p.jsonl:3: the category"),
+        ("p.jsonl", '"a"\n{"prompt": "b", "category": "\\ud800"}', "p.jsonl:2: the category is not valid Unicode"),
+        ("p.jsonl", '"a"\n{"prompt": "b", "category": "all"}', "p.jsonl:2: the category 'all' is the report's own"),
+        ("p.csv", "prompt,category\na,x\nb,texts\n", "p.csv:3: the category 'texts'"),
+        ("p.jsonl", '"a"\n{"prompt": "b", "score": "math:none"}', "p.jsonl:2: score 'math:none' cannot be imported"),
+        (
+            "p.jsonl",
+            '"a"\n{"prompt": "b", "score": "regex", "reference": "(7"}',
+            "p.jsonl:2: the reference '(7' is no regular expression",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path, name, text, message):
     with pytest.raises(CospecError) as told:
         read_questions(written(tmp_path, name, text))
     assert message in str(told.value)
+
+
+def test_what_prompts_do_not_say_of_their_score_the_study_does(tmp_path):
+    lines = '{"prompt": "a", "reference": "b"}\n{"prompt": "c", "reference": "d", "score": "exact"}'
+    path = written(tmp_path, "p.jsonl", lines)
+    own, other = read_questions(path, "regex")
+    assert (own.score, other.score) == ("regex", "exact")
+    # A pattern is no text to take the perplexity of.
+    assert (own.continuation, other.continuation) == (None, "d")
+    own, other = read_questions(path, "none")
+    assert (own.is_scored, other.is_scored) == (False, True)
+    assert own.continuation == "b"
+    with pytest.raises(InvalidPrompt, match=r"p.jsonl:2: the reference"):
+        read_questions(written(tmp_path, "p.jsonl", '"a"\n{"prompt": "c", "reference": "(d"}'), "regex")
+
+
+def test_lines_that_windows_wrote_end_before_their_carriage_return(tmp_path):
+    assert [q.prompt for q in read_questions(written(tmp_path, "p.txt", "c\r\n\r\nd\r\n"))] == ["c", "d"]
+    assert [q.prompt for q in read_questions(written(tmp_path, "p.jsonl", '"c"\r\n"d"\r\n'))] == ["c", "d"]
+    assert [q.prompt for q in read_questions(written(tmp_path, "p.csv", "prompt\r\nc\r\nd\r\n"))] == ["c", "d"]
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

@@ -3,24 +3,29 @@
 import csv
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidPrompt, UnknownName
-from .scoring import NO_SCORE, check_scorer
+from .results import ALL
+from .scoring import EXACT, NO_SCORE, REGEX, check_scorer
 
 BUNDLED = Path(__file__).parent / "prompts.jsonl"
-# What prompts without a category are taken to be of.
-UNSORTED = "prompts"
+# What prompts without a category are taken to be of, and the category of texts that stand apart from the prompts.
+UNSORTED, TEXTS = "prompts", "texts"
 KEYS = ("prompt", "category", "reference", "score", "text", "id")
+
+# What a line of a file holds, where that is, and its number.
+Entry = tuple[Mapping[str, Any], str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt. reference: what its answer is scored against. score: how, see `scoring`; None for the study's way.
+    """A prompt. reference: what its answer is scored against. score: how, see `scoring`.
 
     text: a good continuation, whose perplexity is taken; the reference unless given, or unless that is a pattern.
     where: its file and line.
@@ -31,13 +36,13 @@ class Question:
     id: str
     category: str = UNSORTED
     reference: str | None = None
-    score: str | None = None
+    score: str = EXACT
     text: str | None = None
 
     @property
     def continuation(self) -> str | None:
         """What perplexity is measured on; it goes on where the prompt ends."""
-        if self.text is not None or self.score == "regex":
+        if self.text is not None or self.score == REGEX:
             return self.text
         return self.reference
 
@@ -46,16 +51,17 @@ class Question:
         return self.reference is not None and self.score != NO_SCORE
 
 
-def read_questions(path: Path | None) -> list[Question]:
+def read_questions(path: Path | None, score: str = EXACT) -> list[Question]:
     """Those of the file, by its ending: .jsonl (objects or strings), .csv (with a header) or .txt (a prompt a line).
 
-    None for the bundled ones. Raises InvalidPrompt or UnknownName, with file and line.
+    None for the bundled ones. score: how those that do not say are scored. Raises InvalidPrompt, UnknownName or
+    InvalidPilot, with file and line.
     """
     if path is None:
-        return _from_json_lines(BUNDLED.read_text(encoding="utf-8"), "bundled")
+        return [_question(*entry, score) for entry in _json_lines(BUNDLED.read_text(encoding="utf-8"), "bundled")]
     if path.suffix not in _READERS:
         raise InvalidPrompt(f"{str(path)!r} ends with {path.suffix!r}; prompts come as {', '.join(_READERS)}")
-    found = _READERS[path.suffix](_text(path), str(path))
+    found = [_question(*entry, score) for entry in _READERS[path.suffix](_text(path), str(path))]
     if not found:
         raise InvalidPrompt(f"{path} holds no prompts (looked at it to its last line); give at least two")
     _check_categories(found)
@@ -74,63 +80,69 @@ def _text(path: Path) -> str:
         raise InvalidPrompt(f"{path}:{line} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}") from None
 
 
-def _from_json_lines(text: str, name: str) -> list[Question]:
-    # Only "\n" ends a line of JSON lines; str.splitlines knows more.
-    lines = enumerate(text.split("\n"), start=1)
-    return [_from_json(line, f"{name}:{number}", number) for number, line in lines if line.strip()]
+def _lines(text: str, name: str) -> Iterator[tuple[str, str, int]]:
+    """Those that are not blank, as entries."""
+    # Only "\n" ends a line of JSON lines, and "\r\n" one that Windows wrote; str.splitlines knows more.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield line.removesuffix("\r"), f"{name}:{number}", number
 
 
-def _from_json(line: str, where: str, number: int) -> Question:
+def _json_lines(text: str, name: str) -> Iterator[Entry]:
+    return ((_from_json(line, where), where, number) for line, where, number in _lines(text, name))
+
+
+def _from_json(line: str, where: str) -> Mapping[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InvalidPrompt(f"{where}: not JSON ({error})") from None
     if isinstance(value, str):
-        value = {"prompt": value}
+        return {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidPrompt(
             f'{where}: give a JSON string, or an object with "prompt" and perhaps {", ".join(KEYS[1:])}'
         )
-    return _question(value, where, number)
+    return value
 
 
-def _from_csv(text: str, name: str) -> list[Question]:
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    return [_question(row, where, number) for number, (row, where) in enumerate(_rows(rows, name), start=1)]
-
-
-def _rows(rows: "csv.DictReader[str]", name: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _table(text: str, name: str) -> Iterator[Entry]:
     """Each row without its empty cells, and where it ends."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             where = f"{name}:{rows.line_num}"
             if None in row or None in row.values():
                 raise InvalidPrompt(f"{where}: a row of another length than the header {rows.fieldnames}")
-            yield {key: value for key, value in row.items() if value}, where
+            yield {key: value for key, value in row.items() if value}, where, number
     except csv.Error as error:
         raise InvalidPrompt(f"{name}:{rows.line_num}: not CSV ({error})") from None
 
 
-def _from_lines(text: str, name: str) -> list[Question]:
-    lines = enumerate(text.split("\n"), start=1)
-    return [_question({"prompt": line}, f"{name}:{number}", number) for number, line in lines if line.strip()]
+def _plain_lines(text: str, name: str) -> Iterator[Entry]:
+    return (({"prompt": line}, where, number) for line, where, number in _lines(text, name))
 
 
-def _question(value: Mapping[str, Any], where: str, number: int) -> Question:
+def _question(value: Mapping[str, Any], where: str, number: int, score: str) -> Question:
     for key, inner in value.items():
         if key not in KEYS:
             raise UnknownName(f"key of {where}", str(key), KEYS)
         if inner is not None and not isinstance(inner, str) and not (key in ("id", "reference") and _is_number(inner)):
             raise InvalidPrompt(f"{where}: {key} must be a text, got {inner!r}")
     given = {key: str(inner) for key, inner in value.items() if inner is not None}
-    prompt = given.get("prompt", "")
-    if not prompt.strip():
+    for key, inner in given.items():
+        if not _is_unicode(inner):
+            raise InvalidPrompt(f"{where}: the {key} is not valid Unicode")
+    if not given.get("prompt", "").strip():
         raise InvalidPrompt(f'{where}: no "prompt" here; give a text of at least one character')
-    if not _is_unicode(prompt):
-        raise InvalidPrompt(f"{where}: the prompt is not valid Unicode")
+    if given.get("category") in (ALL, TEXTS):
+        raise InvalidPrompt(f"{where}: the category {given['category']!r} is the report's own; give it another name")
     if "score" in given:
         check_scorer(given["score"], f"{where}: score")
-    return Question(where=where, id=given.pop("id", str(number)), **given)
+    found = Question(where=where, **{"id": str(number), "score": score, **given})
+    if found.score == REGEX and found.reference is not None:
+        _check_pattern(found.reference, where)
+    return found
 
 
 def _is_number(value: object) -> bool:
@@ -140,6 +152,13 @@ def _is_number(value: object) -> bool:
 def _is_unicode(text: str) -> bool:
     """Half a surrogate pair is taken by no tokenizer."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InvalidPrompt(f"{where}: the reference {pattern!r} is no regular expression: {error}") from None
 
 
 def _check_categories(questions: list[Question]) -> None:
@@ -164,4 +183,8 @@ def balanced(questions: list[Question], most: int) -> list[int]:
     return sorted(picked[:most])
 
 
-_READERS = {".jsonl": _from_json_lines, ".csv": _from_csv, ".txt": _from_lines}
+_READERS: dict[str, Callable[[str, str], Iterator[Entry]]] = {
+    ".jsonl": _json_lines,
+    ".csv": _table,
+    ".txt": _plain_lines,
+}

@@ -9,6 +9,7 @@ from ..errors import InvalidPilot
 
 Scorer = Callable[[str, str], float]
 
+EXACT, NUMERIC, REGEX = "exact", "numeric", "regex"
 # A prompt whose reference is only a text to measure perplexity on.
 NO_SCORE = "none"
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -35,25 +36,26 @@ def _last_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
-SCORERS: dict[str, Scorer] = {"exact": exact, "numeric": numeric, "regex": regex}
+SCORERS: dict[str, Scorer] = {EXACT: exact, NUMERIC: numeric, REGEX: regex}
 
 
 def check_scorer(name: str, where: str) -> None:
-    """Raises InvalidPilot unless it is one of ours, `none`, or written as module:function."""
-    if name not in (*SCORERS, NO_SCORE) and not all(name.partition(":")[::2]):
-        raise InvalidPilot(f"{where} must be {', '.join(SCORERS)}, {NO_SCORE} or module:function, got {name!r}")
+    """Raises InvalidPilot unless it is one of ours, `none`, or a module:function that is there."""
+    if name != NO_SCORE:
+        scorer(name, where)
 
 
-def scorer(name: str) -> Scorer:
+def scorer(name: str, where: str = "score") -> Scorer:
     """By name, or a callable (answer, reference) -> score of the user's own. Raises InvalidPilot."""
     if name in SCORERS:
         return SCORERS[name]
-    check_scorer(name, "score")
     module, _, function = name.partition(":")
+    if not (module and function):
+        raise InvalidPilot(f"{where} must be {', '.join(SCORERS)}, {NO_SCORE} or module:function, got {name!r}")
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # the user's own module may raise anything
-        raise InvalidPilot(f"score {name!r} cannot be imported: {type(error).__name__}: {error}") from None
+        raise InvalidPilot(f"{where} {name!r} cannot be imported: {type(error).__name__}: {error}") from None
     return lambda answer, reference: _checked(name, found, answer, reference)
 
 
