@@ -26,6 +26,8 @@ PROMPTS = [
     )
 ]
 PRICES = Prices(machines=(Machine(name="box", per_hour=3.6),), tokens_per_month=1e6)
+# Criteria that ask for nothing.
+NOTHING = Criteria(min_speedup=None, exactness=False, score_margin=None, min_perplexity_gain=None)
 
 
 class Wrapped:
@@ -67,7 +69,6 @@ def asked(ensemble: Ensemble, **changes: object) -> Asked:
         "temperature": 1.0,
         "repeats": 1,
         "concurrencies": (1, 2),
-        "score": "exact",
         "score_temperature": 0.0,
         "score_tokens": 4,
         "stop": (),

@@ -1,6 +1,7 @@
 """The report, opened in Chromium: all of it is there in both languages, asks nothing of a network, and computes."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -287,16 +288,42 @@ def test_a_study_without_prices_takes_the_readers(visit, small):
     assert page.locator("[data-hook=saving]").inner_text() == load_texts("en")("cost.no saving yet")
 
 
+def paying(results):
+    """The same study, with electricity paid for apart."""
+    prices = replace(results.settings.prices, electricity_per_kwh=0.3)
+    return replace(results, settings=replace(results.settings, prices=prices))
+
+
 @in_chromium
 def test_energy_counts_where_it_was_measured_and_is_paid_for(visit):
-    rows = tuple(replace(row, kwh=2.0, energy_money=0.6) for row in EXAMPLE.cost.rows)
-    page = visit(replace(EXAMPLE, cost=replace(EXAMPLE.cost, rows=rows, energy_source="rapl")))
+    rows = tuple(replace(row, kwh=2.0, energy_money=0.6, total=row.money + 0.6) for row in EXAMPLE.cost.rows)
+    page = visit(paying(replace(EXAMPLE, cost=replace(EXAMPLE.cost, rows=rows, energy_source="rapl"))))
     own = rows[4]
     key = f"{own.method}@{own.concurrency}"
     assert hooked(page, f"total:{key}") == money(own.money + 0.6, "USD")
     page.fill("[data-price=per_kwh]", "1")
     assert hooked(page, f"energy:{key}") == money(2, "USD")
     assert hooked(page, f"total:{key}") == money(own.money + 2, "USD")
+
+
+@in_chromium
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_energy_that_was_not_measured_makes_no_cost_where_it_is_paid_for(visit, language):
+    rows = tuple(replace(row, total=None) for row in EXAMPLE.cost.rows)
+    cost = replace(EXAMPLE.cost, rows=rows, saving_per_month=None, saving_reason="machine does not tell")
+    page, say = visit(paying(replace(EXAMPLE, cost=cost)), language), load_texts(language)
+    own = EXAMPLE.cost.row(EXAMPLE.settings.ours, EXAMPLE.verdict.concurrency)
+    key = f"{own.method}@{own.concurrency}"
+    names = (f"total:{key}", "saving", "tile", "tile-says")
+    before = {name: hooked(page, name) for name in names}
+    assert before[f"total:{key}"] == before["tile"] == "–"
+    assert say("reason.machine does not tell") in before["tile-says"]
+    assert say("reason.machine does not tell") in before["saving"]
+    page.locator("[data-price=per_hour]").dispatch_event("input")
+    assert {name: hooked(page, name) for name in names} == before
+    # Whoever does not pay for it apart has a cost.
+    page.fill("[data-price=per_kwh]", "")
+    assert hooked(page, f"total:{key}") == money(own.money, "USD")
 
 
 @in_chromium
@@ -380,6 +407,24 @@ def test_a_verdict_up_to_fewer_texts_says_how_many(visit):
     page = visit(replace(EXAMPLE, verdict=verdict))
     assert page.locator(".decision").inner_text() == "GO up to 1 text at once"
     assert "Speed over plain" in page.locator(".banner").inner_text()
+
+
+def test_figures_without_end_are_null_in_the_page(tmp_path):
+    write(replace(EXAMPLE, environment=replace(EXAMPLE.environment, seconds=math.inf)), tmp_path, "en")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="results">(.*?)</script>', page)
+    found = json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["environment"]["seconds"] is None
+
+
+def test_categories_that_have_no_name_of_their_own_are_called_so_in_both_languages(tmp_path, pair):
+    questions = [Question(prompt=text, where="test:1", id=text, reference="b") for text in ("a b", "two", "x")]
+    made = study(pair, questions=questions, concurrencies=(1,))
+    write(results(made), tmp_path, "ja")
+    assert '<th scope="row"><span class="">プロンプト</span></th>' in (tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert "prompts" not in Texts((tmp_path / "report.html").read_text(encoding="utf-8")).seen
 
 
 def test_the_markdown_has_every_section_and_whole_tables(tmp_path):

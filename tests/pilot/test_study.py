@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -11,19 +12,22 @@ import torch
 from typer.testing import CliRunner
 
 from cospec import Ensemble, Mixture, SamplingParams, settle
+from cospec.bench.intervals import FEWEST_UNITS
 from cospec.cli import app
 from cospec.errors import CospecError, InvalidPilot
+from cospec.exactness import Check, Difference
 from cospec.members import Member
 from cospec.pilot.criteria import Criteria, Softening
 from cospec.pilot.found import results
-from cospec.pilot.given import given_logprobs
+from cospec.pilot.given import Given, given_logprobs
 from cospec.pilot.ledger import Ledger
-from cospec.pilot.questions import Question
+from cospec.pilot.questions import TEXTS, Question, balanced, read_questions
 from cospec.pilot.results import ALL, OURS, PLAIN, Results
 from cospec.pilot.trials import Trial, batches
+from cospec.runner.hf import LoadOptions
 from cospec.verify import Verdict
 
-from .studies import PROMPTS, Wrapped, finished, slow, study
+from .studies import PRICES, PROMPTS, Wrapped, finished, slow, study
 
 
 def never():
@@ -109,8 +113,20 @@ def test_batches_are_of_one_category_and_full():
     found = batches(many, timed, 4)
     assert all(len(batch.prompts) == 4 for batch in found)
     assert all(many[i].category == batch.category for batch in found for i in batch.prompts)
-    # Prompts that are not timed alone come before one is taken twice.
-    assert sorted(i for batch in found if batch.category == "a" for i in batch.prompts) == list(range(12))
+    # Prompts that are not timed alone are taken too, and none of them twice.
+    assert sorted(i for batch in found for i in batch.prompts) == list(range(16))
+    # Where a category has too few, one batch is filled up with the same ones again.
+    (only,) = (batch for batch in batches(many, timed, 6) if batch.category == "b")
+    assert sorted(only.prompts) == [12, 12, 13, 13, 14, 15]
+
+
+def test_the_bundled_prompts_suffice_for_an_interval_with_eight_at_once():
+    questions = read_questions(None)
+    found = batches(questions, balanced(questions, 24), 8)
+    used = [i for batch in found for i in batch.prompts]
+    assert len(used) == len(set(used)) == 8 * len(found)
+    assert len(found) >= FEWEST_UNITS
+    assert {batch.category for batch in found} == {"sums", "code", "text"}
 
 
 def test_an_interrupted_study_goes_on_and_measures_nothing_twice(pair, tmp_path):
@@ -123,7 +139,8 @@ def test_an_interrupted_study_goes_on_and_measures_nothing_twice(pair, tmp_path)
     assert again.run(lambda step: again.ledger.save(path), never)
     assert again.ledger.measurements[: len(kept)] == kept
     keys = [(m.method, m.concurrency, m.batch, m.repeat) for m in again.ledger.measurements]
-    assert len(keys) == len(set(keys)) == 5 * (5 + 6)
+    # Five methods on five prompts alone, and on a pair of each category.
+    assert len(keys) == len(set(keys)) == 5 * (5 + 2)
     assert study(pair, path).steps() == []
 
 
@@ -137,6 +154,80 @@ def test_measurements_of_another_study_are_not_mixed_in(pair, tmp_path):
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(InvalidPilot, match="no measurements"):
         study(pair, path)
+
+
+def renamed(folder, model="b", **changes):
+    """Members called a and b, whatever they are."""
+    return [Member(model=folder / "a", name="a"), Member(model=folder / model, name="b", **changes)]
+
+
+def test_measurements_of_other_models_are_not_mixed_in(folder, tmp_path):
+    path = tmp_path / "measurements.json"
+    study(Ensemble(renamed(folder), Mixture([0.5, 0.5]))).ledger.save(path)
+    study(Ensemble(renamed(folder), Mixture([0.5, 0.5])), path)
+    for members, weights, name in (
+        (renamed(folder, "c"), [0.5, 0.5], "sources"),
+        (renamed(folder, prompt="say: {prompt}"), [0.5, 0.5], "sources"),
+        (renamed(folder, options=LoadOptions(dtype="float64")), [0.5, 0.5], "sources, dtypes"),
+        (renamed(folder), [0.5001, 0.4999], "combination"),
+    ):
+        with pytest.raises(InvalidPilot, match=rf"other settings \({name}\)"):
+            study(Ensemble(members, Mixture(weights)), path)
+
+
+def test_scoring_anew_throws_no_timing_away(pair, tmp_path):
+    path = tmp_path / "measurements.json"
+    made = study(pair, path, score_tokens=2)
+    assert made.run(lambda step: made.ledger.save(path), never)
+    mended = [replace(question, reference=" another") for question in PROMPTS]
+    again = study(pair, path, score_tokens=2, questions=mended)
+    assert again.ledger.measurements == made.ledger.measurements
+    assert again.ledger.checks == made.ledger.checks
+    assert {step.phase for step in again.steps()} == {"scores", "perplexity"}
+
+
+def test_memory_of_an_earlier_run_is_not_forgotten(folder, pair, tmp_path):
+    path = tmp_path / "measurements.json"
+    first, stops = study(pair, path), iter([False] * 3 + [True])
+    first.run(lambda step: first.ledger.save(path), lambda: next(stops))
+    held = results(first).cost
+    first.ledger.peak_memory = 2**60
+    first.ledger.save(path)
+    # Loaded anew, its caches are empty.
+    anew = Ensemble([folder / "a", folder / "b"], proposer=folder / "c", max_sequences=8)
+    again = results(study(anew, path)).cost
+    assert again.memory == held.memory
+    assert all(row.cache > 0 for row in again.memory)
+    assert again.peak_memory == 2**60
+
+
+def test_energy_that_is_paid_for_and_was_not_measured_makes_no_cost(pair):
+    made, stops = study(pair, concurrencies=(1,)), iter([False] * 6 + [True])
+    made.run(lambda step: None, lambda: next(stops))
+
+    def priced(**changes):
+        asked = replace(made.asked, prices=replace(PRICES, **changes), criteria=Criteria(max_cost_per_million=1e9))
+        return results(replace(made, asked=asked))
+
+    known = priced()
+    assert known.cost.row(OURS, 1).total == known.cost.row(OURS, 1).money
+    assert known.verdict.rules[-1].status == "met"
+    unknown = priced(electricity_per_kwh=0.3)
+    assert unknown.cost.row(OURS, 1).money > 0
+    assert unknown.cost.row(OURS, 1).total is None
+    rule = unknown.verdict.rules[-1]
+    assert (rule.name, rule.status, rule.reason) == ("max_cost_per_million", "not measured", "machine does not tell")
+    assert (unknown.cost.saving_per_month, unknown.cost.saving_reason) == (None, "machine does not tell")
+    assert priced(tokens_per_month=None).cost.saving_reason == "no volume"
+    assert priced(machines=()).cost.saving_reason == "no prices"
+
+
+def test_a_gap_without_end_is_no_number(pair):
+    made = study(pair)
+    difference = Difference(prompt_index=0, position=1, gap=float("inf"), is_tie=False)
+    line = Check("greedy text", "auto", "token", False, "", differences=(difference,))
+    made._check(0, iter([line]), [0])
+    assert made.ledger.checks["0"].differences[0].gap is None
 
 
 def biased():
@@ -231,17 +322,46 @@ def test_a_full_disk_is_told_and_what_was_measured_is_kept(pair, tmp_path):
     assert again.run(lambda step: None, never)
 
 
-def test_a_given_text_has_the_probability_that_its_tokens_have(pair):
-    trial = Trial(PLAIN, pair)
-    ((logprob),) = given_logprobs(trial, [("the members", " propose tokens")])
-    ids = pair.tokenizer.encode("the members propose tokens")
-    head = len(pair.tokenizer.encode("the members"))
+def log_probability(pair, ids, head):
+    """Of the tokens from `head` on, by the members themselves."""
     with torch.no_grad():
         rows = [runner.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) for runner in pair.runners[:2]]
     mixed = (0.5 * (rows[0].exp() + rows[1].exp())).log()
-    wanted = sum(float(mixed[i - 1, ids[i]]) for i in range(head, len(ids)))
+    return sum(float(mixed[i - 1, ids[i]]) for i in range(head, len(ids)))
+
+
+def test_a_given_text_has_the_probability_that_its_tokens_have(pair):
+    trial = Trial(PLAIN, pair)
+    (logprob,) = given_logprobs(trial, [Given.of(pair.tokenizer, "the members", " propose tokens")])
+    ids = pair.tokenizer.encode("the members propose tokens")
+    head = len(pair.tokenizer.encode("the members"))
     assert logprob.num_tokens == len(ids) - head
-    assert logprob.total == pytest.approx(wanted, abs=1e-4)
+    assert logprob.total == pytest.approx(log_probability(pair, ids, head), abs=1e-4)
+
+
+def test_a_token_of_both_the_prompt_and_the_text_is_the_texts(pair):
+    whole = "the members propose tokens and the target settles them"
+    encode = pair.tokenizer.encode
+    ids = encode(whole)
+    # Somewhere within a word of several letters.
+    cut = next(i for i in range(12, len(whole)) if encode(whole[:i]) != ids[: len(encode(whole[:i]))])
+    given = Given.of(pair.tokenizer, whole[:cut], whole[cut:])
+    head = len(ids) - len(given.tokens)
+    before = encode(whole[:cut])
+    assert before[:head] == ids[:head]
+    assert before[head] != ids[head]
+    (logprob,) = given_logprobs(Trial(PLAIN, pair), [given])
+    assert logprob.num_tokens == len(ids) - head
+    assert logprob.total == pytest.approx(log_probability(pair, ids, head), abs=1e-4)
+    # Where members have prompts of their own, the text is said after the same tokens.
+    own = Member(model=pair.runners[1], name="b", prompt="{prompt}")
+    (again,) = given_logprobs(Trial(PLAIN, Ensemble([pair.loaded("a"), own])), [given])
+    assert again.total == pytest.approx(logprob.total, abs=1e-4)
+
+
+def test_a_text_without_a_token_of_its_own_is_passed_over(pair):
+    made = study(pair, texts=("t", "two models decode one text"))
+    assert [*made.texts] == ["0", "1", "2", "3", "4", "6"]
 
 
 def test_texts_of_their_own_are_weighed_from_their_second_token_on(found, pair):
@@ -252,7 +372,7 @@ def test_texts_of_their_own_are_weighed_from_their_second_token_on(found, pair):
 def test_a_member_with_its_own_prompt_is_given_that(pair):
     own = Member(model=pair.runners[1], name="b", prompt="say: {prompt}")
     trial = Trial(PLAIN, Ensemble([pair.loaded("a"), own], Mixture([0.5, 0.5])))
-    ((logprob),) = given_logprobs(trial, [("the members", " propose")])
+    (logprob,) = given_logprobs(trial, [Given.of(pair.tokenizer, "the members", " propose")])
     (result,) = trial.ensemble.with_plan(schedule="plain").generate(
         ["the members"], SamplingParams(max_tokens=1, logprobs=400)
     )
@@ -260,6 +380,12 @@ def test_a_member_with_its_own_prompt_is_given_that(pair):
     first = ids[len(pair.tokenizer.encode("the members"))]
     assert logprob.num_tokens == len(ids) - len(pair.tokenizer.encode("the members"))
     assert dict(result.logprobs[0].top)[first] >= logprob.total
+
+
+def test_the_ways_of_scoring_in_use_are_told(pair):
+    questions = [replace(PROMPTS[0], score="numeric"), *PROMPTS[1:], replace(PROMPTS[1], score="regex", reference=None)]
+    assert results(study(pair, questions=questions)).settings.score == "numeric, exact"
+    assert results(study(pair, questions=questions[-1:])).settings.score is None
 
 
 SMALL = ["--num-prompts", "2", "--tokens", "4", "--repeats", "1", "--score-tokens", "2", "--concurrency", "1"]
@@ -286,18 +412,23 @@ def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(folder, prompts
         if next(count) == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
+    texts = tmp_path.with_suffix(".txt")
+    texts.write_text("two models decode one text\nthe members propose tokens\n", encoding="utf-8")
+    given = ("--prompts", prompts, "--texts", str(texts))
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "save", interrupting)
-        shown = run(folder, tmp_path, "--prompts", prompts)
+        shown = run(folder, tmp_path, *given)
     assert shown.exit_code == 130
     assert "the same command goes on from there" in shown.output
     assert [path.name for path in tmp_path.iterdir()] == ["measurements.json"]
-    shown = run(folder, tmp_path, "--prompts", prompts, "--json")
+    shown = run(folder, tmp_path, *given, "--json")
     assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
     found = Results.load(tmp_path / "results.json")
     assert last["verdict"]["decision"] == found.verdict.decision
     assert found.settings.prompts_source == prompts
+    assert found.gained.texts_source == f"references, {texts}"
+    assert {row.num_texts for row in found.gained.perplexities if row.category == TEXTS} == {2}
     assert (tmp_path / "ensemble.yaml").exists()
 
 
@@ -313,6 +444,7 @@ def test_criteria_are_written_and_read(folder, prompts, tmp_path):
         (["--concurrency", "0"], "counts such as"),
         (["--concurrency", "64"], "max_sequences: 64"),
         (["--score", "close"], "module:function"),
+        (["--score", "math:typo"], "--score 'math:typo' cannot be imported"),
         (["--prompts", "none.jsonl"], "none.jsonl"),
         (["--criteria", "none.yaml"], "cannot be read"),
         (["--prices", "none.yaml"], "cannot be read"),
@@ -326,6 +458,21 @@ def test_what_makes_no_sense_is_told_before_anything_is_measured(folder, tmp_pat
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_prompt_beyond_a_members_context_is_told_with_its_line(folder, tmp_path):
+    prompts, texts, out = (tmp_path / name for name in ("prompts.jsonl", "texts.txt", "out"))
+    prompts.write_text(json.dumps("two") + "\n" + json.dumps("x" * 2000), encoding="utf-8")
+    texts.write_text("two models\n" + "y" * 2000, encoding="utf-8")
+    for arguments, where in (
+        (["--prompts", str(prompts)], "prompts.jsonl:2"),
+        (["--texts", str(texts)], "texts.txt:2"),
+    ):
+        shown = run(folder, out, *arguments)
+        assert shown.exit_code == 2
+        assert where in "".join(shown.output.split())
+        assert "its context holds 512" in " ".join(shown.output.split())
+        assert not out.exists()
+
+
 def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
     shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--language", "ja", "--out", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
@@ -337,6 +484,7 @@ def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
     assert (tmp_path / "report.md").exists()
     assert found.settings.drafters == ("drafter", "lookup")
     assert found.settings.target == "0.5 math + 0.5 general"
+    assert found.settings.score == "numeric"
     assert found.kept.is_exact
     assert found.kept.score.difference.num == 30
     assert {row.category for row in found.gained.perplexities} == {ALL, "sums", "code", "text"}

@@ -1,17 +1,22 @@
 """From figures to go or no-go."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cospec.cli import app
 from cospec.pilot.compare import compare
 from cospec.pilot.criteria import Criteria, Limits
+from cospec.pilot.prices import Prices
 from cospec.pilot.results import OURS, Interval, Results
 from cospec.pilot.verdict import Evidence, judge
 
+from .studies import NOTHING
+
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
-NOTHING = Criteria(min_speedup=None, exactness=False, score_margin=None, min_perplexity_gain=None)
 
 
 def evidence(at_1, at_8, **changes):
@@ -109,3 +114,36 @@ def test_two_studies_are_compared_figure_by_figure():
     assert better["memory, bytes"] is True
     assert better["tokens/s at 1"] is None
     assert compare(EXAMPLE, EXAMPLE).differing == ()
+
+
+def test_prompts_of_one_number_but_another_text_are_no_pair():
+    prompts = tuple(replace(prompt, digest=f"other {prompt.digest}") for prompt in EXAMPLE.settings.prompts)
+    other = replace(EXAMPLE, settings=replace(EXAMPLE.settings, prompts=prompts))
+    assert compare(EXAMPLE, EXAMPLE).second_over_first.keys() == {"1", "8"}
+    assert compare(EXAMPLE, other).second_over_first == {}
+
+
+def test_settings_that_change_figures_are_named_where_they_differ():
+    changes = {"members": ("math",), "ours": "alternate", "repeats": 9, "score": "exact", "prices": Prices()}
+    other = replace(EXAMPLE, settings=replace(EXAMPLE.settings, **changes))
+    assert {*compare(EXAMPLE, other).differing} == {*changes}
+
+
+def test_two_studies_are_compared_on_the_command_line(tmp_path):
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(json.dumps(EXAMPLE.to_dict()), encoding="utf-8")
+    slower = tuple(replace(run, seconds=2 * run.seconds) for run in EXAMPLE.measurements)
+    other = replace(EXAMPLE, measurements=slower, settings=replace(EXAMPLE.settings, repeats=1))
+    second.write_text(json.dumps(other.to_dict()), encoding="utf-8")
+    shown = CliRunner().invoke(app, ["pilot", "compare", str(first), str(second), "--json"])
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert found["second_over_first"]["1"]["mean"] == pytest.approx(0.5)
+    assert found["differing"] == ["repeats"]
+    shown = CliRunner().invoke(app, ["pilot", "compare", str(first), str(second)])
+    assert shown.exit_code == 0, shown.output
+    said = " ".join(shown.output.split())
+    assert "0.50" in said
+    assert "settings that differ: repeats" in said
+    shown = CliRunner().invoke(app, ["pilot", "compare", str(first), str(tmp_path / "none.json")])
+    assert shown.exit_code == 2

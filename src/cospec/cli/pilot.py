@@ -1,6 +1,5 @@
 """`cospec pilot`: a study on the user's own prompts that ends in go or no-go; `cospec pilot compare`: two of them."""
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import demo
-from ..bench.keeping import keep
+from ..bench.keeping import keep, to_json
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..pilot.asked import Asked
@@ -29,7 +28,7 @@ from ..pilot.results import ALL, Results
 from ..pilot.scoring import SCORERS, check_scorer
 from ..pilot.study import Step, Study
 from ..pilot.template import write_criteria
-from ..pilot.trials import check_concurrencies, ours
+from ..pilot.trials import check_concurrencies, check_prompts, ours
 from ..sampling import SamplingParams
 from .interrupt import Interrupt
 from .jsonline import to_line
@@ -116,21 +115,23 @@ class PilotOptions:
         """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""
         criteria = Criteria.load(self.criteria) if self.criteria else Criteria()
         check_scorer(self.score, "--score")
+        questions = read_questions(self.prompts, self.score)
+        texts = read_questions(self.texts) if self.texts else []
+        check_prompts(ensemble, [*questions, *texts])
         if self.language not in LANGUAGES:
             raise UnknownName("--language", self.language, LANGUAGES)
         asked = Asked(
             source=source,
             ours=ours(ensemble),
-            questions=read_questions(self.prompts),
+            questions=questions,
             prompts_source=str(self.prompts) if self.prompts else "bundled",
-            texts=tuple(each.prompt for each in read_questions(self.texts)) if self.texts else (),
+            texts=tuple(each.prompt for each in texts),
             texts_source=self.texts,
             num_prompts=self.num_prompts,
             tokens=self.tokens,
             temperature=self.temperature,
             repeats=self.repeats,
             concurrencies=self._concurrencies(criteria),
-            score=self.score,
             score_temperature=self.score_temperature,
             score_tokens=self.score_tokens,
             stop=tuple(self.stop or ()),
@@ -173,7 +174,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     study = Study(ensemble, asked, Ledger.load(kept, asked.binding(binding(ensemble))))
     _run(study, kept, is_plain=options.as_json)
     found = results(study)
-    keep(options.out / RESULTS, json.dumps(found.to_dict()))
+    keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
     write_ensemble(ensemble, study.trials, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
@@ -181,7 +182,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
         for table in tables(found):
             Console().print(table)
     print_note(f"the report is {options.out / 'report.html'}")
-    print_note(f"serve what won with: cospec serve --ensemble {options.out / ENSEMBLE}")
+    print_note(f"serve it with: cospec serve --ensemble {options.out / ENSEMBLE}")
     sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
 
 

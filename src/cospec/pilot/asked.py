@@ -1,16 +1,14 @@
 """What a study is asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .criteria import Criteria
+from .ledger import SCORING
 from .prices import Prices
-from .questions import Question
-
-# The category of texts that stand apart from the prompts.
-TEXTS = "texts"
+from .questions import TEXTS, Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +16,8 @@ class Asked:
     """See Settings in `results`, where all of it ends up. num_prompts: timed ones, of all; the others are scored only.
 
     source: the ensemble's file or name; None where members were given one by one. texts: perplexity is measured on
-    these too, beside the prompts' references. score: for prompts that do not say how. stop: strings that end a scored
-    text. criteria_source, prices_source: the files, None for the defaults.
+    these too, beside the prompts' references. stop: strings that end a scored text. criteria_source, prices_source: the
+    files, None for the defaults.
     """
 
     source: str | None
@@ -33,7 +31,6 @@ class Asked:
     temperature: float
     repeats: int
     concurrencies: tuple[int, ...]
-    score: str
     score_temperature: float
     score_tokens: int
     stop: tuple[str, ...]
@@ -55,7 +52,11 @@ class Asked:
     def binding(self, machine: Mapping[str, Any]) -> dict[str, Any]:
         """What kept measurements must agree in. Concurrencies, criteria and prices may change: they change no run."""
         own = ("source", "ours", "num_prompts", "tokens", "temperature", "repeats")
-        scoring = ("score", "score_temperature", "score_tokens", "stop")
-        prompts = [asdict(question) for question in self.questions]
-        given = {"prompts": prompts, "texts": [*self.texts]}
-        return {**{key: getattr(self, key) for key in own + scoring}, **given, **machine}
+        prompts = [[question.prompt, question.category] for question in self.questions]
+        return {**{key: getattr(self, key) for key in own}, "prompts": prompts, SCORING: self._scoring(), **machine}
+
+    def _scoring(self) -> dict[str, Any]:
+        """What scores and perplexities alone hang on."""
+        own = ("score_temperature", "score_tokens", "stop", "texts")
+        answers = [[question.reference, question.score, question.text] for question in self.questions]
+        return {**{key: getattr(self, key) for key in own}, "answers": answers}

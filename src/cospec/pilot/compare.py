@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from .cost import total_money
 from .results import Interval, Results
 from .speeds import geometric
 
@@ -33,7 +32,10 @@ class Comparison:
         return asdict(self)
 
 
-_SETTINGS = ("ensemble", "target", "drafters", "verification", "tokens", "temperature", "prompts_source", "criteria")
+_SETTINGS = (
+    *("ensemble", "members", "target", "drafters", "ours", "verification", "prompts_source", "tokens", "temperature"),
+    *("repeats", "score", "score_temperature", "score_tokens", "criteria", "prices"),
+)
 
 
 def compare(first: Results, second: Results) -> Comparison:
@@ -62,7 +64,7 @@ def _figures(results: Results, levels: list[int]) -> Iterator[tuple[str, float |
         yield f"tokens a block at {level}", mechanism.block_efficiency if mechanism else None
         for proposer in mechanism.proposers if mechanism else ():
             yield f"acceptance of {proposer.name} at {level}", proposer.acceptance
-        yield f"cost of a million tokens at {level}", total_money(cost) if cost else None
+        yield f"cost of a million tokens at {level}", cost.total if cost else None
     kept, gained = results.kept, results.gained
     yield "exact", None if kept.is_exact is None else "yes" if kept.is_exact else "no"
     yield "score", kept.score.ours if kept.score else None
@@ -96,11 +98,15 @@ def _paired(first: Results, second: Results, concurrency: int) -> Interval | Non
     return geometric([one[key] for key in shared], [other[key] for key in shared]) if shared else None
 
 
-def _seconds(results: Results, concurrency: int) -> dict[tuple[str, ...], float]:
-    """Seconds a token of ours, by the ids of the prompts that were decoded at once; of the repeats the fastest."""
-    found: dict[tuple[str, ...], float] = {}
+def _seconds(results: Results, concurrency: int) -> dict[tuple[tuple[str, str], ...], float]:
+    """Seconds a token of ours, by the prompts that were decoded at once; of the repeats the fastest.
+
+    An id alone may be the number of a line, at which another file has another prompt.
+    """
+    prompts = [(prompt.id, prompt.digest) for prompt in results.settings.prompts]
+    found: dict[tuple[tuple[str, str], ...], float] = {}
     for run in results.measurements:
         if (run.method, run.concurrency) == (results.settings.ours, concurrency):
-            key = tuple(results.settings.prompts[i].id for i in run.prompts)
+            key = tuple(prompts[i] for i in run.prompts)
             found[key] = min(found.get(key, float("inf")), run.seconds / run.tokens)
     return found

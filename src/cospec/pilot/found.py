@@ -1,5 +1,6 @@
 """The ledger of a study -> its results."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Mapping
@@ -11,15 +12,20 @@ import torch
 from .. import __version__
 from ..combine import Arithmetic, Combination, Contrastive, Guided, Mixture, Product
 from ..ensemble import Ensemble
-from .cost import cost, device
+from ..members import Member, written
+from .cost import cost
 from .ledger import Ledger
 from .mechanism import mechanism
+from .memory import device
 from .quality import gained, kept
 from .results import FORMAT, Environment, PromptInfo, Results, Settings
 from .softened import relaxed
 from .speeds import speed
 from .study import Study
 from .verdict import Evidence, judge
+
+# Letters of a prompt's hash: enough to tell it from any other.
+DIGEST = 16
 
 
 def results(study: Study) -> Results:
@@ -63,6 +69,7 @@ def _settings(study: Study) -> Settings:
         prompts=tuple(
             PromptInfo(
                 id=question.id,
+                digest=hashlib.sha256(question.prompt.encode()).hexdigest()[:DIGEST],
                 category=question.category,
                 num_tokens=len(ensemble.tokenizer.encode(question.prompt)) if ensemble.tokenizer else 0,
                 has_reference=question.is_scored,
@@ -76,7 +83,7 @@ def _settings(study: Study) -> Settings:
         concurrencies=asked.concurrencies,
         methods=tuple(trial.name for trial in study.trials),
         ours=asked.ours,
-        score=asked.score if any(question.is_scored for question in asked.questions) else None,
+        score=", ".join(dict.fromkeys(question.score for question in asked.questions if question.is_scored)) or None,
         score_temperature=asked.score_temperature,
         score_tokens=asked.score_tokens,
         criteria=asked.criteria,
@@ -90,7 +97,6 @@ def _settings(study: Study) -> Settings:
 def environment(ledger: Ledger, ensemble: Ensemble) -> Environment:
     """This machine."""
     runners = dict(zip(ensemble.names, ensemble.runners, strict=True))
-    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     return Environment(
         versions={
             "cospec": __version__,
@@ -104,7 +110,7 @@ def environment(ledger: Ledger, ensemble: Ensemble) -> Environment:
         threads=torch.get_num_threads(),
         devices={name: device(runner) for name, runner in runners.items()},
         dtypes={name: str(runner.dtype).removeprefix("torch.") for name, runner in runners.items()},
-        accelerators=tuple(torch.cuda.get_device_name(i) for i in cards),
+        accelerators=_accelerators(),
         memory=psutil.virtual_memory().total,
         started=ledger.started,
         seconds=ledger.seconds,
@@ -119,6 +125,10 @@ def _processor() -> str:
     except OSError:
         named = ""
     return named.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
+def _accelerators() -> tuple[str, ...]:
+    return tuple(map(torch.cuda.get_device_name, range(torch.cuda.device_count() if torch.cuda.is_available() else 0)))
 
 
 def target(combination: Combination, members: tuple[str, ...]) -> str:
@@ -149,10 +159,23 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         "version": __version__,
         "members": [*ensemble.member_names],
         "drafters": [*ensemble.drafter_names],
-        "target": target(ensemble.combination, ensemble.member_names),
+        "sources": [_source(member) for member in ensemble.sources],
+        "combination": [ensemble.combination.name, _written(vars(ensemble.combination))],
         "plan": str(ensemble.plan),
         "verification": ensemble.plan.verification,
         "processor": _processor(),
+        "accelerators": [*_accelerators()],
         "threads": torch.get_num_threads(),
         "devices": [device(runner) for runner in ensemble.runners],
+        "dtypes": [str(runner.dtype) for runner in ensemble.runners],
     }
+
+
+def _source(member: Member) -> dict[str, str]:
+    """Which model, under which prompt, and how it was loaded."""
+    return {"model": written(member), "prompt": repr(member.prompt), **_written(vars(member.options))}
+
+
+def _written(settings: Mapping[str, object]) -> dict[str, str]:
+    # As Python writes them, a float has all of its digits.
+    return {key: repr(value) for key, value in settings.items()}

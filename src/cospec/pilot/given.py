@@ -8,7 +8,8 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from ..errors import InvalidPrompt
+from ..ensemble import Prompt
+from ..runner import Tokenizer
 from ..sampling import SamplingParams
 from .ledger import TextLogprob
 from .timed import check
@@ -29,31 +30,46 @@ class Forced:
         return mask
 
 
-def given_logprobs(trial: Trial, pairs: Values[tuple[str, str]]) -> list[TextLogprob]:
-    """Of each continuation after its prompt, (prompt, continuation); members with prompts of their own see those.
+@dataclass(frozen=True)
+class Given:
+    """A text after what stands before it. before: a prompt, or its first tokens where the text changes the last ones.
+    tokens: the text's, and those of both. whole: all tokens."""
 
-    num_tokens is 0 where the target gives the text no chance. Raises InvalidPrompt for a continuation that makes no
-    token, InvalidPilot where a text fails.
+    before: Prompt
+    tokens: tuple[int, ...]
+    whole: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, prompt: str, text: str) -> "Given":
+        """Where no prompt stands before a text, its own first token does."""
+        whole = tuple(tokenizer.encode(prompt + text))
+        alone = tuple(tokenizer.encode(prompt)) if prompt else whole[:1]
+        num = max(1, _num_shared(alone, whole))
+        before = prompt if prompt and num == len(alone) else whole[:num]
+        return cls(before=before, tokens=whole[num:], whole=whole)
+
+
+def _num_shared(one: Values[int], other: Values[int]) -> int:
+    """How many they begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def given_logprobs(trial: Trial, texts: Values[Given]) -> list[TextLogprob]:
+    """Of each text; members with prompts of their own see those.
+
+    num_tokens is 0 where the target gives the text no chance. Raises InvalidPilot where a text fails.
     """
     plain = trial.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
-    tokenizer = plain.tokenizer
-    assert tokenizer is not None
-    # Where nothing stands before a text, its own first token does.
-    starts = [[*tokenizer.encode(prompt)] if prompt else [*tokenizer.encode(text)][:1] for prompt, text in pairs]
-    wholes = [tokenizer.encode(prompt + text) for prompt, text in pairs]
-    for (prompt, text), before, whole in zip(pairs, starts, wholes, strict=True):
-        if len(whole) <= len(before):
-            raise InvalidPrompt(f"the text {text!r} after {prompt[-40:]!r} makes no token; give a longer one")
-    tails = [whole[len(before) :] for before, whole in zip(starts, wholes, strict=True)]
     if any(source.prompt is not None for source in plain.sources):
-        params = [_forcing(tail, plain.vocab_size) for tail in tails]
-        results = plain.generate([prompt or start for (prompt, _), start in zip(pairs, starts, strict=True)], params)
+        params = [_forcing(text.tokens, plain.vocab_size) for text in texts]
+        results = plain.generate([text.before for text in texts], params)
         logprobs = [result.logprobs or [] for result in results]
     else:
-        results = plain.generate(wholes, SamplingParams(max_tokens=1, prompt_logprobs=0))
+        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=1, prompt_logprobs=0))
         logprobs = [
-            [entry for entry in (result.prompt_logprobs or [])[-len(tail) :] if entry]
-            for result, tail in zip(results, tails, strict=True)
+            [entry for entry in (result.prompt_logprobs or [])[-len(text.tokens) :] if entry]
+            for result, text in zip(results, texts, strict=True)
         ]
     check(trial.name, results)
     return [_summed([entry.logprob for entry in entries]) for entries in logprobs]

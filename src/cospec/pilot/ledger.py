@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,9 @@ from ..bench.keeping import keep
 from ..errors import CospecError, InvalidPilot
 from .reading import read
 from .results import CheckRow, Measurement
+
+# Among the settings, what scores and log-probabilities alone hang on.
+SCORING = "scoring"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +27,11 @@ class TextLogprob:
 class Ledger:
     """Everything by name, so that it goes to JSON and back. Prompts are written as their indices.
 
-    settings: what kept measurements must agree in. counts: at(method, concurrency) -> what its texts cost, summed.
-    theory: the same -> speed over plain that the formulas give. plans: concurrency -> what auto settled on. scores:
-    method -> prompt -> score. logprobs: method -> prompt -> its given text's.
-    seconds: spent measuring, in all runs together. started: of the first run.
+    settings: what kept measurements must agree in, SCORING in scores and log-probabilities alone. counts: at(method,
+    concurrency) -> what its texts cost, summed. theory: the same -> speed over plain that the formulas give. plans:
+    concurrency -> what auto settled on. scores: method -> prompt -> score. logprobs: method -> prompt -> its given
+    text's. caches: member or drafter -> the most bytes of its keys and values. peak_memory: the most bytes of the
+    process. seconds: spent measuring, in all runs together. started: of the first run.
     """
 
     settings: dict[str, Any]
@@ -38,6 +42,8 @@ class Ledger:
     checks: dict[str, CheckRow] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     logprobs: dict[str, dict[str, TextLogprob]] = field(default_factory=dict)
+    caches: dict[str, int] = field(default_factory=dict)
+    peak_memory: int = 0
     seconds: float = 0.0
     started: str = ""
 
@@ -47,7 +53,10 @@ class Ledger:
 
     @classmethod
     def load(cls, path: Path, settings: Mapping[str, Any]) -> "Ledger":
-        """What an earlier run with these settings kept, or an empty one. Raises InvalidPilot for another study's."""
+        """What an earlier run with these settings kept, or an empty one. Raises InvalidPilot for another study's.
+
+        Where SCORING alone differs, texts are scored anew and timings stay.
+        """
         if not path.exists():
             return cls(settings=dict(settings))
         try:
@@ -57,12 +66,14 @@ class Ledger:
                 f"{path} holds no measurements of a pilot ({error}); give --out another folder"
             ) from None
         wanted = json.loads(json.dumps(settings))
-        differing = [key for key in wanted if kept.settings.get(key) != wanted[key]]
+        differing = [key for key in wanted if key != SCORING and kept.settings.get(key) != wanted[key]]
         if differing:
             raise InvalidPilot(
                 f"{path} was measured with other settings ({', '.join(differing)}); give --out another folder, or "
                 "remove it to measure anew"
             )
+        if kept.settings.get(SCORING) != wanted.get(SCORING):
+            return replace(kept, settings=wanted, scores={}, logprobs={})
         return kept
 
     def is_timed(self, method: str, concurrency: int, batch: int, repeat: int) -> bool:

@@ -17,7 +17,7 @@ from .prices import Prices
 from .reading import read
 
 # The version of this layout.
-FORMAT = 1
+FORMAT = 2
 # Stands for all categories together.
 ALL = "all"
 # What is on trial unless the ensemble's file fixes a plan (see Settings.ours), and what it is compared with.
@@ -26,13 +26,15 @@ SINGLE = "single:"
 
 Status = Literal["met", "not met", "not measured"]
 Decision = Literal["go", "go up to", "no-go"]
-# Why there is no figure: no references, no texts, no prices, nothing proposed, no such concurrency, the machine does
-# not tell, the runner does not tell, too few units for an interval, the target forbids a given text, or nobody asked.
+# Why there is no figure: no references, no texts, no prices, no volume of tokens a month, nothing proposed, no such
+# concurrency, the machine does not tell, the runner does not tell, too few units for an interval, the target forbids a
+# given text, or nobody asked.
 Reason = Literal[
     "",
     "no references",
     "no texts",
     "no prices",
+    "no volume",
     "nothing proposed",
     "no such concurrency",
     "machine does not tell",
@@ -69,12 +71,12 @@ class Percentiles:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptInfo:
-    """A prompt, without its text. id: its own, or its number from 1. num_tokens: of the prompt.
-
-    where: file and line that it stood in.
+    """A prompt, without its text. id: its own, or its number from 1. digest: a hash of its text, by which another study
+    knows it. num_tokens: of the prompt. where: file and line that it stood in.
     """
 
     id: str
+    digest: str
     category: str
     num_tokens: int
     has_reference: bool
@@ -90,7 +92,8 @@ class Settings:
     tokens: decoded a text in the timed runs, end tokens passed over. temperature: of the timed runs. repeats: runs of
     each method on each unit, whose median counts. concurrencies: texts at once. methods: those timed, in order. ours:
     the one on trial, `auto`, or the ensemble's own plan in one line where its file fixes one.
-    score: how answers are scored (`exact`, `numeric`, `regex`, `module:function`), None without references.
+    score: how answers are scored (`exact`, `numeric`, `regex`, `module:function`), with commas between those
+    in use; None without references.
     score_temperature, score_tokens: of the scored texts. criteria, prices: as given, or the defaults, in full.
     criteria_source, prices_source: a file, or `default`. command: as typed.
     """
@@ -167,9 +170,9 @@ class SpeedRow:
 @dataclass(frozen=True, kw_only=True)
 class Speed:
     """pays_up_to: method -> the highest concurrency up to which the interval of its speed over plain lay above 1 at
-    every level measured; 0 where it did not at the lowest. best: plain, alternate or auto, the fastest at the planned
-    concurrency; auto unless another is faster by more than the interval. best_plan: its plan in one line, of auto the
-    one that it had settled on."""
+    every level measured; 0 where it did not at the lowest. best: of what decodes the ensemble
+    the fastest at the planned concurrency; ours unless another is faster by its whole interval. best_plan: its plan in
+    one line, of auto the one that it had settled on."""
 
     rows: tuple[SpeedRow, ...]
     pays_up_to: dict[str, int]
@@ -243,14 +246,15 @@ class Mechanism:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceRow:
-    """Where a text first differs from plain's. gap: between the two best tokens there, in log-probability.
+    """Where a text first differs from plain's. gap: between the two best tokens there, in log-probability; None
+    where the target allows one alone.
 
     is_tie: the gap is of the size of rounding; else it is a fault.
     """
 
     prompt: str
     position: int
-    gap: float
+    gap: float | None
     is_tie: bool
 
 
@@ -356,7 +360,8 @@ class QualityGained:
 class CostRow:
     """What a million tokens cost. money: machines' price an hour / tokens an hour x 10^6, without energy.
 
-    kwh: of the packages or cards whose counters were read. energy_money: kwh x the price of electricity.
+    kwh: of the packages or cards whose counters were read. energy_money: kwh x the price of electricity. total: of
+    both; None where either is paid for and not known.
     """
 
     method: str
@@ -365,12 +370,18 @@ class CostRow:
     money: float | None
     kwh: float | None
     energy_money: float | None
+    total: float | None
+
+    @property
+    def reason(self) -> Reason:
+        """Why it has no total."""
+        return "" if self.total is not None else "no prices" if self.money is None else "machine does not tell"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRow:
-    """A member's or drafter's memory. weights: of its parameters. cache: of its keys and values, as allocated at the
-    end. shares_with: the member whose weights it uses too; then its own count once, with that one."""
+    """A member's or drafter's memory. weights: of its parameters. cache: of its keys and values, the most that was
+    allocated in any run. shares_with: the member whose weights it uses too; then its own count once, with that one."""
 
     name: str
     is_drafter: bool

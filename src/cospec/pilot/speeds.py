@@ -26,7 +26,7 @@ def speed(asked: Asked, ledger: Ledger) -> Speed:
             here = [run for run in at_once if category in (ALL, run.category)]
             rows += [row for name in methods if (row := _row(name, concurrency, category, here)) is not None]
     found = tuple(rows)
-    best = _best(runs, asked.criteria.planned_concurrency)
+    best = _best(runs, asked.ours, asked.criteria.planned_concurrency)
     plan = ledger.plans.get(str(asked.criteria.planned_concurrency), "") if best == OURS else best
     pays = {name: _pays_up_to(found, name) for name in methods if name != PLAIN}
     return Speed(rows=found, pays_up_to=pays, best=best, best_plan=plan)
@@ -106,12 +106,12 @@ def _pays_up_to(rows: Values[SpeedRow], method: str) -> int:
     return level
 
 
-def _best(runs: Values[Measurement], concurrency: int) -> str:
-    """The fastest that decodes the ensemble: `auto`, unless another beats it by more than the interval."""
+def _best(runs: Values[Measurement], ours: str, concurrency: int) -> str:
+    """The fastest that decodes the ensemble: ours, unless another beats it by its whole interval."""
     at_once = [run for run in runs if run.concurrency == concurrency]
-    best, lead = OURS, 1.0
+    best, lead = ours, 1.0
     for name in dict.fromkeys(run.method for run in at_once if not run.method.startswith(SINGLE)):
-        over = faster(at_once, name, OURS) if name != OURS else None
+        over = faster(at_once, name, ours) if name != ours else None
         if over is not None and over.low is not None and over.low > 1 and over.mean > lead:
             best, lead = name, over.mean
     return best

@@ -1,6 +1,7 @@
 """The study itself, as steps that each leave the ledger whole: timed runs, the self-test, scores, perplexities."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Values
@@ -14,8 +15,9 @@ from ..exactness import Check, Effort, num_checks, self_test
 from ..sampling import SamplingParams
 from .asked import Asked
 from .energy import Meter, find_meter
-from .given import given_logprobs
+from .given import Given, given_logprobs
 from .ledger import Ledger, at
+from .memory import note_memory
 from .questions import balanced
 from .relaxed import relaxed_trials
 from .results import OURS, PLAIN, CheckRow, DifferenceRow, Measurement
@@ -59,8 +61,10 @@ class Study:
         self.score_params = SamplingParams(
             max_tokens=self.asked.score_tokens, temperature=self.asked.score_temperature, stop=self.asked.stop
         )
+        self.texts = self._texts()
         self.trials = trials(self.ensemble, self.params)
         self.relaxed = relaxed_trials(self.ensemble, self.asked.criteria.relaxed)
+        note_memory(self.ensemble, self.ledger)
 
     def steps(self) -> list[Step]:
         """What is left to do, in order."""
@@ -84,6 +88,7 @@ class Study:
             started = time.perf_counter()
             step.run()
             self.ledger.seconds += time.perf_counter() - started
+            note_memory(self.ensemble, self.ledger)
             on_step(step)
         return True
 
@@ -185,7 +190,7 @@ class Study:
                 DifferenceRow(
                     prompt=self.questions[picked[each.prompt_index]].id,
                     position=each.position,
-                    gap=each.gap,
+                    gap=each.gap if math.isfinite(each.gap) else None,
                     is_tie=each.is_tie,
                 )
                 for each in line.differences
@@ -214,22 +219,29 @@ class Study:
         for i, result in zip(indices, results, strict=True):
             question = self.questions[i]
             assert question.reference is not None
-            score = scorer(question.score or self.asked.score)(result.text, question.reference)
+            score = scorer(question.score)(result.text, question.reference)
             self.ledger.scores[trial.name][str(i)] = score
+
+    def _texts(self) -> dict[str, Given]:
+        """Those whose perplexity is taken; one that makes no token of its own has none."""
+        tokenizer = self.ensemble.tokenizer
+        if tokenizer is None:
+            return {}
+        found = {key: Given.of(tokenizer, *pair) for key, pair in self.asked.given_texts().items()}
+        return {key: given for key, given in found.items() if given.tokens}
 
     def _weighing(self, trial: Trial) -> list[Step]:
         """The log-probabilities of given texts. Ours have plain's, since they follow one distribution."""
-        if trial.name == self.asked.ours or self.ensemble.tokenizer is None:
+        if trial.name == self.asked.ours:
             return []
         kept = self.ledger.logprobs.setdefault(trial.name, {})
-        todo = [key for key in self.asked.given_texts() if key not in kept]
+        todo = [key for key in self.texts if key not in kept]
         return [
             Step("perplexity", self.asked.score_tokens * 8, partial(self._weigh, trial, keys)) for keys in _chunks(todo)
         ]
 
     def _weigh(self, trial: Trial, keys: Values[str]) -> None:
-        texts = self.asked.given_texts()
-        for key, logprob in zip(keys, given_logprobs(trial, [texts[key] for key in keys]), strict=True):
+        for key, logprob in zip(keys, given_logprobs(trial, [self.texts[key] for key in keys]), strict=True):
             self.ledger.logprobs[trial.name][key] = logprob
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 from ..bench.intervals import FEWEST_UNITS
 from ..ensemble import Ensemble
-from ..errors import InvalidPilot, InvalidSchedule
+from ..errors import CospecError, InvalidPilot, InvalidPrompt, InvalidSchedule
 from ..sampling import SamplingParams
 from ..schedule import Plan
 from .questions import Question
 from .results import OURS, PLAIN, SINGLE
 
-# Batches of each category where several texts are decoded at once, and of all together.
-FEWEST_BATCHES, FEWEST_IN_ALL = 2, FEWEST_UNITS + 2
+# Batches where several texts are decoded at once, as far as there are prompts for them.
+FEWEST_BATCHES = FEWEST_UNITS + 2
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,44 @@ def trials(ensemble: Ensemble, params: SamplingParams) -> list[Trial]:
 def batches(questions: Values[Question], timed: Values[int], concurrency: int) -> list[Batch]:
     """What is decoded at this concurrency: each timed prompt alone, or full batches of each category.
 
-    Several at once are taken from all prompts of a category, the timed ones first; one is taken twice only where there
-    are too few.
+    Several at once are taken from all prompts of a category, the timed ones first. No prompt is in two batches, which
+    would say the same twice; in one it stands twice only where its category has too few to fill it.
     """
     if concurrency == 1:
         return [Batch(number, questions[i].category, (i,)) for number, i in enumerate(timed)]
-    found: list[Batch] = []
-    categories = list(dict.fromkeys(question.category for question in questions))
-    for category in categories:
-        own = [i for i in timed if questions[i].category == category]
-        own += [i for i, question in enumerate(questions) if question.category == category and i not in own]
-        first = own[: sum(questions[i].category == category for i in timed)]
-        random.Random(0).shuffle(first)
-        own[: len(first)] = first
-        num = max(FEWEST_BATCHES, -(-len(first) // concurrency), -(-FEWEST_IN_ALL // len(categories)))
-        for start in range(0, num * concurrency, concurrency):
-            picked = tuple(own[(start + k) % len(own)] for k in range(concurrency))
-            found.append(Batch(len(found), category, picked))
-    return found
+    categories = dict.fromkeys(question.category for question in questions)
+    filled = {category: _filled(_in_turn(questions, timed, category), concurrency) for category in categories}
+    num = max(FEWEST_BATCHES, len(categories), -(-len(timed) // concurrency))
+    # As many of each category as goes.
+    turns = range(max(map(len, filled.values())))
+    found = [(category, own[turn]) for turn in turns for category, own in filled.items() if turn < len(own)]
+    return [Batch(number, category, prompts) for number, (category, prompts) in enumerate(found[:num])]
+
+
+def _in_turn(questions: Values[Question], timed: Values[int], category: str) -> list[int]:
+    """The category's prompts, the timed ones first, in no order of their own."""
+    own = [i for i, question in enumerate(questions) if question.category == category]
+    first = [i for i in own if i in timed]
+    random.Random(0).shuffle(first)
+    return first + [i for i in own if i not in timed]
+
+
+def _filled(prompts: Values[int], size: int) -> list[tuple[int, ...]]:
+    """Whole batches; one, filled up from its beginning, where there are too few for any."""
+    if len(prompts) < size:
+        return [tuple(prompts[k % len(prompts)] for k in range(size))]
+    return [tuple(prompts[start : start + size]) for start in range(0, len(prompts) - size + 1, size)]
+
+
+def check_prompts(ensemble: Ensemble, questions: Values[Question]) -> None:
+    """Raises InvalidPrompt, with file and line, for one that some member has no room for, its continuation included."""
+    engine, params = ensemble.engine(), SamplingParams()
+    for question in questions:
+        try:
+            engine.check(ensemble.request(question.prompt + (question.continuation or ""), params))
+        except CospecError as error:
+            what = ", with its continuation" if question.continuation else ""
+            raise InvalidPrompt(f"{question.where}{what}: {error}") from None
 
 
 def check_concurrencies(ensemble: Ensemble, concurrencies: Values[int]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from .cost import total_money
 from .criteria import Criteria, Limits
 from .results import (
     Cost,
@@ -15,6 +14,7 @@ from .results import (
     QualityGained,
     QualityKept,
     Reason,
+    Results,
     Rule,
     Speed,
     SpeedRow,
@@ -37,6 +37,18 @@ class Evidence:
     gained: QualityGained
     cost: Cost
 
+    @classmethod
+    def of(cls, results: Results, method: str) -> "Evidence":
+        """What a finished study says of that method."""
+        return cls(
+            ours=method,
+            speed=results.speed,
+            mechanism=results.mechanism,
+            kept=results.kept,
+            gained=results.gained,
+            cost=results.cost,
+        )
+
     @property
     def concurrencies(self) -> list[int]:
         return sorted({row.concurrency for row in self.speed.rows if row.method == self.ours})
@@ -57,6 +69,29 @@ def judge(criteria: Criteria, evidence: Evidence) -> Verdict:
         blocking=tuple(rule.name for rule in required if rule.status == "not met"),
         unmeasured=tuple(rule.name for rule in required if rule.status == "not measured"),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What goes into service. method: its name. verdict: what was judged of it."""
+
+    method: str
+    verdict: Verdict
+
+    @property
+    def concurrency(self) -> int:
+        """Texts at once that its figures are taken at: those planned, or the most at which it met the criteria."""
+        return self.verdict.up_to if self.verdict.decision == "go up to" else self.verdict.concurrency
+
+
+def served(results: Results) -> Served:
+    """What was on trial, unless another was faster by its whole interval and is a GO by the same criteria."""
+    ours, best = results.settings.ours, results.speed.best
+    if best != ours:
+        verdict = judge(results.settings.criteria, Evidence.of(results, best))
+        if verdict.decision == "go":
+            return Served(method=best, verdict=verdict)
+    return Served(method=ours, verdict=results.verdict)
 
 
 def _up_to(criteria: Criteria, evidence: Evidence) -> int:
@@ -107,8 +142,8 @@ def _rules(criteria: Criteria, evidence: Evidence, concurrency: int) -> Iterator
         yield rule.interval("min_perplexity_gain", criteria.min_perplexity_gain, "x", gained.perplexity_gain, reason)
     if criteria.max_cost_per_million is not None:
         cost = evidence.cost.row(evidence.ours, concurrency)
-        reason = "no prices" if cost else "no such concurrency"
-        money = total_money(cost) if cost else None
+        money = cost.total if cost else None
+        reason = cost.reason if cost else "no such concurrency"
         yield rule.at_most("max_cost_per_million", criteria.max_cost_per_million, "money", money, reason)
     if criteria.max_memory_gib is not None:
         total = evidence.cost.memory_total

@@ -2,12 +2,12 @@
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence as Values
 from functools import singledispatch
 from html import escape
 from pathlib import Path
 
+from ...bench.keeping import to_json
 from .blocks import Banner, Block, Cell, Download, Field, Formula, Note, Plot, Prices, Section, Table, Tile, Tiles
 from .svg import MARKERS
 from .view import View
@@ -25,7 +25,6 @@ def to_html(view: View, sections: Values[Section]) -> str:
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = escape(view.say("page.title", {"ensemble": view.study.settings.ensemble}))
-    texts = {key: view.say.table[key] for key in _SCRIPT_TEXTS} | {"planned": view.at_once(view.planned)}
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
     return "\n".join(
         [
@@ -43,16 +42,26 @@ def to_html(view: View, sections: Values[Section]) -> str:
             "</main>",
             f"<footer>{escape(_foot(view))}</footer>",
             _data("results", view.study.to_dict()),
-            _data("texts", texts),
+            _data("texts", _script_texts(view)),
             f"<script>{script}</script>",
             "</body></html>\n",
         ]
     )
 
 
+def _script_texts(view: View) -> dict[str, str]:
+    unmetered = view.missing("machine does not tell")
+    return {
+        **{key: view.say.table[key] for key in _SCRIPT_TEXTS},
+        "planned": view.at_once(view.planned),
+        "unmetered": unmetered,
+        "unmetered saving": view.say("cost.no saving", {"reason": unmetered}),
+    }
+
+
 def _data(name: str, value: object) -> str:
     """As JSON in which no tag can be closed."""
-    text = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    text = to_json(value).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>'
 
 

@@ -29,7 +29,9 @@ function costs(row) {
   const perHour = price("per_hour"), perKwh = price("per_kwh");
   const machines = perHour === null ? null : perHour / (row.tokens_per_second * 3600) * 1e6;
   const energy = row.kwh === null || perKwh === null ? null : row.kwh * perKwh;
-  return { machines, energy, total: machines === null ? null : machines + (energy ?? 0) };
+  // What is paid for and was not measured is not nothing.
+  const isKnown = machines !== null && (perKwh === null || energy !== null);
+  return { machines, energy, total: isKnown ? machines + (energy ?? 0) : null };
 }
 
 function recompute() {
@@ -51,8 +53,9 @@ function compare(own, plain) {
   put("tile", money(own));
   const volume = price("volume");
   if (own === null || plain === null) {
-    put("tile-says", texts["cost.no saving yet"]);
-    put("saving", texts["cost.no saving yet"]);
+    const isUnmetered = price("per_hour") !== null && price("per_kwh") !== null;
+    put("tile-says", texts[isUnmetered ? "unmetered" : "cost.no saving yet"]);
+    put("saving", texts[isUnmetered ? "unmetered saving" : "cost.no saving yet"]);
     return;
   }
   const share = `${Math.round(Math.abs(1 - own / plain) * 100)}%`;

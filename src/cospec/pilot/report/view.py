@@ -38,6 +38,11 @@ class View:
         known = f"method.{name}"
         return self.say(known) if known in self.say.table else name
 
+    def category(self, name: str) -> str:
+        """Of prompts: as their file calls it, or, of those that cospec names, in words."""
+        known = f"category.{name}"
+        return self.say(known) if known in self.say.table else name
+
     def colour(self, name: str) -> str:
         """Ours and alternate have one; all else is background."""
         return "c0" if name == self.ours else "neutral" if name == PLAIN or name.startswith(SINGLE) else "c1"

@@ -70,18 +70,13 @@ def _saving(view: View) -> str:
 
 
 def _bar(view: View, row: CostRow) -> Estimate:
-    total = _total(row)
     return Estimate(
         label=view.method(row.method),
-        mean=total or 0.0,
-        written="–" if total is None else money(total, view.currency),
+        mean=row.total or 0.0,
+        written="–" if row.total is None else money(row.total, view.currency),
         colour=view.colour(row.method),
         hook=key(row),
     )
-
-
-def _total(row: CostRow) -> float | None:
-    return None if row.money is None else row.money + (row.energy_money or 0.0)
 
 
 def _row(view: View, row: CostRow) -> tuple[Cell, ...]:
@@ -95,7 +90,7 @@ def _row(view: View, row: CostRow) -> tuple[Cell, ...]:
         Cell(text=paid(row.money), hook=f"machines:{key(row)}"),
         Cell(text="–" if row.kwh is None else f"{amount(row.kwh)} kWh"),
         Cell(text=paid(row.energy_money), hook=f"energy:{key(row)}"),
-        Cell(text=paid(_total(row)), tone="strong", hook=f"total:{key(row)}"),
+        Cell(text=paid(row.total), tone="strong", hook=f"total:{key(row)}"),
     )
 
 

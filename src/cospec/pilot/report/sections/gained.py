@@ -41,7 +41,7 @@ def _scores(view: View) -> Iterator[Block]:
         rows=tuple(
             texts(
                 view.method(row.method),
-                _category(view, row.category),
+                view.category(row.category),
                 view.interval(row.score, score),
                 str(row.score.num),
             )
@@ -76,7 +76,7 @@ def _perplexities(view: View) -> Iterator[Block]:
         rows=tuple(
             texts(
                 view.method(row.method),
-                _category(view, row.category),
+                view.category(row.category),
                 amount(row.perplexity),
                 str(row.num_texts),
                 f"{row.num_tokens:,}",
@@ -89,7 +89,3 @@ def _perplexities(view: View) -> Iterator[Block]:
         yield Note(text=say("gained.perplexity says", values))
     else:
         yield Note(text=view.missing(found.perplexity_reason), tone="unknown")
-
-
-def _category(view: View, name: str) -> str:
-    return view.say("word.all") if name == ALL else name

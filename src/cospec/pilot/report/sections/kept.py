@@ -70,7 +70,7 @@ def _greedy(view: View) -> Iterator[Block]:
                     each.prompt,
                     check.schedule,
                     str(each.position),
-                    f"{each.gap:.2g}",
+                    "∞" if each.gap is None else f"{each.gap:.2g}",
                     say("word.tie" if each.is_tie else "word.fault"),
                 )
                 for check, each in rows

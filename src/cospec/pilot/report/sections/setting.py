@@ -68,7 +68,10 @@ def _prompts(view: View) -> tuple[tuple[Cell, ...], ...]:
     tokens: Counter[str] = Counter()
     for prompt in prompts:
         tokens[prompt.category] += prompt.num_tokens
-    return tuple(texts(name, str(num), str(scored[name]), f"{tokens[name] / num:.0f}") for name, num in counts.items())
+    return tuple(
+        texts(view.category(name), str(num), str(scored[name]), f"{tokens[name] / num:.0f}")
+        for name, num in counts.items()
+    )
 
 
 def _machine(view: View) -> tuple[tuple[Cell, ...], ...]:

@@ -55,7 +55,8 @@ def _by_category(view: View) -> Iterator[Block]:
     if not own:
         return
     title = say("speed.by category", {"ours": view.method(view.ours), "planned": view.at_once(view.planned)})
-    yield Plot(title=title, svg=intervals(title, [_estimate(view, row, row.category) for row in own], 1, times))
+    drawn = [_estimate(view, row, view.category(row.category)) for row in own]
+    yield Plot(title=title, svg=intervals(title, drawn, 1, times))
     yield Note(text=say("speed.by category says"))
     methods = list(dict.fromkeys(row.method for row in rows if row.method != PLAIN))
     yield Table(
@@ -65,7 +66,7 @@ def _by_category(view: View) -> Iterator[Block]:
             *(Column(title=view.method(name), is_number=True) for name in methods),
         ),
         rows=tuple(
-            (Cell(text=category), *(_over_plain(view, name, category) for name in methods))
+            (Cell(text=view.category(category)), *(_over_plain(view, name, category) for name in methods))
             for category in dict.fromkeys(row.category for row in rows)
         ),
     )

@@ -1,6 +1,6 @@
 """Go or no-go, the four figures behind it, and the criteria one by one."""
 
-from ...results import PLAIN, CostRow, Interval, Rule
+from ...results import PLAIN, Interval, Reason, Rule
 from ..blocks import Banner, Block, Cell, Column, Formula, Note, Section, Table, Tile, Tiles, Tone
 from ..numbers import amount, money, percent, signed, times
 from ..view import View
@@ -106,11 +106,13 @@ def _gain(view: View) -> Tile:
 
 
 def _cost(view: View) -> Tile:
-    ours, plain = (_total(view.study.cost.row(name, view.planned)) for name in (view.ours, PLAIN))
+    rows = [view.study.cost.row(name, view.planned) for name in (view.ours, PLAIN)]
+    ours, plain = (row.total if row else None for row in rows)
     say = view.say
     hook, says_hook = "tile", "tile-says"
     if ours is None or plain is None:
-        says = view.missing("no prices")
+        reasons: list[Reason] = [row.reason if row else "no such concurrency" for row in rows]
+        says = view.missing(next(filter(None, reasons)))
         return Tile(label=say("tile.cost"), figure="–", says=says, tone="unknown", hook=hook, says_hook=says_hook)
     values = {"plain": money(plain, view.currency), "change": change(ours, plain, view)}
     says = say("tile.cost says", values)
@@ -123,10 +125,6 @@ def change(ours: float, plain: float, view: View) -> str:
         return "–"
     key = "cost.less" if ours <= plain else "cost.more"
     return view.say(key, {"share": f"{abs(1 - ours / plain) * 100:.0f}%"})
-
-
-def _total(row: CostRow | None) -> float | None:
-    return None if row is None or row.money is None else row.money + (row.energy_money or 0.0)
 
 
 # The rules.
