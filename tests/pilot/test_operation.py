@@ -1,8 +1,15 @@
 """From pilot to operation: the file that is served, and the watch over the service."""
 
+import contextlib
 import json
+import os
+import signal
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -11,6 +18,7 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble
 from cospec.cli import app
+from cospec.cli.watch import _windows
 from cospec.errors import InvalidPilot
 from cospec.pilot.criteria import Limits
 from cospec.pilot.energy import find_meter
@@ -18,25 +26,60 @@ from cospec.pilot.metrics import Histogram, Service, parsed
 from cospec.pilot.operation import write_ensemble, write_relaxed
 from cospec.pilot.results import Relaxed, Results
 from cospec.pilot.trials import trials
+from cospec.pilot.verdict import Evidence, Served, judge, served
 from cospec.pilot.watch import watch
 from cospec.sampling import SamplingParams
+from cospec.server.metrics import Metrics
 
-from ..server.conftest import Served
+from ..server import conftest as servers
+from .studies import NOTHING
 
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
 
 
-def test_the_plan_that_won_is_written_as_an_ensemble(folder, tmp_path, pair):
+def asking(results, **rules):
+    """The same study, judged by these rules alone."""
+    asked = replace(results.settings, criteria=replace(NOTHING, **rules))
+    return replace(results, settings=asked, verdict=judge(asked.criteria, Evidence.of(results, asked.ours)))
+
+
+def with_best(results, best):
+    return replace(results, speed=replace(results.speed, best=best))
+
+
+def test_the_plan_that_was_judged_is_written_as_an_ensemble(folder, tmp_path, pair):
     path = tmp_path / "ensemble.yaml"
     for best, schedule in (("auto", "auto"), ("alternate", "alternate"), ("plain", "plain")):
-        results = replace(EXAMPLE, speed=replace(EXAMPLE.speed, best=best))
-        write_ensemble(pair, trials(pair, SamplingParams()), results, path)
+        write_ensemble(pair, trials(pair, SamplingParams()), with_best(asking(EXAMPLE), best), path)
         again = Ensemble.load(path)
         assert again.plan.schedule == schedule
         assert again.member_names == ("a", "b")
         assert again.combination == pair.combination
         assert again.drafter_names == (("c",) if best == "auto" else ())
-    assert "verdict was" in path.read_text(encoding="utf-8")
+        assert f"verdict on `{best}` was GO" in path.read_text(encoding="utf-8")
+
+
+def test_a_faster_plan_that_does_not_meet_the_criteria_is_not_written(tmp_path, pair):
+    results = with_best(asking(EXAMPLE, min_speedup=1.0), "plain")
+    assert served(results) == Served(method="auto", verdict=results.verdict)
+    write_ensemble(pair, trials(pair, SamplingParams()), results, tmp_path / "ensemble.yaml")
+    assert Ensemble.load(tmp_path / "ensemble.yaml").plan.schedule == "auto"
+    # What is on trial stays, where it is good for fewer texts than planned.
+    up_to = replace(results.verdict, decision="go up to", concurrency=8, up_to=1)
+    found = served(replace(results, verdict=up_to))
+    assert (found.method, found.concurrency) == ("auto", 1)
+
+
+def test_a_command_of_several_lines_stays_a_comment(tmp_path, pair):
+    path = tmp_path / "ensemble.yaml"
+    for command in ("cospec pilot --stop '\n\n'", "cospec pilot --stop '\u2028\x85\r\x1b'"):
+        write_ensemble(pair, trials(pair, SamplingParams()), commanded(asking(EXAMPLE), command), path)
+        assert Ensemble.load(path).member_names == ("a", "b")
+    assert r"--stop '\u2028\x85\r\x1b'" in path.read_text(encoding="utf-8")
+
+
+def commanded(results, command):
+    return replace(results, settings=replace(results.settings, command=command))
 
 
 def test_a_plan_of_ones_own_keeps_its_drafter_and_options(folder, tmp_path):
@@ -48,7 +91,8 @@ def test_a_plan_of_ones_own_keeps_its_drafter_and_options(folder, tmp_path):
     }  # fmt: skip
     given.write_text(yaml.safe_dump(settings), encoding="utf-8")
     ensemble = Ensemble.load(given)
-    results = replace(EXAMPLE, speed=replace(EXAMPLE.speed, best=str(ensemble.plan)))
+    own = asking(replace(EXAMPLE, settings=replace(EXAMPLE.settings, ours=str(ensemble.plan))))
+    results = with_best(own, str(ensemble.plan))
     write_ensemble(ensemble, trials(ensemble, SamplingParams()), results, tmp_path / "out.yaml")
     again = Ensemble.load(tmp_path / "out.yaml")
     assert again.plan == ensemble.plan
@@ -73,22 +117,33 @@ def test_a_softened_target_is_written_only_where_one_was_chosen(pair, tmp_path):
     assert (again.plan.schedule, again.plan.proposer) == ("fixed", "c")
 
 
+BOUNDS = (0.005, 0.01, 0.02, 0.05, 0.1, float("inf"))
+
+
+def constant(seconds, count):
+    """The histogram of a figure that never changes."""
+    return Histogram({bound: count if seconds <= bound else 0.0 for bound in BOUNDS}, seconds * count)
+
+
 def service(proposed, accepted, ms, texts=100):
-    histogram = Histogram({ms / 1e3: 1000.0, float("inf"): 1000.0}, ms)
     return Service(
         tokens=1000.0,
         proposed={"c": proposed},
         accepted={"c": accepted},
-        between_tokens=histogram,
-        to_first_token=Histogram({0.1: texts, float("inf"): texts}, 1.0),
+        between_tokens=constant(ms / 1e3, 1000.0),
+        per_text=constant(ms / 1e3, texts),
+        to_first_token=constant(0.01, texts),
     )
 
 
 def in_pilot():
-    """The example's acceptance and mean milliseconds a token at its planned concurrency."""
+    """The example's acceptance and mean milliseconds from token to token at its planned concurrency."""
     row = EXAMPLE.mechanism.row(EXAMPLE.settings.ours, EXAMPLE.verdict.concurrency)
     share = sum(each.accepted for each in row.proposers) / sum(each.proposed for each in row.proposers)
-    return share, EXAMPLE.speed.row(EXAMPLE.settings.ours, EXAMPLE.verdict.concurrency).ms_per_token.mean
+    runs = [run for run in EXAMPLE.measurements if (run.method, run.concurrency) == (row.method, row.concurrency)]
+    # Of one text each.
+    seconds = sum(run.text_seconds[0] - run.first_token_seconds[0] for run in runs)
+    return share, 1e3 * seconds / sum(run.tokens - 1 for run in runs)
 
 
 def test_a_service_like_its_pilot_has_not_drifted():
@@ -129,31 +184,60 @@ def test_a_window_is_what_happened_between_two_readings():
     assert restarted.since(service(400, 300, 5.0)) == restarted
 
 
-def test_quantiles_are_read_off_the_buckets():
+def test_a_percentile_has_drifted_only_where_its_whole_bucket_lies_beyond_the_limit():
+    limits = {"max_ms_per_token": Limits(p95=25.0), "max_first_token_ms": Limits(p50=5.0)}
+    results = asking(EXAMPLE, **limits)
+
+    def status(ms):
+        found = watch(results, service(0, 0, ms), 1e3)
+        return {reading.name: reading.status for reading in found.readings if reading.is_criterion}
+
+    # 22 and 26 ms lie in one bucket; so does the limit.
+    assert status(22.0) == {"ms_per_token.p95": "steady", "first_token_ms.p50": "drifted"}
+    assert status(26.0)["ms_per_token.p95"] == "steady"
+    assert status(51.0)["ms_per_token.p95"] == "drifted"
+
+
+def test_quantiles_lie_above_the_lower_bounds_of_their_buckets():
     histogram = Histogram({1.0: 50.0, 2.0: 90.0, float("inf"): 100.0}, 100.0)
-    assert histogram.quantile(0.5) == pytest.approx(1.0)
-    assert histogram.quantile(0.7) == pytest.approx(1.5)
-    assert histogram.quantile(0.99) == 2.0
-    assert Histogram().quantile(0.5) is None
+    assert [histogram.at_least(share) for share in (0.5, 0.7, 0.99)] == [0.0, 1.0, 2.0]
+    assert Histogram().at_least(0.5) is None
+
+
+def test_a_service_is_held_against_the_plan_that_was_written_for_it():
+    # With 8 at once ours was no faster than plain, so that it is good for 1 alone.
+    results = replace(EXAMPLE, verdict=replace(EXAMPLE.verdict, decision="go up to", concurrency=8, up_to=1))
+    share, ms = in_pilot()
+    found = watch(results, service(1000, 1000 * share, ms), 0.25)
+    assert {r.name: r.pilot for r in found.readings if not r.is_criterion} == {
+        "acceptance": pytest.approx(share),
+        "ms_per_token": pytest.approx(ms),
+    }
+    # Plain proposes nothing, and what it is held against has none to compare.
+    plain = watch(with_best(asking(EXAMPLE), "plain"), service(0, 0, ms), 0.25)
+    (reading,) = plain.readings
+    assert reading.name == "ms_per_token"
+    assert reading.pilot > ms
 
 
 def test_other_servers_are_refused():
-    with pytest.raises(InvalidPilot, match="no metrics of `cospec serve`"):
-        parsed("python_info 1.0\n")
+    for text in ("python_info 1.0\n", '<!doctype html><html><body class="x">Bad gateway</body></html>', "{}", "a{b"):
+        with pytest.raises(InvalidPilot, match="no metrics of `cospec serve`"):
+            parsed(text)
 
 
 @pytest.fixture(scope="module")
-def served(pair):
-    with Served(pair, max_sequences=4) as running:
+def server(pair):
+    with servers.Served(pair, max_sequences=4) as running:
         yield running
 
 
-def test_a_running_server_is_watched(served, tmp_path):
+def test_a_running_server_is_watched(server, tmp_path):
     pilot = tmp_path / "results.json"
     pilot.write_text(json.dumps(EXAMPLE.to_dict()), encoding="utf-8")
 
     def watched(*arguments):
-        shown = CliRunner().invoke(app, ["watch", served.url, "--pilot", str(pilot), "--once", *arguments])
+        shown = CliRunner().invoke(app, ["watch", server.url, "--pilot", str(pilot), "--once", *arguments])
         return shown.exit_code, shown.output
 
     code, output = watched("--json")
@@ -161,7 +245,7 @@ def test_a_running_server_is_watched(served, tmp_path):
     assert {reading["status"] for reading in json.loads(output)["readings"]} == {"too few"}
     body = {"model": "demo:we", "prompt": "the members", "max_tokens": 64, "ignore_eos": True}
     for _ in range(16):
-        httpx.post(f"{served.url}/v1/completions", json=body, timeout=60).raise_for_status()
+        httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).raise_for_status()
     # Nothing is slower than a pilot that had all the time there is, and everything than one that had none.
     assert watched("--tolerance", "1e6")[0] in (0, 1)
     code, output = watched("--json", "--tolerance", "0")
@@ -171,6 +255,54 @@ def test_a_running_server_is_watched(served, tmp_path):
     readings = {(reading["name"], reading["is_criterion"]): reading for reading in found["readings"]}
     assert readings["ms_per_token", False]["now"] > 0
     assert code == found["drifted"]
+
+
+@contextlib.contextmanager
+def answering(answers):
+    """A server that gives these answers to those who ask for its metrics, a status and a text each, then Ctrl-C."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, text = answers.pop(0) if self.path == "/metrics" else (404, "")
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+            if not answers:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def log_message(self, *_):
+            """Says nothing on standard error."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}"
+        listening.shutdown()
+        thread.join()
+
+
+def test_the_watch_goes_on_while_a_server_starts_anew(tmp_path):
+    metrics = Metrics("model")
+    metrics.watch(SimpleNamespace(num_running=0, num_waiting=0))
+    idle = metrics.text().decode()
+    pilot = tmp_path / "results.json"
+    pilot.write_text(json.dumps(EXAMPLE.to_dict()), encoding="utf-8")
+    with answering([(200, idle), (502, "<html>Bad gateway</html>"), (200, "<html>Welcome</html>"), (200, idle)]) as url:
+        shown = CliRunner().invoke(app, ["watch", url, "--pilot", str(pilot), "--every", "1", "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert "trying again (1 of 5)" in shown.stderr
+    assert "trying again (2 of 5)" in shown.stderr
+    (window,) = map(json.loads, shown.stdout.splitlines())
+    assert {reading["status"] for reading in window["readings"]} == {"too few"}
+
+
+def test_the_watch_ends_where_a_server_stays_away(tmp_path):
+    def gone():
+        raise InvalidPilot("nobody is there")
+
+    quiet = service(0, 0, 1.0)
+    with pytest.raises(InvalidPilot, match="nobody is there"):
+        _windows(gone, partial(watch, EXAMPLE, tolerance=0.25), quiet, 0.01, True)
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path):

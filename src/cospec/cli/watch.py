@@ -3,7 +3,9 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +20,13 @@ from ..pilot.watch import Watch
 from ..pilot.watch import watch as held_against
 from .interrupt import Interrupt
 from .jsonline import to_line
+from .messages import print_note
 
 EXAMPLE = "cospec watch http://localhost:8000 --pilot pilot/results.json --every 60"
 
 DRIFTED = 1
+# So often in a row a server may fail to answer.
+MOST_MISSED = 5
 _COLOURS = {"steady": "green", "drifted": "red", "too few": "yellow"}
 
 
@@ -45,36 +50,38 @@ def watch(
     cannot mend is a service that does other work than its pilot did: then run the pilot again.
     """
     results = Results.load(pilot)
-    schedule = _schedule(url, api_key)
+    hold = partial(held_against, results, tolerance=tolerance, schedule=_schedule(url, api_key))
     before = read_service(url, api_key)
     if once:
-        found = held_against(results, before, tolerance, schedule)
+        found = hold(before)
         _show(found, as_json)
     else:
-        found = _windows(results, url, api_key, before, every, tolerance, schedule, as_json)
+        found = _windows(partial(read_service, url, api_key), hold, before, every, as_json)
     if found.has_drifted:
         raise typer.Exit(DRIFTED)
 
 
 def _windows(
-    results: Results,
-    url: str,
-    key: str | None,
-    before: Service,
-    every: float,
-    tolerance: float,
-    schedule: str | None,
-    as_json: bool,
+    read: Callable[[], Service], hold: Callable[[Service], Watch], before: Service, every: float, as_json: bool
 ) -> Watch:
-    """Window after window, until Ctrl-C; the last one."""
-    found = held_against(results, before.since(before), tolerance, schedule)
+    """Window after window, until Ctrl-C; the last one. A server that does not answer may be starting anew.
+
+    Raises InvalidPilot once it has not answered MOST_MISSED times in a row.
+    """
+    found, num_missed = hold(before.since(before)), 0
     with Interrupt() as interrupt:
         while not interrupt.is_noted():
             _wait(every, interrupt)
-            now = read_service(url, key)
-            found = held_against(results, now.since(before), tolerance, schedule)
+            try:
+                now = read()
+            except InvalidPilot as error:
+                num_missed += 1
+                if num_missed == MOST_MISSED:
+                    raise
+                print_note(f"{error}; trying again ({num_missed} of {MOST_MISSED})")
+                continue
+            found, before, num_missed = hold(now.since(before)), now, 0
             _show(found, as_json)
-            before = now
     return found
 
 
@@ -105,9 +112,15 @@ def _show(found: Watch, as_json: bool) -> None:
     table.add_column("")
     for reading in found.readings:
         source = "criteria" if reading.is_criterion else "pilot"
-        values = ("" if value is None else f"{value:.3g}" for value in (reading.pilot, reading.now, reading.limit))
-        table.add_row(reading.name, source, *values, f"[{_COLOURS[reading.status]}]{reading.status}[/]")
+        # A percentile is told by its bucket, whose lower bound this is.
+        now = f"> {_written(reading.now)}" if reading.now and "." in reading.name else _written(reading.now)
+        figures = (_written(reading.pilot), now, _written(reading.limit))
+        table.add_row(reading.name, source, *figures, f"[{_COLOURS[reading.status]}]{reading.status}[/]")
     Console().print(table)
+
+
+def _written(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def _advice(found: Watch) -> str:

@@ -1,6 +1,6 @@
 """A server's /metrics, read: counters at one time, and what happened between two of them."""
 
-import math
+import http.client
 import urllib.error
 import urllib.request
 from collections import defaultdict
@@ -11,10 +11,12 @@ from ..errors import InvalidPilot, MissingExtra
 
 try:
     from prometheus_client.parser import text_string_to_metric_families
+    from prometheus_client.samples import Sample
 except ImportError:
     raise MissingExtra("watching a server needs prometheus-client: pip install 'cospec[serve]'") from None
 
 TIMEOUT_SECONDS = 10
+_FOREIGN = "these are no metrics of `cospec serve`; give the address of one"
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,13 @@ class Histogram:
     def mean(self) -> float | None:
         return self.total / self.count if self.count else None
 
-    def quantile(self, share: float) -> float | None:
-        """On the line between the bounds of its bucket, as Prometheus draws it; the last finite bound at most."""
-        below, start = 0.0, 0.0
+    def at_least(self, share: float) -> float | None:
+        """The lower bound of the bucket that this quantile lies in. A histogram says no more than that it is above."""
+        lower = 0.0
         for bound, up_to in sorted(self.buckets.items()):
             if self.count and up_to >= share * self.count:
-                if math.isinf(bound):
-                    return start
-                return start + (bound - start) * (share * self.count - below) / (up_to - below)
-            below, start = up_to, bound
+                return lower
+            lower = bound
         return None
 
     def since(self, earlier: "Histogram") -> "Histogram":
@@ -50,12 +50,14 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What a server has counted. proposed, accepted: by proposer. tokens: decoded."""
+    """What a server has counted. proposed, accepted: by proposer. tokens: decoded. per_text: from token to token, in
+    the mean of each text."""
 
     tokens: float
     proposed: Mapping[str, float]
     accepted: Mapping[str, float]
     between_tokens: Histogram
+    per_text: Histogram
     to_first_token: Histogram
 
     def since(self, earlier: "Service") -> "Service":
@@ -67,6 +69,7 @@ class Service:
             proposed=_minus(self.proposed, earlier.proposed),
             accepted=_minus(self.accepted, earlier.accepted),
             between_tokens=self.between_tokens.since(earlier.between_tokens),
+            per_text=self.per_text.since(earlier.per_text),
             to_first_token=self.to_first_token.since(earlier.to_first_token),
         )
 
@@ -84,7 +87,7 @@ def fetch(url: str, key: str | None) -> str:
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             return str(answer.read().decode("utf-8", errors="replace"))
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         raise InvalidPilot(f"no metrics at {url}: {error}; is `cospec serve` running there?") from None
 
 
@@ -93,24 +96,32 @@ def parsed(text: str) -> Service:
     values: dict[str, float] = defaultdict(float)
     by_proposer: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if "le" in sample.labels:
-                buckets[sample.name][float(sample.labels["le"])] += sample.value
-            elif "proposer" in sample.labels:
-                by_proposer[sample.name][sample.labels["proposer"]] += sample.value
-            else:
-                values[sample.name] += sample.value
+    for sample in _samples(text):
+        if "le" in sample.labels:
+            buckets[sample.name][float(sample.labels["le"])] += sample.value
+        elif "proposer" in sample.labels:
+            by_proposer[sample.name][sample.labels["proposer"]] += sample.value
+        else:
+            values[sample.name] += sample.value
     # This one is there before anything was decoded.
     if "vllm:num_requests_running" not in values:
-        raise InvalidPilot("these are no metrics of `cospec serve`; give the address of one")
+        raise InvalidPilot(_FOREIGN)
     return Service(
         tokens=values["vllm:generation_tokens_total"],
         proposed=by_proposer["cospec:proposed_tokens_total"],
         accepted=by_proposer["cospec:accepted_tokens_total"],
         between_tokens=_histogram("vllm:inter_token_latency_seconds", buckets, values),
+        per_text=_histogram("vllm:request_time_per_output_token_seconds", buckets, values),
         to_first_token=_histogram("vllm:time_to_first_token_seconds", buckets, values),
     )
+
+
+def _samples(text: str) -> list[Sample]:
+    try:
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except (ValueError, LookupError):
+        # A page for people, of a proxy or of another server.
+        raise InvalidPilot(_FOREIGN) from None
 
 
 def _histogram(name: str, buckets: Mapping[str, dict[float, float]], values: Mapping[str, float]) -> Histogram:

@@ -1,4 +1,4 @@
-"""From pilot to operation: the ensemble with the plan that won, in a file that `cospec serve` takes as it is."""
+"""From pilot to operation: the ensemble with the plan that was judged, in a file that `cospec serve` takes as it is."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,13 +13,15 @@ from ..runner.hf import LoadOptions
 from ..schedule import Plan
 from .results import OURS, Results
 from .trials import Trial
+from .verdict import Served, served
 
 
 def write_ensemble(ensemble: Ensemble, trials: list[Trial], results: Results, path: Path) -> None:
-    """The members as given, under the plan of the fastest method. Raises CospecError where it cannot be written."""
-    best = next(trial.ensemble.plan for trial in trials if trial.name == results.speed.best)
-    head = [*_header(results), yaml.safe_dump(_described(ensemble, best), sort_keys=False, allow_unicode=True)]
-    keep(path, "\n".join(head))
+    """The members as given, under the plan that goes into service. Raises CospecError where it cannot be written."""
+    found = served(results)
+    plan = next(trial.ensemble.plan for trial in trials if trial.name == found.method)
+    head = map(_comment, _header(results, found))
+    keep(path, "\n".join([*head, yaml.safe_dump(_described(ensemble, plan), sort_keys=False, allow_unicode=True)]))
 
 
 def write_relaxed(ensemble: Ensemble, results: Results, path: Path) -> None:
@@ -36,19 +38,26 @@ def write_relaxed(ensemble: Ensemble, results: Results, path: Path) -> None:
         "gamma": found.gamma,
         "proposer": found.drafter,
     }
-    note = f"# LOSSY: this samples from {found.distribution}, exactly, and not from {found.target}.\n"
-    keep(path, note + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    note = _comment(f"LOSSY: this samples from {found.distribution}, exactly, and not from {found.target}.")
+    keep(path, f"{note}\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
-def _header(results: Results) -> Iterator[str]:
-    verdict = results.verdict
+def _header(results: Results, found: Served) -> Iterator[str]:
+    verdict, settings = found.verdict, results.settings
     up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
-    yield f"# Written by `{results.settings.command}`, whose verdict was {verdict.decision.upper()}{up_to}."
-    if results.speed.best == OURS:
-        settled = f"; in the pilot it settled on `{results.speed.best_plan}`" if results.speed.best_plan else ""
-        yield f"# auto goes on measuring in service and changes its plan when another becomes faster{settled}."
-    else:
-        yield f"# Of what was timed, `{results.speed.best}` was the fastest."
+    yield f"Written by `{settings.command}`, whose verdict on `{found.method}` was {verdict.decision.upper()}{up_to}."
+    if found.method == OURS:
+        is_known = results.speed.best == OURS and found.concurrency == verdict.concurrency
+        plan = results.speed.best_plan if is_known else ""
+        settled = f"; in the pilot it settled on `{plan}`" if plan else ""
+        yield f"auto goes on measuring in service and changes its plan when another becomes faster{settled}."
+    if found.method != settings.ours:
+        yield f"It was faster than `{settings.ours}`, which was on trial, by its whole interval."
+
+
+def _comment(text: str) -> str:
+    """On one line, whatever a command or a name holds: YAML would take a second one for settings."""
+    return "# " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:

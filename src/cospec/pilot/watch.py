@@ -7,6 +7,7 @@ from typing import Literal
 from .criteria import Limits
 from .metrics import Histogram, Service
 from .results import Results
+from .verdict import Served, served
 
 # Fewer tokens, drafts or texts than this say nothing yet.
 FEWEST_TOKENS, FEWEST_DRAFTS, FEWEST_TEXTS = 200, 100, 10
@@ -19,7 +20,8 @@ Watched = Literal["steady", "drifted", "too few"]
 class Reading:
     """One figure in service. name: acceptance, ms_per_token or first_token_ms, with a percentile where it is one.
 
-    limit: what it must not pass, from the criteria, or from the pilot's figure and the tolerance. is_criterion: which.
+    now: of a percentile the least that it may be, since a histogram tells no more. limit: what it must not pass, from
+    the criteria, or from the pilot's figure and the tolerance. is_criterion: which.
     """
 
     name: str
@@ -48,16 +50,17 @@ class Watch:
 
 
 def watch(results: Results, window: Service, tolerance: float, schedule: str | None = None) -> Watch:
-    """Hold a window of service against the pilot, at its planned concurrency.
+    """Hold a window of service against what the pilot measured of the plan that it wrote for service.
 
     tolerance: by what share a figure may be worse than the pilot's.
     """
-    readings = (*_acceptance(results, window, tolerance), *_latencies(results, window, tolerance))
+    plan = served(results)
+    readings = (*_acceptance(results, plan, window, tolerance), *_latencies(results, plan, window, tolerance))
     return Watch(tokens=window.tokens, schedule=schedule, readings=readings)
 
 
-def _acceptance(results: Results, window: Service, tolerance: float) -> Iterator[Reading]:
-    row = results.mechanism.row(results.settings.ours, results.verdict.concurrency)
+def _acceptance(results: Results, plan: Served, window: Service, tolerance: float) -> Iterator[Reading]:
+    row = results.mechanism.row(plan.method, plan.concurrency)
     in_pilot = sum(each.proposed for each in row.proposers) if row else 0
     pilot = sum(each.accepted for each in row.proposers) / in_pilot if row and in_pilot else None
     proposed = sum(window.proposed.values())
@@ -72,32 +75,37 @@ def _acceptance(results: Results, window: Service, tolerance: float) -> Iterator
         yield _reading("acceptance", pilot, now, floor, now is None or now >= floor, is_enough, is_criterion=False)
 
 
-def _latencies(results: Results, window: Service, tolerance: float) -> Iterator[Reading]:
-    row = results.speed.row(results.settings.ours, results.verdict.concurrency)
+def _latencies(results: Results, plan: Served, window: Service, tolerance: float) -> Iterator[Reading]:
     criteria = results.settings.criteria
-    is_enough = window.tokens >= FEWEST_TOKENS
-    # The mean between tokens leaves the first one out, and so is the pilot's without its first tokens, about.
-    pilot = row.ms_per_token.mean if row else None
-    yield from _at_most("ms_per_token", criteria.max_ms_per_token, window.between_tokens, pilot, tolerance, is_enough)
+    is_enough = window.per_text.count >= FEWEST_TEXTS
+    yield from _percentiles("ms_per_token", criteria.max_ms_per_token, window.per_text, is_enough)
+    pilot = _between_tokens(results, plan)
+    if pilot is not None:
+        now, ceiling = _ms(window.between_tokens.mean), pilot * (1 + tolerance)
+        is_enough = window.tokens >= FEWEST_TOKENS
+        is_steady = now is None or now <= ceiling
+        yield _reading("ms_per_token", pilot, now, ceiling, is_steady, is_enough, is_criterion=False)
     is_enough = window.to_first_token.count >= FEWEST_TEXTS
-    yield from _at_most(
-        "first_token_ms", criteria.max_first_token_ms, window.to_first_token, None, tolerance, is_enough
-    )
+    yield from _percentiles("first_token_ms", criteria.max_first_token_ms, window.to_first_token, is_enough)
 
 
-def _at_most(
-    name: str, limits: Limits, found: Histogram, pilot: float | None, tolerance: float, is_enough: bool
-) -> Iterator[Reading]:
+def _between_tokens(results: Results, plan: Served) -> float | None:
+    """The pilot's mean milliseconds from one token to the next, which leaves out those to the first, as a server's."""
+    wanted = (plan.method, plan.concurrency)
+    runs = [run for run in results.measurements if (run.method, run.concurrency) == wanted]
+    seconds = sum(sum(run.text_seconds) - sum(run.first_token_seconds) for run in runs)
+    num_gaps = sum(run.tokens - len(run.prompts) for run in runs)
+    return 1e3 * seconds / num_gaps if num_gaps else None
+
+
+def _percentiles(name: str, limits: Limits, found: Histogram, is_enough: bool) -> Iterator[Reading]:
     for percentile, share in _SHARES.items():
         limit = getattr(limits, percentile)
         if limit is not None:
-            now = _ms(found.quantile(share))
-            is_steady = now is None or now <= limit
+            now = _ms(found.at_least(share))
+            # What lies in a bucket lies above its lower bound.
+            is_steady = now is None or now < limit
             yield _reading(f"{name}.{percentile}", None, now, limit, is_steady, is_enough, is_criterion=True)
-    if pilot is not None:
-        now, ceiling = _ms(found.mean), pilot * (1 + tolerance)
-        is_steady = now is None or now <= ceiling
-        yield _reading(name, pilot, now, ceiling, is_steady, is_enough, is_criterion=False)
 
 
 def _ms(seconds: float | None) -> float | None:
