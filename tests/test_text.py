@@ -1,5 +1,8 @@
 """Tokens to text: characters across token borders, stop strings held back."""
 
+import random
+import time
+
 from cospec.text import TextStream
 
 from .toys import Letters
@@ -43,3 +46,33 @@ def test_the_stop_string_that_begins_first_cuts_the_text():
 def test_a_stop_string_within_one_token_cuts_it():
     stream, _ = pushed([1, 6], stops=["TO"])
     assert stream.text == "aS"
+
+
+def test_stop_strings_are_found_and_held_back_as_one_reads_them_in_the_whole_text():
+    draws = random.Random(0)
+    for _ in range(300):
+        stops = ["".join(draws.choices("ab", k=draws.randrange(1, 6))) for _ in range(draws.randrange(1, 4))]
+        stream, whole = TextStream(Letters().decode, stops), ""
+        while len(whole) < 20 and not stream.is_stopped:
+            token = draws.choice([1, 2, 5])
+            whole += Letters().decode([token])
+            stream.push(token)
+            starts = [whole.find(stop) for stop in stops if stop in whole]
+            held = max(length for stop in stops for length in range(len(stop)) if whole.endswith(stop[:length]))
+            assert stream.is_stopped == bool(starts)
+            assert stream.text == (whole[: min(starts)] if starts else whole[: len(whole) - held])
+
+
+def test_a_stop_string_that_came_before_it_may_stop_is_left_alone():
+    stream = TextStream(Letters().decode, ["ab", "x" * 9])
+    for token, may_stop in ((1, False), (2, False), (3, True)):
+        stream.push(token, may_stop=may_stop)
+    assert not stream.is_stopped
+    assert stream.text == "abc"
+
+
+def test_many_long_stop_strings_hold_up_no_text():
+    started = time.process_time()
+    stream, _ = pushed([1, 1, 1, 2] * 200, stops=["a" * 999 + letter for letter in "bcxy"] * 16)
+    assert not stream.is_stopped
+    assert time.process_time() - started < 2

@@ -221,8 +221,8 @@ def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: 
     if not params.logit_bias and not num_early and params.constraint is None:
         return log_probs
     logits = log_probs.clone()
-    for token, bias in params.logit_bias.items():
-        logits[:, token] += bias
+    if params.logit_bias:
+        logits[:, [*params.logit_bias]] += logits.new_tensor([*params.logit_bias.values()])
     if num_early and end_ids:
         logits[:num_early, list(end_ids)] = -math.inf
     if params.constraint is not None:

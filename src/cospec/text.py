@@ -14,7 +14,7 @@ class TextStream:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
         self._decode = decode
-        self._stops = tuple(stops)
+        self._stops = [_Stop(string) for string in stops]
         self._ids: list[int] = []
         # Ids before `_read` are in `_decoded`; decoding starts at `_prefix`, since a token's text may
         # depend on the one before it (a leading space, say).
@@ -27,7 +27,7 @@ class TextStream:
     def text(self) -> str:
         if self.is_stopped or self._is_closed:
             return self._decoded
-        return self._decoded[: len(self._decoded) - self._num_held_back()]
+        return self._decoded[: len(self._decoded) - max((stop.num_begun for stop in self._stops), default=0)]
 
     def push(self, token: int, *, may_stop: bool = True) -> bool:
         """Append a token; True once a stop string is complete, which is not looked for unless it `may_stop`."""
@@ -48,23 +48,43 @@ class TextStream:
         self._is_closed = True
 
     def _append(self, piece: str, may_stop: bool) -> None:
-        longest = max((len(stop) for stop in self._stops), default=0)
-        searched_from = max(0, len(self._decoded) - longest + 1)
+        found = [stop.read(piece, len(self._decoded)) for stop in self._stops]
         self._decoded += piece
-        if not may_stop:
-            return
-        found = [self._decoded.find(stop, searched_from) for stop in self._stops]
-        starts = [start for start in found if start >= 0]
-        if starts:
+        starts = [start for start in found if start is not None]
+        if starts and may_stop:
             self._decoded = self._decoded[: min(starts)]
             self.is_stopped = True
 
-    def _num_held_back(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = 0
-        for stop in self._stops:
-            for length in range(min(len(stop) - 1, len(self._decoded)), longest, -1):
-                if self._decoded.endswith(stop[:length]):
-                    longest = length
-                    break
-        return longest
+
+class _Stop:
+    """A stop string, looked for as the text comes: a step or two a character, however long it is.
+
+    num_begun: how much of it, less than all, the text ends with. (Knuth, Morris & Pratt 1977.)
+    """
+
+    def __init__(self, string: str) -> None:
+        self._string = string
+        self.num_begun = 0
+        # For each beginning of the string: how long the longest shorter one is that it ends with.
+        self._shorter = [0]
+        length = 0
+        for letter in string[1:]:
+            length = self._next(length, letter)
+            self._shorter.append(length)
+
+    def read(self, piece: str, at: int) -> int | None:
+        """The text, `at` characters so far, goes on with `piece`: where the string first stands in it, if it becomes
+        complete within the piece."""
+        found = None
+        for end, letter in enumerate(piece, start=at + 1):
+            self.num_begun = self._next(self.num_begun, letter)
+            if self.num_begun == len(self._string):
+                found = end - len(self._string) if found is None else found
+                self.num_begun = self._shorter[-1]
+        return found
+
+    def _next(self, length: int, letter: str) -> int:
+        """How much of the string a text ends with that ended with `length` of it, and then had this letter."""
+        while length and self._string[length] != letter:
+            length = self._shorter[length - 1]
+        return length + (self._string[length] == letter)
