@@ -116,10 +116,11 @@ def test_a_refusal_of_the_server_comes_with_its_status(batch, tmp_path):
 
 def test_the_counts_are_a_json_object_if_asked(batch, tmp_path):
     write(tmp_path / "in.jsonl", {"prompt": PROMPT, "max_tokens": 3}, "x")
-    counts = json.loads(batch("--json", "--defaults", '{"max_tokens": 3}').stdout)
+    options = ("--json", "--defaults", '{"max_tokens": 3}')
+    counts = json.loads(batch(*options).stdout)
     assert counts.pop("seconds") > 0
     assert counts == {"skipped": 0, "answered": 2, "refused": 0, "failed": 0, "tokens": 6}
-    assert json.loads(batch("--json").stdout)["skipped"] == 2
+    assert json.loads(batch(*options).stdout)["skipped"] == 2
 
 
 def test_half_a_line_is_answered_again(batch, tmp_path):
@@ -136,6 +137,28 @@ def test_half_a_line_is_answered_again(batch, tmp_path):
     (tmp_path / "out.jsonl").write_bytes(raw[:-1])
     batch()
     assert (tmp_path / "out.jsonl").read_bytes() == raw
+
+
+def test_answers_to_what_was_asked_otherwise_are_refused_and_left_alone(batch, tmp_path):
+    lines = [{"prompt": PROMPT, "seed": 1}, PROMPT, [], wrapped("a", {"prompt": PROMPT})]
+    defaults = ("--defaults", '{"max_tokens": 2}')
+    write(tmp_path / "in.jsonl", *lines)
+    batch(*defaults, exit_code=2)
+    answers = (tmp_path / "out.jsonl").read_text()
+
+    def refused(*options):
+        stderr = batch(*options, exit_code=2).stderr
+        return "is no answer to a line of" in stderr and (tmp_path / "out.jsonl").read_text() == answers
+
+    assert refused("--defaults", '{"max_tokens": 3}')
+    assert refused(*defaults, "--weight", "0.3", "--weight", "0.7")
+    for index, other in enumerate(({"prompt": PROMPT, "seed": 2}, "Once", {}, wrapped("a", {"prompt": "Once"}))):
+        write(tmp_path / "in.jsonl", *lines[:index], other, *lines[index + 1 :])
+        assert refused(*defaults)
+    write(tmp_path / "in.jsonl", *lines[::-1])
+    assert refused(*defaults)
+    write(tmp_path / "in.jsonl", *lines, "Once")
+    assert "has 4 of 5 answers" in batch(*defaults, "--schedule", "plain").stderr
 
 
 @pytest.mark.parametrize("content", ['{"line": 9}\n', '{"line": 1, "id": "other"}\n', "[]\n", "notes", '{"a": 1}'])

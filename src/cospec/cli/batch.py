@@ -94,8 +94,9 @@ def batch(
 
     Called again, it answers what has no answer yet, with or without --ray.
     """
-    lines = read_lines(_content(requests), str(requests), options.fields())
-    done = finished(out, _identifier(lines), f"no answer to a line of {requests}; give another file, or remove it")
+    lines = read_lines(_content(requests), str(requests), options.fields(), models.target)
+    hint = f"no answer to a line of {requests} with these --defaults and models; give another file, or remove it"
+    done = finished(out, _identifier(lines), hint)
     tally, started = Tally(skipped=len(done)), time.perf_counter()
     if done:
         print_note(f"{out} has {len(done)} of {len(lines)} answers; going on with the others")
@@ -116,12 +117,12 @@ def _content(path: Path) -> bytes:
 
 def _identifier(lines: Sequence[Line]) -> Callable[[Mapping[str, Any]], int | None]:
     """The number of the line that an answer is to, None for an answer to none of them."""
-    names = {line.number: line.names for line in lines}
+    digests = {line.number: line.digest for line in lines}
 
     def identify(value: Mapping[str, Any]) -> int | None:
         number = value.get("line")
-        own = names.get(number) if isinstance(number, int) else None
-        return number if own is not None and all(value.get(key) == own[key] for key in own) else None
+        digest = digests.get(number) if isinstance(number, int) else None
+        return number if digest is not None and value.get("digest") == digest else None
 
     return identify
 

@@ -185,6 +185,11 @@ class EnsembleOptions:
         """What the ensemble is called where nobody gives it a name."""
         return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
 
+    @property
+    def target(self) -> list[Any]:
+        """What texts are drawn from, as far as it was given."""
+        return [self.name, self.member_prompts, self.combine, self._combination_options()]
+
     def build(self) -> Ensemble:
         """The ensemble, its models loaded. Raises a CospecError for whatever does not go together."""
         if self.ensemble is not None and self.members:

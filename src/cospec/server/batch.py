@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from ..errors import CospecError, InvalidPrompt
@@ -19,10 +20,12 @@ class InvalidLine(CospecError):
 class Line:
     """A line of the input, its number counted from 1, and what it asks for. names: what its answer is told apart by.
 
-    is_wrapped: in OpenAI's batch shape. call: None where the line is wrong, which `error` tells.
+    digest: of the line, and of all else that its text depends on. is_wrapped: in OpenAI's batch shape. call: None where
+    the line is wrong, which `error` tells.
     """
 
     number: int
+    digest: str
     names: Mapping[str, object]
     is_wrapped: bool = False
     call: Call | None = None
@@ -32,29 +35,38 @@ class Line:
         """What is written for a line that is wrong."""
         assert self.error is not None
         error = {"code": "invalid_line", "message": self.error}
-        return self._wrapped(None, error) if self.is_wrapped else {"line": self.number, **self.names, "error": error}
+        return self._wrapped(None, error) if self.is_wrapped else {**self._key, **self.names, "error": error}
 
     def record(self, answer: Answer) -> dict[str, Any]:
         """What is written for its answer: in OpenAI's batch shape if it came so, else the answer itself and `text`."""
         if self.is_wrapped:
             response = {"status_code": answer.status, "request_id": f"req_{self.number}", "body": answer.body}
             return self._wrapped(response, None)
-        told = {**answer.body, **self.names, "line": self.number}
+        told = {**answer.body, **self.names, **self._key}
         choices = answer.body.get("choices")
         return {**told, "text": _text(choices[0])} if choices else told
 
+    @property
+    def _key(self) -> dict[str, Any]:
+        """What a later run knows its answer by."""
+        return {"line": self.number, "digest": self.digest}
+
     def _wrapped(self, response: dict[str, Any] | None, error: dict[str, Any] | None) -> dict[str, Any]:
-        head = {"id": f"batch_req_{self.number}", "line": self.number, **self.names}
+        head = {"id": f"batch_req_{self.number}", **self._key, **self.names}
         return {**head, "response": response, "error": error}
 
 
-def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any]) -> list[Line]:
-    """Every line of `raw` that is not blank. defaults: fields for the bodies that leave them out.
+def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], target: object) -> list[Line]:
+    """Every line of `raw` that is not blank. defaults: fields for the bodies that leave them out. target: what texts
+    are drawn from, ready for JSON.
 
     Raises InvalidPrompt if there is none.
     """
-    numbered = enumerate(raw.split(b"\n"), start=1)
-    lines = [_read(number, line, f"{where}:{number}", defaults) for number, line in numbered if line.strip()]
+    others = json.dumps([target, defaults], sort_keys=True).encode()
+    numbered = ((number, line.strip()) for number, line in enumerate(raw.split(b"\n"), start=1))
+    lines = [
+        _read(number, _digest(line, others), line, f"{where}:{number}", defaults) for number, line in numbered if line
+    ]
     if not lines:
         raise InvalidPrompt(f'{where} holds no requests; give a line each, such as {{"prompt": "Once", "seed": 1}}')
     return lines
@@ -65,7 +77,11 @@ def as_calls(lines: Sequence[Line]) -> list[Call]:
     return [line.call for line in lines if line.call is not None]
 
 
-def _read(number: int, line: bytes, where: str, defaults: Mapping[str, Any]) -> Line:
+def _digest(line: bytes, others: bytes) -> str:
+    return blake2b(others + b"\n" + line, digest_size=8).hexdigest()
+
+
+def _read(number: int, digest: str, line: bytes, where: str, defaults: Mapping[str, Any]) -> Line:
     names: dict[str, object] = {}
     is_wrapped = False
     try:
@@ -76,9 +92,9 @@ def _read(number: int, line: bytes, where: str, defaults: Mapping[str, Any]) -> 
         if body.get("stream"):
             raise InvalidLine("stream has no meaning in a batch; leave it out")
         call = Call(number=number, url=url, body={**defaults, **body})
-        return Line(number=number, names=names, is_wrapped=is_wrapped, call=call)
+        return Line(number=number, digest=digest, names=names, is_wrapped=is_wrapped, call=call)
     except InvalidLine as error:
-        return Line(number=number, names=names, is_wrapped=is_wrapped, error=f"{where}: {error}")
+        return Line(number=number, digest=digest, names=names, is_wrapped=is_wrapped, error=f"{where}: {error}")
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
