@@ -15,21 +15,22 @@ SITE = "https://pages.example"
 
 @pytest.fixture(scope="module")
 def guarded(ensemble):
-    with Served(ensemble, api_keys=("first", "second"), origins=(SITE,), max_body=1000) as running:
+    with Served(ensemble, api_keys=("first", "second", "schlüssel"), origins=(SITE,), max_body=1000) as running:
         yield running
 
 
 def test_only_who_has_a_key_is_let_in(guarded):
     with guarded.http() as http:
         for header in ({}, {"authorization": "Bearer third"}, {"authorization": "Basic first"}, {"x-api-key": "first"}):
-            for path in ("/v1/models", "/metrics", "/version", "/docs", "/openapi.json"):
+            for path in ("/v1/models", "/metrics", "/version"):
                 refused = http.get(path, headers=header)
                 assert refused.status_code == 401
                 assert refused.json()["error"]["code"] == "invalid_api_key"
         for key in ("first", "second"):
             assert http.get("/v1/models", headers={"authorization": f"bearer {key}"}).status_code == 200
-        assert http.get("/health").status_code == 200
-        assert http.get("/").status_code == 200
+        # What a browser is sent to, which has no way to give a key, and which holds no data.
+        for path in ("/health", "/", "/docs", "/openapi.json"):
+            assert http.get(path).status_code == 200
     with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="second") as client:
         assert client.models.list().data[0].id == MODEL
     with (
@@ -37,6 +38,15 @@ def test_only_who_has_a_key_is_let_in(guarded):
         pytest.raises(openai.AuthenticationError, match="Bearer KEY"),
     ):
         client.completions.create(model=MODEL, prompt="x")
+
+
+def test_a_key_is_the_whole_of_one_whatever_its_length_and_letters(guarded):
+    wrong = (b"", b"firs", b"first1", b"firstsecond", b"schlussel", b"\xff\xfe", "schlüssel".encode("latin-1"))
+    with guarded.http() as http:
+        for given in wrong:
+            assert http.get("/v1/models", headers={"authorization": (b"Bearer " + given).strip()}).status_code == 401
+        for given in ("first", "schlüssel"):
+            assert http.get("/v1/models", headers={"authorization": f"Bearer {given}".encode()}).status_code == 200
 
 
 def test_other_sites_pages_have_no_leave_unless_they_are_named(guarded, http):

@@ -133,6 +133,7 @@ def test_a_typed_prompt_streams_in_the_colours_of_its_proposers(visit, http):
     assert lanes_of(page, "#output > .tok") == [colour[event["proposer"]] for event in events]
     assert {"p0", "p1"} <= set(lanes_of(page, "#output > .tok"))
     assert page.evaluate("window.lengths.size") > 3
+    expect(page.locator("#metrics")).to_be_visible()
     styles = page.eval_on_selector_all(
         "#output > .p0, #output > .p1",
         "nodes => [...new Set(nodes.map((node) => getComputedStyle(node).borderBottomStyle))]",
@@ -306,6 +307,19 @@ def test_what_the_server_refuses_is_told_and_its_field_marked(visit):
     visit.errors.clear()
 
 
+def test_no_number_of_tokens_is_told_in_a_comparison_too(visit):
+    visit.fill(prompt=PROMPT)
+    visit.page.focus("#max-tokens")
+    visit.page.keyboard.press("Control+A")
+    visit.page.keyboard.type("1e")
+    visit.page.click("#compare")
+    visit.becomes("failed")
+    assert "max_tokens" in visit.page.inner_text("#alert")
+    expect(visit.page.locator("#max-tokens")).to_have_attribute("aria-invalid", "true")
+    visit.finish(told=[400])
+    visit.errors.clear()
+
+
 def test_a_prompt_that_does_not_fit_is_told(browser, ensemble):
     with Served(ensemble, context=40) as small, visiting(browser, small) as visit:
         visit.run(prompt="apples and pears " * 5000)
@@ -411,6 +425,8 @@ def test_a_key_is_asked_for_and_sent(browser, ensemble):
         visit.page.fill("#api-key", "secret")
         visit.page.keyboard.press("Enter")
         expect(visit.page.locator("#key-form")).to_be_hidden()
+        # Its link would lead to a refusal.
+        expect(visit.page.locator("#metrics")).to_be_hidden()
         visit.run()
         visit.becomes("done")
         visit.finish(told=[401])

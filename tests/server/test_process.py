@@ -83,7 +83,7 @@ def test_sigterm_lets_what_is_under_way_end_and_no_text_was_logged():
         assert status in (0, -signal.SIGTERM)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{served.url}/health")
-    assert "serving demo:we" in written
+    assert "serving demo:we at http://127.0.0.1:" in written
     assert "Traceback" not in written
     assert SECRET not in written
 

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError
 
-# Whether the server is alive may be asked by anyone; the page says nothing of its own, and asks for the key.
-OPEN_PATHS = ("/health", "/")
+# Whether the server is alive may be asked by anyone. The page and the endpoints' document hold no data, and a browser
+# that follows a link to them cannot bring a key along.
+OPEN_PATHS = ("/health", "/", "/docs", "/openapi.json")
 # How much of a refused body is read, and for how long: a client reads no answer before it has sent all of it.
 MOST_DRAINED = 64 * 2**20
 SECONDS_DRAINED = 10.0

@@ -71,12 +71,17 @@ async function generateOnce(request, signal) {
   setPhase('done', `Done: ${lengthOf(run)}${reason ? `, ${reason}` : ''}.`);
 }
 
+// What is no number goes as it is, for the server to say so.
+function numWarmingTokens(asked) {
+  return typeof asked === 'number' ? Math.min(asked, NUM_WARMING_TOKENS) : asked;
+}
+
 // A first run pays for what later ones find ready.
 async function warmUp(request, signal) {
   setPhase('streaming', 'Warming up…');
   for (const schedule of [request.schedule, 'plain']) {
     const run = createRun(schedule, [], () => {});
-    await complete({ ...request, schedule, max_tokens: Math.min(request.max_tokens, NUM_WARMING_TOKENS) }, run, signal);
+    await complete({ ...request, schedule, max_tokens: numWarmingTokens(request.max_tokens) }, run, signal);
   }
 }
 
@@ -158,6 +163,8 @@ async function load() {
     models = (await response.json()).data.filter((entry) => entry.cospec);
     if (models.length === 0) throw new Error('The server offers no ensemble.');
     $('key-form').hidden = true;
+    // A link cannot bring the key along.
+    $('metrics').hidden = apiKey !== '';
     $('model-field').hidden = models.length === 1;
     fillSelect($('model'), models.map((entry) => entry.id), models[0].id);
     useModel(models[0]);
