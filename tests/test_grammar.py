@@ -1,12 +1,17 @@
 """Constraints that a grammar gives, against the same grammar read afresh."""
 
+import math
 import random
 
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from cospec import Ensemble, InvalidSampling, SamplingParams
 from cospec.runner.hf.grammar import _num_shared
+from cospec.runner.hf.tokenizer import HfTokenizer
+
+from .laws.chi_square import is_from
 
 
 @pytest.fixture(scope="module")
@@ -14,8 +19,8 @@ def ensemble():
     return Ensemble.load("demo:we")
 
 
-def grammar(ensemble, kind="regex", source="([a-z]+ ){1,8}end"):
-    return ensemble.tokenizer.grammar(kind, source, ensemble.vocab_size)
+def grammar(ensemble, kind="regex", source="([a-z]+ ){1,8}end", end_ids=None):
+    return ensemble.tokenizer.grammar(kind, source, ensemble.vocab_size, end_ids or ensemble.runners[0].end_ids)
 
 
 def test_drafts_that_come_and_go_leave_no_trace(ensemble):
@@ -38,6 +43,20 @@ def test_each_row_says_what_may_follow_its_prefix(ensemble):
     for length, token in enumerate(output):
         assert rows[length, token]
     assert rows[-1].nonzero().flatten().tolist() == list(ensemble.tokenizer.end_ids)
+
+
+def test_any_token_that_ends_a_text_may_end_it_where_the_grammar_does(ensemble):
+    ends = [ensemble.tokenizer.end_ids[0], ensemble.tokenizer.encode("Z")[0]]
+    output = ensemble.tokenizer.encode("ab")
+    for source in ("ab", "ab+"):
+        constraint = grammar(ensemble, source=source, end_ids=tuple(ends)).constraint()
+        rows = constraint.allowed(output, 0, len(output) + 1)
+        assert not rows[:-1, ends].any()
+        assert rows[-1, ends].all()
+        # An end that was drafted, and is gone again, leaves no trace.
+        for end in ends:
+            constraint.allowed([*output, end], len(output), 2)
+            assert constraint.allowed(output, 0, len(output) + 1).equal(rows)
 
 
 def test_texts_of_one_grammar_do_not_know_each_other(ensemble):
@@ -95,3 +114,53 @@ def test_a_constraint_is_a_mask_of_the_vocabulary(ensemble):
     allowed = grammar(ensemble).constraint().allowed([], 0, 1)
     assert allowed.shape == (1, ensemble.vocab_size)
     assert allowed.dtype == torch.bool
+
+
+def test_a_matcher_that_has_given_up_does_not_end_the_text(ensemble):
+    constraint = grammar(ensemble).constraint()
+    constraint._matcher.consume_token(ensemble.tokenizer.encode("ONE")[0])
+    with pytest.raises(InvalidSampling, match="the grammar cannot be followed any further"):
+        constraint.allowed([], 0, 1)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told_so():
+    tokenizer = HfTokenizer(ByT5Tokenizer())
+    with pytest.raises(InvalidSampling, match="cannot be had with this tokenizer"):
+        tokenizer.grammar("regex", "a", 384, tokenizer.end_ids)
+    with pytest.raises(InvalidSampling, match="these members have none"):
+        tokenizer.grammar("regex", "a", 384, ())
+
+
+PROMPT = "Question: Tom has 3 boxes with 12 pencils each. Has he 36 pencils?\nAnswer:"
+CHOICES = 'start: " He" | " 36" | " 3" | " 12"'
+
+
+@pytest.mark.parametrize("plan", [{"schedule": "fixed", "gamma": 3}, {"schedule": "cascade", "gamma": [2, 3]}])
+def test_a_grammar_gives_samples_of_r_within_it_whoever_drafts(ensemble, plan):
+    """r, masked and made whole again token by token, and not what a drafter makes of it."""
+    drafted = Ensemble.load("demo:we", proposer="demo:drafter", **plan)
+    read = grammar(drafted, "lark", CHOICES)
+    params = SamplingParams(max_tokens=8, seed=2, n=400, constraint=read.constraint())
+    results = drafted.generate(PROMPT, params)
+    assert {result.finish_reason for result in results} == {"stop"}
+    assert 0 < sum(result.verified.accepted for result in results) < sum(result.verified.proposed for result in results)
+    law = law_within(ensemble, read, ensemble.tokenizer.encode(PROMPT))
+    assert sum(law.values()) == pytest.approx(1, abs=1e-4)
+    assert is_from(law, [tuple(result.token_ids) for result in results])
+
+
+def law_within(ensemble, read, prompt):
+    """Output, with its end -> its probability."""
+    law, reached = {}, {(): 1.0}
+    while reached:
+        params = SamplingParams(max_tokens=1, logprobs=ensemble.vocab_size)
+        results = ensemble.generate([[*prompt, *text] for text in reached], params)
+        longer = {}
+        for (text, mass), result in zip(reached.items(), results, strict=True):
+            allowed = read.constraint().allowed(text, len(text), 1)[0]
+            weights = {token: math.exp(logprob) for token, logprob in result.logprobs[0].top if allowed[token]}
+            for token, weight in weights.items():
+                into = law if token in ensemble.tokenizer.end_ids else longer
+                into[*text, token] = mass * weight / sum(weights.values())
+        reached = longer
+    return law

@@ -369,7 +369,7 @@ class Engine:
 
     def _fail(self, live: Live, error: CospecError) -> None:
         """End this sequence with an error; its neighbours go on."""
-        live.sequence.finish_reason, live.sequence.error = "error", str(error)
+        live.sequence.finish_reason, live.sequence.error = "error", error
         if live.text:
             live.text.close()
 

@@ -54,6 +54,8 @@ class Result:
     token_ids: with the end token, if one ended it. finish_reason: stop, length, abort or error (then `error` says why).
     logprobs: log r of each token, if asked for; prompt_logprobs: of the prompt's, the first being None.
     plan: what `auto` held to be the fastest when the text ended, None where the plan was fixed.
+    proposers: each one's drafts, verified by r or, under `cascade`, by a member that made them its own. verified: all
+    drafts that were put to r, once each.
     seconds: from joining the engine to the end. prompt_index, index: which prompt, which of its n samples.
     """
 
@@ -73,6 +75,7 @@ class Result:
     members: dict[str, MemberStats]
     drafters: dict[str, MemberStats]
     proposers: dict[str, ProposerStats]
+    verified: ProposerStats
     prompt_index: int
     index: int
 
@@ -119,7 +122,7 @@ class Origin:
             text=live.text.text if live.text else "",
             token_ids=list(sequence.output),
             finish_reason=sequence.finish_reason or "abort",
-            error=sequence.error,
+            error=str(sequence.error) if sequence.error else None,
             logprobs=of_output if params.logprobs is not None else None,
             prompt_logprobs=[None, *of_prompt] if params.prompt_logprobs is not None else None,
             prompt_tokens=len(sequence.prompt),
@@ -132,6 +135,7 @@ class Origin:
             members={lane.name: _member_stats(lane) for lane in members},
             drafters={lane.name: _member_stats(lane) for lane in drafters},
             proposers={sequence.lanes[i].name: _proposer_stats(tally) for i, tally in sorted(sequence.tallies.items())},
+            verified=_proposer_stats(sequence.verified),
             prompt_index=self.prompt_index,
             index=self.index,
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .drafts import Draft
+from .errors import CospecError
 from .runner import Slot
 from .sampling import Draws, SamplingParams
 
@@ -114,9 +115,11 @@ class Sequence:
     epoch: int = 0
     # Where a drafter last had nothing to propose: the lane -> (frontier, epoch).
     declined: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # By proposer, what r or a member made of its drafts; and what r made of all that were put to it.
     tallies: dict[int, Tally] = field(default_factory=dict)
+    verified: Tally = field(default_factory=Tally)
     finish_reason: str | None = None
-    error: str | None = None
+    error: CospecError | None = None
     # Rows before this position are no longer wanted; see `wanted`.
     scored: int = 0
     # Whether the last token was a draft that stood.
@@ -211,15 +214,16 @@ class Sequence:
         if self.drafts:
             draft = self.drafts.pop(0)
             assert draft.token == settled.token
-            self._tally(draft.proposer).add(draft.place, is_accepted=True)
+            self._tally_verified(draft, is_accepted=True)
         self.output.append(settled.token)
 
     def rollback(self) -> None:
         """Forget all drafts and all that lanes know of them; the first of them was rejected, the rest not looked at."""
         rejected, *unseen = self.drafts
-        self._tally(rejected.proposer).add(rejected.place, is_accepted=False)
+        self._tally_verified(rejected, is_accepted=False)
         for draft in unseen:
             self._tally(draft.proposer).dropped += 1
+            self.verified.dropped += 1
         self.drafts.clear()
         self.epoch += 1
         self._trim_lanes(self.position)
@@ -244,6 +248,10 @@ class Sequence:
             if extra > 0:
                 lane.length -= extra
                 lane.rows = None if lane.rows is None or extra >= lane.rows.shape[0] else lane.rows[:-extra]
+
+    def _tally_verified(self, draft: Draft, *, is_accepted: bool) -> None:
+        for tally in (self._tally(draft.proposer), self.verified):
+            tally.add(draft.place, is_accepted=is_accepted)
 
     def _tally_refined(self, raw: list[Draft], num_accepted: int) -> None:
         for index, draft in enumerate(raw):

@@ -245,6 +245,7 @@ def _twin(engine: Engine) -> Engine:
     live.sequence.output = list(live.sequence.output)
     live.sequence.drafts = list(live.sequence.drafts)
     live.sequence.tallies = copy.deepcopy(live.sequence.tallies)
+    live.sequence.verified = copy.deepcopy(live.sequence.verified)
     live.sequence.declined = dict(live.sequence.declined)
     live.sequence.lanes = [copy.copy(lane) for lane in live.sequence.lanes]
     for lane in live.sequence.lanes:

@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from cospec import Ensemble, SamplingParams
+from cospec.schedule import Plan
 
 from .conftest import MODEL, Served
 
@@ -63,6 +64,25 @@ def test_a_stream_is_cut_only_where_its_events_end(http):
     assert texts[0].startswith(odd)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"presence_penalty": 2.0, "frequency_penalty": 1.0},
+        {"repetition_penalty": 1.8, "temperature": 0.7},
+        {"top_k": 2, "min_p": 0.2},
+        {"top_p": 0.3, "logit_bias": {"9": 5.0, "30": 4.0}},
+        {"min_tokens": 32, "ignore_eos": True, "stop_token_ids": [9]},
+    ],
+)
+def test_every_way_to_sample_gives_the_librarys_own_text(http, ensemble, asked):
+    answer = http.post("/v1/completions", json={"prompt": OTHER, "max_tokens": 40, "seed": 6, **asked}).json()
+    (own,) = ensemble.generate(OTHER, SamplingParams(max_tokens=40, seed=6, **asked))
+    (free,) = ensemble.generate(OTHER, SamplingParams(max_tokens=40, seed=6))
+    assert answer["choices"][0]["text"] == own.text != free.text
+    assert answer["choices"][0]["finish_reason"] == own.finish_reason
+    assert answer["usage"]["completion_tokens"] == own.completion_tokens
+
+
 def test_n_samples_differ_and_streams_keep_them_apart(client):
     options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 12, "n": 3, "seed": 1}
     whole = [choice.text for choice in client.completions.create(**options).choices]
@@ -113,6 +133,23 @@ def test_echo_scores_the_prompt(client, ensemble, max_tokens):
     assert told.token_logprobs[1 : len(prompt)] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_prompt_alone_costs_no_token_of_an_answer(http):
+    def counted():
+        lines = http.get("/metrics").text.splitlines()
+        return next(line for line in lines if line.startswith("vllm:generation_tokens_total"))
+
+    body = {"prompt": PROMPT, "max_tokens": 1}
+    assert http.post("/v1/completions", json=body).json()["usage"]["completion_tokens"] == 1
+    before = counted()
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body |= {"max_tokens": 0, "echo": True, "stream": True, "stream_options": options}
+    lines = [line for line in http.post("/v1/completions", json=body).text.splitlines() if line]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert {chunk["usage"]["completion_tokens"] for chunk in chunks} == {0}
+    assert chunks[-1]["metrics"]["tokens_per_second"] == 0
+    assert counted() == before
+
+
 def test_what_cannot_be_is_told_in_json():
     """Under a plausibility mask most tokens have no probability, and JSON has no infinity."""
     body = {"prompt": PROMPT, "echo": True, "logprobs": 20, "max_tokens": 4, "temperature": 0}
@@ -156,6 +193,21 @@ def test_plans_and_weights_by_request(client):
     one = create(weights=[0.999, 0.001], schedule="plain", verification="coupled")
     other = create(weights=[0.001, 0.999], schedule="plain", verification="coupled")
     assert one.choices[0].text != other.choices[0].text
+
+
+def test_the_servers_own_schedule_asked_for_by_name_is_still_its_own(ensemble):
+    """With its gamma and proposer, which for `fixed` would be the drafter otherwise."""
+    own = ensemble.with_plan(Plan(schedule="fixed", gamma=2, proposer="math"))
+    body = {"prompt": PROMPT, "max_tokens": 12, "seed": 2}
+    with Served(own) as running, running.http() as http:
+        told = [
+            http.post("/v1/completions", json=body | asked).json()["metrics"]
+            for asked in ({}, {"schedule": "fixed"}, {"schedule": "fixed", "verification": "block"})
+        ]
+        other = http.post("/v1/completions", json=body | {"schedule": "cascade"}).json()["metrics"]
+    assert set(told[0]["speculative_decoding"]["proposers"]) == {"math"}
+    assert [each["speculative_decoding"] for each in told[1:]] == [told[0]["speculative_decoding"]] * 2
+    assert other["schedule"] == "cascade"
 
 
 def test_a_trace_tells_every_settled_token(client):
@@ -230,6 +282,12 @@ def test_a_grammar_does_not_change_what_a_seed_says(client):
         ({"extra_body": {"guided_regex": "(("}}, "regex"),
         ({"extra_body": {"guided_regex": "a", "guided_json": {}}}, "2 grammars"),
         ({"extra_body": {"schedule": "mixture"}, "temperature": 0.5}, "mixture"),
+        ({"stop": ["x"] * 65}, "stop: List should have at most 64 items"),
+        ({"stop": "x" * 1001}, "at most 1000 characters"),
+        ({"extra_body": {"stop_token_ids": [5] * 257}}, "stop_token_ids: List should have at most 256 items"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias: Dictionary should have at most 1024"),
+        ({"extra_body": {"guided_regex": "a", "ignore_eos": True}}, "ignore_eos beside a grammar"),
+        ({"extra_body": {"add_special_tokens": False}}, "give the prompt as token ids"),
     ],
 )
 def test_bad_requests_are_told_so(client, changes, message):

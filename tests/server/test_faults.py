@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,18 @@ def test_once_the_engine_has_died_all_are_told_so():
         assert "the engine has died" in health.json()["error"]
         assert http.post("/v1/completions", json=WELL).status_code == 503
         assert http.get("/v1/models").status_code == 200
+
+
+def test_a_chat_says_nothing_before_its_first_token(slow):
+    """Clients take the first they hear of a text for its first token."""
+    started = slow.member.num_calls
+    with contextlib.closing(slow.client()) as client:
+        messages = [{"role": "user", "content": "How much is 2 + 2?"}]
+        stream = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=3, stream=True)
+        first = next(iter(stream)).choices[0].delta
+        assert slow.member.num_calls > started
+        assert first.role == "assistant"
+        assert all(chunk.choices[0].delta.role is None for chunk in stream)
 
 
 def test_a_client_that_goes_away_frees_its_place_within_a_round(slow):
@@ -254,6 +267,35 @@ def test_a_long_prompt_holds_up_no_stream(ensemble):
             assert asked.result().status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "name"),
+    [
+        ("/tokenize", {"prompt": "One", "add_special_tokens": False}, "encode_bare"),
+        ("/detokenize", {"tokens": [7, 8, 9]}, "decode"),
+    ],
+)
+def test_who_asks_for_tokens_holds_up_nobody(ensemble, path, body, name):
+    with Served(ensemble) as running, running.http() as http, ThreadPoolExecutor(1) as beside:
+        entered = threading.Event()
+        leave = threading.Event()
+        own = getattr(ensemble.tokenizer, name)
+
+        def slowly(given):
+            if given in ("One", [7, 8, 9]):
+                entered.set()
+                assert leave.wait(20)
+            return own(given)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(ensemble.tokenizer, name, slowly, raising=False)
+            asked = beside.submit(http.post, path, json=body)
+            assert entered.wait(10)
+            with running.http() as other:
+                assert other.post("/v1/completions", json=WELL | {"max_tokens": 2}).status_code == 200
+            leave.set()
+            assert asked.result().status_code == 200
+
+
 def test_a_prompt_over_the_context_is_told_in_openais_shape(client, ensemble):
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model=MODEL, prompt=[5] * 1024)
@@ -266,6 +308,15 @@ def test_a_prompt_over_the_context_is_told_in_openais_shape(client, ensemble):
         answer = narrow.completions.create(model=MODEL, prompt=[5] * 15, extra_body={"ignore_eos": True})
         assert answer.usage.total_tokens == 20
         assert answer.choices[0].finish_reason == "length"
+
+
+def test_what_is_not_installed_is_the_servers_lack(ensemble, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setattr(ensemble.tokenizer, "_grammars", {})
+    with Served(ensemble) as running, running.http() as http:
+        answer = http.post("/v1/completions", json={"prompt": "One", "guided_regex": "a"})
+    assert answer.status_code == 501
+    assert "pip install 'cospec[serve]'" in answer.json()["error"]["message"]
 
 
 def test_what_fails_unforeseen_is_told_without_details(ensemble):

@@ -8,7 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from .conftest import MODEL, Served
 
 SECRET = "Question: How many zebras?\nAnswer:"
-PLANS = ({"schedule": "fixed"}, {"schedule": "alternate"}, {"schedule": "plain"})
+PLANS = ("fixed", "alternate", "plain", "cascade")
+# Two of each, and one that is broken off.
+NUM_TEXTS = 2 * len(PLANS) + 1
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +18,9 @@ def told(ensemble):
     """Answers, the samples after them by name and labels, and the text that was scraped."""
     with Served(ensemble) as running, contextlib.closing(running.client()) as client, running.http() as http:
         answers = [
-            client.completions.create(model=MODEL, prompt=SECRET, max_tokens=20, seed=1, n=2, extra_body=plan)
+            client.completions.create(
+                model=MODEL, prompt=SECRET, max_tokens=20, seed=1, n=2, extra_body={"schedule": plan}
+            )
             for plan in PLANS
         ]
         with client.completions.create(model=MODEL, prompt=SECRET, max_tokens=900, stream=True) as stream:
@@ -47,16 +51,18 @@ def test_requests_and_tokens_under_the_names_that_dashboards_read(told):
     assert total(samples, "vllm:request_success_total") == len(finished) + 1
     assert of(samples, "vllm:request_success_total", finished_reason="abort") == 1
     assert of(samples, "vllm:request_success_total", finished_reason="length") == finished.count("length")
-    assert of(samples, "vllm:prompt_tokens_total") == 7 * answers[0].usage.prompt_tokens
+    assert of(samples, "vllm:prompt_tokens_total") == NUM_TEXTS * answers[0].usage.prompt_tokens
     assert of(samples, "vllm:generation_tokens_total") > sum(answer.usage.completion_tokens for answer in answers)
 
 
 def test_latencies(told):
     answers, samples, _ = told
     assert of(samples, "vllm:time_to_first_token_seconds_count") == len(answers) + 1
-    assert of(samples, "vllm:e2e_request_latency_seconds_count") == 7
+    assert of(samples, "vllm:e2e_request_latency_seconds_count") == NUM_TEXTS
     # One gap less than tokens in each text, and their sum is no longer than the texts took.
-    assert of(samples, "vllm:inter_token_latency_seconds_count") == of(samples, "vllm:generation_tokens_total") - 7
+    assert (
+        of(samples, "vllm:inter_token_latency_seconds_count") == of(samples, "vllm:generation_tokens_total") - NUM_TEXTS
+    )
     gaps, whole = (of(samples, f"vllm:{name}_seconds_sum") for name in ("inter_token_latency", "e2e_request_latency"))
     assert 0 < gaps < whole
     # Once for each text of several tokens; the one that was let go may have had a single one.
@@ -82,7 +88,18 @@ def test_speculation_by_place_and_by_proposer(told):
         own = [each["proposers"][name] for each in told_by_answers if name in each["proposers"]]
         for metric, field in (("proposed", "proposed"), ("accepted", "accepted"), ("dropped", "dropped")):
             assert of(samples, f"cospec:{metric}_tokens_total", proposer=name) >= sum(each[field] for each in own)
-    assert total(samples, "cospec:accepted_tokens_total") == accepted
+
+
+def test_what_two_stages_verify_is_put_to_r_once(told):
+    answers, samples, _ = told
+    for answer, plan in zip(answers, PLANS, strict=True):
+        own = answer.metrics["speculative_decoding"]
+        by_proposer = sum(each["accepted"] for each in own["proposers"].values())
+        assert own["num_accepted_tokens"] <= answer.usage.completion_tokens
+        assert (by_proposer > own["num_accepted_tokens"]) == (plan == "cascade")
+    accepted = of(samples, "vllm:spec_decode_num_accepted_tokens_total")
+    assert total(samples, "cospec:accepted_tokens_total") > accepted
+    assert accepted < of(samples, "vllm:generation_tokens_total")
 
 
 def test_calls_and_seconds_by_member(told):

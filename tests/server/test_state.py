@@ -15,6 +15,8 @@ def test_models_one_and_all(client):
     one = client.models.retrieve(MODEL)
     assert listed == one
     assert (one.id, one.object, one.max_model_len) == (MODEL, "model", 1024)
+    # Benchmarks look for the model under its root.
+    assert (one.root, one.parent) == (MODEL, None)
     assert one.cospec["members"] == ["math", "general"]
     with pytest.raises(openai.NotFoundError, match="demo:we"):
         client.models.retrieve("demo/other")
@@ -41,10 +43,23 @@ def test_tokens_there_and_back(http, ensemble):
         ("/tokenize", {"prompt": 3}),
         ("/detokenize", {"tokens": [10**6]}),
         ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": [5] * 1025}),
     ],
 )
 def test_tokens_that_are_none(http, path, body):
     assert http.post(path, json=body).status_code == 400
+
+
+def test_texts_that_no_context_holds_are_not_encoded(http, ensemble):
+    most = 1024 * ensemble.tokenizer.longest
+    chat = [{"role": "user", "content": "x" * (most // 2 + 1)}] * 2
+    for body in ({"prompt": "x" * (most + 1)}, {"messages": chat}):
+        refused = http.post("/tokenize", json=body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
+    # More than fit in a context may be counted, and as many as fit be read.
+    assert http.post("/tokenize", json={"prompt": "x y " * 1000}).json()["count"] > 1024
+    assert http.post("/detokenize", json={"tokens": [5] * 1024}).status_code == 200
 
 
 def test_the_version_the_page_and_the_documents(http):

@@ -43,22 +43,22 @@ def metrics(job: Job, results: Values[Result]) -> dict[str, Any]:
     """How fast it went, who was called how often, and whose drafts stood. Of several texts: their sums."""
     seconds = time.perf_counter() - job.submitted
     first = job.first_token - job.submitted if job.first_token is not None else None
-    each = [stats for result in results for stats in result.proposers.values()]
+    verified = [result.verified for result in results]
     proposers = _summed(result.proposers for result in results)
     for stats in proposers.values():
         stats["acceptance_rate"] = stats["accepted"] / stats["proposed"] if stats["proposed"] else None
     return {
         "time_to_first_token_ms": None if first is None else 1000 * first,
-        "tokens_per_second": sum(result.completion_tokens for result in results) / seconds,
+        "tokens_per_second": job.num_told(sum(result.completion_tokens for result in results)) / seconds,
         "schedule": results[0].schedule if results else None,
         "plan": results[0].plan if results else None,
         "verification": results[0].verification if results else None,
         "members": _summed(result.members for result in results),
         "drafters": _summed(result.drafters for result in results),
         "speculative_decoding": {
-            "num_drafts": sum(stats.blocks for stats in each),
-            "num_draft_tokens": sum(stats.drafted for stats in each),
-            "num_accepted_tokens": sum(stats.accepted for stats in each),
+            "num_drafts": sum(stats.blocks for stats in verified),
+            "num_draft_tokens": sum(stats.drafted for stats in verified),
+            "num_accepted_tokens": sum(stats.accepted for stats in verified),
             "proposers": proposers,
         },
     }

@@ -25,6 +25,7 @@ from .metrics import Metrics
 from .page import page
 from .schema import DetokenizeRequest, TokenizeRequest
 from .settings import ServerSettings
+from .unsupported import IN_TOKENIZE, refuse_unsupported
 
 
 def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
@@ -73,16 +74,15 @@ def _text_routes(decoder: Decoder) -> APIRouter:
     async def tokenize(asked: TokenizeRequest) -> Any:
         """Token ids of a text, or of a chat as it would be fed."""
         tokenizer()
-        ids = await decoder.prepared(partial(decoder.tokens, asked))
+        refuse_unsupported(asked.model_extra or {}, IN_TOKENIZE)
+        ids = await decoder.aside(partial(decoder.tokens, asked))
         return {"count": len(ids), "max_model_len": decoder.context, "tokens": ids}
 
     @routes.post("/detokenize")
     async def detokenize(asked: DetokenizeRequest) -> Any:
         """The text of token ids."""
-        outside = [token for token in asked.tokens if not 0 <= token < decoder.ensemble.vocab_size]
-        if outside:
-            raise ApiError(400, f"token id {outside[0]} is outside the vocabulary", param="tokens")
-        return {"prompt": tokenizer().decode(asked.tokens)}
+        tokenizer()
+        return {"prompt": await decoder.aside(partial(decoder.text, asked.tokens))}
 
     @routes.get("/tokenizer_info")
     async def tokenizer_info() -> Any:
@@ -123,6 +123,8 @@ def _state_routes(decoder: Decoder, metrics: Metrics) -> APIRouter:
             "object": "model",
             "created": created,
             "owned_by": "cospec",
+            "root": decoder.settings.model,
+            "parent": None,
             "max_model_len": decoder.context,
             "cospec": _described(decoder.ensemble),
         }

@@ -44,17 +44,24 @@ class Decoder:
         self.ensemble = ensemble
         self.settings = settings
         self.host = host
-        self._variants: dict[tuple[Any, ...], Ensemble] = {}
+        self._variants: dict[tuple[Plan, tuple[float, ...] | None], Ensemble] = {}
         self._spelled: dict[int, str] = {}
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="cospec-requests")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="cospec-tokens")
 
     def close(self) -> None:
         self._preparing.shutdown()
+        self._aside.shutdown()
 
     async def prepared(self, make: Callable[[], Made]) -> Made:
         """What `make` makes, in a thread that encodes prompts and reads grammars, one request at a time: a long one
         holds up no stream."""
         return await asyncio.get_running_loop().run_in_executor(self._preparing, make)
+
+    async def aside(self, make: Callable[[], Made]) -> Made:
+        """The same for tokens and texts that are asked for by themselves, in a thread that no request to decode waits
+        for."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, make)
 
     @property
     def context(self) -> int | None:
@@ -90,11 +97,12 @@ class Decoder:
                 )
                 for index in range(num_samples)
             ]
-        return Job(requests, since, is_traced=bool(asked.trace))
+        return Job(requests, since, is_traced=bool(asked.trace), is_prompt_only=max_tokens == 0)
 
     def chat_prompt(self, messages: Values[Message]) -> Prompt:
         """A chat as its first member's template writes it, or plainly. Raises ApiError."""
         turns = [{"role": readable(message.role), "content": readable(message.text())} for message in messages]
+        self._check_length(sum(len(turn["content"]) for turn in turns))
         tokenizer: Any = self.ensemble.tokenizer
         if not getattr(tokenizer, "has_chat_template", False):
             return plain_chat(turns)
@@ -108,12 +116,22 @@ class Decoder:
         """Token ids of a text, or of a chat as it would be fed. Raises ApiError."""
         if (asked.prompt is None) == (asked.messages is None):
             raise ApiError(400, "give prompt or messages")
-        prompt = asked.prompt or "" if asked.messages is None else self.chat_prompt(asked.messages)
+        prompt = self._readable(asked.prompt or "" if asked.messages is None else self.chat_prompt(asked.messages))
         if not isinstance(prompt, str):
             return list(prompt)
         tokenizer: Any = self.ensemble.tokenizer
         encode = tokenizer.encode if asked.add_special_tokens else getattr(tokenizer, "encode_bare", tokenizer.encode)
-        return list(encode(readable(prompt)))
+        return list(encode(prompt))
+
+    def text(self, tokens: Values[int]) -> str:
+        """The text of tokens, of no more than a context holds. Raises ApiError."""
+        if self.context is not None and len(tokens) > self.context:
+            raise _context_exceeded(f"{len(tokens)} tokens were given", self.context, param="tokens")
+        outside = [token for token in tokens if not 0 <= token < self.ensemble.vocab_size]
+        if outside:
+            raise ApiError(400, f"token id {outside[0]} is outside the vocabulary", param="tokens")
+        tokenizer: Any = self.ensemble.tokenizer
+        return str(tokenizer.decode(tokens))
 
     def spell(self, token: int) -> str:
         """One token as text; bytes that are no whole character as `bytes:\\xe2`."""
@@ -143,26 +161,30 @@ class Decoder:
 
     def _variant(self, asked: DecodingRequest) -> Ensemble:
         """The ensemble under the plan and weights asked for; what each measured is kept."""
+        plan = self._plan(asked)
         weights = tuple(asked.weights) if asked.weights is not None else None
-        key = (asked.schedule, asked.verification, weights)
-        if key == (None, None, None):
+        key = (plan, weights)
+        if key == (self.ensemble.plan, None):
             return self.ensemble
         if key not in self._variants:
             if len(self._variants) >= MOST_VARIANTS:
                 self._variants.pop(next(iter(self._variants)))
-            self._variants[key] = self._made(asked)
+            self._variants[key] = self._made(plan, weights)
         return self._variants[key]
 
-    def _made(self, asked: DecodingRequest) -> Ensemble:
-        ensemble = self.ensemble
-        if asked.weights is not None:
-            ensemble = ensemble.with_combination(_weighted(ensemble.combination, asked.weights))
-        if asked.schedule is not None:
+    def _plan(self, asked: DecodingRequest) -> Plan:
+        """The ensemble's own plan, or what is asked for in its place."""
+        plan = self.ensemble.plan
+        if asked.schedule is not None and asked.schedule != plan.schedule:
             # Another schedule than the ensemble's own takes its own defaults.
-            ensemble = ensemble.with_plan(Plan(schedule=asked.schedule, verification=ensemble.plan.verification))
-        if asked.verification is not None:
-            ensemble = ensemble.with_plan(verification=asked.verification)
-        return ensemble
+            plan = Plan(schedule=asked.schedule, verification=plan.verification)
+        return plan if asked.verification is None else replace(plan, verification=asked.verification)
+
+    def _made(self, plan: Plan, weights: tuple[float, ...] | None) -> Ensemble:
+        ensemble = self.ensemble
+        if weights is not None:
+            ensemble = ensemble.with_combination(_weighted(ensemble.combination, weights))
+        return ensemble.with_plan(plan)
 
     def _room(self, max_tokens: int | None) -> int:
         """How many tokens may follow where the client gives no number: as many as fit."""
@@ -176,11 +198,16 @@ class Decoder:
         return min(limits, default=None)
 
     def _readable(self, prompt: Prompt) -> Prompt:
-        """The prompt itself. Raises ApiError for a text that is certain to be too long, before it is encoded."""
-        longest, context = getattr(self.ensemble.tokenizer, "longest", None), self.context
-        if isinstance(prompt, str) and longest and context and len(prompt) > longest * context:
-            raise _context_exceeded(f"the prompt has {len(prompt)} characters", context)
+        """The prompt itself. Raises ApiError or InvalidPrompt for a text that is none, or too long."""
+        if isinstance(prompt, str):
+            self._check_length(len(prompt))
         return readable(prompt)
+
+    def _check_length(self, num_characters: int) -> None:
+        """Raises ApiError for a text that is certain to be too long, before it is encoded."""
+        longest, context = getattr(self.ensemble.tokenizer, "longest", None), self.context
+        if longest and context and num_characters > longest * context:
+            raise _context_exceeded(f"the prompt has {num_characters} characters", context)
 
     def _within_context(self, request: Request) -> Request:
         """With no more tokens than every member has room for. Raises ApiError where that is none."""
@@ -200,7 +227,8 @@ class Decoder:
         tokenizer: Any = self.ensemble.tokenizer
         if not hasattr(tokenizer, "grammar"):
             raise ApiError(400, "structured output needs members with a tokenizer", param="response_format")
-        grammar: Grammar = tokenizer.grammar(*wanted, self.ensemble.vocab_size)
+        end_ids = self.ensemble.runners[0].end_ids
+        grammar: Grammar = tokenizer.grammar(*wanted, self.ensemble.vocab_size, end_ids)
         return grammar.constraint
 
 
@@ -214,11 +242,11 @@ def readable(prompt: Text) -> Text:
     return prompt
 
 
-def _context_exceeded(given: str, context: int) -> ApiError:
+def _context_exceeded(given: str, context: int, *, param: str = "prompt") -> ApiError:
     return ApiError(
         400,
         f"{given}; the context holds {context} tokens, the answer included",
-        param="prompt",
+        param=param,
         code="context_length_exceeded",
     )
 

@@ -23,7 +23,7 @@ from .errors import ApiError, as_api_error
 from .host import Job, Step
 from .schema import ChatRequest, CompletionRequest, DecodingRequest
 from .trace import spelled
-from .unsupported import refuse_unsupported
+from .unsupported import IN_CHATS, IN_COMPLETIONS, Table, refuse_unsupported
 
 
 def decoding_routes(decoder: Decoder) -> APIRouter:
@@ -79,10 +79,13 @@ class _Answer:
     """One request's answer: what completions and chats do alike."""
 
     kind: str
+    unsupported: Table
     job: Job
 
     def __init__(self, decoder: Decoder, asked: DecodingRequest) -> None:
-        refuse_unsupported(asked.model_extra or {})
+        refuse_unsupported(asked.unknown(), self.unsupported)
+        if asked.best_of not in (None, 1, asked.n):
+            raise ApiError(400, "best_of is not supported; ask for n texts, and choose", param="best_of")
         if asked.trace and not asked.stream:
             raise ApiError(400, "a trace is streamed; set stream to true", param="trace")
         self.decoder = decoder
@@ -92,7 +95,7 @@ class _Answer:
     async def whole(self, request: Request) -> JSONResponse:
         results = await self.decoder.results(self.job, lambda: _gone(request))
         choices = [self.choice(index, result) for index, result in enumerate(results)]
-        told = usage(self.prompt_tokens, sum(map(self.num_told, results)))
+        told = self._usage(sum(result.completion_tokens for result in results))
         envelope = Envelope(self.kind, self.decoder.settings.model)
         return JSONResponse(envelope.of(choices, usage=told, metrics=metrics(self.job, results)))
 
@@ -110,6 +113,9 @@ class _Answer:
         """Of each prompt once, however many samples it has."""
         return sum(len(request.prompt) for request in self.job.requests[:: self.num_samples])
 
+    def _usage(self, num_tokens: int) -> dict[str, int]:
+        return usage(self.prompt_tokens, self.job.num_told(num_tokens))
+
     async def _events(self) -> AsyncIterator[str]:
         try:
             async for chunk in self._chunks():
@@ -123,10 +129,6 @@ class _Answer:
         envelope = Envelope(self.stream_kind, self.decoder.settings.model)
         choices = [_Choice() for _ in self.job.requests]
         options, results = self.asked.stream_options, []
-        for index in range(len(choices)):
-            first = self.first(index)
-            if first is not None:
-                yield envelope.of([first])
         async for step in self.job.steps():
             result, index = step.event.result, step.event.index
             more: dict[str, Any] = {}
@@ -134,7 +136,7 @@ class _Answer:
                 more["trace"] = spelled(step.trace, self.decoder.spell)
             choices[index].num_tokens += len(step.event.tokens)
             if options is not None and options.continuous_usage_stats:
-                more["usage"] = usage(self.prompt_tokens, sum(choice.num_tokens for choice in choices))
+                more["usage"] = self._usage(sum(choice.num_tokens for choice in choices))
             told = self.delta(index, choices[index], step)
             if told is not None or more:
                 yield envelope.of([told] if told else [], **more)
@@ -142,20 +144,13 @@ class _Answer:
                 results.append(result)
         last: dict[str, Any] = {"metrics": metrics(self.job, results)}
         if options is not None and options.include_usage:
-            last["usage"] = usage(self.prompt_tokens, sum(map(self.num_told, results)))
+            last["usage"] = self._usage(sum(result.completion_tokens for result in results))
         if "usage" in last or self.asked.trace:
             yield envelope.of([], **last)
-
-    def num_told(self, result: Result) -> int:
-        return result.completion_tokens
 
     @property
     def stream_kind(self) -> str:
         return self.kind
-
-    def first(self, index: int) -> dict[str, Any] | None:
-        """What a stream of this text begins with."""
-        return None
 
     def choice(self, index: int, result: Result) -> dict[str, Any]:
         raise NotImplementedError
@@ -180,15 +175,13 @@ def _finish(step: Step) -> str | None:
 
 class _Completion(_Answer):
     kind = "text_completion"
+    unsupported = IN_COMPLETIONS
 
     def __init__(self, decoder: Decoder, asked: CompletionRequest, since: float) -> None:
         super().__init__(decoder, asked)
         self.completion = asked
-        if asked.best_of not in (None, 1, asked.n):
-            raise ApiError(400, "best_of is not supported; ask for n texts, and choose", param="best_of")
         self.prompts = as_prompts(asked.prompt)
-        self.is_prompt_only = asked.max_tokens == 0
-        if self.is_prompt_only and not asked.echo:
+        if asked.max_tokens == 0 and not asked.echo:
             raise ApiError(400, "max_tokens 0 without echo asks for nothing", param="max_tokens")
         scores_prompt = bool(asked.echo) and asked.logprobs is not None
         if scores_prompt and asked.stream:
@@ -204,7 +197,7 @@ class _Completion(_Answer):
 
     def choice(self, index: int, result: Result) -> dict[str, Any]:
         before, at = self._echoed(index), 0
-        ids = [] if self.is_prompt_only else result.token_ids
+        ids = [] if self.job.is_prompt_only else result.token_ids
         entries: Values[TokenLogprob | None] = (result.logprobs or [])[: len(ids)]
         if self.completion.echo and result.prompt_logprobs is not None:
             ids = [*self.job.requests[index].prompt, *ids]
@@ -214,19 +207,16 @@ class _Completion(_Answer):
         wanted = self.completion.logprobs is not None
         return {
             "index": index,
-            "text": before + ("" if self.is_prompt_only else result.text),
-            "finish_reason": "length" if self.is_prompt_only else result.finish_reason,
+            "text": before + ("" if self.job.is_prompt_only else result.text),
+            "finish_reason": "length" if self.job.is_prompt_only else result.finish_reason,
             "logprobs": completion_logprobs(self.decoder, entries, ids, at) if wanted else None,
         }
-
-    def num_told(self, result: Result) -> int:
-        return 0 if self.is_prompt_only else result.completion_tokens
 
     def delta(self, index: int, choice: _Choice, step: Step) -> dict[str, Any] | None:
         wanted = self.completion.logprobs is not None
         text, tokens, entries = _new(choice, step, wanted)
         finish = _finish(step)
-        if self.is_prompt_only:
+        if self.job.is_prompt_only:
             text, tokens, entries, finish = "", [], [], finish and "length"
         if not choice.has_begun:
             choice.has_begun, text = True, self._echoed(index) + text
@@ -250,6 +240,7 @@ class _Completion(_Answer):
 
 class _Chat(_Answer):
     kind = "chat.completion"
+    unsupported = IN_CHATS
 
     def __init__(self, decoder: Decoder, asked: ChatRequest, since: float) -> None:
         super().__init__(decoder, asked)
@@ -265,9 +256,6 @@ class _Chat(_Answer):
     def stream_kind(self) -> str:
         return "chat.completion.chunk"
 
-    def first(self, index: int) -> dict[str, Any] | None:
-        return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
-
     def choice(self, index: int, result: Result) -> dict[str, Any]:
         return {
             "index": index,
@@ -279,7 +267,11 @@ class _Chat(_Answer):
     def delta(self, index: int, choice: _Choice, step: Step) -> dict[str, Any] | None:
         text, _, entries = _new(choice, step, bool(self.chat.logprobs))
         finish = _finish(step)
-        if not text and finish is None and not entries:
+        # With the first token, and not before: clients take the first they hear of a text for its first token.
+        begins = not choice.has_begun and (bool(step.event.tokens) or finish is not None)
+        choice.has_begun |= begins
+        if not text and finish is None and not entries and not begins:
             return None
+        delta = {"role": "assistant", "content": text} if begins else {"content": text} if text else {}
         told = chat_logprobs(self.decoder, entries) if self.chat.logprobs else None
-        return {"index": index, "delta": {"content": text} if text else {}, "finish_reason": finish, "logprobs": told}
+        return {"index": index, "delta": delta, "finish_reason": finish, "logprobs": told}

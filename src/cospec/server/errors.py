@@ -5,7 +5,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ..errors import CospecError, MemberFailed
+from ..errors import CospecError, MemberFailed, MissingExtra
 from .host import NotServing, QueueFull
 
 SECONDS_TO_RETRY = 1
@@ -39,6 +39,8 @@ def as_api_error(error: ApiError | CospecError) -> ApiError:
         return ApiError(429, str(error), code="queue_full")
     if isinstance(error, NotServing):
         return ApiError(503, str(error), code="not_serving")
+    if isinstance(error, MissingExtra):
+        return ApiError(501, str(error), code="not_installed")
     if isinstance(error, MemberFailed):
         return ApiError(500, str(error), code="member_failed")
     return ApiError(400, _printable(str(error)))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..engine import Live, Request, Update
 from ..ensemble import Ensemble
-from ..errors import CospecError, MemberFailed
+from ..errors import CospecError, InvalidSampling, MemberFailed
 from ..results import Event, Origin, Result
 from .trace import Tracer
 
@@ -39,19 +39,25 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """What a round did to one text of a job, and what a trace says of it."""
+    """What a round did to one text of a job, what a trace says of it, and what ended it if it failed."""
 
     event: Event
     trace: Values[dict[str, Any]] = ()
+    error: CospecError | None = None
 
 
 @dataclass(eq=False)
 class Job:
-    """The texts of one client's request, decoded side by side. submitted: when it came, by the performance counter."""
+    """The texts of one client's request, decoded side by side.
+
+    submitted: when it came, by the performance counter. is_prompt_only: whether the client wants nothing but its prompt
+    scored; the one token that is decoded for that is not told, nor counted.
+    """
 
     requests: Values[Request]
     submitted: float
     is_traced: bool = False
+    is_prompt_only: bool = False
     first_token: float | None = None
     num_finished: int = 0
     is_cancelled: bool = False
@@ -61,6 +67,10 @@ class Job:
     @property
     def is_finished(self) -> bool:
         return self.num_finished == len(self.requests)
+
+    def num_told(self, num_tokens: int) -> int:
+        """How many of so many decoded tokens the client is given."""
+        return 0 if self.is_prompt_only else num_tokens
 
     def listen(self) -> None:
         """What happens is told to the running event loop."""
@@ -76,16 +86,17 @@ class Job:
             self.is_cancelled = True
 
     async def steps(self) -> AsyncIterator[Step]:
-        """Until all texts are finished. Raises NotServing if the engine dies, MemberFailed if a text fails."""
+        """Until all texts are finished. Raises NotServing if the engine dies, MemberFailed or InvalidSampling if a text
+        fails."""
         num_finished = 0
         while num_finished < len(self.requests):
             item = await self._queue.get()
             if isinstance(item, CospecError):
                 raise item
-            result = item.event.result
-            if result is not None and result.error is not None:
-                raise MemberFailed(result.error)
-            num_finished += result is not None
+            if item.error is not None:
+                # How a text is sampled is its client's to mend; nothing else that ends one is.
+                raise item.error if isinstance(item.error, InvalidSampling) else MemberFailed(str(item.error))
+            num_finished += item.event.result is not None
             yield item
 
 
@@ -216,12 +227,13 @@ class Host:
 
     def _tell(self, live: Live, update: Update) -> None:
         sample, now = self._live[update.id], time.perf_counter()
-        if update.tokens:
-            self._watcher.on_tokens(sample.job, len(update.tokens), sample.last, now)
+        num_told = sample.job.num_told(len(update.tokens))
+        if num_told:
+            self._watcher.on_tokens(sample.job, num_told, sample.last, now)
             sample.first = now if sample.last is None else sample.first
             sample.last = now
         trace = sample.tracer.round(live, update) if sample.tracer else ()
-        step = Step(sample.origin.event(live, update), trace)
+        step = Step(sample.origin.event(live, update), trace, live.sequence.error)
         if update.is_finished:
             del self._live[update.id]
             self._finish(sample, step)

@@ -74,11 +74,11 @@ class Metrics:
             self._proposed.labels(self._model, name).inc(proposer.proposed)
             self._stood.labels(self._model, name).inc(proposer.accepted)
             self._dropped.labels(self._model, name).inc(proposer.dropped)
-            self._drafts.labels(self._model).inc(proposer.blocks)
-            self._drafted.labels(self._model).inc(proposer.drafted)
-            self._accepted.labels(self._model).inc(proposer.accepted)
-            for place, count in enumerate(proposer.accepted_at):
-                self._accepted_at.labels(self._model, str(place)).inc(count)
+        self._drafts.labels(self._model).inc(result.verified.blocks)
+        self._drafted.labels(self._model).inc(result.verified.drafted)
+        self._accepted.labels(self._model).inc(result.verified.accepted)
+        for place, count in enumerate(result.verified.accepted_at):
+            self._accepted_at.labels(self._model, str(place)).inc(count)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, ["model_name", *labels], registry=self.registry)

@@ -3,14 +3,30 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .errors import ApiError
 
-Penalty = Annotated[float, Field(ge=-2, le=2)]
-
 MOST_SAMPLES = 128
 MOST_LOGPROBS = 20
+# What each token is held against: more than anyone needs, and so few that a text does not hold up the others.
+MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
+MOST_STOP_IDS = 256
+MOST_BIASES = 1024
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+StopString = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
+StopStrings = Annotated[list[StopString], Field(max_length=MOST_STOPS)]
+GivenStops = StopString | StopStrings
+
+
+def _as_list(value: Any) -> Any:
+    """A lone text is a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+Stops = Annotated[StopStrings, BeforeValidator(_as_list, json_schema_input_type=GivenStops)]
 
 
 class StreamOptions(BaseModel):
@@ -35,7 +51,10 @@ class ResponseFormat(BaseModel):
 
 
 class StructuredOutputs(BaseModel):
-    """What an answer keeps to, as vLLM's clients write it."""
+    """What an answer keeps to, as vLLM's clients write it. Fields that it does not know are kept, to refuse
+    some by name."""
+
+    model_config = ConfigDict(extra="allow")
 
     json_schema: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
@@ -53,11 +72,12 @@ class DecodingRequest(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
-    stop: str | list[str] | None = None
+    best_of: int | None = None
+    stop: Stops | None = None
     seed: int | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -69,7 +89,7 @@ class DecodingRequest(BaseModel):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MOST_STOP_IDS)] | None = None
     guided_json: dict[str, Any] | str | None = Field(None, description="A JSON schema that the answer keeps to.")
     guided_regex: str | None = Field(None, description="A regular expression that the whole answer matches.")
     guided_grammar: str | None = Field(None, description="A Lark grammar that the answer keeps to.")
@@ -81,6 +101,11 @@ class DecodingRequest(BaseModel):
     verification: str | None = Field(None, description="token, block or coupled.")
     weights: list[float] | None = Field(None, description="The members' weights, for combinations that have some.")
     trace: bool | None = Field(None, description="Stream who proposed, accepted and replaced each token, and more.")
+
+    def unknown(self) -> dict[str, Any]:
+        """The fields that are not known; those of structured_outputs under its name and theirs, with a dot between."""
+        within = (self.structured_outputs and self.structured_outputs.model_extra) or {}
+        return {**(self.model_extra or {}), **{f"structured_outputs.{name}": value for name, value in within.items()}}
 
     def sampling(self) -> dict[str, Any]:
         """The fields that are sampling parameters of the same name, as far as given."""
@@ -114,6 +139,8 @@ class DecodingRequest(BaseModel):
             raise ApiError(400, f"{len(asked)} grammars were given; give one", param="response_format")
         if asked and self.min_tokens:
             raise ApiError(400, "min_tokens cannot be kept beside a grammar, which may end before", param="min_tokens")
+        if asked and self.ignore_eos:
+            raise ApiError(400, "ignore_eos beside a grammar would go on where the grammar ends", param="ignore_eos")
         return asked[0] if asked else None
 
 
@@ -124,7 +151,6 @@ class CompletionRequest(DecodingRequest):
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    best_of: int | None = None
 
 
 class Message(BaseModel):
@@ -159,7 +185,9 @@ class ChatRequest(DecodingRequest):
 
 
 class TokenizeRequest(BaseModel):
-    """`POST /tokenize`: of a text, or of a chat as it would be fed."""
+    """`POST /tokenize`: of a text, or of a chat as it would be fed. Unknown fields are kept, to refuse some by name."""
+
+    model_config = ConfigDict(extra="allow")
 
     prompt: str | None = None
     messages: list[Message] | None = None

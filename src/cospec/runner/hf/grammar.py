@@ -17,14 +17,15 @@ JSON_OPTIONS = {"whitespace_pattern": r"\n[ \t]{0,32}|[ ]{1,2}"}
 
 
 class Grammars:
-    """Grammars over one tokenizer's entries."""
+    """Grammars over one tokenizer's entries. end_ids: tokens any of which ends a text, where its grammar may end."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, end_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
-        self.vocab_size = vocab_size
+        self._vocab_size = vocab_size
+        self._end_ids = [token for token in end_ids if token < vocab_size]
 
     def read(self, kind: str, source: str | dict[str, Any]) -> "Grammar":
-        """kind: one of KINDS. Raises InvalidSampling for a grammar that cannot be read."""
+        """kind: one of KINDS. Raises InvalidSampling for a grammar, or a tokenizer, that cannot be read."""
         lib, tokenizer = self._lib, self._entries
         matcher = None
         try:
@@ -37,7 +38,7 @@ class Grammars:
             error = str(raised) or type(raised).__name__
         if error:
             raise InvalidSampling(f"the {kind} cannot be followed: {' '.join(str(error).split())[:500]}")
-        return Grammar(matcher, self._tokenizer.eos_token_id, self.vocab_size)
+        return Grammar(matcher, self._end_ids, self._vocab_size)
 
     @cached_property
     def _lib(self) -> Any:
@@ -50,50 +51,73 @@ class Grammars:
 
     @cached_property
     def _entries(self) -> Any:
-        return self._lib.hf.from_tokenizer(self._tokenizer, n_vocab=self.vocab_size)
+        if not self._end_ids:
+            raise InvalidSampling("structured output ends with a token that ends the text, and these members have none")
+        try:
+            return self._lib.hf.from_tokenizer(self._tokenizer, n_vocab=self._vocab_size, eos_token=self._end_ids[0])
+        except ValueError as error:
+            raise InvalidSampling(f"structured output cannot be had with this tokenizer: {error}") from error
 
 
 class Grammar:
     """A grammar that was read, for any number of texts."""
 
-    def __init__(self, matcher: Any, end_id: int, vocab_size: int) -> None:
+    def __init__(self, matcher: Any, end_ids: Sequence[int], vocab_size: int) -> None:
         self._matcher = matcher
-        self._end_id = end_id
+        self._end_ids = end_ids
         self._vocab_size = vocab_size
 
     def constraint(self) -> "GrammarConstraint":
         """What keeps one text to it."""
-        return GrammarConstraint(self._matcher.deep_copy(), self._end_id, self._vocab_size)
+        return GrammarConstraint(self._matcher.deep_copy(), self._end_ids, self._vocab_size)
 
 
 class GrammarConstraint:
     """What one text may go on with. Its matcher stands behind the tokens that were last asked about, and goes back to
     where a new question parts from them: drafts come and go."""
 
-    def __init__(self, matcher: Any, end_id: int, vocab_size: int) -> None:
+    def __init__(self, matcher: Any, end_ids: Sequence[int], vocab_size: int) -> None:
         self._matcher = matcher
-        self._end_id = end_id
+        self._end_ids = end_ids
         self._read: list[int] = []
         self._num_words = (vocab_size + 31) // 32
         self._vocab_size = vocab_size
 
     def allowed(self, output: Sequence[int], start: int, count: int) -> Tensor:
-        """[count, vocab] of booleans: row j is what may follow output[: start + j]."""
+        """[count, vocab] of booleans: row j is what may follow output[: start + j]. Raises InvalidSampling for a
+        grammar that turns out to be too much."""
         self._go_back(output[:start])
         return torch.stack([self._after(output, start + row) for row in range(count)])
 
     def _after(self, output: Sequence[int], length: int) -> Tensor:
         """What may follow output[: length], of which the matcher has read a part."""
-        new = list(output[len(self._read) : length])
-        self._read += new[: self._matcher.try_consume_tokens(new) if new else 0]
-        if len(self._read) < length:
-            # The text breaks the grammar before this position, which is then never reached.
-            return torch.ones(self._vocab_size, dtype=torch.bool)
-        if self._matcher.is_stopped():
-            return torch.arange(self._vocab_size) == self._end_id
+        for token in output[len(self._read) : length]:
+            if not self._is_read(token):
+                # The text ends, or breaks the grammar, before this position, which is then never reached.
+                return torch.ones(self._vocab_size, dtype=torch.bool)
         words = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)[: self._num_words]
+        self._check()
         bits = (words[:, None] >> torch.arange(32, dtype=torch.int32)) & 1
-        return bits.flatten()[: self._vocab_size].bool()
+        allowed = bits.flatten()[: self._vocab_size].bool()
+        if allowed[self._end_ids[0]]:
+            # The one that the matcher knows: where it may stand, any of them may.
+            allowed[self._end_ids] = True
+        return allowed
+
+    def _is_read(self, token: int) -> bool:
+        """Whether the grammar allows the token next, which the matcher then stands behind; it never reads an end."""
+        can_go_on = token not in self._end_ids and not self._matcher.is_stopped()
+        if can_go_on and self._matcher.try_consume_tokens([token]):
+            self._read.append(token)
+            return True
+        self._check()
+        return False
+
+    def _check(self) -> None:
+        """Raises InvalidSampling if the matcher has given up: it then says that the text may end, and stays so."""
+        if self._matcher.is_error():
+            reason = " ".join(self._matcher.get_error().split())[:500]
+            raise InvalidSampling(f"the grammar cannot be followed any further: {reason}")
 
     def _go_back(self, tokens: Sequence[int]) -> None:
         """Forget what was read beyond `tokens`, or other than them."""

@@ -23,7 +23,7 @@ class HfTokenizer:
         end = tokenizer.eos_token_id
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
         by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
-        self._grammars: dict[int, Grammars] = {}
+        self._grammars: dict[tuple[int, tuple[int, ...]], Grammars] = {}
         self._entries = [by_id.get(index, "") for index in range(max(by_id) + 1)]
 
     def encode(self, text: str) -> list[int]:
@@ -81,6 +81,10 @@ class HfTokenizer:
             **{name: getattr(self._tokenizer, name, None) for name in names},
         }
 
-    def grammar(self, kind: str, source: str | dict[str, Any], vocab_size: int) -> Grammar:
-        """A JSON schema, a regular expression or a grammar, to keep texts to. Raises InvalidSampling."""
-        return self._grammars.setdefault(vocab_size, Grammars(self._tokenizer, vocab_size)).read(kind, source)
+    def grammar(self, kind: str, source: str | dict[str, Any], vocab_size: int, end_ids: tuple[int, ...]) -> Grammar:
+        """A JSON schema, a regular expression or a grammar, to keep texts to, which any of end_ids ends. Raises
+        InvalidSampling."""
+        key = (vocab_size, end_ids)
+        if key not in self._grammars:
+            self._grammars[key] = Grammars(self._tokenizer, vocab_size, end_ids)
+        return self._grammars[key].read(kind, source)
