@@ -66,7 +66,7 @@ class Decoder:
     @property
     def context(self) -> int | None:
         """The most tokens of prompt and answer together, None for no limit."""
-        return min((limit for limit in map(self._limit, self.ensemble.runners) if limit is not None), default=None)
+        return min((limit for limit in map(self._limit, self._members) if limit is not None), default=None)
 
     def job(
         self, asked: DecodingRequest, prompts: Values[Prompt], max_tokens: int | None, *, since: float, **sampling: Any
@@ -192,6 +192,11 @@ class Decoder:
             return max(1, max_tokens)
         return self.context or SamplingParams.max_tokens
 
+    @property
+    def _members(self) -> Values[Runner]:
+        """The first lanes', whose contexts bind a text; a drafter whose own is full proposes no more."""
+        return self.ensemble.runners[: len(self.ensemble.member_names)]
+
     def _limit(self, runner: Runner) -> int | None:
         """The most tokens that this member may see here."""
         limits = [limit for limit in (runner.context, self.settings.context) if limit is not None]
@@ -211,7 +216,7 @@ class Decoder:
 
     def _within_context(self, request: Request) -> Request:
         """With no more tokens than every member has room for. Raises ApiError where that is none."""
-        for runner, prompt in zip(self.ensemble.runners, request.lane_prompts, strict=True):
+        for runner, prompt in zip(self._members, request.lane_prompts, strict=False):
             context = self._limit(runner)
             if context is not None and len(prompt) >= context:
                 raise _context_exceeded(f"the prompt has {len(prompt)} tokens", context)
