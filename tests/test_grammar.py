@@ -116,11 +116,16 @@ def test_a_constraint_is_a_mask_of_the_vocabulary(ensemble):
     assert allowed.dtype == torch.bool
 
 
-def test_a_matcher_that_has_given_up_does_not_end_the_text(ensemble):
-    constraint = grammar(ensemble).constraint()
-    constraint._matcher.consume_token(ensemble.tokenizer.encode("ONE")[0])
-    with pytest.raises(InvalidSampling, match="the grammar cannot be followed any further"):
-        constraint.allowed([], 0, 1)
+def test_a_grammar_that_turns_out_to_be_too_much_does_not_end_the_text(ensemble):
+    """Its parser gives up behind a few letters, each of which may have come about in many ways."""
+    names = [f"n{number}" for number in range(100)]
+    rules = [f'{name}: {name} {name} | "a"' for name in names]
+    constraint = grammar(ensemble, "lark", "\n".join([f"start: {' | '.join(names)}", *rules])).constraint()
+    output = ensemble.tokenizer.encode("a" * 40)
+    assert constraint.allowed(output, 0, 1)[0, output[0]]
+    for _ in range(2):
+        with pytest.raises(InvalidSampling, match=r"the grammar cannot be followed any further: .* items"):
+            constraint.allowed(output, 0, len(output))
 
 
 def test_a_tokenizer_that_cannot_be_read_is_told_so():

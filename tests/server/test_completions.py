@@ -249,6 +249,18 @@ def test_structured_output_keeps_to_its_grammar(client):
         assert matched.finish_reason == "stop"
 
 
+def test_a_grammar_that_turns_out_to_be_too_much_is_the_clients_to_mend(client, ensemble):
+    """And the text that it was asked for does not end as if it were whole."""
+    names = [f"n{number}" for number in range(100)]
+    rules = [f'{name}: {name} {name} | "a"' for name in names]
+    extra = {"guided_grammar": "\n".join([f"start: {' | '.join(names)}", *rules])}
+    (end,) = ensemble.tokenizer.end_ids
+    with pytest.raises(openai.BadRequestError, match="the grammar cannot be followed any further"):
+        client.completions.create(
+            model=MODEL, prompt=PROMPT, max_tokens=40, logit_bias={str(end): -100}, extra_body=extra
+        )
+
+
 def test_a_grammar_does_not_change_what_a_seed_says(client):
     """Whoever drafts, coupled verification gives plain's text, under a grammar as without."""
     texts = {

@@ -315,6 +315,7 @@ def test_no_number_of_tokens_is_told_in_a_comparison_too(visit):
     visit.page.click("#compare")
     visit.becomes("failed")
     assert "max_tokens" in visit.page.inner_text("#alert")
+    assert sum(url.endswith("/v1/completions") for url in visit.requested) == 1
     expect(visit.page.locator("#max-tokens")).to_have_attribute("aria-invalid", "true")
     visit.finish(told=[400])
     visit.errors.clear()

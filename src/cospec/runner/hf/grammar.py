@@ -116,7 +116,8 @@ class GrammarConstraint:
     def _check(self) -> None:
         """Raises InvalidSampling if the matcher has given up: it then says that the text may end, and stays so."""
         if self._matcher.is_error():
-            reason = " ".join(self._matcher.get_error().split())[:500]
+            # Behind that stand the text itself and counts.
+            reason = self._matcher.get_error().partition("<state>")[0].strip()
             raise InvalidSampling(f"the grammar cannot be followed any further: {reason}")
 
     def _go_back(self, tokens: Sequence[int]) -> None:
