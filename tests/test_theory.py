@@ -31,7 +31,7 @@ class Known:
     def __init__(self, share_a_token):
         self._share = share_a_token
 
-    def seconds(self, lane, num_tokens):
+    def seconds(self, lane, num_tokens, share=1.0):
         return COSTS[lane] * (1 + self._share * num_tokens)
 
     def acceptance(self, proposer, target, place=None):
@@ -80,6 +80,48 @@ def test_what_calls_and_their_tokens_cost_is_as_predicted(ensemble, name, share_
     # Of a shallow cascade's second stage theory counts the tokens roughly.
     tolerance = 0.07 if plan["schedule"] == "cascade" and share_a_token else 0.04
     assert LENGTH / seconds == pytest.approx(predicted.speed, rel=tolerance)
+
+
+class Counted:
+    """A runner that costs so much a call, and a share of that for each token."""
+
+    def __init__(self, inner, cost, share_a_token):
+        self._inner, self._cost, self._share, self.seconds = inner, cost, share_a_token, 0.0
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def feed(self, batch):
+        self.seconds += self._cost * (1 + self._share * sum(len(feed.tokens) for feed in batch))
+        return self._inner.feed(batch)
+
+
+class Batched(Known):
+    """The same, of calls that several texts share."""
+
+    def __init__(self, share_a_token, num_texts):
+        super().__init__(share_a_token)
+        self._num_texts = num_texts
+
+    def seconds(self, lane, num_tokens, share=1.0):
+        num_together = self._num_texts * share / (1 - (1 - share) ** self._num_texts)
+        return super().seconds(lane, num_together * num_tokens) / num_together
+
+
+@pytest.mark.parametrize("share_a_token", [0.0, 0.1])
+@pytest.mark.parametrize("name", ["plain", "drafter", "alternate", "drawn", "drawn, with a drafter"])
+def test_texts_that_share_calls_are_as_fast_as_predicted(ensemble, name, share_a_token):
+    num_texts, length = 6, 400
+    planned = ensemble.with_plan(**{"gamma": None, "proposer": None, "first": None, **PLANS[name]})
+    planned.runners = [
+        Counted(runner, cost, share_a_token) for runner, cost in zip(ensemble.runners, COSTS, strict=True)
+    ]
+    planned.generate([[0]] * num_texts, [SamplingParams(max_tokens=length, seed=i) for i in range(num_texts)])
+    seconds = sum(runner.seconds for runner in planned.runners)
+    schedule = planned.schedule_for(SamplingParams())
+    predicted = cycle(schedule, Batched(share_a_token, num_texts))
+    # Texts come in step in part, and wait for each other's drafts.
+    assert num_texts * length / seconds == pytest.approx(predicted.speed, rel=0.12)
 
 
 @pytest.mark.parametrize(("alpha", "gamma", "tokens"), [(0.0, 5, 1.0), (1.0, 5, 6.0), (0.5, 2, 1.75)])

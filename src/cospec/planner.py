@@ -156,9 +156,10 @@ class Planner:
 
     # What `theory` asks.
 
-    def seconds(self, lane: int, num_tokens: float) -> float:
-        """A text's share of a call that feeds so many tokens to each."""
-        return self.costs.seconds(lane, self.num_rows * num_tokens) / self.num_rows + self._overhead.value
+    def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
+        """A text's part of a call; of calls that some text is in, so many texts are in one on average."""
+        num_texts = self.num_rows * share / (1 - (1 - share) ** self.num_rows)
+        return self.costs.seconds(lane, num_texts * num_tokens) / num_texts + self._overhead.value
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         average = self.acceptances.get((proposer, target))

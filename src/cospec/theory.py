@@ -24,8 +24,9 @@ class Beliefs(Protocol):
     @property
     def num_members(self) -> int: ...
 
-    def seconds(self, lane: int, num_tokens: float) -> float:
-        """Of a call that feeds the lane so many tokens."""
+    def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
+        """A text's part of a call that feeds so many tokens to each of the texts in it: to all, or to those few whose
+        turn it is, each with the probability `share`."""
         ...
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
@@ -152,7 +153,7 @@ def _alternate(schedule: Alternate, beliefs: Beliefs) -> Cycle:
     """A call settles a token; a rejection costs as many calls as stand between a draft and its verdict."""
     turn = sum(schedule.gammas)
     alpha = sum(gamma * beliefs.acceptance(i, None) for i, gamma in enumerate(schedule.gammas)) / turn
-    call = sum(gamma * beliefs.seconds(i, turn / gamma) for i, gamma in enumerate(schedule.gammas)) / turn
+    call = sum(gamma * beliefs.seconds(i, turn / gamma, gamma / turn) for i, gamma in enumerate(schedule.gammas)) / turn
     return Cycle(1.0, call * (1 + (1 - alpha) * (turn - 1)))
 
 
@@ -164,7 +165,7 @@ def _drawn(weights: Values[float], beliefs: Beliefs) -> Cycle:
 def _catching_up(beliefs: Beliefs, member: int, weight: float) -> float:
     chances = [weight * (1 - weight) ** k for k in range(MOST_BACKLOG)]
     chances[-1] += 1 - sum(chances)
-    return sum(chance * beliefs.seconds(member, k) for k, chance in enumerate(chances, start=1))
+    return sum(chance * beliefs.seconds(member, k, weight) for k, chance in enumerate(chances, start=1))
 
 
 def _drawn_with_drafter(weights: Values[float], lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
@@ -175,7 +176,7 @@ def _drawn_with_drafter(weights: Values[float], lane: int, stand: Values[float],
     for member, weight in enumerate(weights):
         is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in _settled(stand).items())
         wasted = sum(chance * _wasted(weight, gamma, k) for k, chance in _settled(stand).items())
-        seconds += is_needed * beliefs.seconds(member, (tokens + wasted) / is_needed)
+        seconds += is_needed * beliefs.seconds(member, (tokens + wasted) / is_needed, weight)
     return Cycle(tokens, seconds)
 
 

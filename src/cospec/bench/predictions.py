@@ -29,9 +29,9 @@ class Tallied:
     def num_members(self) -> int:
         return self.planner.num_members
 
-    def seconds(self, lane: int, num_tokens: float) -> float:
+    def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
         """As the planner has it."""
-        return self.planner.seconds(lane, num_tokens)
+        return self.planner.seconds(lane, num_tokens, share)
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """accepted / proposed at that place, or at the last before it that was reached; the planner's if none was.
