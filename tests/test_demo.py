@@ -99,3 +99,16 @@ def test_measured_acceptance_is_one_minus_tv_of_the_rows(monkeypatch, name, gamm
         for proposer in ensemble.member_names:
             own = [result.proposers[proposer] for result in results if proposer in result.proposers]
             assert sum(tally.accepted for tally in own) >= weight * sum(tally.proposed for tally in own)
+
+
+def test_members_accept_their_own_drafters_more_often_than_one_for_all():
+    def accepted(proposers):
+        ensemble = Ensemble.load("demo:we3", proposer=proposers, schedule="mixture", gamma=3)
+        params = SamplingParams(max_tokens=60, seed=0, ignore_eos=True)
+        stats = [
+            each for result in ensemble.generate(demo.prompts()[::3], params) for each in result.proposers.values()
+        ]
+        return sum(each.accepted for each in stats) / sum(each.proposed for each in stats)
+
+    own = [f"demo:{member}-drafter" for member in ("math", "general", "code")]
+    assert accepted(own) > accepted("demo:drafter") + 0.05

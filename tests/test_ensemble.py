@@ -175,6 +175,8 @@ BAD_REQUESTS = [
     (lambda e: e.generate("text"), InvalidPrompt, "no tokenizer"),
     (lambda e: e.generate([[1], ["x"]]), InvalidPrompt, "a text or a list of token ids"),
     (lambda e: e.generate([[1], [2]], [SamplingParams()]), InvalidPrompt, "1 sampling parameters for 2 prompts"),
+    (lambda e: e.with_plan(schedule="mixture", proposer="each"), InvalidSchedule, "there is none; give models"),
+    (lambda e: e.with_plan(schedule="fixed", proposer="each"), UnknownName, "each"),
     (
         lambda e: e.with_plan(schedule="mixture").generate([1], SamplingParams(top_p=0.9)),
         InvalidSchedule,
@@ -259,3 +261,12 @@ def test_a_drafter_may_go_as_far_as_is_likely_to_pay():
 def test_names_are_made_unique():
     ensemble = Ensemble([table(1), table(2), Member(model=table(3), name="third")], proposer=table(4))
     assert ensemble.names == ("member", "member-2", "third", "member-3")
+
+
+def test_of_several_drafters_each_member_has_its_own():
+    members = [table(1), table(2), table(3)]
+    ensemble = Ensemble(members, schedule="mixture", gamma=3, proposer=[table(1), table(2), table(3)])
+    (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=200, seed=0, ignore_eos=True))
+    # Each drafter is its member, so that every draft stands.
+    assert set(result.proposers) == set(ensemble.drafter_names)
+    assert all(stats.accepted == stats.proposed > 0 for stats in result.proposers.values())

@@ -12,7 +12,7 @@ from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.planner import Era
 from cospec.schedule import Plan
-from cospec.tune import tune, write_plan
+from cospec.tune import Tuning, tune, write_plan
 
 from .toys import table
 
@@ -64,6 +64,25 @@ def test_a_good_cheap_drafter_is_used():
     assert result.plan == planner.chosen
     assert result.drafters["member"].calls > 0
     assert result.members["a"].calls < 150
+
+
+def test_each_member_is_given_the_drafter_that_it_accepts_the_most():
+    # In the wrong order, and so unlike each other that a drafter is of no use for the other's member.
+    members = {"a": Slow(LIKE_A, 0.004), "b": Slow(HOPELESS, 0.004)}
+    drafters = [Slow(HOPELESS, 0.0001), Slow(LIKE_A, 0.0001)]
+    planner, (result,) = learned(members, drafters, ignore_eos=True)
+    assert planner.chosen == "mixture auto by each"
+    assert planner.candidates[planner.chosen].drafters.lanes == (3, 2)
+    for stats in result.proposers.values():
+        assert stats.accepted > 0.8 * stats.proposed
+
+
+def test_one_drafter_for_all_members_is_not_weighed_twice():
+    members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
+    planner, _ = learned(members, [Slow(LIKE_A, 0.0001), Slow(HOPELESS, 0.0001)])
+    assert planner.candidates["mixture auto by each"].drafters.lanes == (2, 2)
+    assert "mixture auto by each" not in planner.predictions
+    assert "mixture auto by member" in planner.predictions
 
 
 def test_a_hopeless_drafter_is_left():
@@ -167,15 +186,31 @@ def test_there_must_be_something_to_tune_on():
         tune(Ensemble([Slow(LIKE_A, 0.0)]), [], SamplingParams(), on_text=print)
 
 
+def won(plan, drafters=()):
+    return Tuning(plan=plan, drafters=drafters, comparisons=(), acceptances={}, num_texts=1)
+
+
+def test_the_drafter_of_each_member_is_written_into_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("members: [demo:math, demo:code]\ncombine: mixture\n")
+    members = {"a": Slow(LIKE_A, 0.004), "b": Slow(HOPELESS, 0.004)}
+    ensemble = Ensemble(
+        [Member(model=runner, name=name) for name, runner in members.items()],
+        proposer=[Slow(HOPELESS, 0.0001), Slow(LIKE_A, 0.0001)],
+    )
+    tuning = tune(ensemble, [[0]], SamplingParams(max_tokens=60, ignore_eos=True), on_text=lambda plan: None)
+    assert tuning.drafters == ("member-2", "member")
+    write_plan(tuning, path, path, {"member": "demo:drafter", "member-2": "demo:amateur"})
+    again = Ensemble.load(path)
+    assert str(again.plan) == "mixture auto by each"
+    assert again.drafter_names == ("amateur", "drafter")
+
+
 def test_a_plan_is_written_into_the_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("# ours\nmembers:\n  - model: demo:math\nschedule: plain\ngamma: 3\ncombine: mixture\n")
-    write_plan(
-        Plan(schedule="cascade", gamma=(4, 8), proposer="drafter", first="math"),
-        path,
-        path,
-        {"drafter": "demo:drafter"},
-    )
+    plan = Plan(schedule="cascade", gamma=(4, 8), proposer="drafter", first="math")
+    write_plan(won(plan), path, path, {"drafter": "demo:drafter"})
     assert path.read_text() == (
         "# ours\nmembers:\n  - model: demo:math\ncombine: mixture\n"
         "schedule: cascade\ngamma: [4, 8]\nproposer: demo:drafter\nfirst: math\nverification: block\n"
@@ -186,7 +221,7 @@ def test_a_setting_of_several_lines_is_not_replaced(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("members: [demo:math]\ngamma:\n  - 1\n  - 2\n")
     with pytest.raises(InvalidEnsemble, match="gamma"):
-        write_plan(Plan(schedule="plain"), path, path, {})
+        write_plan(won(Plan(schedule="plain")), path, path, {})
 
 
 def test_a_block_that_stood_whole_counts_for_its_drafter():

@@ -12,8 +12,9 @@ from cospec.theory import cycle, standing
 # Distributions that are the same at every position, so that acceptances are independent of each other.
 MEMBERS = {"a": [0.5, 0.3, 0.15, 0.05], "b": [0.2, 0.45, 0.2, 0.15]}
 DRAFTER = [0.4, 0.2, 0.3, 0.1]
+OWN = [0.3, 0.4, 0.2, 0.1]
 WEIGHTS = (0.4, 0.6)
-COSTS = (1.0, 1.4, 0.1)
+COSTS = (1.0, 1.4, 0.1, 0.15)
 LENGTH = 6000
 
 
@@ -26,7 +27,7 @@ class Known:
     """The true acceptances, and calls that cost a share more for each token that they feed."""
 
     num_members = len(MEMBERS)
-    rows = (*MEMBERS.values(), DRAFTER)
+    rows = (*MEMBERS.values(), DRAFTER, OWN)
 
     def __init__(self, share_a_token):
         self._share = share_a_token
@@ -49,6 +50,7 @@ PLANS = {
     "alternate": {"schedule": "alternate", "gamma": 1},
     "drawn": {"schedule": "mixture"},
     "drawn, with a drafter": {"schedule": "mixture", "gamma": 4, "proposer": "member"},
+    "drawn, with two drafters": {"schedule": "mixture", "gamma": 4, "proposer": "each"},
     "cascade": {"schedule": "cascade", "gamma": (3, 6), "proposer": "member"},
     "cascade, shallow": {"schedule": "cascade", "gamma": (4, 2), "proposer": "member", "first": "b"},
 }
@@ -58,7 +60,7 @@ PLANS = {
 def ensemble():
     members = [Member(model=constant(probs), name=name) for name, probs in MEMBERS.items()]
     # Block verification accepts more than theory says.
-    return Ensemble(members, Mixture(WEIGHTS), proposer=constant(DRAFTER), verification="token")
+    return Ensemble(members, Mixture(WEIGHTS), proposer=[constant(DRAFTER), constant(OWN)], verification="token")
 
 
 @pytest.mark.parametrize("share_a_token", [0.0, 0.2])
@@ -109,7 +111,7 @@ class Batched(Known):
 
 
 @pytest.mark.parametrize("share_a_token", [0.0, 0.1])
-@pytest.mark.parametrize("name", ["plain", "drafter", "alternate", "drawn", "drawn, with a drafter"])
+@pytest.mark.parametrize("name", [name for name in PLANS if "cascade" not in name])
 def test_texts_that_share_calls_are_as_fast_as_predicted(ensemble, name, share_a_token):
     num_texts, length = 6, 400
     planned = ensemble.with_plan(**{"gamma": None, "proposer": None, "first": None, **PLANS[name]})

@@ -52,10 +52,11 @@ def _train_one(
 ) -> None:
     model = build_model(recipe)
     if recipe.parent is not None:
-        model.load_state_dict(torch.load(WORK / f"{recipe.parent}.final.pt", weights_only=True))
+        model = LlamaForCausalLM.from_pretrained(MODELS / recipe.parent, dtype=torch.float32)
     model.to(device)
-    progress = _Progress(recipe.name)
-    steps, seconds = train(recipe, model, streams, WORK / f"{recipe.name}.pt", progress)
+    steps, seconds = 0, 0.0
+    if recipe.tokens:
+        steps, seconds = train(recipe, model, streams, WORK / f"{recipe.name}.pt", _Progress(recipe.name))
     tokens = recipe.tokens
     for number, stage in enumerate(recipe.distillations, start=1):
         more = distil_once(f"{recipe.name}.distil{number}", stage, model, streams)
@@ -76,7 +77,6 @@ def write_model(
 ) -> None:
     """The weights, the tokenizer and the card, with what training took and what held-out text says."""
     folder = MODELS / recipe.name
-    torch.save(model.state_dict(), WORK / f"{recipe.name}.final.pt")
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # Measured on the weights as stored, in bfloat16, widened again for the arithmetic.
@@ -101,7 +101,7 @@ def distil_once(
     """Sample the texts and learn from them; (steps, seconds)."""
     teachers = {
         teacher: LlamaForCausalLM.from_pretrained(MODELS / teacher, dtype=torch.float32).eval().to(model.device)
-        for teacher in sorted({teacher for mix in distillation.mixes for teacher in mix.teachers})
+        for teacher in distillation.teachers
     }
     begun = time.monotonic()
     texts = sample_texts(

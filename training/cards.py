@@ -13,7 +13,8 @@ TITLES = {"math": "GSM8K, last 500 rows", "code": "standard library, held-out fi
 
 
 def write_card(folder: Path, recipe: Recipe, result: Result) -> None:
-    data = "\n".join(f"- {share:.0%} {CORPORA[name]}" for name, share in recipe.mix.items())
+    read = "".join(f"\n- {share:.0%} {CORPORA[name]}" for name, share in recipe.mix.items())
+    data = f"Training data, by share of tokens:\n{read}\n" if read else ""
     scores = "\n".join(f"| {TITLES[name]} | {value} |" for name, value in result.perplexity.items())
     origin = f"continues from `{recipe.parent}`" if recipe.parent else "from random weights"
     distilled = "".join(f"\n{_distilled(stage)}\n" for stage in recipe.distillations)
@@ -38,10 +39,7 @@ be run, measured and proved offline. Do not use it for anything else.
 | training | {result.steps:,} steps, {result.tokens:,} tokens, {origin} |
 | stored as | bfloat16 |
 
-Training data, by share of tokens:
-
-{data}
-{distilled}
+{data}{distilled}
 | held-out text | perplexity per token |
 | --- | --- |
 {scores}
@@ -52,7 +50,10 @@ Made by `python -m training --only {recipe.name}`.
 
 
 def _distilled(distillation: Distillation) -> str:
+    whose = (
+        f"`{distillation.target}`'s distribution as target" if distillation.target else "their distributions as targets"
+    )
     return (
         f"Then {distillation.tokens:,} tokens of texts that other bundled models wrote, read {distillation.readings} "
-        f"times with their distributions as targets: {'; '.join(map(str, distillation.mixes))}."
+        f"times with {whose}: {'; '.join(map(str, distillation.mixes))}."
     )

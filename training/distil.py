@@ -1,6 +1,6 @@
-"""Distillation: a small model learns mixtures of its teachers on texts that the mixtures wrote themselves.
+"""Distillation: a small model learns mixtures of its teachers, or one of them, on texts that mixtures wrote.
 
-That is what a drafter needs: its drafts stand in such texts, and are accepted with probability 1 - TV(own, mixture).
+That is what a drafter needs: its drafts stand in such texts, and are accepted with probability 1 - TV(own, target).
 """
 
 import time
@@ -30,7 +30,7 @@ TOTAL_VARIATION_AT_END = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """Texts and, after each of their tokens, the teachers' row: its likeliest tokens.
+    """Texts and, after each of their tokens, the row to be learned: its likeliest tokens.
 
     ids: [n, LENGTH]. kept: [n, LENGTH, NUM_KEPT], token ids. probs: the same shape, their probabilities.
     """
@@ -87,7 +87,8 @@ def sample_texts(
 ) -> Texts:
     """What each mix writes, drawn from its teachers' even mixture. Kept in `saved`, batch by batch.
 
-    teachers: by name. Every text goes on from a piece of a corpus, a document's beginning half of the time.
+    teachers: by name, the target among them. Every text goes on from a piece of a corpus, a document's beginning half
+    of the time.
     """
     saved.mkdir(exist_ok=True)
     num_batches = distillation.tokens // (TEXTS * LENGTH)
@@ -99,7 +100,7 @@ def sample_texts(
             rng = np.random.default_rng([batch, 7])
             torch.manual_seed(batch)
             mix = distillation.mixes[rng.choice(len(distillation.mixes), p=[mix.share for mix in distillation.mixes])]
-            texts = _continue([teachers[name] for name in mix.teachers], _prompts(streams[mix.corpus], rng))
+            texts = _continue(teachers, mix.teachers, distillation.target, _prompts(streams[mix.corpus], rng))
             torch.save(vars(texts), path)
             report(batch + 1, num_batches, time.monotonic() - begun)
         batches.append(torch.load(path, weights_only=True))
@@ -117,24 +118,31 @@ def _prompts(stream: np.ndarray, rng: np.random.Generator) -> Tensor:
 
 
 @torch.inference_mode()
-def _continue(teachers: list[LlamaForCausalLM], prompts: Tensor) -> Texts:
-    """Sample on to LENGTH tokens, beyond end tokens too: another document follows, as in what the teachers read."""
-    device = next(teachers[0].parameters()).device
-    caches = [cache_argument(teacher) for teacher in teachers]
+def _continue(
+    teachers: dict[str, LlamaForCausalLM], writers: tuple[str, ...], target: str | None, prompts: Tensor
+) -> Texts:
+    """Sample on to LENGTH tokens, beyond end tokens too: another document follows, as in what the teachers read.
+
+    target: whose rows are kept; None for the writers' mixture.
+    """
+    readers = {name: teachers[name] for name in dict.fromkeys((*writers, *([target] if target else [])))}
+    caches = {name: cache_argument(reader) for name, reader in readers.items()}
+    device = next(readers[writers[0]].parameters()).device
     ids, fed = [], prompts.to(device)
     kept, probs = [], []
     while True:
         ids.append(fed)
-        rows = torch.zeros(())
-        for teacher, cache in zip(teachers, caches, strict=True):
-            logits = teacher(input_ids=fed, use_cache=True, **cache).logits
-            rows = rows.to(device) + logits.softmax(-1) / len(teachers)
-        top = rows.topk(NUM_KEPT)
+        rows = {
+            name: reader(input_ids=fed, use_cache=True, **caches[name]).logits.softmax(-1)
+            for name, reader in readers.items()
+        }
+        mixed = torch.stack([rows[name] for name in writers]).mean(0)
+        top = (rows[target] if target else mixed).topk(NUM_KEPT)
         kept.append(top.indices.to(torch.int16))
         probs.append(top.values.to(torch.float16))
         if sum(piece.shape[1] for piece in ids) == LENGTH:
             break
-        fed = torch.multinomial(rows[:, -1], 1)
+        fed = torch.multinomial(mixed[:, -1], 1)
     return Texts(
         ids=torch.cat(ids, 1).to(torch.int16).cpu(), kept=torch.cat(kept, 1).cpu(), probs=torch.cat(probs, 1).cpu()
     )

@@ -20,16 +20,26 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """tokens: how many there are of the texts that the mixes write; they are read `readings` times."""
+    """tokens: how many there are of the texts that the mixes write; they are read `readings` times.
+
+    target: the model whose distribution is learned there; None for the mixture that wrote the text.
+    """
 
     mixes: tuple[Mix, ...]
     tokens: int
     readings: int
+    target: str | None = None
+
+    @property
+    def teachers(self) -> list[str]:
+        """Whoever writes or is learned."""
+        names = {name for mix in self.mixes for name in mix.teachers} | ({self.target} if self.target else set())
+        return sorted(names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from.
+    """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from, as bundled.
 
     distillations: what it learns from others after that, one after the other.
     """
@@ -47,7 +57,27 @@ class Recipe:
 
 
 _LARGE = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 704}
+_SMALL = {"hidden": 128, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 352}
 _ALL = ("math", "general", "code")
+
+
+def _drafter_for(member: str) -> Recipe:
+    """A drafter of one member's own, for mixtures in which that is drawn: it drafts in what the mixtures write."""
+    return Recipe(
+        name=f"{member}-drafter", **_SMALL, mix={}, tokens=0, parent="drafter",
+        distillations=(
+            Distillation(
+                mixes=(
+                    Mix(teachers=_ALL, corpus="math", share=0.3),
+                    Mix(teachers=_ALL, corpus="code", share=0.3),
+                    Mix(teachers=("math", "general"), corpus="math", share=0.25),
+                    Mix(teachers=("code", "general"), corpus="code", share=0.15),
+                ),
+                tokens=1_572_864, readings=2, target=member,
+            ),
+        ),
+    )  # fmt: skip
+
 
 RECIPES = (
     Recipe(name="general", **_LARGE, mix={"math": 0.4, "code": 0.6}, tokens=6_500_000),
@@ -58,7 +88,7 @@ RECIPES = (
         mix={"math": 0.4, "code": 0.6}, tokens=2_000_000,
     ),
     Recipe(
-        name="drafter", hidden=128, layers=2, heads=2, kv_heads=1, intermediate=352,
+        name="drafter", **_SMALL,
         mix={"math": 0.4, "code": 0.6}, tokens=2_000_000,
         distillations=(
             Distillation(
@@ -82,4 +112,5 @@ RECIPES = (
             ),
         ),
     ),
+    *map(_drafter_for, _ALL),
 )  # fmt: skip

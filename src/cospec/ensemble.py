@@ -20,7 +20,7 @@ from .members import LOOKUPS, Member, Source, as_member, check_vocabularies, loa
 from .planner import Adaptive, Planner, make_planner
 from .results import Event, Origin, Result
 from .sampling import Draws, SamplingParams
-from .schedule import Plan, Schedule, Setting, make_schedule, plans
+from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans
 from .settle import Policy
 
 Prompt = str | Values[int]
@@ -37,8 +37,10 @@ class Ensemble:
     members: paths, hub ids, `demo:` names, runners, or Member objects. combine: the target, an object or a name; an
     equal Mixture by default. schedule, gamma, proposer, first, verification: see Plan. A proposer that is no member is
     loaded as a drafter; `lookup` drafts what followed the same tokens earlier in the text, `lookup+past` in finished
-    texts too; of several `auto` picks. max_sequences: how many are decoded at a time. load_options: those of
-    LoadOptions (dtype, device, ...), for all members given by path; they go before a member's own.
+    texts too. Of several `auto` picks, and `mixture` gives each member its own, in their order to begin with and, where
+    it may measure, the one whose drafts it accepts the most. max_sequences: how many are decoded at a time.
+    load_options: those of LoadOptions (dtype, device, ...), for all members given by path; they go before a member's
+    own.
 
     Raises a CospecError for anything that cannot run as asked, before anything runs.
     """
@@ -67,7 +69,7 @@ class Ensemble:
         self.load_options = options
         self._members = [as_member(member) for member in members]
         self.member_names = unique_names(self._members)
-        self._drafters, self.drafter_names, chosen = self._drafting(proposer)
+        self._drafters, self.drafter_names, chosen = self._drafting(proposer, schedule)
         gammas = gamma if gamma is None or isinstance(gamma, int | str) else tuple(gamma)
         self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, first=first, verification=verification)
         self._planners: dict[object, Planner] = {}
@@ -244,12 +246,16 @@ class Ensemble:
         finally:
             engine.close()
 
-    def _drafting(self, proposer: Source | Values[Source] | None) -> tuple[list[Member], tuple[str, ...], str | None]:
-        """The models that only draft, their names, and the chosen proposer's name, if it is one."""
+    def _drafting(
+        self, proposer: Source | Values[Source] | None, schedule: str
+    ) -> tuple[list[Member], tuple[str, ...], str | None]:
+        """The models that only draft, their names, and the chosen proposer, if it is not left to the schedule."""
         given = _as_sources(proposer)
         chosen = [self._member_named(source) for source in given]
         drafters = [Member(model=source) for source, name in zip(given, chosen, strict=True) if name is None]
         names = unique_names(drafters, taken=self.member_names)
+        if schedule == "mixture" and len(names) > 1:
+            return drafters, names, EACH
         if len(given) != 1:
             return drafters, names, None
         return drafters, names, names[0] if names else chosen[0]

@@ -16,7 +16,7 @@ from .ensemble import Ensemble, Prompt
 from .errors import InvalidSchedule
 from .results import Result
 from .sampling import Draws, SamplingParams
-from .schedule import PACED
+from .schedule import EACH, PACED
 
 # Logits in float32 differ by about 1e-5 between calls of different shapes, in half precision by about 0.1.
 TIE_GAP = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -108,6 +108,8 @@ def _variants(ensemble: Ensemble) -> list[_Variant]:
     rest = [_Variant("fixed", 3, first), _Variant("alternate", None, None), _Variant("mixture", None, None)]
     for name in ensemble.drafter_names:
         rest += [_Variant("fixed", PACED, name), _Variant("mixture", PACED, name), _Variant("cascade", None, name)]
+    if len(ensemble.drafter_names) > 1:
+        rest.append(_Variant("mixture", PACED, EACH))
     candidates = [own, *(variant for variant in rest if str(variant) != str(own))]
     drafting = [variant for variant in candidates if variant.schedule != "plain"]
     return [variant for variant in drafting if _is_legal(ensemble, variant, "token", SamplingParams())]

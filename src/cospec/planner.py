@@ -218,7 +218,18 @@ class Planner:
     def predict(self) -> dict[str, float]:
         """Tokens a second of each candidate, all texts' together, under what is known now."""
         usual = self._usual_correction()
-        return {name: self._predicted(name, usual) for name in self.candidates}
+        return {name: self._predicted(name, usual) for name in self.candidates if not self._is_another(name)}
+
+    def _is_another(self, name: str) -> bool:
+        """Whether the plan would give each member its own drafter, and does as the plan of one drafter does, since all
+        accept that the most."""
+        schedule = self.candidates[name]
+        if not isinstance(schedule, DrawnMember) or schedule.drafters is None or len(schedule.drafters.among) == 1:
+            return False
+        others = (
+            other for other in self.candidates.values() if isinstance(other, DrawnMember) and other is not schedule
+        )
+        return any(other.drafters is not None and other.drafters.lanes == schedule.drafters.lanes for other in others)
 
     def _predicted(self, name: str, usual: float) -> float:
         """By the clock where the plan was timed with as many texts, and by theory as the clock corrects it."""
@@ -253,11 +264,15 @@ class Planner:
         return EXPLORE / math.sqrt(1 + (known.count if known else 0))
 
     def _plan(self) -> None:
+        for schedule in self.candidates.values():
+            if isinstance(schedule, DrawnMember) and schedule.drafters is not None:
+                schedule.drafters.assign(self.acceptance)
         self.predictions = self.predict()
         best = max(self.predictions, key=self.predictions.__getitem__)
-        if not self.chosen or self.predictions[best] > HYSTERESIS * self.predictions[self.chosen]:
+        if not self.chosen or self.predictions[best] > HYSTERESIS * self.predictions.get(self.chosen, 0.0):
             self.chosen = best
-        for name, schedule in self.candidates.items():
+        for name in self.predictions:
+            schedule = self.candidates[name]
             if isinstance(schedule, Fixed | DrawnMember) and schedule.pace is not None:
                 schedule.pace.floor = self._floor(name, schedule)
 

@@ -6,6 +6,7 @@ stretches, so that long blocks stand longer than alpha ^ gamma says. With equal 
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence as Values
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,7 +53,7 @@ def cycle(schedule: Schedule, beliefs: Beliefs) -> Cycle:
     match schedule:
         case Plain():
             return Cycle(1.0, _together(beliefs, 1))
-        case DrawnMember(weights=weights, lane=None):
+        case DrawnMember(weights=weights, drafters=None):
             return _drawn(weights, beliefs)
         case Fixed() | DrawnMember() if schedule.pace is not None:
             return _blocks_of(schedule, _best_gamma(schedule, beliefs), beliefs)
@@ -75,14 +76,15 @@ class Block:
 
 def paced(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> Block:
     """Of the block of the best length."""
-    assert schedule.lane is not None
     gamma = _best_gamma(schedule, beliefs)
-    members = [i for i in range(beliefs.num_members) if i != schedule.lane]
+    proposer = schedule.lane if isinstance(schedule, Fixed) else None
+    members = [i for i in range(beliefs.num_members) if i != proposer]
     scoring = sum(
         _share_of(schedule, i) * (beliefs.seconds(i, gamma + 1) - beliefs.seconds(i, 1)) / gamma for i in members
     )
     acceptance = _acceptance(schedule, beliefs, place=None)
-    return Block(acceptance, beliefs.seconds(schedule.lane, 1) + max(0.0, scoring))
+    drafting = beliefs.seconds(schedule.lane, 1) if isinstance(schedule, Fixed) else _drafting(schedule, beliefs)
+    return Block(acceptance, drafting + max(0.0, scoring))
 
 
 def _best_gamma(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> int:
@@ -98,19 +100,28 @@ def _share_of(schedule: Fixed | DrawnMember, member: int) -> float:
 
 
 def _acceptance(schedule: Fixed | DrawnMember, beliefs: Beliefs, place: int | None) -> float:
-    """Of the proposer's drafts, by r or by the member that is drawn."""
-    assert schedule.lane is not None
+    """Of the proposer's drafts, by r or by the member that is drawn, whose drafter it is."""
     if isinstance(schedule, Fixed):
         return beliefs.acceptance(schedule.lane, None, place)
-    return sum(w * beliefs.acceptance(schedule.lane, i, place) for i, w in enumerate(schedule.weights))
+    assert schedule.drafters is not None
+    drafters = enumerate(zip(schedule.weights, schedule.drafters.lanes, strict=True))
+    return sum(weight * beliefs.acceptance(drafter, member, place) for member, (weight, drafter) in drafters)
+
+
+def _drafting(schedule: DrawnMember, beliefs: Beliefs) -> float:
+    """Seconds a draft: a drafter that drafts for a share of the positions is fed what it missed with each."""
+    assert schedule.drafters is not None
+    shares: dict[int, float] = defaultdict(float)
+    for weight, drafter in zip(schedule.weights, schedule.drafters.lanes, strict=True):
+        shares[drafter] += weight
+    return sum(share * beliefs.seconds(drafter, 1 / share, share) for drafter, share in shares.items())
 
 
 def _blocks_of(schedule: Fixed | DrawnMember, gamma: int, beliefs: Beliefs) -> Cycle:
     """Blocks of `gamma` drafts."""
-    assert schedule.lane is not None
     stand = standing([_acceptance(schedule, beliefs, place) for place in range(gamma)])
     if isinstance(schedule, DrawnMember):
-        return _drawn_with_drafter(schedule.weights, schedule.lane, stand, beliefs)
+        return _drawn_with_drafters(schedule, stand, beliefs)
     if schedule.lane < beliefs.num_members:
         return _fixed_by_member(schedule.lane, stand, beliefs)
     return _fixed_by_drafter(schedule.lane, stand, beliefs)
@@ -133,8 +144,8 @@ def _settled(stand: Values[float]) -> dict[int, float]:
     return {k: at_least - more for k, (at_least, more) in enumerate(zip(stand, [*stand[1:], 0.0], strict=True), 1)}
 
 
-def _together(beliefs: Beliefs, num_tokens: float, without: int | None = None) -> float:
-    return sum(beliefs.seconds(i, num_tokens) for i in range(beliefs.num_members) if i != without)
+def _together(beliefs: Beliefs, num_tokens: float, without: int | None = None, share: float = 1.0) -> float:
+    return sum(beliefs.seconds(i, num_tokens, share) for i in range(beliefs.num_members) if i != without)
 
 
 def _fixed_by_drafter(lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
@@ -143,10 +154,14 @@ def _fixed_by_drafter(lane: int, stand: Values[float], beliefs: Beliefs) -> Cycl
 
 
 def _fixed_by_member(lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
-    """The proposer is not fed its last draft with the others: the token after a block accepted whole takes its call."""
+    """The proposer is not fed its last draft with the others: the token after a block accepted whole takes its call.
+
+    With that texts come out of step, and while some draft, others are scored.
+    """
     gamma = len(stand) - 1
-    drafting = (gamma + stand[gamma]) * beliefs.seconds(lane, 1)
-    return Cycle(sum(stand), drafting + _together(beliefs, gamma + 1, without=lane))
+    calls = gamma + stand[gamma]
+    drafting = calls * beliefs.seconds(lane, 1, calls / (calls + 1))
+    return Cycle(sum(stand), drafting + _together(beliefs, gamma + 1, without=lane, share=1 / (calls + 1)))
 
 
 def _alternate(schedule: Alternate, beliefs: Beliefs) -> Cycle:
@@ -168,12 +183,12 @@ def _catching_up(beliefs: Beliefs, member: int, weight: float) -> float:
     return sum(chance * beliefs.seconds(member, k, weight) for k, chance in enumerate(chances, start=1))
 
 
-def _drawn_with_drafter(weights: Values[float], lane: int, stand: Values[float], beliefs: Beliefs) -> Cycle:
+def _drawn_with_drafters(schedule: DrawnMember, stand: Values[float], beliefs: Beliefs) -> Cycle:
     """A member is called if it was drawn for one of the positions that are settled, and fed up to the last that it was
     drawn for: each token that is settled, sooner or later, and those of the drafts so fed that do not stand."""
     gamma, tokens = len(stand) - 1, sum(stand)
-    seconds = gamma * beliefs.seconds(lane, 1)
-    for member, weight in enumerate(weights):
+    seconds = gamma * _drafting(schedule, beliefs)
+    for member, weight in enumerate(schedule.weights):
         is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in _settled(stand).items())
         wasted = sum(chance * _wasted(weight, gamma, k) for k, chance in _settled(stand).items())
         seconds += is_needed * beliefs.seconds(member, (tokens + wasted) / is_needed, weight)

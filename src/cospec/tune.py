@@ -1,6 +1,7 @@
 """Let `auto` learn on the user's own prompts until its choice stands, and compare what it predicts with the clock."""
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Values
@@ -11,7 +12,7 @@ from .ensemble import Ensemble, Prompt
 from .errors import InvalidEnsemble, InvalidPrompt
 from .planner import Planner
 from .sampling import SamplingParams
-from .schedule import Plan, Setting, plans
+from .schedule import DrawnMember, Plan, Setting, plans
 
 # The choice stands once so many texts in a row have left it as it was.
 NUM_STEADY = 4
@@ -31,9 +32,13 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The plan that won, the comparison with `plain`, `plain` first, and what was learned on the way."""
+    """The plan that won, the comparison with `plain`, `plain` first, and what was learned on the way.
+
+    drafters: who drafts under a plan by each, member by member.
+    """
 
     plan: Plan
+    drafters: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     acceptances: dict[str, float]
     num_texts: int
@@ -68,6 +73,7 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     speeds = _measured([learner.with_plan(plan) for plan in compared], prompts, params)
     return Tuning(
         plan=chosen,
+        drafters=_assigned(planner, learner.names),
         comparisons=tuple(
             Comparison(plan, predicted[str(plan)], speed) for plan, speed in zip(compared, speeds, strict=True)
         ),
@@ -76,8 +82,8 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     )
 
 
-def write_plan(plan: Plan, source: Path, out: Path, drafters: Mapping[str, str]) -> None:
-    """The ensemble file `source` under this plan, as `out`; its other lines stay as they are.
+def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, str]) -> None:
+    """The ensemble file `source` under the plan that won, as `out`; its other lines stay as they are.
 
     drafters: name -> model, as the file is to name it.
 
@@ -89,17 +95,20 @@ def write_plan(plan: Plan, source: Path, out: Path, drafters: Mapping[str, str])
             kept.append(line)
         elif following.startswith((" ", "-")):
             raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    out.write_text("\n".join([*kept, *_lines(plan, drafters)]) + "\n", encoding="utf-8")
+    out.write_text("\n".join([*kept, *_lines(tuning, drafters)]) + "\n", encoding="utf-8")
 
 
-def _lines(plan: Plan, drafters: Mapping[str, str]) -> Iterator[str]:
+def _lines(tuning: Tuning, drafters: Mapping[str, str]) -> Iterator[str]:
     """The plan as an ensemble file has it."""
+    plan = tuning.plan
     yield f"schedule: {plan.schedule}"
     if plan.is_paced:
         yield f"gamma: {plan.gamma}"
     elif plan.gammas:
         yield f"gamma: {list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]}"
-    if plan.proposer:
+    if tuning.drafters:
+        yield f"proposer: {json.dumps([drafters[name] for name in tuning.drafters])}"
+    elif plan.proposer:
         yield f"proposer: {drafters.get(plan.proposer, plan.proposer)}"
     if plan.first:
         yield f"first: {plan.first}"
@@ -135,6 +144,16 @@ def _measured(ensembles: list[Ensemble], prompts: Values[Prompt], params: Sampli
             seconds[index] += time.perf_counter() - started
             tokens[index] += result.completion_tokens
     return [count / max(spent, 1e-9) for count, spent in zip(tokens, seconds, strict=True)]
+
+
+def _assigned(planner: Planner, names: Values[str]) -> tuple[str, ...]:
+    """The drafter of each member, where the plan that won has several."""
+    schedule = planner.candidates[planner.chosen]
+    drafters = schedule.drafters if isinstance(schedule, DrawnMember) else None
+    if drafters is None or len(drafters.among) == 1:
+        return ()
+    own = tuple(names[lane] for lane in drafters.lanes)
+    return own if len(set(own)) > 1 else own[:1]
 
 
 def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:

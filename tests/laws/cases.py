@@ -30,6 +30,8 @@ from .naive import Law, Model, Target, Text
 
 # Models with a seed from here on forbid one token, another one after each text.
 FORBIDDING = 1000
+# Models that are no members, and their seeds, by how a plan asks for them.
+_DRAFTERS = {"drafter": {"drafter": 99}, "each": {"one drafter": 99, "another": 98}}
 
 
 @functools.cache
@@ -85,7 +87,7 @@ BLENDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One thing to prove. proposer: a member's index or "drafter", a model that is no member.
+    """One thing to prove. proposer: a member's index; "drafter", a model that is no member; "each", two of them.
 
     The last token of the vocabulary is the models' end token.
     """
@@ -115,7 +117,7 @@ class Case:
 
     def engine(self) -> Engine:
         """An engine for such texts, with nothing in it. Members that are one model share a runner."""
-        seeds = [*self.blend.seeds, *([99] if self.proposer == "drafter" else [])]
+        seeds = [*self.blend.seeds, *_DRAFTERS.get(self.proposer, {}).values()]
         ends = (self.vocab_size - 1,)
         runners = {
             seed: toy.FunctionRunner(self.vocab_size, model(seed, self.vocab_size, self.sharpness), end_ids=ends)
@@ -145,7 +147,7 @@ class Case:
             schedule=make_schedule(plan, setting),
             verification=self.verification,
         )
-        prompts = [*self.prompts, *([self.prompts[0]] if self.proposer == "drafter" else [])]
+        prompts = [*self.prompts, *(self.prompts[0] for _ in _DRAFTERS.get(self.proposer, {}))]
         return Request(prompt=self.prompts[0], lane_prompts=prompts, params=self.params, policy=policy, draws=draws)
 
     def law(self) -> Law:
@@ -179,4 +181,4 @@ class Case:
     @property
     def _names(self) -> tuple[str, ...]:
         members = tuple(f"member {i}" for i in range(self.blend.num_members))
-        return (*members, "drafter") if self.proposer == "drafter" else members
+        return (*members, *_DRAFTERS.get(self.proposer, {}))

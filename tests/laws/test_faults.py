@@ -192,6 +192,16 @@ def unlikely_drafts_dropped() -> AbstractContextManager[object]:
     return mock.patch.object(Sequence, "extend", faulty)
 
 
+def drafts_of_all_drafters_alike() -> AbstractContextManager[object]:
+    """Kept with the distribution that the first one was drawn from, whoever drew them."""
+    extend = Sequence.extend
+
+    def faulty(self: Sequence, draft: Draft) -> None:
+        extend(self, replace(draft, probs=self.drafts[0].probs) if self.drafts else draft)
+
+    return mock.patch.object(Sequence, "extend", faulty)
+
+
 HOT = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.4, top_p=0.8)
 
 CASCADE = FIXED.but(schedule="cascade", gamma=(2, 3))
@@ -210,6 +220,7 @@ FAULTS = {
     "refined drafts said to be the drafter's": (refined_drafts_said_to_be_the_drafters, CASCADE),
     "unlikely drafts dropped": (unlikely_drafts_dropped, FIXED),
     "a chain of one member": (chain_of_one_member, FIXED.but(schedule="mixture")),
+    "drafts of all drafters alike": (drafts_of_all_drafters_alike, FIXED.but(schedule="mixture", proposer="each")),
     "certain without the weight not heard": (certain_without_the_weight_not_heard, GREEDY_3),
     "the expert alone, whatever is plausible": (expert_alone_whatever_is_plausible, PLAUSIBLE),
     "bonus token from one member": (bonus_token_from_one_member, FIXED),

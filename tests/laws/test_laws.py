@@ -101,6 +101,14 @@ def test_a_mixture_may_be_drawn_member_by_member(blend, verification, gamma):
     assert case(BLENDS[blend], plan, verification, max_tokens=3).distance() < ROUNDING
 
 
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize("blend", ["mixture", "mixture of 3", "mixture of 5"])
+@pytest.mark.parametrize("gamma", [1, 2, 3, "auto"])
+def test_the_members_that_are_drawn_may_have_drafters_of_their_own(blend, verification, gamma):
+    plan = {"schedule": "mixture", "gamma": gamma, "proposer": "each"}
+    assert case(BLENDS[blend], plan, verification, max_tokens=3).distance() < ROUNDING
+
+
 @pytest.mark.parametrize("params", [{"member_temperature": 0.7}, {"member_top_p": 0.8}])
 def test_a_mixture_is_drawn_from_members_as_they_are_shaped(params):
     assert case(BLENDS["mixture of 3"], {"schedule": "mixture"}, "token", **params).distance() < ROUNDING

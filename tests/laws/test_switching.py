@@ -56,16 +56,16 @@ def case(**settings: object) -> SwitchingCase:
     return SwitchingCase(
         blend=Blend(Mixture([0.3, 0.7]), naive.mixture(0.3, 0.7), (33, 34)),
         schedule="mixture",
-        proposer="drafter",
         params=SamplingParams(max_tokens=4, ignore_eos=True),
-        **settings,
+        **{"proposer": "drafter", **settings},
     )
 
 
+@pytest.mark.parametrize("proposer", ["drafter", "each"])
 @pytest.mark.parametrize("verification", ["token", "block"])
 @pytest.mark.parametrize(("gamma", "at"), [(1, 1), (2, 2), (1, 2), (3, 1)])
-def test_the_law_holds_over_a_change_of_schedule(gamma, at, verification):
-    assert case(gamma=gamma, at=at, verification=verification).distance() < 1e-9
+def test_the_law_holds_over_a_change_of_schedule(gamma, at, verification, proposer):
+    assert case(gamma=gamma, at=at, verification=verification, proposer=proposer).distance() < 1e-9
 
 
 @pytest.mark.parametrize(("gamma", "at"), [(1, 1), (2, 2)])

@@ -56,7 +56,7 @@ def chosen(available: list[Method], names: Values[str]) -> list[Method]:
 
 def _plans(ensemble: Ensemble, extra: Values[Plan]) -> dict[str, Plan]:
     own = ensemble.plan
-    drafter = own.proposer or (ensemble.drafter_names[0] if ensemble.drafter_names else None)
+    drafter = own.proposer if own.proposer in ensemble.names else next(iter(ensemble.drafter_names), None)
     published = {
         "plain": Plan(schedule="plain"),
         "fixed": Plan(schedule="fixed", proposer=drafter),

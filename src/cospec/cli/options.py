@@ -147,7 +147,8 @@ class EnsembleOptions:
         Option(
             metavar="NAME|MODEL|lookup",
             help="Who drafts: a member's name, a model of the same tokenizer that only drafts, lookup (what followed "
-            "the same tokens earlier in the text) or lookup+past (in finished texts too). Of several, auto picks.",
+            "the same tokens earlier in the text) or lookup+past (in finished texts too). Of several, auto picks, and "
+            "mixture gives each member its own.",
             show_default="the ensemble's, else the first member",
             rich_help_panel=_PLAN,
         ),

@@ -77,7 +77,7 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
         Console().print(_table(tuning))
     if out is not None and source is not None:
         sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
-        write_plan(tuning.plan, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
+        write_plan(tuning, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
         print_note(f"wrote the plan '{tuning.plan}' to {out}")
 
 

@@ -77,7 +77,7 @@ def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
         settings["gamma"] = plan.gamma
     elif plan.gammas:
         settings["gamma"] = list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]
-    if plan.proposer:
+    if plan.proposer in ensemble.names:
         settings["proposer"] = drafters.get(plan.proposer, plan.proposer)
     elif drafters and plan.schedule not in ("plain", "alternate"):
         settings["proposer"] = list(drafters.values())

@@ -11,12 +11,14 @@ from ..sampling import SamplingParams
 from ..shortcuts import has_shortcut
 from ..verify import check_verification
 from .pace import MOST_DRAFTED, Pace
-from .policies import Alternate, Cascade, DrawnMember, Fixed, Plain, Schedule
+from .policies import Alternate, Assigned, Cascade, DrawnMember, Fixed, Plain, Schedule
 
 # What a proposer drafts at a time unless told otherwise.
 DEFAULT_GAMMA = 4
 # The gamma of a proposer that goes as far as is likely to pay.
 PACED = "auto"
+# The proposer of a plan in which each member has a drafter of its own.
+EACH = "each"
 # How many tokens the first stage of `cascade` collects for the second unless told otherwise.
 DEFAULT_DEPTH = 6
 
@@ -28,7 +30,8 @@ class Plan:
     gamma: tokens a turn, one number or one a member; None for the schedule's default (4 for a proposer, 1 for
     `alternate`), "auto" for as many as are likely to pay, in `fixed` and `mixture`. `cascade` takes two: the drafter's
     tokens a turn, and how many tokens of its member are verified at a time. proposer: a member's or drafter's name;
-    None for the first drafter or member; `auto`, where it may measure, weighs all of them. first: the member that
+    None for the first drafter or member, "each" for a drafter for each member in `mixture`, the first for the first and
+    so on; where it may measure, `auto` weighs all of them, and who is best for whom. first: the member that
     starts afresh in `alternate` and that the drafter drafts for in `cascade`; None for the first, or the proposer.
     verification: block, token or coupled.
 
@@ -159,8 +162,8 @@ def _mixture(plan: Plan, setting: Setting) -> Schedule:
     if plan.gamma is None and plan.proposer is None:
         return DrawnMember(setting.combination.weights)
     if len(plan.gammas) > 1:
-        raise InvalidSchedule(f"mixture has one drafter and takes one gamma, got {list(plan.gammas)}")
-    return DrawnMember(setting.combination.weights, _drafter("mixture", plan, setting), **_block(plan))
+        raise InvalidSchedule(f"mixture drafts for all members alike and takes one gamma, got {list(plan.gammas)}")
+    return DrawnMember(setting.combination.weights, _assigned(plan, setting), **_block(plan))
 
 
 def _block(plan: Plan) -> Block:
@@ -195,6 +198,8 @@ def plans(setting: Setting, verification: str) -> list[Plan]:
     found = [Plan(schedule="plain")]
     if len(members) > 1:
         found += [Plan(schedule="mixture"), *(Plan(schedule="alternate", first=name) for name in members)]
+    if len(members) > 1 and len(drafters) > 1:
+        found += [Plan(schedule="mixture", gamma=PACED, proposer=EACH)]
     for name in drafters:
         found += [Plan(schedule="mixture", gamma=PACED, proposer=name)] if len(members) > 1 else []
         found += [Plan(schedule="fixed", gamma=PACED, proposer=name)]
@@ -233,7 +238,7 @@ def make_schedule(plan: Plan, setting: Setting) -> Schedule:
         ("first", plan.first, setting.members),
         ("proposer", plan.proposer, setting.lanes),
     ):
-        if name is not None and name not in known:
+        if name is not None and name not in known and not (plan.schedule == "mixture" and name == EACH):
             raise UnknownName(setting_name, name, known)
     return SCHEDULES[plan.schedule](plan, setting)
 
@@ -252,6 +257,16 @@ def _why_not_mixture(plan: Plan, setting: Setting) -> str | None:
 def _may_settle_early(setting: Setting) -> bool:
     """Whether fewer than all members' rows may settle a position."""
     return has_shortcut(setting.combination, is_greedy=setting.params.is_argmax)
+
+
+def _assigned(plan: Plan, setting: Setting) -> Assigned:
+    """The drafter of each member: the one that the plan names, or each its own, the last for the rest."""
+    if plan.proposer != EACH or EACH in setting.lanes:
+        return Assigned([_drafter("mixture", plan, setting)] * len(setting.members))
+    if not setting.drafters:
+        raise InvalidSchedule("proposer each is a drafter for each member, and there is none; give models as proposers")
+    lanes = range(len(setting.members), len(setting.lanes))
+    return Assigned([lanes[min(i, len(lanes) - 1)] for i in range(len(setting.members))], among=lanes)
 
 
 def _drafter(schedule: str, plan: Plan, setting: Setting) -> int:

@@ -5,6 +5,7 @@ the drafters'.
 """
 
 import itertools
+from collections.abc import Callable
 from collections.abc import Sequence as Values
 from dataclasses import dataclass
 from functools import cached_property
@@ -190,43 +191,57 @@ class Cascade(OfAllMembers):
         return num_raw < self.gamma and sequence.num_draftable > 1 and not sequence.has_declined(self.drafter)
 
 
+class Assigned:
+    """Which drafter drafts for which member: `lanes[i]` for member i, each one of `among`.
+
+    A planner assigns them anew as it learns whose drafts a member accepts.
+    """
+
+    def __init__(self, lanes: Values[int], among: Values[int] = ()) -> None:
+        self.lanes = tuple(lanes)
+        self.among = tuple(among) or tuple(dict.fromkeys(lanes))
+
+    def assign(self, acceptance: Callable[[int, int], float]) -> None:
+        """To each member the drafter that it accepts the most, where `acceptance` is of a drafter by a member."""
+        by_member = [[acceptance(drafter, member) for drafter in self.among] for member in range(len(self.lanes))]
+        self.lanes = tuple(self.among[own.index(max(own))] for own in by_member)
+
+
 @dataclass(frozen=True)
 class DrawnMember:
     """ME (Fu et al. 2026): a token of a mixture is a token of one member, drawn with the weights' probabilities.
 
-    The other members catch up in one call when their turn comes. With a drafter, `gamma` tokens are drafted first, and
-    each position is verified against its own member alone: given the draws the text is a chain of the members'
-    distributions. The draw for a position is made once, and stands until the position is settled. Where a draft before
-    it is rejected it is made anew: how far members were fed, and so what was measured, may have hung on the old one.
-    pace: stops the drafter earlier.
+    The other members catch up in one call when their turn comes. With drafters, `gamma` tokens are drafted first, each
+    by the drafter of the member that is drawn for its position, and each position is verified against that member
+    alone: given the draws the text is a chain of the members' distributions. The draw for a position is made once, and
+    stands until the position is settled. Where a draft before it is rejected it is made anew: how far members were
+    fed, and so what was measured, may have hung on the old one. pace: stops the drafters earlier.
     """
 
     weights: tuple[float, ...]
-    lane: int | None = None
+    drafters: Assigned | None = None
     gamma: int = 0
     pace: Pace | None = None
     name = "mixture"
 
     def turn(self, sequence: Sequence) -> Values[int]:
-        if self.lane is not None and self._may_draft(sequence):
-            return [self.lane]
-        return self.cells(sequence, sequence.position)
+        drafter = self._drafter(sequence)
+        return self.cells(sequence, sequence.position) if drafter is None else [drafter]
 
     def proposer(self, sequence: Sequence) -> int | None:
-        if self.lane is None or not self._may_draft(sequence):
-            return None
-        return self.lane if sequence.lanes[self.lane].has(sequence.frontier) else None
+        drafter = self._drafter(sequence)
+        return drafter if drafter is not None and sequence.lanes[drafter].has(sequence.frontier) else None
 
     def refiner(self, sequence: Sequence) -> int | None:
         return None
 
-    def cells(self, sequence: Sequence, position: int) -> Values[int]:
+    def cells(self, sequence: Sequence, position: int) -> tuple[int]:
         uniform = sequence.draws.uniform(position, Purpose.MEMBER, sequence.epoch)
         return (next((i for i, reached in enumerate(self._reached[:-1]) if uniform < reached), len(self.weights) - 1),)
 
     def reach(self, sequence: Sequence, lane: int) -> int:
         """A member's last turn among the positions that are drafted, and the one behind them."""
-        if lane == self.lane:
+        if lane not in sequence.members:
             return sequence.frontier
         positions = range(sequence.frontier, sequence.position, -1)
         return next((i for i in positions if lane in self.cells(sequence, i)), sequence.position)
@@ -239,13 +254,16 @@ class DrawnMember:
     def _reached(self) -> list[float]:
         return list(itertools.accumulate(self.weights))
 
-    def _may_draft(self, sequence: Sequence) -> bool:
-        assert self.lane is not None
-        if sequence.has_declined(self.lane) or _is_being_verified(sequence, but=self.lane):
-            return False
+    def _drafter(self, sequence: Sequence) -> int | None:
+        """Who drafts the token at the frontier, if it is to be drafted."""
+        if self.drafters is None or len(sequence.drafts) >= self.gamma or sequence.num_draftable <= 1:
+            return None
         if self.pace is not None and not self.pace.goes_on(sequence.drafts):
-            return False
-        return len(sequence.drafts) < self.gamma and sequence.num_draftable > 1
+            return None
+        (member,) = self.cells(sequence, sequence.frontier)
+        drafter = self.drafters.lanes[member]
+        is_over = sequence.has_declined(drafter) or _is_being_verified(sequence, but=drafter)
+        return None if is_over else drafter
 
 
 def _is_being_verified(sequence: Sequence, but: int) -> bool:
