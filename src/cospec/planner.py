@@ -44,6 +44,8 @@ LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # How much a new measurement counts.
 OVERHEAD_RATE, ACCEPTANCE_RATE, ERA_RATE, SPEED_RATE = 0.2, 0.03, 0.05, 0.1
+# How much better than it seems a drafter may be for a member, where they were compared once.
+CURIOSITY = 0.3
 # As many eras as what is usual of plans is worth for one, and those of its own with other numbers of texts at most.
 NUM_ERAS_OF_OTHERS, NUM_ERAS_ELSEWHERE = 0.3, 1
 # As many eras as theory's word, so corrected, is worth beside the clock's.
@@ -218,18 +220,7 @@ class Planner:
     def predict(self) -> dict[str, float]:
         """Tokens a second of each candidate, all texts' together, under what is known now."""
         usual = self._usual_correction()
-        return {name: self._predicted(name, usual) for name in self.candidates if not self._is_another(name)}
-
-    def _is_another(self, name: str) -> bool:
-        """Whether the plan would give each member its own drafter, and does as the plan of one drafter does, since all
-        accept that the most."""
-        schedule = self.candidates[name]
-        if not isinstance(schedule, DrawnMember) or schedule.drafters is None or len(schedule.drafters.among) == 1:
-            return False
-        others = (
-            other for other in self.candidates.values() if isinstance(other, DrawnMember) and other is not schedule
-        )
-        return any(other.drafters is not None and other.drafters.lanes == schedule.drafters.lanes for other in others)
+        return {name: self._predicted(name, usual) for name in self.candidates}
 
     def _predicted(self, name: str, usual: float) -> float:
         """By the clock where the plan was timed with as many texts, and by theory as the clock corrects it."""
@@ -266,15 +257,22 @@ class Planner:
     def _plan(self) -> None:
         for schedule in self.candidates.values():
             if isinstance(schedule, DrawnMember) and schedule.drafters is not None:
-                schedule.drafters.assign(self.acceptance)
+                schedule.drafters.assign(self._worth)
         self.predictions = self.predict()
         best = max(self.predictions, key=self.predictions.__getitem__)
-        if not self.chosen or self.predictions[best] > HYSTERESIS * self.predictions.get(self.chosen, 0.0):
+        if not self.chosen or self.predictions[best] > HYSTERESIS * self.predictions[self.chosen]:
             self.chosen = best
-        for name in self.predictions:
-            schedule = self.candidates[name]
+        for name, schedule in self.candidates.items():
             if isinstance(schedule, Fixed | DrawnMember) and schedule.pace is not None:
                 schedule.pace.floor = self._floor(name, schedule)
+
+    def _worth(self, drafter: int, member: int) -> float:
+        """What a drafter's token is worth where this member is to judge it, in tokens: that it is accepted, less what
+        could be written while it is drafted; more where little was seen of the two, so that the better one is found."""
+        seen = self.acceptances.get((drafter, member))
+        unsure = CURIOSITY / math.sqrt(1 + (seen.count if seen else 0))
+        speed = self.predictions.get(self.chosen, 0.0)
+        return self.acceptance(drafter, member) + unsure - self.seconds(drafter, 1) * speed
 
     def _floor(self, name: str, schedule: Fixed | DrawnMember) -> float:
         """The probability that a block stands at which one more draft gives as many tokens a second as all the rest.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 import typer
 
 from ..errors import CospecError, InvalidEnsemble, MissingExtra
@@ -53,6 +54,14 @@ class ServeOptions:
         ),
     ] = None
     drain: Annotated[int, typer.Option(help="Seconds that requests under way have to end on SIGTERM.", min=0)] = 30
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads that decode.",
+            show_default="as torch has them, one less where calls are so short that the server would hold them up",
+            min=1,
+        ),
+    ] = None
     use_ray: Annotated[bool, typer.Option("--ray", help="Serve from replicas on a Ray cluster, or this machine.")] = (
         False
     )
@@ -79,8 +88,13 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
 
         from ..server.app import create_app
         from ..server.settings import ServerSettings
+        from ..server.threads import leave_a_core
     except ImportError:
         raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
+    if options.threads:
+        if options.use_ray:
+            raise InvalidEnsemble("--threads is for one process; with --ray a replica has the CPUs that Ray gives it")
+        torch.set_num_threads(options.threads)
     settings = ServerSettings(
         model=options.model_name or models.name,
         api_keys=options.keys(),
@@ -100,8 +114,11 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
         return
     # Before the models are loaded, which takes its time.
     with _bound(options.host, options.port) as place:
+        ensemble = models.build()
+        if options.threads is None:
+            leave_a_core(ensemble)
         config = uvicorn.Config(
-            create_app(models.build(), settings),
+            create_app(ensemble, settings),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=options.drain,

@@ -198,10 +198,10 @@ def plans(setting: Setting, verification: str) -> list[Plan]:
     found = [Plan(schedule="plain")]
     if len(members) > 1:
         found += [Plan(schedule="mixture"), *(Plan(schedule="alternate", first=name) for name in members)]
-    if len(members) > 1 and len(drafters) > 1:
-        found += [Plan(schedule="mixture", gamma=PACED, proposer=EACH)]
+    if len(members) > 1 and drafters:
+        # Of several each member has the best for it, which one for all cannot be better than.
+        found += [Plan(schedule="mixture", gamma=PACED, proposer=EACH if len(drafters) > 1 else drafters[0])]
     for name in drafters:
-        found += [Plan(schedule="mixture", gamma=PACED, proposer=name)] if len(members) > 1 else []
         found += [Plan(schedule="fixed", gamma=PACED, proposer=name)]
         found += [
             Plan(schedule="cascade", gamma=gammas, proposer=name, first=first)

@@ -194,16 +194,16 @@ class Cascade(OfAllMembers):
 class Assigned:
     """Which drafter drafts for which member: `lanes[i]` for member i, each one of `among`.
 
-    A planner assigns them anew as it learns whose drafts a member accepts.
+    A planner assigns them anew as it learns what their drafts are worth to a member.
     """
 
     def __init__(self, lanes: Values[int], among: Values[int] = ()) -> None:
         self.lanes = tuple(lanes)
         self.among = tuple(among) or tuple(dict.fromkeys(lanes))
 
-    def assign(self, acceptance: Callable[[int, int], float]) -> None:
-        """To each member the drafter that it accepts the most, where `acceptance` is of a drafter by a member."""
-        by_member = [[acceptance(drafter, member) for drafter in self.among] for member in range(len(self.lanes))]
+    def assign(self, worth: Callable[[int, int], float]) -> None:
+        """To each member the drafter that is worth the most to it; `worth` is of a drafter and a member."""
+        by_member = [[worth(drafter, member) for drafter in self.among] for member in range(len(self.lanes))]
         self.lanes = tuple(self.among[own.index(max(own))] for own in by_member)
 
 

@@ -4,7 +4,7 @@ event loop that they came from."""
 import asyncio
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Job:
     first_token: float | None = None
     num_finished: int = 0
     is_cancelled: bool = False
-    _loop: asyncio.AbstractEventLoop | None = None
+    loop: asyncio.AbstractEventLoop | None = None
     _queue: "asyncio.Queue[Step | CospecError]" = field(default_factory=asyncio.Queue)
 
     @property
@@ -74,16 +74,11 @@ class Job:
 
     def listen(self) -> None:
         """What happens is told to the running event loop."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
-    def tell(self, item: Step | CospecError) -> None:
-        """From the engine's thread."""
-        assert self._loop is not None
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:
-            # The loop is closed, and nobody listens any more.
-            self.is_cancelled = True
+    def hear(self, item: Step | CospecError) -> None:
+        """From the event loop."""
+        self._queue.put_nowait(item)
 
     async def steps(self) -> AsyncIterator[Step]:
         """Until all texts are finished. Raises NotServing if the engine dies, MemberFailed or InvalidSampling if a text
@@ -98,6 +93,33 @@ class Job:
                 raise item.error if isinstance(item.error, InvalidSampling) else MemberFailed(str(item.error))
             num_finished += item.event.result is not None
             yield item
+
+
+class _Post:
+    """What jobs are to hear, from the engine's thread: an event loop is woken once a round, not once a text."""
+
+    def __init__(self) -> None:
+        self._items: dict[asyncio.AbstractEventLoop, list[tuple[Job, Step | CospecError]]] = defaultdict(list)
+
+    def add(self, job: Job, item: Step | CospecError) -> None:
+        assert job.loop is not None
+        self._items[job.loop].append((job, item))
+
+    def send(self) -> None:
+        """All that was added since."""
+        for loop, items in self._items.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, items)
+            except RuntimeError:
+                # The loop is closed, and nobody listens any more.
+                for job, _ in items:
+                    job.is_cancelled = True
+        self._items.clear()
+
+
+def _deliver(items: list[tuple[Job, Step | CospecError]]) -> None:
+    for job, item in items:
+        job.hear(item)
 
 
 @dataclass(eq=False)
@@ -127,6 +149,7 @@ class Host:
         self.max_sequences, self.max_waiting = max_sequences, max_waiting
         self.error: str | None = None
         self._watcher = watcher
+        self._post = _Post()
         self._waiting: deque[_Sample] = deque()
         self._live: dict[int, _Sample] = {}
         self._changed = threading.Condition()
@@ -189,6 +212,7 @@ class Host:
             while self._admit():
                 for live, update in self.engine.step():
                     self._tell(live, update)
+                self._post.send()
         except BaseException as error:
             self.error = f"the engine has died: {type(error).__name__}: {error}"
             raise
@@ -207,6 +231,7 @@ class Host:
                     return True
                 if self._is_closing:
                     return False
+                self._post.send()
                 self._changed.wait()
 
     def _drop_cancelled(self) -> None:
@@ -223,7 +248,7 @@ class Host:
         except CospecError as error:
             # It was checked when it came in; what still goes wrong is this client's.
             sample.job.is_cancelled = True
-            sample.job.tell(error)
+            self._post.add(sample.job, error)
 
     def _tell(self, live: Live, update: Update) -> None:
         sample, now = self._live[update.id], time.perf_counter()
@@ -238,13 +263,13 @@ class Host:
             del self._live[update.id]
             self._finish(sample, step)
         elif update.tokens or trace:
-            sample.job.tell(step)
+            self._post.add(sample.job, step)
 
     def _finish(self, sample: _Sample, step: Step) -> None:
         assert step.event.result is not None
         sample.job.num_finished += 1
         self._watcher.on_result(sample.job, step.event.result, sample.between, time.perf_counter())
-        sample.job.tell(step)
+        self._post.add(sample.job, step)
 
     def _abandon(self) -> None:
         """Tell all that wait that nothing more comes."""
@@ -253,4 +278,5 @@ class Host:
             self._live.clear()
             self._waiting.clear()
         for job in jobs.values():
-            job.tell(NotServing(self.error or "the engine has ended"))
+            self._post.add(job, NotServing(self.error or "the engine has ended"))
+        self._post.send()
