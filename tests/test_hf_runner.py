@@ -11,6 +11,7 @@ from torch import Tensor
 from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
 from cospec.runner import Feed, Slot
 from cospec.runner.hf import HfRunner, LoadOptions, check_supported, load
+from cospec.runner.hf.runner import _groups
 
 from .models import VOCAB, saved, tiny
 
@@ -394,3 +395,19 @@ def test_code_shipped_with_weights_does_not_run_unless_allowed(folder: Path, tmp
     (tmp_path / "own.py").write_text("raise SystemExit('it ran')")
     with pytest.raises(UnsupportedModel, match="trust_remote_code"):
         load(str(tmp_path), CPU)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([1] * 32, [[1] * 32]),
+        # One more call costs more than the padding of a few short texts.
+        ([1, 2, 5, 9], [[1, 2, 5, 9]]),
+        ([2] * 20 + [16] * 12, [[2] * 20, [16] * 12]),
+        ([300, 1, 2], [[1, 2], [300]]),
+        ([40, 41, 42], [[40, 41, 42]]),
+    ],
+)
+def test_feeds_are_padded_where_that_is_cheaper_than_a_call(lengths, expected):
+    batch = [Feed(None, [0] * length, 1) for length in lengths]
+    assert [sorted(lengths[i] for i in group) for group in _groups(batch, 48)] == expected

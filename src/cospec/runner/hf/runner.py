@@ -1,6 +1,7 @@
 """HfRunner: feeds ragged batches of tokens to a transformers model and returns the rows asked for."""
 
 import heapq
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,8 +11,11 @@ from transformers import PreTrainedModel
 from ...errors import InvalidPrompt
 from ..protocol import Feed, Slot, Tokenizer
 from .cache import SlotCache, cache_argument
-from .graphs import SCRATCH, WIDEST, FixedPlaces, FixedShapes, Shapes
+from .graphs import SCRATCH, FixedPlaces, FixedShapes, Shapes
 from .window import Places, Window, mask
+
+# A call takes at least as long as about so many tokens in one: it reads all weights, whatever it is fed.
+A_CALL_ON_CPU, A_CALL = 48, 512
 
 
 class HfSlot(Slot):
@@ -84,7 +88,7 @@ class HfRunner:
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
         self._check(batch)
         rows: dict[int, Tensor] = {}
-        for group in _groups(batch):
+        for group in _groups(batch, A_CALL_ON_CPU if self._device.type == "cpu" else A_CALL):
             # In the order of slots, so that neighbours can be read without a copy.
             group.sort(key=lambda i: _index(batch[i].slot))
             rows.update(zip(group, self._forward([batch[i] for i in group]), strict=True))
@@ -150,18 +154,28 @@ def _index(slot: Slot) -> int:
     return slot.index
 
 
-def _groups(batch: Sequence[Feed]) -> list[list[int]]:
-    """Indices of the feeds that go through the model together, so that none is more than half padding."""
-    groups: list[list[int]] = []
-    most = 0
-    for index in sorted(range(len(batch)), key=lambda i: len(batch[i].tokens)):
-        count = len(batch[index].tokens)
-        if count > most:
-            groups.append([])
-            # Up to WIDEST tokens a row, padding costs next to nothing, since a call reads all weights anyway.
-            most = max(WIDEST, 2 * count)
-        groups[-1].append(index)
-    return groups
+def _groups(batch: Sequence[Feed], a_call: int) -> list[list[int]]:
+    """Indices of the feeds that go through the model together, so that padding and calls cost the least in all.
+
+    a_call: what one costs beside its tokens, in tokens.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, feed in enumerate(batch):
+        by_length[len(feed.tokens)].append(index)
+    lengths = sorted(by_length)
+    # For the shortest 0, 1, 2, ... lengths: what they cost at least, in tokens, and where their last group begins.
+    cheapest = [(0, 0)]
+    for stop, longest in enumerate(lengths, start=1):
+        counts = [sum(len(by_length[length]) for length in lengths[start:stop]) for start in range(stop)]
+        cheapest.append(
+            min((cheapest[start][0] + a_call + longest * count, start) for start, count in enumerate(counts))
+        )
+    groups, stop = [], len(lengths)
+    while stop > 0:
+        start = cheapest[stop][1]
+        groups.append([index for length in lengths[start:stop] for index in by_length[length]])
+        stop = start
+    return groups[::-1]
 
 
 def _sliding_windows(config: object) -> Mapping[str, int | None]:
