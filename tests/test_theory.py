@@ -7,7 +7,7 @@ import pytest
 from cospec import Ensemble, Mixture, SamplingParams, toy
 from cospec.members import Member
 from cospec.schedule import Setting, make_schedule
-from cospec.theory import cycle, standing
+from cospec.theory import cycle, standing, texts_a_call
 
 # Distributions that are the same at every position, so that acceptances are independent of each other.
 MEMBERS = {"a": [0.5, 0.3, 0.15, 0.05], "b": [0.2, 0.45, 0.2, 0.15]}
@@ -106,7 +106,7 @@ class Batched(Known):
         self._num_texts = num_texts
 
     def seconds(self, lane, num_tokens, share=1.0):
-        num_together = self._num_texts * share / (1 - (1 - share) ** self._num_texts)
+        num_together = texts_a_call(self._num_texts, share)
         return super().seconds(lane, num_together * num_tokens) / num_together
 
 

@@ -13,11 +13,11 @@ TITLES = {"math": "GSM8K, last 500 rows", "code": "standard library, held-out fi
 
 
 def write_card(folder: Path, recipe: Recipe, result: Result) -> None:
-    read = "".join(f"\n- {share:.0%} {CORPORA[name]}" for name, share in recipe.mix.items())
-    data = f"Training data, by share of tokens:\n{read}\n" if read else ""
+    read = "\n".join(f"- {share:.0%} {CORPORA[name]}" for name, share in recipe.mix.items())
+    data = [f"Training data, by share of tokens:\n\n{read}"] if read else []
+    learned = "\n\n".join([*data, *map(_distilled, recipe.distillations)])
     scores = "\n".join(f"| {TITLES[name]} | {value} |" for name, value in result.perplexity.items())
     origin = f"continues from `{recipe.parent}`" if recipe.parent else "from random weights"
-    distilled = "".join(f"\n{_distilled(stage)}\n" for stage in recipe.distillations)
     heads = f"{recipe.heads} heads ({recipe.kv_heads} for keys and values)"
     shape = f"{recipe.layers} layers, width {recipe.hidden}, {heads}, context {CONTEXT}"
     card = f"""\
@@ -39,7 +39,8 @@ be run, measured and proved offline. Do not use it for anything else.
 | training | {result.steps:,} steps, {result.tokens:,} tokens, {origin} |
 | stored as | bfloat16 |
 
-{data}{distilled}
+{learned}
+
 | held-out text | perplexity per token |
 | --- | --- |
 {scores}

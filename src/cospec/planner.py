@@ -22,7 +22,7 @@ from .costs import Costs
 from .observer import Round
 from .schedule import DrawnMember, Fixed, Plan, Schedule, Setting, make_schedule
 from .sequence import Sequence, Settled
-from .theory import cycle, paced
+from .theory import cycle, paced, texts_a_call
 
 # A plan is left for another that promises so much more.
 HYSTERESIS = 1.03
@@ -164,8 +164,8 @@ class Planner:
     # What `theory` asks.
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
-        """A text's part of a call; of calls that some text is in, so many texts are in one on average."""
-        num_texts = self.num_rows * share / (1 - (1 - share) ** self.num_rows)
+        """A text's part of a call, which takes its part of what is around calls too."""
+        num_texts = texts_a_call(self.num_rows, share)
         return self.costs.seconds(lane, num_texts * num_tokens) / num_texts + self._overhead.value
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:

@@ -35,6 +35,11 @@ class Beliefs(Protocol):
         ...
 
 
+def texts_a_call(num_texts: int, share: float) -> float:
+    """How many of the texts are in a call on average, where each is with the probability `share` and some text is."""
+    return num_texts * share / (1 - (1 - share) ** num_texts)
+
+
 @dataclass(frozen=True)
 class Cycle:
     """What a schedule repeats: from one clean sheet to the next, on average."""
@@ -83,8 +88,7 @@ def paced(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> Block:
         _share_of(schedule, i) * (beliefs.seconds(i, gamma + 1) - beliefs.seconds(i, 1)) / gamma for i in members
     )
     acceptance = _acceptance(schedule, beliefs, place=None)
-    drafting = beliefs.seconds(schedule.lane, 1) if isinstance(schedule, Fixed) else _drafting(schedule, beliefs)
-    return Block(acceptance, drafting + max(0.0, scoring))
+    return Block(acceptance, _drafting(schedule, beliefs) + max(0.0, scoring))
 
 
 def _best_gamma(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> int:
@@ -108,8 +112,10 @@ def _acceptance(schedule: Fixed | DrawnMember, beliefs: Beliefs, place: int | No
     return sum(weight * beliefs.acceptance(drafter, member, place) for member, (weight, drafter) in drafters)
 
 
-def _drafting(schedule: DrawnMember, beliefs: Beliefs) -> float:
+def _drafting(schedule: Fixed | DrawnMember, beliefs: Beliefs) -> float:
     """Seconds a draft: a drafter that drafts for a share of the positions is fed what it missed with each."""
+    if isinstance(schedule, Fixed):
+        return beliefs.seconds(schedule.lane, 1)
     assert schedule.drafters is not None
     shares: dict[int, float] = defaultdict(float)
     for weight, drafter in zip(schedule.weights, schedule.drafters.lanes, strict=True):
