@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
 from cospec.runner import Feed, Slot
-from cospec.runner.hf import HfRunner, LoadOptions, check_supported, load
+from cospec.runner.hf import HfRunner, LoadOptions, check_supported, lean, load
+from cospec.runner.hf.forward import ModelForward
+from cospec.runner.hf.lean import LeanForward, can_be_lean
 from cospec.runner.hf.runner import _groups
 
 from .models import VOCAB, saved, tiny
@@ -19,6 +21,17 @@ SUPPORTED = [
     "llama", "qwen2", "qwen2 sliding", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "phi3 sliding", "mixtral",
     "olmo2", "smollm3", "gpt_oss", "gpt2", "gpt_neox", "opt", "falcon",
 ]  # fmt: skip
+# What is different about each that the lean forward must follow, beside the kind's own.
+LEAN: dict[str, dict[str, object]] = {
+    "llama": {
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+        },
+        "attention_bias": True,
+    },
+    "qwen2": {}, "qwen2 sliding": {}, "qwen3": {}, "mistral": {},
+}  # fmt: skip
 REFUSED = {
     "bloom": "ALiBi", "mpt": "ALiBi", "falcon alibi": "ALiBi", "gpt_neo": "local attention",
     "mamba": "recurrent state", "qwen3_next": "recurrent state",
@@ -97,6 +110,66 @@ def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kin
     for _ in range(3):
         book.feed(*((slot, words(rng, 1), 1) for slot in slots))
         book.feed((slots[2], words(rng, 1), 1))
+
+
+@pytest.mark.parametrize("kind", LEAN)
+def test_the_lean_forward_gives_the_logits_of_the_model_s_own(kind: str) -> None:
+    rng = random.Random(kind)
+    model = tiny(kind, **LEAN[kind])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                # Biases, and norms of heads, that would otherwise change nothing.
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    assert can_be_lean(model)
+    book = Book(HfRunner(model, forward=LeanForward))
+    slots = play(book, rng, num_slots=4, num_turns=8)
+    for _ in range(3):
+        book.feed(*((slot, words(rng, 1), 1) for slot in slots))
+        book.feed((slots[2], words(rng, 1), 1))
+    # Beyond the positions whose rotations were computed at first.
+    book.feed((book.open(), words(rng, 300), 2))
+
+
+@pytest.mark.parametrize("fewest", [1, 2**18], ids=["separate", "joined"])
+def test_small_layers_that_read_the_same_are_joined_in_a_lean_forward(
+    fewest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "FEWEST_WEIGHTS", fewest)
+    model = tiny("llama")
+    book = Book(HfRunner(model, forward=LeanForward))
+    called: list[object] = []
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.register_forward_hook(lambda module, _args, _out: called.append(module))
+    book.runner.feed([Feed(book.open(), [1, 2, 3], 1)])
+    assert len(called) == (len(model.model.layers) if fewest == 1 else 0)
+    book.feed((book.open(), [4, 5, 6], 3))
+
+
+def test_a_plain_decoder_is_loaded_lean_unless_that_changes_its_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(saved(tmp_path / "llama"))
+    assert isinstance(load(folder, CPU)._forward, LeanForward)
+    assert isinstance(load(str(saved(tmp_path / "gpt2", "gpt2")), CPU)._forward, ModelForward)
+    turned = lean.Rotations._compute
+
+    def turned_the_other_way(self: lean.Rotations, length: int) -> None:
+        turned(self, length)
+        self._sin = -self._sin
+
+    monkeypatch.setattr(lean.Rotations, "_compute", turned_the_other_way)
+    assert isinstance(load(folder, CPU)._forward, ModelForward)
+
+
+def test_what_hangs_on_a_model_s_modules_is_not_passed_over() -> None:
+    model = tiny("llama")
+    assert can_be_lean(model)
+    model.model.layers[1].register_forward_hook(lambda _module, _args, out: out)
+    assert not can_be_lean(model)
+    assert not can_be_lean(tiny("gemma2"))
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    assert not can_be_lean(tiny("llama", rope_parameters=rope))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss", "gpt2"])

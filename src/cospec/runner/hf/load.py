@@ -20,7 +20,9 @@ from transformers.utils import logging
 
 from ...errors import CospecError, InvalidEnsemble, ModelNotFound, UnsupportedModel
 from ..protocol import Feed
+from .forward import Forward, ModelForward
 from .graphs import NUM_UNCAPTURED, Shapes
+from .lean import LeanForward, can_be_lean
 from .packed import pack
 from .probe import distance
 from .runner import HfRunner
@@ -88,9 +90,17 @@ def load(model: str, options: LoadOptions) -> HfRunner:
         if _has_tokenizer(path):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
     pack(weights)
-    check_supported(model, weights)
+    forward = _forward(model, weights)
     shapes = _shapes(model, weights, options)
-    return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None, shapes)
+    return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None, shapes, forward)
+
+
+def _forward(name: str, model: PreTrainedModel) -> type[Forward]:
+    """The quickest way to call the model that gives its logits. Raises UnsupportedModel if there is none."""
+    if can_be_lean(model) and distance(model, LeanForward) < _allowed(model):
+        return LeanForward
+    check_supported(name, model)
+    return ModelForward
 
 
 def check_supported(name: str, model: PreTrainedModel) -> None:

@@ -5,13 +5,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..protocol import Feed
+from .forward import Forward, ModelForward
 from .runner import HfRunner
 
 
 @torch.inference_mode()
-def distance(model: PreTrainedModel) -> float:
+def distance(model: PreTrainedModel, forward: type[Forward] = ModelForward) -> float:
     """Mean distance of rolled-back, ragged logits from a plain forward's, over the logits' spread; the worst text's."""
-    runner = HfRunner(model)
+    runner = HfRunner(model, forward=forward)
     size = min(runner.vocab_size, 1000)
     texts = [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(6)]]
     slots = [runner.open() for _ in texts]

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from ...errors import InvalidPrompt
 from ..protocol import Feed, Slot, Tokenizer
-from .cache import SlotCache, cache_argument
+from .cache import SlotCache
+from .forward import Forward, ModelForward
 from .graphs import SCRATCH, FixedPlaces, FixedShapes, Shapes
-from .window import Places, Window, mask
+from .window import Window
 
 # A call takes at least as long as about so many tokens in one: it reads all weights, whatever it is fed.
 A_CALL_ON_CPU, A_CALL = 48, 512
@@ -30,11 +31,16 @@ class HfRunner:
     """A causal language model with a cache that any of its slots can roll back.
 
     model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. shapes: whether short calls are
-    padded to few shapes, and captured. Whether a model can be run so at all, `load` finds out, or `check_supported`.
+    padded to few shapes, and captured. forward: how the model is called. Whether a model can be run so at all, `load`
+    finds out, or `check_supported`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Tokenizer | None = None, shapes: Shapes = Shapes.AS_GIVEN
+        self,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer | None = None,
+        shapes: Shapes = Shapes.AS_GIVEN,
+        forward: type[Forward] = ModelForward,
     ) -> None:
         config = model.config.get_text_config()
         self.model = model
@@ -50,10 +56,7 @@ class HfRunner:
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)
         num_spare = 0 if shapes is Shapes.AS_GIVEN else SCRATCH + 1
         self._cache = SlotCache(config.num_hidden_layers, num_spare)
-        self._cache_argument = cache_argument(model, self._cache)
-        self._sliding_windows = _sliding_windows(config)
-        # Other kinds of attention take "no mask" to mean that everything may be seen.
-        self._may_go_unmasked = config._attn_implementation == "sdpa"
+        self._forward = forward(model, self._cache)
         self._free: list[int] = []
         self._num_slots = num_spare
         self.fixed: FixedShapes | None = None
@@ -91,7 +94,7 @@ class HfRunner:
         for group in _groups(batch, A_CALL_ON_CPU if self._device.type == "cpu" else A_CALL):
             # In the order of slots, so that neighbours can be read without a copy.
             group.sort(key=lambda i: _index(batch[i].slot))
-            rows.update(zip(group, self._forward([batch[i] for i in group]), strict=True))
+            rows.update(zip(group, self._rows([batch[i] for i in group]), strict=True))
         for feed in batch:
             feed.slot.length += len(feed.tokens)
         return [rows[i] for i in range(len(batch))]
@@ -103,7 +106,7 @@ class HfRunner:
             raise InvalidPrompt(f"{longest} tokens do not fit into a context of {self.context}; shorten the text")
 
     @torch.inference_mode()
-    def _forward(self, batch: list[Feed]) -> list[Tensor]:
+    def _rows(self, batch: list[Feed]) -> list[Tensor]:
         window = Window(
             slots=[_index(feed.slot) for feed in batch],
             starts=[feed.slot.length for feed in batch],
@@ -120,33 +123,10 @@ class HfRunner:
         if self.fixed is not None and self.fixed.can_take(window):
             return self.fixed.logits(window, texts)[..., : self.vocab_size].to(self._row_dtype, copy=True)
         num_kept = max(1, *(feed.rows for feed in batch))
-        return self._call(window, window.padded(texts), num_kept)[..., : self.vocab_size].to(self._row_dtype)
+        return self._forward(window.padded(texts), window, num_kept)[..., : self.vocab_size].to(self._row_dtype)
 
     def _fixed_call(self, places: FixedPlaces) -> Tensor:
-        return self._call(places, places.input_ids, places.width)
-
-    def _call(self, places: Places, input_ids: Tensor, num_kept: int) -> Tensor:
-        """The model's logits [rows, num_kept or more, columns] for input_ids [rows, width] at these places."""
-        self._cache.window = places
-        logits: Tensor = self.model(
-            input_ids=input_ids,
-            attention_mask=self._mask(places),
-            position_ids=places.position_ids,
-            use_cache=True,
-            logits_to_keep=num_kept,
-            **self._cache_argument,
-        ).logits
-        return logits
-
-    def _mask(self, places: Places) -> Tensor | dict[str, Tensor | None] | None:
-        """A 4-D mask or none needed, or one for each type of layer where a model has several."""
-        masks = {kind: self._mask_of(places, sliding) for kind, sliding in self._sliding_windows.items()}
-        return masks if len(masks) > 1 else next(iter(masks.values()))
-
-    def _mask_of(self, places: Places, sliding_window: int | None) -> Tensor | None:
-        if self._may_go_unmasked and places.is_causal(sliding_window):
-            return None
-        return mask(places, self.dtype, sliding_window)
+        return self._forward(places.input_ids, places, places.width)
 
 
 def _index(slot: Slot) -> int:
@@ -176,14 +156,6 @@ def _groups(batch: Sequence[Feed], a_call: int) -> list[list[int]]:
         groups.append([index for length in lengths[start:stop] for index in by_length[length]])
         stop = start
     return groups[::-1]
-
-
-def _sliding_windows(config: object) -> Mapping[str, int | None]:
-    """Each type of layer in use with its window; a model that names no types is of one throughout."""
-    window: int | None = getattr(config, "sliding_window", None)
-    unnamed = ["sliding_attention" if window else "full_attention"]
-    kinds = sorted(set(getattr(config, "layer_types", None) or unnamed))
-    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
 
 
 def _context(config: object) -> int | None:

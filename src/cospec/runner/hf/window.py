@@ -41,17 +41,6 @@ class Places(Protocol):
         ...
 
 
-def mask(places: Places, dtype: torch.dtype, sliding_window: int | None = None) -> Tensor:
-    """[rows, 1, width, length], 0 where a token may look and the type's minimum where it may not."""
-    queries = places.position_ids[:, None, :, None]
-    keys = torch.arange(places.length, device=queries.device)
-    is_hidden = keys > queries
-    if sliding_window is not None:
-        is_hidden |= keys <= queries - sliding_window
-    empty = torch.zeros(is_hidden.shape, dtype=dtype, device=queries.device)
-    return empty.masked_fill_(is_hidden, torch.finfo(dtype).min)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """One row a slot, its new tokens aligned to the right; what pads a shorter row on the left is never stored.

@@ -1,0 +1,45 @@
+"""A model's forward call on the slot cache: as transformers wrote it, whatever the model is."""
+
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .cache import SlotCache, cache_argument
+from .masks import Masks
+from .window import Places
+
+
+class Forward(Protocol):
+    """How a model is called."""
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None: ...
+
+    def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
+        """Logits [rows, num_kept or more, columns] of the last tokens of input_ids [rows, width] at these places."""
+        ...
+
+
+class ModelForward:
+    """The model as it is."""
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+        config = model.config.get_text_config()
+        self._model, self._cache = model, cache
+        self._cache_argument = cache_argument(model, cache)
+        # Other kinds of attention take "no mask" to mean that everything may be seen.
+        self._masks = Masks(config, model.dtype, may_omit=config._attn_implementation == "sdpa")
+
+    def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
+        self._cache.window = places
+        masks = self._masks.at(places)
+        logits: Tensor = self._model(
+            input_ids=input_ids,
+            # By type only where there are several.
+            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+            position_ids=places.position_ids,
+            use_cache=True,
+            logits_to_keep=num_kept,
+            **self._cache_argument,
+        ).logits
+        return logits

@@ -1,0 +1,164 @@
+"""The forward call of a plain decoder in as few operations as it takes, for a CPU.
+
+Fed a token or a few, a small model spends most of its time between operations, not in them, and a large one a tenth:
+transformers' modules serve every purpose. These lines serve one, for the models that `can_be_lean` knows, from their
+own weights.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+
+from .cache import SlotCache, SlotLayer
+from .masks import Masks
+from .packed import FEWEST_WEIGHTS
+from .window import Places
+
+# All layers: norm, attention with rotary positions, norm, gated units; each half is added to what came in.
+_PLAIN = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+# A position's angles depend on nothing else.
+_STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn")
+_FIRST_POSITIONS = 256
+
+Linear = Callable[[Tensor], Tensor]
+
+
+def can_be_lean(model: PreTrainedModel) -> bool:
+    """Whether the model is of a kind that `LeanForward` knows, on a CPU, and nothing hangs on its modules."""
+    rotation = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return type(model) in _PLAIN and model.device.type == "cpu" and rotation in _STATIC_ROTATIONS and not hooked
+
+
+class LeanForward:
+    """The model's parts, called one after the other. The model must be one that `can_be_lean`."""
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+        config, body = model.config, model.model
+        self._cache = cache
+        self._masks = Masks(config, model.dtype, may_omit=True)
+        self._kinds = getattr(config, "layer_types", None)
+        self._embed: Callable[[Tensor], Tensor] = body.embed_tokens
+        self._rotations = Rotations(body.rotary_emb, model.dtype)
+        self._layers = [_Layer(layer, config) for layer in body.layers]
+        self._norm = _Norm(body.norm)
+        self._head: Linear = model.lm_head
+
+    def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
+        self._cache.window = places
+        masks = self._masks.at(places)
+        kinds = self._kinds or list(masks) * len(self._layers)
+        rotation = self._rotations.at(places)
+        hidden = self._embed(input_ids)
+        for layer, kind, stored in zip(self._layers, kinds, self._cache.slot_layers, strict=True):
+            hidden = layer(hidden, rotation, masks[kind], stored)
+        return self._head(self._norm(hidden[:, -num_kept:]))
+
+
+class Rotations:
+    """What positions are rotated by, computed once for each."""
+
+    def __init__(self, rotary: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
+        self._rotary = rotary
+        self._like = torch.empty(0, dtype=dtype)
+        self._compute(_FIRST_POSITIONS)
+
+    def at(self, places: Places) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines, [rows, width, 1, dim] each."""
+        if places.length > self._cos.shape[0]:
+            self._compute(2 * places.length)
+        return self._cos[places.position_ids], self._sin[places.position_ids]
+
+    def _compute(self, length: int) -> None:
+        cos, sin = self._rotary(self._like, torch.arange(length)[None])
+        first, second = sin[0, :, None].chunk(2, dim=-1)
+        # Halves change places when they are rotated, and the second one its sign.
+        self._cos, self._sin = cos[0, :, None], torch.cat((-first, second), dim=-1)
+
+
+class _Layer:
+    """Attention, then gated units."""
+
+    def __init__(self, layer: Any, config: Any) -> None:
+        attention, units = layer.self_attn, layer.mlp
+        self._before_attention, self._before_units = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        self._dim, self._scale = int(attention.head_dim), float(attention.scaling)
+        self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
+        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._of_heads = _HeadNorm(attention, self._heads, self._kv_heads) if hasattr(attention, "q_norm") else None
+        self._out: Linear = attention.o_proj
+        self._gate_and_up = joined([units.gate_proj, units.up_proj])
+        self._down: Linear = units.down_proj
+        self._activation: Callable[[Tensor], Tensor] = units.act_fn
+
+    def __call__(
+        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
+    ) -> Tensor:
+        hidden = hidden + self._attended(self._before_attention(hidden), rotation, mask, stored)
+        gate, up = self._gate_and_up(self._before_units(hidden)).chunk(2, dim=-1)
+        return hidden + self._down(self._activation(gate) * up)
+
+    def _attended(
+        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
+    ) -> Tensor:
+        rows, width, _ = hidden.shape
+        qkv = self._qkv(hidden).view(rows, width, -1, self._dim)
+        # Queries and keys are rotated together.
+        num_rotated = self._heads + self._kv_heads
+        qk, v = qkv[:, :, :num_rotated], qkv[:, :, num_rotated:]
+        if self._of_heads is not None:
+            qk = self._of_heads(qk)
+        cos, sin = rotation
+        qk = torch.addcmul(qk * cos, qk.roll(self._dim // 2, dims=-1), sin).transpose(1, 2)
+        keys, values = stored.update(qk[:, self._heads :], v.transpose(1, 2))
+        seen = F.scaled_dot_product_attention(
+            qk[:, : self._heads],
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None and width > 1,
+            scale=self._scale,
+            enable_gqa=True,
+        )
+        return self._out(seen.transpose(1, 2).reshape(rows, width, -1))
+
+
+class _Norm:
+    """Root mean square normalisation."""
+
+    def __init__(self, norm: Any) -> None:
+        self._weight: Tensor = norm.weight.detach()
+        self._eps = float(norm.variance_epsilon)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+
+
+class _HeadNorm:
+    """That of queries and keys, each head for itself."""
+
+    def __init__(self, attention: Any, heads: int, kv_heads: int) -> None:
+        q, k = attention.q_norm, attention.k_norm
+        self._weight = torch.cat((q.weight.expand(heads, -1), k.weight.expand(kv_heads, -1))).detach()
+        self._eps = float(q.variance_epsilon)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=self._eps) * self._weight
+
+
+def joined(linears: Sequence[Any]) -> Linear:
+    """What they give for the same input, side by side.
+
+    Small layers become one, at the price of a copy: below a size they take as long as it takes to call them.
+    """
+    are_small = all(type(linear) is nn.Linear and linear.weight.numel() < FEWEST_WEIGHTS for linear in linears)
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    if not are_small or len(biases) not in (0, len(linears)):
+        return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
+    weight = torch.cat([linear.weight for linear in linears]).detach()
+    bias = torch.cat(biases).detach() if biases else None
+    return lambda x: F.linear(x, weight, bias)
