@@ -217,6 +217,24 @@ def test_a_plan_is_written_into_the_file(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("plan", "lines"),
+    [
+        (Plan(schedule="plain"), "schedule: plain\nverification: block\n"),
+        (
+            Plan(schedule="mixture", gamma=5, proposer="drafter"),
+            "schedule: mixture\ngamma: 5\nproposer: 'a folder: of mine'\nverification: block\n",
+        ),
+    ],
+    ids=str,
+)
+def test_settings_are_written_a_line_each(plan, lines, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("members: [demo:math]\n")
+    write_plan(won(plan), path, path, {"drafter": "a folder: of mine"})
+    assert path.read_text() == "members: [demo:math]\n" + lines
+
+
 def test_a_setting_of_several_lines_is_not_replaced(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("members: [demo:math]\ngamma:\n  - 1\n  - 2\n")

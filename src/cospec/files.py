@@ -1,6 +1,6 @@
 """Ensembles written down: a YAML file, or the name of a bundled one, -> settings of `Ensemble`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from .combine import make_combination
 from .errors import InvalidEnsemble, UnknownName
 from .members import Member
 from .runner.hf import LoadOptions
+from .schedule import Plan
 
 LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
 SETTINGS = {
@@ -45,6 +46,24 @@ def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, A
     settings["members"] = [_member(entry, path.parent) for entry in members]
     settings["combine"] = _combination(settings.get("combine"), own.get("combine"), len(members))
     return settings
+
+
+def plan_settings(plan: Plan, proposers: Sequence[str]) -> dict[str, Any]:
+    """The settings of `read_settings` that make this plan. proposers: as the file is to name them."""
+    settings: dict[str, Any] = {"schedule": plan.schedule}
+    if plan.is_paced:
+        settings["gamma"] = plan.gamma
+    elif plan.gammas:
+        settings["gamma"] = _one_or_all(plan.gammas)
+    if proposers:
+        settings["proposer"] = _one_or_all(proposers)
+    if plan.first:
+        settings["first"] = plan.first
+    return settings | {"verification": plan.verification}
+
+
+def _one_or_all(values: Sequence[Any]) -> Any:
+    return list(values) if len(values) > 1 else values[0]
 
 
 def has_relative_models(path: Path) -> bool:

@@ -1,15 +1,19 @@
 """Let `auto` learn on the user's own prompts until its choice stands, and compare what it predicts with the clock."""
 
 import itertools
-import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Values
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from .ensemble import Ensemble, Prompt
 from .errors import InvalidEnsemble, InvalidPrompt
+from .files import plan_settings
 from .planner import Planner
 from .sampling import SamplingParams
 from .schedule import DrawnMember, Plan, Setting, plans
@@ -95,24 +99,22 @@ def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, s
             kept.append(line)
         elif following.startswith((" ", "-")):
             raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    out.write_text("\n".join([*kept, *_lines(tuning, drafters)]) + "\n", encoding="utf-8")
+    plan = plan_settings(tuning.plan, _proposers(tuning, drafters))
+    out.write_text("\n".join([*kept, *map(_line, plan.items())]) + "\n", encoding="utf-8")
 
 
-def _lines(tuning: Tuning, drafters: Mapping[str, str]) -> Iterator[str]:
-    """The plan as an ensemble file has it."""
-    plan = tuning.plan
-    yield f"schedule: {plan.schedule}"
-    if plan.is_paced:
-        yield f"gamma: {plan.gamma}"
-    elif plan.gammas:
-        yield f"gamma: {list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]}"
-    if tuning.drafters:
-        yield f"proposer: {json.dumps([drafters[name] for name in tuning.drafters])}"
-    elif plan.proposer:
-        yield f"proposer: {drafters.get(plan.proposer, plan.proposer)}"
-    if plan.first:
-        yield f"first: {plan.first}"
-    yield f"verification: {plan.verification}"
+def _line(setting: tuple[str, Any]) -> str:
+    """As an ensemble file has it, on one line, which can be replaced."""
+    name, value = setting
+    # Lists within brackets, the setting itself not within braces.
+    flow = None if isinstance(value, list) else False
+    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=math.inf).rstrip("\n")
+
+
+def _proposers(tuning: Tuning, drafters: Mapping[str, str]) -> list[str]:
+    """As the file is to name them."""
+    names = tuning.drafters or ([tuning.plan.proposer] if tuning.plan.proposer else [])
+    return [drafters.get(name, name) for name in names]
 
 
 def _converge(

@@ -8,6 +8,7 @@ import yaml
 
 from ..bench.keeping import keep
 from ..ensemble import Ensemble
+from ..files import plan_settings
 from ..members import Member, written
 from ..runner.hf import LoadOptions
 from ..schedule import Plan
@@ -62,28 +63,27 @@ def _comment(text: str) -> str:
 
 def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
     sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
-    drafters = {name: written(sources[name]) for name in ensemble.drafter_names}
     combination = {key: _plain(value) for key, value in vars(ensemble.combination).items() if value is not None}
     settings: dict[str, Any] = {
         "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
         "combine": {"type": ensemble.combination.name, **combination},
-        "schedule": plan.schedule,
-        "verification": plan.verification,
+        **plan_settings(plan, _proposers(plan, ensemble)),
         "max_sequences": ensemble.max_sequences,
     }
     # Drafters are loaded as the members are.
-    settings |= {key: _plain(value) for key, value in ensemble.load_options.items()}
-    if plan.is_paced:
-        settings["gamma"] = plan.gamma
-    elif plan.gammas:
-        settings["gamma"] = list(plan.gammas) if len(plan.gammas) > 1 else plan.gammas[0]
+    return settings | {key: _plain(value) for key, value in ensemble.load_options.items()}
+
+
+def _proposers(plan: Plan, ensemble: Ensemble) -> list[str]:
+    """The plan's own, or all drafters where it is free to choose among them, or has one for each member."""
+    drafters = {
+        name: written(source)
+        for name, source in zip(ensemble.names, ensemble.sources, strict=True)
+        if name in ensemble.drafter_names
+    }
     if plan.proposer in ensemble.names:
-        settings["proposer"] = drafters.get(plan.proposer, plan.proposer)
-    elif drafters and plan.schedule not in ("plain", "alternate"):
-        settings["proposer"] = list(drafters.values())
-    if plan.first:
-        settings["first"] = plan.first
-    return settings
+        return [drafters.get(plan.proposer, plan.proposer)]
+    return [] if plan.schedule in ("plain", "alternate") else list(drafters.values())
 
 
 def _member(source: Member, name: str, of_all: Mapping[str, Any]) -> Mapping[str, Any]:
