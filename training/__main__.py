@@ -15,7 +15,7 @@ from .corpora import Corpus, gsm8k, standard_library
 from .distil import distil, sample_texts
 from .recipes import RECIPES, Distillation, Recipe
 from .tokenizer import train_tokenizer
-from .train import Result, build_model, perplexity, train
+from .train import Result, build_model, keep_layers, perplexity, train
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "src" / "cospec" / "demo" / "models"
@@ -53,6 +53,8 @@ def _train_one(
     model = build_model(recipe)
     if recipe.parent is not None:
         model = LlamaForCausalLM.from_pretrained(MODELS / recipe.parent, dtype=torch.float32)
+        if recipe.parent_layers is not None:
+            keep_layers(model, recipe.parent_layers)
     model.to(device)
     steps, seconds = 0, 0.0
     if recipe.tokens:

@@ -17,7 +17,7 @@ def write_card(folder: Path, recipe: Recipe, result: Result) -> None:
     data = [f"Training data, by share of tokens:\n\n{read}"] if read else []
     learned = "\n\n".join([*data, *map(_distilled, recipe.distillations)])
     scores = "\n".join(f"| {TITLES[name]} | {value} |" for name, value in result.perplexity.items())
-    origin = f"continues from `{recipe.parent}`" if recipe.parent else "from random weights"
+    origin = f"continues from {_parent(recipe)}" if recipe.parent else "from random weights"
     heads = f"{recipe.heads} heads ({recipe.kv_heads} for keys and values)"
     shape = f"{recipe.layers} layers, width {recipe.hidden}, {heads}, context {CONTEXT}"
     card = f"""\
@@ -48,6 +48,12 @@ be run, measured and proved offline. Do not use it for anything else.
 Made by `python -m training --only {recipe.name}`.
 """
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _parent(recipe: Recipe) -> str:
+    if recipe.parent_layers is None:
+        return f"`{recipe.parent}`"
+    return f"layers {', '.join(map(str, recipe.parent_layers))} of `{recipe.parent}`"
 
 
 def _distilled(distillation: Distillation) -> str:

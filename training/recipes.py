@@ -41,7 +41,8 @@ class Distillation:
 class Recipe:
     """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from, as bundled.
 
-    distillations: what it learns from others after that, one after the other.
+    parent_layers: those of the parent that it keeps, by number; None for all. distillations: what it learns from others
+    after that, one after the other.
     """
 
     name: str
@@ -53,18 +54,23 @@ class Recipe:
     mix: dict[str, float]
     tokens: int
     parent: str | None = None
+    parent_layers: tuple[int, ...] | None = None
     distillations: tuple[Distillation, ...] = ()
 
 
 _LARGE = {"hidden": 256, "layers": 4, "heads": 4, "kv_heads": 2, "intermediate": 704}
+_SHORT = {**_LARGE, "layers": 2}
 _SMALL = {"hidden": 128, "layers": 2, "heads": 2, "kv_heads": 1, "intermediate": 352}
 _ALL = ("math", "general", "code")
 
 
 def _drafter_for(member: str) -> Recipe:
-    """A drafter of one member's own, for mixtures in which that is drawn: it drafts in what the mixtures write."""
+    """A drafter of one member's own, for mixtures in which that is drawn: it drafts in what the mixtures write.
+
+    It begins as the member's first and last layer.
+    """
     return Recipe(
-        name=f"{member}-drafter", **_SMALL, mix={}, tokens=0, parent="drafter",
+        name=f"{member}-drafter", **_SHORT, mix={}, tokens=0, parent=member, parent_layers=(0, 3),
         distillations=(
             Distillation(
                 mixes=(

@@ -2,13 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from .muon import Muon
@@ -38,7 +38,17 @@ class Result:
     perplexity: dict[str, float]
 
 
+def keep_layers(model: LlamaForCausalLM, kept: Sequence[int]) -> None:
+    """Drop all layers but these."""
+    layers = [model.model.layers[number] for number in kept]
+    for place, layer in enumerate(layers):
+        layer.self_attn.layer_idx = place
+    model.model.layers = nn.ModuleList(layers)
+    model.config.num_hidden_layers = len(layers)
+
+
 def build_model(recipe: Recipe) -> LlamaForCausalLM:
+    """Of random weights."""
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=recipe.hidden,

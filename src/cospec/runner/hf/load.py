@@ -97,10 +97,18 @@ def load(model: str, options: LoadOptions) -> HfRunner:
 
 def _forward(name: str, model: PreTrainedModel) -> type[Forward]:
     """The quickest way to call the model that gives its logits. Raises UnsupportedModel if there is none."""
-    if can_be_lean(model) and distance(model, LeanForward) < _allowed(model):
+    if can_be_lean(model) and _stays_the_same(model, LeanForward):
         return LeanForward
     check_supported(name, model)
     return ModelForward
+
+
+def _stays_the_same(model: PreTrainedModel, forward: type[Forward]) -> bool:
+    """Whether it gives the logits of the model's own forward call."""
+    try:
+        return distance(model, forward) < _allowed(model)
+    except Exception:  # weights may be of any type, and not all can be joined
+        return False
 
 
 def check_supported(name: str, model: PreTrainedModel) -> None:
