@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, 
 
 from .cache import SlotCache, SlotLayer
 from .masks import Masks
-from .packed import FEWEST_WEIGHTS
+from .packed import FEWEST_WEIGHTS, PackedLinear, can_pack
 from .window import Places
 
 # All layers: norm, attention with rotary positions, norm, gated units; each half is added to what came in.
@@ -90,9 +90,9 @@ class _Layer:
         self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self._of_heads = _HeadNorm(attention, self._heads, self._kv_heads) if hasattr(attention, "q_norm") else None
-        self._out: Linear = attention.o_proj
+        self._out = joined([attention.o_proj])
         self._gate_and_up = joined([units.gate_proj, units.up_proj])
-        self._down: Linear = units.down_proj
+        self._down = joined([units.down_proj])
         self._activation: Callable[[Tensor], Tensor] = units.act_fn
 
     def __call__(
@@ -158,7 +158,10 @@ def joined(linears: Sequence[Any]) -> Linear:
     are_small = all(type(linear) is nn.Linear and linear.weight.numel() < FEWEST_WEIGHTS for linear in linears)
     biases = [linear.bias for linear in linears if linear.bias is not None]
     if not are_small or len(biases) not in (0, len(linears)):
-        return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
-    weight = torch.cat([linear.weight for linear in linears]).detach()
-    bias = torch.cat(biases).detach() if biases else None
+        return linears[0] if len(linears) == 1 else lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
+    weight: Tensor = torch.cat([linear.weight for linear in linears]).detach()
+    bias: Tensor | None = torch.cat(biases).detach() if biases else None
+    if weight.dtype == torch.bfloat16 and can_pack(weight.dtype):
+        # In float32 packing saves nothing at this size. Not by way of the module, which would look for hooks.
+        return PackedLinear(weight, bias).forward
     return lambda x: F.linear(x, weight, bias)

@@ -18,11 +18,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 class PackedLinear(nn.Module):
     """A linear layer of packed weights, for inference on a CPU."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self.out_features, self.in_features = weight.shape
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        self._bias = None if bias is None else bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
@@ -43,7 +43,7 @@ def pack(model: nn.Module) -> int:
         if type(child) is nn.Linear and _is_worth_it(child)
     ]
     for parent, name, linear in found:
-        setattr(parent, name, PackedLinear(linear))
+        setattr(parent, name, PackedLinear(linear.weight, linear.bias))
     return len(found)
 
 
@@ -62,6 +62,8 @@ def can_pack(dtype: torch.dtype) -> bool:
     with torch.inference_mode():
         try:
             is_native = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            return is_native and torch.allclose(PackedLinear(linear)(x), linear(x), atol=TOLERANCE[dtype])
+            return is_native and torch.allclose(
+                PackedLinear(linear.weight, linear.bias)(x), linear(x), atol=TOLERANCE[dtype]
+            )
         except (AttributeError, RuntimeError, NotImplementedError):
             return False

@@ -1,7 +1,6 @@
 """Where the tokens of one forward call stand: which slots, which positions, and what each may see."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -41,48 +40,26 @@ class Places(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
 class Window:
     """One row a slot, its new tokens aligned to the right; what pads a shorter row on the left is never stored.
 
-    slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot.
+    slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot. width and
+    length: see `Places`; attention reads up to the longest live row, not the whole allocation. is_even: all rows stand
+    at the same positions. slot_range: the slots as a slice where they are neighbours in order, so that reading them
+    copies nothing.
     """
 
-    slots: Sequence[int]
-    starts: Sequence[int]
-    counts: Sequence[int]
-    device: torch.device
-
-    @cached_property
-    def width(self) -> int:
-        return max(self.counts)
-
-    @cached_property
-    def length(self) -> int:
-        """Attention reads up to the longest live row, not the whole allocation."""
-        return max(start + count for start, count in zip(self.starts, self.counts, strict=True))
-
-    @cached_property
-    def num_slots(self) -> int:
-        """As many as the cache must have."""
-        return max(self.slots) + 1
-
-    @cached_property
-    def is_even(self) -> bool:
-        """All rows stand at the same positions."""
-        return min(self.starts) == max(self.starts) and min(self.counts) == self.width
-
-    @cached_property
-    def slot_range(self) -> slice | None:
-        """The slots as a slice where they are neighbours in order, so that reading them copies nothing."""
-        first = self.slots[0]
-        if all(slot == first + row for row, slot in enumerate(self.slots)):
-            return slice(first, first + len(self.slots))
-        return None
-
-    @cached_property
-    def slot_ids(self) -> Tensor:
-        return torch.tensor(self.slots, device=self.device)
+    # What every call asks for is computed at once: a call of a small model is not much longer than looking it up.
+    def __init__(
+        self, *, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], device: torch.device
+    ) -> None:
+        self.slots, self.starts, self.counts, self.device = slots, starts, counts, device
+        self.width = max(counts)
+        self.length = max(start + count for start, count in zip(starts, counts, strict=True))
+        self.num_slots = max(slots) + 1
+        self.is_even = min(starts) == max(starts) and min(counts) == self.width
+        neighbours = range(slots[0], slots[0] + len(slots))
+        self.slot_range = slice(neighbours.start, neighbours.stop) if list(slots) == list(neighbours) else None
 
     def padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """[rows, width]: each row's numbers, with zeros on their left."""
@@ -92,6 +69,10 @@ class Window:
     def position_ids(self) -> Tensor:
         """[rows, width]; padding stands at position 0."""
         return self.padded([range(start, start + n) for start, n in zip(self.starts, self.counts, strict=True)])
+
+    @cached_property
+    def slot_ids(self) -> Tensor:
+        return torch.tensor(self.slots, device=self.device)
 
     @cached_property
     def stored(self) -> Tensor:
