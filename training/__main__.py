@@ -81,6 +81,7 @@ def write_model(
     folder = MODELS / recipe.name
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _compact(folder / "tokenizer.json")
     # Measured on the weights as stored, in bfloat16, widened again for the arithmetic.
     stored = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     held_out = {
@@ -95,6 +96,12 @@ def write_model(
     )
     write_card(folder, recipe, result)
     print(json.dumps({"name": recipe.name, **asdict(result)}), flush=True)
+
+
+def _compact(path: Path) -> None:
+    """Without the blanks, which are more than half of it: every model has its own."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 def distil_once(

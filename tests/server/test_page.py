@@ -374,12 +374,14 @@ def test_stop_ends_the_request_and_frees_its_sequence(visit, served):
 
 def test_a_double_click_and_another_schedule_midway_change_nothing(visit, http):
     page = visit.page
-    visit.run("h1")
+    # Long enough to be under way for all that follows.
+    visit.ask_for(ignore_eos=True)
+    visit.run("h1", max_tokens=400)
     page.dblclick("#generate")
     page.keyboard.press("Control+Enter")
     page.select_option("#schedule", "plain")
     visit.becomes("done")
-    text, _ = traced(http)
+    text, _ = traced(http, max_tokens=400, ignore_eos=True)
     assert text_of(page) == text
     assert sum(url.endswith("/v1/completions") for url in visit.requested) == 1
     assert page.inner_text("#ran") == "alternate"
