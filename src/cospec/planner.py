@@ -58,14 +58,12 @@ MOST_OFF = 2.0
 class Era:
     """A stretch of rounds in which the texts run one plan: what they gave once all had changed to it.
 
-    bucket: of how many texts there were, a power of two. seconds: of all texts together. has_begun: whether the plan
-    before is done with: the first tokens take the calls in which members catch up with what it left to be fed.
+    bucket: of how many texts there were, a power of two. seconds: of all texts together.
     """
 
     name: str
     bucket: int = 1
     texts: WeakSet[Sequence] = field(default_factory=WeakSet)
-    has_begun: bool = False
     tokens: int = 0
     seconds: float = 0.0
 
@@ -111,12 +109,9 @@ class Planner:
         self.num_rows = done.num_live
         self._overhead.add((done.seconds - done.seconds_in_runners) / max(1, done.num_feeds))
         era = self._era
-        if era is None or done.has_prefill or not all(text in era.texts for text in done.sequences):
-            return
-        if era.has_begun:
+        if era is not None and not done.has_prefill and all(text in era.texts for text in done.sequences):
             era.tokens += done.num_settled
             era.seconds += done.seconds
-        era.has_begun |= done.num_settled > 0
 
     def on_settled(self, sequence: Sequence, settled: Values[Settled]) -> None:
         """The last positions were settled so, and their rows are still there."""
