@@ -109,5 +109,5 @@ def test_members_accept_their_own_drafters_more_often_than_one_for_all():
         return sum(each.accepted for each in stats) / sum(each.proposed for each in stats)
 
     own = [f"demo:{member}-drafter" for member in ("math", "general", "code")]
-    # Of some two thousand drafts each: .74 and .63, and by chance .02 more or less.
-    assert accepted(own) > accepted("demo:drafter") + 0.03
+    # Of some sixteen hundred drafts each: .79 and .63, and by chance .02 more or less.
+    assert accepted(own) > accepted("demo:drafter") + 0.05

@@ -102,14 +102,19 @@ def play(book: Book, rng: random.Random, num_slots: int, num_turns: int) -> list
     return slots
 
 
-@pytest.mark.parametrize("kind", SUPPORTED)
-def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
-    rng = random.Random(kind)
-    book = Book(HfRunner(tiny(kind)))
+def play_and_go_on(book: Book, rng: random.Random) -> None:
+    """A play of four slots, and then a token at a time."""
     slots = play(book, rng, num_slots=4, num_turns=8)
     for _ in range(3):
         book.feed(*((slot, words(rng, 1), 1) for slot in slots))
         book.feed((slots[2], words(rng, 1), 1))
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
+    rng = random.Random(kind)
+    book = Book(HfRunner(tiny(kind)))
+    play_and_go_on(book, rng)
 
 
 @pytest.mark.parametrize("kind", LEAN)
@@ -123,10 +128,7 @@ def test_the_lean_forward_gives_the_logits_of_the_model_s_own(kind: str) -> None
                 parameter.add_(0.3 * torch.randn_like(parameter))
     assert can_be_lean(model)
     book = Book(HfRunner(model, forward=LeanForward))
-    slots = play(book, rng, num_slots=4, num_turns=8)
-    for _ in range(3):
-        book.feed(*((slot, words(rng, 1), 1) for slot in slots))
-        book.feed((slots[2], words(rng, 1), 1))
+    play_and_go_on(book, rng)
     # Beyond the positions whose rotations were computed at first.
     book.feed((book.open(), words(rng, 300), 2))
 

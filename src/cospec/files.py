@@ -14,15 +14,13 @@ from .members import Member
 from .runner.hf import LoadOptions
 from .schedule import Plan
 
+# Those that a plan stands in.
+PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
 LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
 SETTINGS = {
     "members",
     "combine",
-    "schedule",
-    "gamma",
-    "proposer",
-    "first",
-    "verification",
+    *PLAN_SETTINGS,
     "max_sequences",
     *LOAD_OPTIONS,
 }
@@ -49,7 +47,7 @@ def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, A
 
 
 def plan_settings(plan: Plan, proposers: Sequence[str]) -> dict[str, Any]:
-    """The settings of `read_settings` that make this plan. proposers: as the file is to name them."""
+    """Those of `PLAN_SETTINGS` that make this plan. proposers: as the file is to name them."""
     settings: dict[str, Any] = {"schedule": plan.schedule}
     if plan.is_paced:
         settings["gamma"] = plan.gamma

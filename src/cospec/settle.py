@@ -182,8 +182,6 @@ def _draft(items: list[tuple[tuple[Sequence, int, str], Tensor, Tensor]]) -> Non
         position, probs = sequence.frontier, log_q.exp()
         if verification == "coupled":
             token = _noisy_argmax(sequence, position, log_q[None])[0]
-        elif sequence.params.is_argmax:
-            token = int(log_q.argmax())
         else:
             token = draw(probs, sequence.draws.uniform(position, Purpose.PROPOSE, sequence.epoch))
         drawn.append((token, probs))

@@ -13,7 +13,7 @@ import yaml
 
 from .ensemble import Ensemble, Prompt
 from .errors import InvalidEnsemble, InvalidPrompt
-from .files import plan_settings
+from .files import PLAN_SETTINGS, plan_settings
 from .planner import Planner
 from .sampling import SamplingParams
 from .schedule import DrawnMember, Plan, Setting, plans
@@ -21,8 +21,6 @@ from .schedule import DrawnMember, Plan, Setting, plans
 # The choice stands once so many texts in a row have left it as it was.
 NUM_STEADY = 4
 MOST_TEXTS = 60
-# The settings of an ensemble file that a plan stands in.
-PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
 
 
 @dataclass(frozen=True)

@@ -67,20 +67,16 @@ def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
         "combine": {"type": ensemble.combination.name, **combination},
-        **plan_settings(plan, _proposers(plan, ensemble)),
+        **plan_settings(plan, _proposers(plan, ensemble, sources)),
         "max_sequences": ensemble.max_sequences,
     }
     # Drafters are loaded as the members are.
     return settings | {key: _plain(value) for key, value in ensemble.load_options.items()}
 
 
-def _proposers(plan: Plan, ensemble: Ensemble) -> list[str]:
+def _proposers(plan: Plan, ensemble: Ensemble, sources: Mapping[str, Member]) -> list[str]:
     """The plan's own, or all drafters where it is free to choose among them, or has one for each member."""
-    drafters = {
-        name: written(source)
-        for name, source in zip(ensemble.names, ensemble.sources, strict=True)
-        if name in ensemble.drafter_names
-    }
+    drafters = {name: written(sources[name]) for name in ensemble.drafter_names}
     if plan.proposer in ensemble.names:
         return [drafters.get(plan.proposer, plan.proposer)]
     return [] if plan.schedule in ("plain", "alternate") else list(drafters.values())

@@ -41,7 +41,6 @@ class LeanForward:
         config, body = model.config, model.model
         self._cache = cache
         self._masks = Masks(config, model.dtype, may_omit=True)
-        self._kinds = getattr(config, "layer_types", None)
         self._embed: Callable[[Tensor], Tensor] = body.embed_tokens
         self._rotations = Rotations(body.rotary_emb, model.dtype)
         self._layers = [_Layer(layer, config) for layer in body.layers]
@@ -51,10 +50,9 @@ class LeanForward:
     def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
         self._cache.window = places
         masks = self._masks.at(places)
-        kinds = self._kinds or list(masks) * len(self._layers)
         rotation = self._rotations.at(places)
         hidden = self._embed(input_ids)
-        for layer, kind, stored in zip(self._layers, kinds, self._cache.slot_layers, strict=True):
+        for layer, kind, stored in zip(self._layers, self._masks.kinds, self._cache.slot_layers, strict=True):
             hidden = layer(hidden, rotation, masks[kind], stored)
         return self._head(self._norm(hidden[:, -num_kept:]))
 

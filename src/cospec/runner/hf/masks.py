@@ -1,6 +1,7 @@
 """What each token of a call may look at."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,13 @@ class Masks:
     """The masks of a model's layers.
 
     config: of the model's text. dtype: what it computes in. may_omit: whether attention that is given no mask sees
-    whatever stands before a token, and a single token sees all.
+    whatever stands before a token, and a single token sees all. kinds: each layer's type.
     """
 
-    def __init__(self, config: object, dtype: torch.dtype, *, may_omit: bool) -> None:
-        self._windows = _sliding_windows(config)
+    def __init__(self, config: Any, dtype: torch.dtype, *, may_omit: bool) -> None:
+        self.kinds = _kinds(config)
+        window: int | None = getattr(config, "sliding_window", None)
+        self._windows = {kind: window if kind == "sliding_attention" else None for kind in sorted(set(self.kinds))}
         self._dtype = dtype
         self._may_omit = may_omit
 
@@ -41,9 +44,7 @@ def mask(places: Places, dtype: torch.dtype, sliding_window: int | None = None) 
     return empty.masked_fill_(is_hidden, torch.finfo(dtype).min)
 
 
-def _sliding_windows(config: object) -> Mapping[str, int | None]:
-    """Each type of layer in use with its window; a model that names no types is of one throughout."""
-    window: int | None = getattr(config, "sliding_window", None)
-    unnamed = ["sliding_attention" if window else "full_attention"]
-    kinds = sorted(set(getattr(config, "layer_types", None) or unnamed))
-    return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+def _kinds(config: Any) -> list[str]:
+    """Each layer's type; a model that names no types is of one throughout."""
+    unnamed = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+    return list(getattr(config, "layer_types", None) or [unnamed] * config.num_hidden_layers)

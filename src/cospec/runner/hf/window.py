@@ -1,4 +1,4 @@
-"""Where the tokens of one forward call stand: which slots, which positions, and what each may see."""
+"""Where the tokens of one forward call stand: which slots, and which positions."""
 
 from collections.abc import Sequence
 from functools import cached_property
