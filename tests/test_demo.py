@@ -79,13 +79,14 @@ def test_alternate_makes_no_more_member_calls_than_plain_over_fifty_prompts():
 def test_measured_acceptance_is_one_minus_tv_of_the_rows(monkeypatch, name, gamma):
     looked_at: list[float] = []
 
-    def spy(run, accept, replace):
-        verdict = verify_token(run, accept, replace)
-        overlaps = torch.minimum(run.target, run.draft).sum(-1).tolist()
-        looked_at.extend(overlaps[: verdict.accepted + (verdict.token is not None)])
-        return verdict
+    def spy(runs, accept, replace):
+        verdicts = verify_token(runs, accept, replace)
+        overlaps = torch.minimum(runs.target, runs.draft).sum(-1).tolist()
+        for (start, _), verdict in zip(runs.spans, verdicts, strict=True):
+            looked_at.extend(overlaps[start : start + verdict.accepted + (verdict.token is not None)])
+        return verdicts
 
-    monkeypatch.setattr("cospec.settle.verify_token", spy)
+    monkeypatch.setattr("cospec.settle.decide.verify_token", spy)
     ensemble = Ensemble.load(name, schedule="alternate", gamma=gamma, verification="token")
     results = ensemble.generate(demo.prompts(), SamplingParams(max_tokens=40, seed=3, ignore_eos=True))
     tallies = [tally for result in results for tally in result.proposers.values()]

@@ -49,7 +49,10 @@ def test_every_drafter_is_tried_alone_in_a_mixture_and_in_two_stages():
 
 
 def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
-    monkeypatch.setattr("cospec.settle.verify_token", lambda run, **draws: Verdict(len(run.tokens), None))
+    def all_stand(runs, **draws):
+        return [Verdict(length, None) for length in runs.lengths]
+
+    monkeypatch.setattr("cospec.settle.decide.verify_token", all_stand)
     failed = {(check.name, check.schedule) for check in checks(Ensemble([table(1), table(2, sharpness=3.0)]))
               if not check.is_passed}  # fmt: skip
     assert ("sampled text", "alternate") in failed
@@ -58,7 +61,7 @@ def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
 
 def test_a_fault_in_coupled_text_is_told_from_a_tie(monkeypatch):
     drafting = Ensemble([table(1), table(2, sharpness=3.0)], schedule="alternate")
-    monkeypatch.setattr("cospec.settle.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
+    monkeypatch.setattr("cospec.settle.decide.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
     found = [check for check in checks(drafting) if check.name == "coupled text"]
     assert not any(check.is_passed for check in found)
     gaps = [difference.gap for check in found for difference in check.differences]

@@ -3,18 +3,18 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from cospec import UnknownName
-from cospec.verify import VERIFICATIONS, Run, Verdict, check_verification, verify_block, verify_coupled, verify_token
+from cospec.verify import VERIFICATIONS, Runs, Verdict, check_verification, verify_block, verify_coupled, verify_token
 
 from .laws.enumerated import Path, Uniform, branching, outcomes
 
-Verify = Callable[..., Verdict]
+Verify = Callable[..., list[Verdict]]
 BY_RATIO = [verify_token, verify_block]
 # One column for accepting and one for replacing, as the purposes of `Draws`.
 ACCEPT, REPLACE = 0, 1
@@ -30,20 +30,24 @@ def rows(seed: int, length: int, vocab_size: int = 3, sharpness: float = 1.5) ->
     }
 
 
-def run_of(tokens: tuple[int, ...], p: dict[tuple[int, ...], Tensor], q: dict[tuple[int, ...], Tensor]) -> Run:
+def run_of(tokens: tuple[int, ...], p: dict[tuple[int, ...], Tensor], q: dict[tuple[int, ...], Tensor]) -> Runs:
     before = [tokens[:i] for i in range(len(tokens))]
-    return Run(
-        tokens=torch.tensor(tokens),
-        target=torch.stack([p[text] for text in before]),
-        draft=torch.stack([q[text] for text in before]),
-    )
+    return one(tokens, torch.stack([p[text] for text in before]), torch.stack([q[text] for text in before]))
 
 
-def verdicts(verify: Verify, run: Run) -> list[tuple[float, Verdict]]:
+def one(tokens: Sequence[int], target: Tensor, draft: Tensor) -> Runs:
+    """A run alone."""
+    return Runs(lengths=[len(tokens)], tokens=torch.tensor(tokens), target=target, draft=draft)
+
+
+def verdicts(verify: Verify, run: Runs) -> list[tuple[float, Verdict]]:
     """Each verdict that may come of the run, with its probability."""
 
     def decide(path: Path) -> Verdict:
-        return verify(run, lambda i: Uniform(path, (i, ACCEPT, 0)), lambda i: Uniform(path, (i, REPLACE, 0)))
+        (verdict,) = verify(
+            run, lambda _, i: Uniform(path, (i, ACCEPT, 0)), lambda _, i: Uniform(path, (i, REPLACE, 0))
+        )
+        return verdict
 
     with branching():
         return [(probability, verdict) for probability, verdict, _ in outcomes(decide)]
@@ -143,8 +147,8 @@ def test_a_block_accepts_by_the_shares_h(length):
 def test_a_draft_from_the_target_itself_is_always_accepted(verify):
     p = rows(7, 3)
     for tokens in drafted(p, 3):
-        verdict = verify(run_of(tokens, p, p), accept=lambda i: 1 - 2**-40, replace=lambda i: 0.5)
-        assert verdict == Verdict(3, None)
+        found = verify(run_of(tokens, p, p), accept=lambda _, i: 1 - 2**-40, replace=lambda _, i: 0.5)
+        assert found == [Verdict(3, None)]
 
 
 @pytest.mark.parametrize("verify", BY_RATIO)
@@ -152,9 +156,7 @@ def test_a_draft_from_the_target_itself_is_always_accepted(verify):
 def test_rounding_that_rejects_a_draft_from_the_target_replaces_it_by_a_token_of_the_target(verify, dtype):
     p = torch.tensor([[0.0, 0.25, 0.75]], dtype=dtype)
     q = torch.tensor([[0.0, 0.25, 0.75]], dtype=dtype)
-    above = Run(tokens=torch.tensor([2]), target=p, draft=q)
-    verdict = verify(above, accept=lambda i: 1.0, replace=lambda i: 0.1)
-    assert verdict == Verdict(0, 1)
+    assert verify(one([2], p, q), accept=lambda _, i: 1.0, replace=lambda _, i: 0.1) == [Verdict(0, 1)]
 
 
 @pytest.mark.parametrize("verify", BY_RATIO)
@@ -162,9 +164,9 @@ def test_a_target_of_one_token_accepts_it_alone(verify):
     target = torch.tensor([[0.0, 1.0, 0.0]])
     draft = torch.tensor([[0.6, 0.3, 0.1]])
     for token, expected in ((1, Verdict(1, None)), (0, Verdict(0, 1)), (2, Verdict(0, 1))):
-        run = Run(tokens=torch.tensor([token]), target=target, draft=draft)
         for uniform in (1e-12, 0.5, 1 - 1e-12):
-            assert verify(run, lambda i, u=uniform: u, lambda i, u=uniform: u) == expected
+            same = lambda _, i, u=uniform: u  # noqa: E731
+            assert verify(one([token], target, draft), same, same) == [expected]
 
 
 @pytest.mark.parametrize("verify", BY_RATIO)
@@ -174,7 +176,7 @@ def test_a_one_hot_draft_is_accepted_with_the_targets_probability_and_replaced_b
         draft = torch.zeros(1, 3, dtype=torch.float64)
         draft[0, token] = 1.0
         law = defaultdict(float)
-        for probability, verdict in verdicts(verify, Run(tokens=torch.tensor([token]), target=p[None], draft=draft)):
+        for probability, verdict in verdicts(verify, one([token], p[None], draft)):
             law[token if verdict.token is None else verdict.token] += probability
         assert [law[x] for x in range(3)] == pytest.approx(p.tolist())
 
@@ -184,7 +186,7 @@ def test_a_lookups_draft_given_a_members_row_would_bias_the_text(verify):
     p, q = rows(8, 1)[()], rows(9, 1)[()]
     looked_up = 0
     law = defaultdict(float)
-    for probability, verdict in verdicts(verify, Run(tokens=torch.tensor([looked_up]), target=p[None], draft=q[None])):
+    for probability, verdict in verdicts(verify, one([looked_up], p[None], q[None])):
         law[looked_up if verdict.token is None else verdict.token] += probability
     assert sum(abs(law[x] - float(p[x])) for x in range(3)) / 2 > 0.05
 
@@ -202,11 +204,29 @@ def test_blocks_of_lookups_have_the_law_of_the_target():
 def test_verdicts_do_not_look_at_rows_behind_the_run(verify):
     p, q = rows(12, 3), rows(13, 3)
     for tokens in drafted(q, 2):
-        uniforms = {"accept": lambda i: (0.35, 0.62)[i], "replace": lambda i: 0.4}
+        uniforms = {"accept": lambda _, i: (0.35, 0.62)[i], "replace": lambda _, i: 0.4}
         short = verify(run_of(tokens, p, q), **uniforms)
         changed = dict(p)
         changed[tokens] = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
         assert verify(run_of(tokens, changed, q), **uniforms) == short
+
+
+@pytest.mark.parametrize("verify", BY_RATIO)
+def test_runs_side_by_side_are_each_decided_as_alone(verify):
+    generator = torch.Generator().manual_seed(14)
+    lengths = [3, 1, 4, 2, 1, 5] * 8
+    total = sum(lengths)
+    p, q = torch.softmax(2 * torch.randn(2, total, 7, generator=generator, dtype=torch.float64), -1)
+    tokens = torch.multinomial(q, 1, generator=generator)[:, 0]
+    accept, replace = torch.rand(2, len(lengths), 5, generator=generator).tolist()
+    runs = Runs(lengths=lengths, tokens=tokens, target=p, draft=q)
+    together = verify(runs, lambda run, i: accept[run][i], lambda run, i: replace[run][i])
+    for run, (start, length) in enumerate(runs.spans):
+        own = slice(start, start + length)
+        alone = one(tokens[own].tolist(), p[own], q[own])
+        assert verify(alone, lambda _, i, u=accept[run]: u[i], lambda _, i, u=replace[run]: u[i]) == [together[run]]
+    assert {verdict.accepted for verdict in together} >= {0, 1, 2}
+    assert any(verdict.token is None for verdict in together)
 
 
 def test_coupled_accepts_what_the_noise_settles_and_stops_at_the_first_difference():

@@ -108,16 +108,21 @@ class SamplingParams:
     @property
     def is_identity(self) -> bool:
         """Whether a draw is from r itself: nothing between the combination and the draw."""
-        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1 and self.min_p == 0 and not self._is_biased
+        return self.temperature == 1 and self.top_k == 0 and self.top_p == 1 and self.min_p == 0 and not self.is_biased
+
+    @property
+    def warpers(self) -> tuple[float, int, float, float]:
+        """What `warp` looks at."""
+        return self.temperature, self.top_k, self.top_p, self.min_p
 
     @property
     def is_argmax(self) -> bool:
         """Whether a token is argmax r itself: at temperature 0, with nothing changing r before."""
-        return self.temperature == 0 and not self._is_biased
+        return self.temperature == 0 and not self.is_biased
 
     @property
-    def _is_biased(self) -> bool:
-        """Whether logits change before they are heated."""
+    def is_biased(self) -> bool:
+        """Whether logits change before they are heated: by what stands before them, or token by token."""
         return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0 or self.constraint is not None
 
 
@@ -197,6 +202,11 @@ def shape(log_probs: Tensor, params: SamplingParams, history: History, end_ids: 
     logits = _bias(log_probs, params, history, end_ids)
     if params.has_penalties:
         logits = _penalise(logits, params, history)
+    return warp(logits, params)
+
+
+def warp(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Temperature, top-k, top-p and min-p alone, which look at nothing but the row: log-probabilities, normalised."""
     if params.temperature == 0:
         return _one_hot(logits)
     logits = _heated(logits, params.temperature)
@@ -330,7 +340,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def draw(probs: Tensor, uniform: float) -> int:
-    """The token at which the running sum of `probs` [vocab], in float64, passes `uniform` of its total."""
-    running = probs.double().cumsum(0)
-    return int(torch.searchsorted(running, running[-1] * uniform, right=True))
+def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """For each row of `probs` [rows, vocab] the token at which its running sum, in float64, passes that uniform of its
+    total: [rows] ids."""
+    running = probs.double().cumsum(-1)
+    reached = running[:, -1:] * torch.tensor(uniforms, dtype=running.dtype, device=running.device)[:, None]
+    return torch.searchsorted(running, reached, right=True)[:, 0]

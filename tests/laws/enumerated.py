@@ -94,15 +94,15 @@ class Uniform:
         return self.path.cell(self.key, (running / running[-1]).tolist()[:-1])
 
 
-def draw(probs: Tensor, uniform: Uniform) -> int:
+def draw(probs: Tensor, uniforms: Values[Uniform]) -> Tensor:
     """Stands in for `sampling.draw`."""
-    return uniform.token(probs)
+    return torch.tensor([uniform.token(row) for row, uniform in zip(probs, uniforms, strict=True)])
 
 
 @contextmanager
 def branching() -> Iterator[None]:
     """Wherever cospec draws a token by a uniform, it draws by a Uniform."""
-    stand_ins = {"settle.draw": draw, "settle.gumbel": gumbel, "verify.draw": draw}
+    stand_ins = {"settle.propose.draw": draw, "settle.noise.gumbel": gumbel, "verify.draw": draw}
     with ExitStack() as stack:
         for name, stand_in in stand_ins.items():
             stack.enter_context(mock.patch(f"cospec.{name}", stand_in))

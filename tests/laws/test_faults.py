@@ -9,13 +9,15 @@ from unittest import mock
 import pytest
 import torch
 
-from cospec import Arithmetic, Contrastive, Mixture, SamplingParams, settle
+from cospec import Arithmetic, Contrastive, Mixture, SamplingParams, verify
 from cospec.drafts import Draft
 from cospec.sampling import Purpose
 from cospec.schedule import DrawnMember
 from cospec.sequence import Sequence
-from cospec.settle import Span, propose
-from cospec.verify import Run, Uniforms, Verdict
+from cospec.settle import propose
+from cospec.settle.decide import Block, verdicts_of
+from cospec.settle.target import Span, log_combined, stacked
+from cospec.verify import Runs, Uniforms, Verdict
 
 from . import naive
 from .cases import Blend, Case
@@ -33,8 +35,6 @@ FIXED = Case(
 BLOCK = FIXED.but(blend=Blend(MIXED.combination, MIXED.target, (50, 51)), verification="block", gamma=3, sharpness=2.5)
 ALTERNATE = FIXED.but(blend=ASYMMETRIC, schedule="alternate", gamma=1, proposer=None)
 
-log_combined = settle.log_combined
-
 
 def log_target_with(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractContextManager[object]:
     """The target of the position behind a block comes from rows [members, vocab] that were changed so."""
@@ -43,11 +43,11 @@ def log_target_with(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractC
         log_rs = log_combined(spans, combination)
         for span, log_r in zip(spans, log_rs, strict=True):
             if span.sequence.drafts and span.stop == span.sequence.frontier + 1:
-                rows = Span(span.sequence, span.stop - 1, span.stop).rows(span.sequence.members)[:, 0]
+                rows = stacked([Span(span.sequence, span.stop - 1, span.stop)], span.sequence.members)[:, 0]
                 log_r[-1:] = combination.log_probs(change(rows)[:, None])
         return log_rs
 
-    return mock.patch("cospec.settle.log_combined", faulty)
+    return mock.patch("cospec.settle.target.log_combined", faulty)
 
 
 def bonus_token_from_one_member() -> AbstractContextManager[object]:
@@ -58,8 +58,8 @@ def last_row_missing_in_the_mix() -> AbstractContextManager[object]:
     return log_target_with(lambda rows: torch.cat([rows[:1], torch.zeros_like(rows[1:])]))
 
 
-def faulty_block(run: Run, accept: Uniforms, replace: Uniforms, *, stops: bool, is_adjusted: bool) -> Verdict:
-    """Block verification, except that it may stop at the first failure or replace from max(0, p - q)."""
+def faulty_block(run: Runs, accept: Uniforms, replace: Uniforms, *, stops: bool, is_adjusted: bool) -> list[Verdict]:
+    """Block verification of one run, except that it may stop at the first failure or replace from max(0, p - q)."""
     ratios = (run.target / run.draft).gather(1, run.tokens[:, None])[:, 0].tolist()
     reach = [1.0]
     for ratio in ratios:
@@ -69,18 +69,18 @@ def faulty_block(run: Run, accept: Uniforms, replace: Uniforms, *, stops: bool, 
     for i in range(1, len(ratios) + 1):
         mass = float(residuals[i].sum()) if i < len(ratios) else 0.0
         h = reach[i] if i == len(ratios) else mass / (mass + 1 - reach[i]) if mass else 0.0
-        if accept(i - 1) < h:
+        if accept(0, i - 1) < h:
             accepted = i
         elif stops:
             break
     if accepted == len(ratios):
-        return Verdict(accepted, None)
+        return [Verdict(accepted, None)]
     residual = residuals[accepted] if is_adjusted else (run.target[accepted] - run.draft[accepted]).clamp(min=0)
-    return Verdict(accepted, settle.draw(residual, replace(accepted)))
+    return [Verdict(accepted, int(verify.draw(residual[None], [replace(0, accepted)])))]
 
 
 def block_with(*, stops: bool = False, is_adjusted: bool = True) -> AbstractContextManager[object]:
-    return mock.patch("cospec.settle.verify_block", partial(faulty_block, stops=stops, is_adjusted=is_adjusted))
+    return mock.patch("cospec.settle.decide.verify_block", partial(faulty_block, stops=stops, is_adjusted=is_adjusted))
 
 
 def one_stream_for_all_purposes() -> AbstractContextManager[object]:
@@ -103,13 +103,12 @@ def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
 
 
 def transforms_unread_when_verifying() -> AbstractContextManager[object]:
-    verify = settle._verify
+    def faulty(blocks: list[Block]) -> list[Verdict]:
+        spans = [Span(block.sequence, block.start, block.start + len(block.drafts)) for block in blocks]
+        unshaped = log_combined(spans, MIXED.combination) if spans else []
+        return verdicts_of([replace(b, log_target=log_r) for b, log_r in zip(blocks, unshaped, strict=True)])
 
-    def faulty(sequence: Sequence, start: int, drafts: list[object], log_r: torch.Tensor, verification: str) -> Verdict:
-        (unshaped,) = log_combined([Span(sequence, start, start + len(drafts))], MIXED.combination)
-        return verify(sequence, start, drafts, unshaped, verification)
-
-    return mock.patch("cospec.settle._verify", faulty)
+    return mock.patch("cospec.settle.decide.verdicts_of", faulty)
 
 
 def rows_by_role() -> AbstractContextManager[object]:
@@ -122,9 +121,9 @@ def rows_by_role() -> AbstractContextManager[object]:
             if span.sequence.drafts:
                 order.sort(key=lambda member: member != span.sequence.drafts[0].proposer)
             orders.append(order)
-        return [combination.log_probs(span.rows(order)) for span, order in zip(spans, orders, strict=True)]
+        return [combination.log_probs(stacked([span], order)) for span, order in zip(spans, orders, strict=True)]
 
-    return mock.patch("cospec.settle.log_combined", faulty)
+    return mock.patch("cospec.settle.target.log_combined", faulty)
 
 
 def draws_used_again_after_a_rollback() -> AbstractContextManager[object]:

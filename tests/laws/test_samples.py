@@ -25,9 +25,10 @@ def by_noise(draws: Draws, num_positions: int) -> list[int]:
 
 
 def by_uniforms(purpose: Purpose) -> list[int]:
-    probs = torch.tensor(P)
     draws = Draws(3)
-    return [draw(probs, draws.uniform(i // 4, purpose, i % 4)) for i in range(NUM_DRAWS)]
+    uniforms = [draws.uniform(i // 4, purpose, i % 4) for i in range(NUM_DRAWS)]
+    tokens: list[int] = draw(torch.tensor(P).expand(NUM_DRAWS, -1), uniforms).tolist()
+    return tokens
 
 
 def test_noise_at_one_position_after_the_other_draws_from_r():

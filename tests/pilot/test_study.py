@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cospec import Ensemble, Mixture, SamplingParams, settle
+from cospec import Ensemble, Mixture, SamplingParams
 from cospec.bench.intervals import FEWEST_UNITS
 from cospec.cli import app
 from cospec.errors import CospecError, InvalidPilot
@@ -25,6 +25,7 @@ from cospec.pilot.questions import TEXTS, Question, balanced, read_questions
 from cospec.pilot.results import ALL, OURS, PLAIN, Results
 from cospec.pilot.trials import Trial, batches
 from cospec.runner.hf import LoadOptions
+from cospec.settle.target import log_combined
 from cospec.verify import Verdict
 
 from .studies import PRICES, PROMPTS, Wrapped, finished, slow, study
@@ -233,7 +234,11 @@ def test_a_gap_without_end_is_no_number(pair):
 
 def biased():
     """Every draft is accepted, whatever the target says of it."""
-    return mock.patch("cospec.settle._verify", lambda sequence, start, drafts, *_: Verdict(len(drafts), None))
+
+    def all_stand(blocks):
+        return [Verdict(len(block.drafts), None) for block in blocks]
+
+    return mock.patch("cospec.settle.decide.verdicts_of", all_stand)
 
 
 def test_a_biased_verifier_is_a_no_go(pair):
@@ -249,7 +254,6 @@ def test_a_biased_verifier_is_a_no_go(pair):
 
 def test_a_member_in_the_targets_place_is_a_no_go(pair):
     """The token behind an accepted block comes from one member alone, as elsewhere."""
-    log_combined = settle.log_combined
 
     def faulty(spans, combination):
         log_rs = log_combined(spans, combination)
@@ -258,7 +262,7 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
                 log_r[-1:] = torch.log_softmax(span.sequence.lanes[0].between(span.stop - 1, span.stop), -1)
         return log_rs
 
-    with mock.patch("cospec.settle.log_combined", faulty):
+    with mock.patch("cospec.settle.target.log_combined", faulty):
         found = finished(pair, criteria=Criteria(min_speedup=None))
     assert "exactness" in found.verdict.blocking
 

@@ -1,0 +1,185 @@
+"""What tokens are drawn from: log of the target, for all sequences at once, from the rows that their lanes keep."""
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence as Values
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..combine import Combination
+from ..errors import CospecError, MemberFailed
+from ..sampling import History, shape, shape_members, warp
+from ..schedule import Schedule
+from ..sequence import Sequence
+from ..shortcuts import certain_tokens, has_shortcut
+from .noise import by_place
+from .policy import Policy
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions start .. stop - 1 of a sequence."""
+
+    sequence: Sequence
+    start: int
+    stop: int
+
+    def of(self, member: int) -> Tensor:
+        """The member's rows [positions, vocab], shaped as members are."""
+        return shape_members(self.sequence.lanes[member].between(self.start, self.stop), self.sequence.params)
+
+
+def stacked(spans: Values[Span], members: Values[int]) -> Tensor:
+    """[members, positions, vocab] of all spans, one behind the other, on the first member's device."""
+    rows = [joined([span.of(i) for span in spans]) for i in members]
+    return torch.stack([row.to(rows[0]) for row in rows])
+
+
+def joined(rows: list[Tensor]) -> Tensor:
+    """One behind the other. Those of members on different devices go to the first one's."""
+    return rows[0] if len(rows) == 1 else torch.cat([row.to(rows[0]) for row in rows])
+
+
+def log_combined(spans: Values[Span], combination: Combination) -> list[Tensor]:
+    """log r before the transforms, [positions, vocab] for each span; all of them are combined at once."""
+    log_r = combination.log_probs(stacked(spans, spans[0].sequence.members))
+    return [*torch.split(log_r, [span.stop - span.start for span in spans])]
+
+
+def log_targets(items: Values[tuple[Sequence, Policy]]) -> list[Tensor | CospecError | None]:
+    """For each sequence, log of what tokens are drawn from, from the first position on as far as it is certain:
+    drafted ones and one more. None if nothing is."""
+    parts = _parts(items)
+    known = [i for i, own in enumerate(parts) if own]
+    log_rs = distributions([(items[i][0], items[i][0].position, joined(parts[i])) for i in known])
+    targets: list[Tensor | CospecError | None] = [None] * len(items)
+    for i, log_r in zip(known, log_rs, strict=True):
+        sequence, _ = items[i]
+        names = (sequence.lanes[member].name for member in sequence.members)
+        targets[i] = no_distribution(" + ".join(names)) if log_r is None else log_r
+    return targets
+
+
+def _parts(items: Values[tuple[Sequence, Policy]]) -> list[list[Tensor]]:
+    """Of each, log r before the transforms: stretches of positions that the same members settle, then those that are
+    certain without all of their members."""
+    filled = [_filled(sequence, policy.schedule) for sequence, policy in items]
+    parts: list[list[Tensor]] = [[] for _ in items]
+    # What the same members settle in the same way is combined at once.
+    groups: dict[tuple[int, tuple[int, ...]], list[tuple[int, Span]]] = defaultdict(list)
+    for index, own in enumerate(filled):
+        for cells, span in own:
+            groups[id(items[index][1].combination), cells].append((index, span))
+    combined: dict[Span, Tensor] = {}
+    for (_, cells), same in groups.items():
+        spans = [span for _, span in same]
+        combined.update(zip(spans, _log_of(cells, spans, items[same[0][0]][1].combination), strict=True))
+    for index, (sequence, policy) in enumerate(items):
+        parts[index] = [combined[span] for _, span in filled[index]]
+        start = filled[index][-1][1].stop if filled[index] else sequence.position
+        certain = _log_certain(sequence, policy.combination, start)
+        parts[index] += [] if certain is None else [certain]
+    return parts
+
+
+def _log_of(cells: tuple[int, ...], spans: Values[Span], combination: Combination) -> list[Tensor]:
+    """log r before the transforms of what these members settle: all of them together, or one alone."""
+    if len(cells) == spans[0].sequence.num_members:
+        return log_combined(spans, combination)
+    log_p = torch.log_softmax(stacked(spans, cells)[0], dim=-1)
+    return [*torch.split(log_p, [span.stop - span.start for span in spans])]
+
+
+def _filled(sequence: Sequence, schedule: Schedule) -> list[tuple[tuple[int, ...], Span]]:
+    """The positions, from the first, whose cells are filled: stretches of equal cells."""
+    cells = []
+    for position in range(sequence.position, _stop(sequence)):
+        needed = tuple(schedule.cells(sequence, position))
+        if not all(sequence.lanes[i].has(position) for i in needed):
+            break
+        cells.append(needed)
+    spans, start = [], sequence.position
+    for needed, same in itertools.groupby(cells):
+        stop = start + len(list(same))
+        spans.append((needed, Span(sequence, start, stop)))
+        start = stop
+    return spans
+
+
+def _stop(sequence: Sequence) -> int:
+    """Behind the last position that can be settled now: drafted ones and one more."""
+    return min(sequence.frontier + 1, sequence.limit)
+
+
+def _log_certain(sequence: Sequence, combination: Combination, start: int) -> Tensor | None:
+    """log r, all on one token, from `start` on as far as the members heard so far make it certain; see shortcuts."""
+    heard = [i for i in sequence.members if sequence.lanes[i].has(start)]
+    is_partly_heard = 0 < len(heard) < sequence.num_members
+    if not is_partly_heard or not has_shortcut(combination, is_greedy=sequence.params.is_argmax):
+        return None
+    stop = min(_stop(sequence), *(sequence.lanes[i].seen + 1 for i in heard))
+    if stop <= start:
+        return None
+    rows = stacked([Span(sequence, start, stop)], heard)
+    tokens = certain_tokens(combination, rows, heard)
+    if not tokens:
+        return None
+    log_r = rows.new_full((len(tokens), rows.shape[-1]), -math.inf)
+    return log_r.scatter_(1, torch.tensor(tokens, device=rows.device)[:, None], 0.0)
+
+
+def distributions(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | CospecError | None]:
+    """Log-probabilities [positions, vocab] of each sequence for positions from `start` on, under its transforms. None
+    where a row is no distribution; an error where a transform raised it."""
+    shaped = _shaped(items)
+    rows = [log_p for log_p in shaped if isinstance(log_p, Tensor)]
+    are_ones = iter(_are_distributions(rows))
+    return [log_p if isinstance(log_p, CospecError) or next(are_ones) else None for log_p in shaped]
+
+
+def _shaped(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | CospecError]:
+    """Under the transforms. Those that look at nothing but the row are the same for many, and done at once."""
+    shaped: list[Tensor | CospecError] = [log_probs for _, _, log_probs in items]
+    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for i, (sequence, start, log_probs) in enumerate(items):
+        params = sequence.params
+        if params.is_identity:
+            continue
+        if not params.is_biased:
+            alike[*params.warpers, log_probs.device, log_probs.dtype].append(i)
+            continue
+        try:
+            shaped[i] = shape(log_probs, params, _history(sequence, start), tuple(sequence.end_ids))
+        except CospecError as error:
+            shaped[i] = error
+    for same in alike.values():
+        log_probs = warp(joined([items[i][2] for i in same]), items[same[0]][0].params)
+        parts = torch.split(log_probs, [items[i][2].shape[0] for i in same])
+        for i, part in zip(same, parts, strict=True):
+            shaped[i] = part
+    return shaped
+
+
+def _history(sequence: Sequence, start: int) -> History:
+    output = [*sequence.output, *(draft.token for draft in sequence.drafts)]
+    return History(prompt=sequence.prompt, output=output, start=start)
+
+
+def _are_distributions(rows: Values[Tensor]) -> list[bool]:
+    """Of each [positions, vocab], whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
+    are_ones = [False] * len(rows)
+    for same in by_place(rows):
+        are_finite = [*map(math.isfinite, torch.cat([rows[i].amax(-1) for i in same]).tolist())]
+        ends = itertools.accumulate(rows[i].shape[0] for i in same)
+        for i, end in zip(same, ends, strict=True):
+            are_ones[i] = all(are_finite[end - rows[i].shape[0] : end])
+    return are_ones
+
+
+def no_distribution(whose: str) -> MemberFailed:
+    return MemberFailed(
+        f"{whose} gave a row that is no distribution (NaN or infinite logits, or every token forbidden)"
+    )
