@@ -148,6 +148,20 @@ def test_small_layers_that_read_the_same_are_joined_in_a_lean_forward(
     book.feed((book.open(), [4, 5, 6], 3))
 
 
+def test_padding_is_not_multiplied_with_a_lean_forward_s_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    call = lean._Layer.__call__
+
+    def spy(self: lean._Layer, hidden: torch.Tensor, *rest: object) -> torch.Tensor:
+        fed.append(hidden.shape[0])
+        return call(self, hidden, *rest)
+
+    monkeypatch.setattr(lean._Layer, "__call__", spy)
+    book = Book(HfRunner(tiny("llama"), forward=LeanForward))
+    book.feed((book.open(), [1, 2, 3, 4, 5], 2), (book.open(), [6], 1), (book.open(), [7, 8, 9], 3))
+    assert set(fed) == {9}
+
+
 def test_a_plain_decoder_is_loaded_lean_unless_that_changes_its_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

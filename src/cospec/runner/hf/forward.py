@@ -11,7 +11,9 @@ from .window import Places
 
 
 class Forward(Protocol):
-    """How a model is called."""
+    """How a model is called. padding: what a token costs that only fills up a shorter row, over what others do."""
+
+    padding: float
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None: ...
 
@@ -22,6 +24,8 @@ class Forward(Protocol):
 
 class ModelForward:
     """The model as it is."""
+
+    padding = 1.0
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
         config = model.config.get_text_config()

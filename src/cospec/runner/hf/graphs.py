@@ -83,6 +83,11 @@ class FixedPlaces:
         missing = self._inputs.shape[1] - len(rows)
         return [[0] * (self.width - len(row)) + list(row) for row in (*rows, *[()] * missing)]
 
+    @property
+    def tokens(self) -> None:
+        # Padding is computed as well: how many tokens there are would be a shape more.
+        return None
+
     def is_causal(self, sliding_window: int | None = None) -> bool:
         return False
 

@@ -6,6 +6,7 @@ own weights.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,7 +36,12 @@ def can_be_lean(model: PreTrainedModel) -> bool:
 
 
 class LeanForward:
-    """The model's parts, called one after the other. The model must be one that `can_be_lean`."""
+    """The model's parts, called one after the other. The model must be one that `can_be_lean`.
+
+    What pads shorter rows goes through attention alone, which is the least of a token's cost.
+    """
+
+    padding = 1 / 8
 
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
         config, body = model.config, model.model
@@ -50,11 +56,35 @@ class LeanForward:
     def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
         self._cache.window = places
         masks = self._masks.at(places)
-        rotation = self._rotations.at(places)
-        hidden = self._embed(input_ids)
+        rows, width = input_ids.shape
+        layout = Layout(rows, width, places.tokens)
+        rotation = self._rotations.at(layout.flat(places.position_ids), places.length)
+        hidden = self._embed(layout.flat(input_ids))
         for layer, kind, stored in zip(self._layers, self._masks.kinds, self._cache.slot_layers, strict=True):
-            hidden = layer(hidden, rotation, masks[kind], stored)
-        return self._head(self._norm(hidden[:, -num_kept:]))
+            hidden = layer(hidden, layout, rotation, masks[kind], stored)
+        return self._head(self._norm(layout.padded(hidden)[:, -num_kept:]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tokens one behind the other, [tokens, ...], and the same in rows, [rows, width, ...], zeros padding the shorter.
+
+    tokens: row and column of each token, None where no row is shorter than another.
+    """
+
+    rows: int
+    width: int
+    tokens: tuple[Tensor, Tensor] | None
+
+    def flat(self, rows: Tensor) -> Tensor:
+        return rows.flatten(0, 1) if self.tokens is None else rows[self.tokens]
+
+    def padded(self, flat: Tensor) -> Tensor:
+        if self.tokens is None:
+            return flat.view(self.rows, self.width, *flat.shape[1:])
+        rows = flat.new_zeros((self.rows, self.width, *flat.shape[1:]))
+        rows[self.tokens] = flat
+        return rows
 
 
 class Rotations:
@@ -65,11 +95,11 @@ class Rotations:
         self._like = torch.empty(0, dtype=dtype)
         self._compute(_FIRST_POSITIONS)
 
-    def at(self, places: Places) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines, [rows, width, 1, dim] each."""
-        if places.length > self._cos.shape[0]:
-            self._compute(2 * places.length)
-        return self._cos[places.position_ids], self._sin[places.position_ids]
+    def at(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines at positions [tokens] below `length`, [tokens, 1, dim] each."""
+        if length > self._cos.shape[0]:
+            self._compute(2 * length)
+        return self._cos[positions], self._sin[positions]
 
     def _compute(self, length: int) -> None:
         cos, sin = self._rotary(self._like, torch.arange(length)[None])
@@ -79,7 +109,7 @@ class Rotations:
 
 
 class _Layer:
-    """Attention, then gated units."""
+    """Attention, then gated units, of [tokens, dim]."""
 
     def __init__(self, layer: Any, config: Any) -> None:
         attention, units = layer.self_attn, layer.mlp
@@ -94,35 +124,35 @@ class _Layer:
         self._activation: Callable[[Tensor], Tensor] = units.act_fn
 
     def __call__(
-        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
+        self, hidden: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
     ) -> Tensor:
-        hidden = hidden + self._attended(self._before_attention(hidden), rotation, mask, stored)
+        hidden = hidden + self._attended(self._before_attention(hidden), layout, rotation, mask, stored)
         gate, up = self._gate_and_up(self._before_units(hidden)).chunk(2, dim=-1)
         return hidden + self._down(self._activation(gate) * up)
 
     def _attended(
-        self, hidden: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
+        self, hidden: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
     ) -> Tensor:
-        rows, width, _ = hidden.shape
-        qkv = self._qkv(hidden).view(rows, width, -1, self._dim)
+        qkv = self._qkv(hidden).view(hidden.shape[0], -1, self._dim)
         # Queries and keys are rotated together.
         num_rotated = self._heads + self._kv_heads
-        qk, v = qkv[:, :, :num_rotated], qkv[:, :, num_rotated:]
+        qk, v = qkv[:, :num_rotated], qkv[:, num_rotated:]
         if self._of_heads is not None:
             qk = self._of_heads(qk)
         cos, sin = rotation
-        qk = torch.addcmul(qk * cos, qk.roll(self._dim // 2, dims=-1), sin).transpose(1, 2)
-        keys, values = stored.update(qk[:, self._heads :], v.transpose(1, 2))
+        qk = torch.addcmul(qk * cos, qk.roll(self._dim // 2, dims=-1), sin)
+        qk, v = layout.padded(qk).transpose(1, 2), layout.padded(v).transpose(1, 2)
+        keys, values = stored.update(qk[:, self._heads :], v)
         seen = F.scaled_dot_product_attention(
             qk[:, : self._heads],
             keys,
             values,
             attn_mask=mask,
-            is_causal=mask is None and width > 1,
+            is_causal=mask is None and layout.width > 1,
             scale=self._scale,
             enable_gqa=True,
         )
-        return self._out(seen.transpose(1, 2).reshape(rows, width, -1))
+        return self._out(layout.flat(seen.transpose(1, 2)).flatten(1))
 
 
 class _Norm:
@@ -149,9 +179,10 @@ class _HeadNorm:
 
 
 def joined(linears: Sequence[Any]) -> Linear:
-    """What they give for the same input, side by side.
+    """What they give for the same input [tokens, in], side by side.
 
-    Small layers become one, at the price of a copy: below a size they take as long as it takes to call them.
+    Small layers become one, at the price of a copy: below a size they take as long as it takes to call them. The copy
+    has a row for each input, as products of few tokens read it: in float32 that takes half to two thirds of the time.
     """
     are_small = all(type(linear) is nn.Linear and linear.weight.numel() < FEWEST_WEIGHTS for linear in linears)
     biases = [linear.bias for linear in linears if linear.bias is not None]
@@ -162,4 +193,5 @@ def joined(linears: Sequence[Any]) -> Linear:
     if weight.dtype == torch.bfloat16 and can_pack(weight.dtype):
         # In float32 packing saves nothing at this size. Not by way of the module, which would look for hooks.
         return PackedLinear(weight, bias).forward
-    return lambda x: F.linear(x, weight, bias)
+    by_input = weight.t().contiguous()
+    return (lambda x: x @ by_input) if bias is None else (lambda x: torch.addmm(bias, x, by_input))

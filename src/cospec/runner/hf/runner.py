@@ -91,7 +91,8 @@ class HfRunner:
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
         self._check(batch)
         rows: dict[int, Tensor] = {}
-        for group in _groups(batch, A_CALL_ON_CPU if self._device.type == "cpu" else A_CALL):
+        a_call = A_CALL_ON_CPU if self._device.type == "cpu" else A_CALL
+        for group in _groups(batch, a_call / self._forward.padding):
             # In the order of slots, so that neighbours can be read without a copy.
             group.sort(key=lambda i: _index(batch[i].slot))
             rows.update(zip(group, self._rows([batch[i] for i in group]), strict=True))
@@ -134,17 +135,17 @@ def _index(slot: Slot) -> int:
     return slot.index
 
 
-def _groups(batch: Sequence[Feed], a_call: int) -> list[list[int]]:
+def _groups(batch: Sequence[Feed], a_call: float) -> list[list[int]]:
     """Indices of the feeds that go through the model together, so that padding and calls cost the least in all.
 
-    a_call: what one costs beside its tokens, in tokens.
+    a_call: what one costs beside its tokens, in tokens of padding.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, feed in enumerate(batch):
         by_length[len(feed.tokens)].append(index)
     lengths = sorted(by_length)
     # For the shortest 0, 1, 2, ... lengths: what they cost at least, in tokens, and where their last group begins.
-    cheapest = [(0, 0)]
+    cheapest = [(0.0, 0)]
     for stop, longest in enumerate(lengths, start=1):
         counts = [sum(len(by_length[length]) for length in lengths[start:stop]) for start in range(stop)]
         cheapest.append(

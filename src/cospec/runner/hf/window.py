@@ -12,7 +12,8 @@ class Places(Protocol):
     """What the cache and the masks need to know of a call's tokens.
 
     width, length: tokens a row, and how many positions each may look at. num_slots: as many as the cache must have.
-    position_ids: [rows, width].
+    position_ids: [rows, width]. tokens: row and column of each token, [tokens] each; None where none is told from
+    padding.
     """
 
     @property
@@ -26,6 +27,9 @@ class Places(Protocol):
 
     @property
     def position_ids(self) -> Tensor: ...
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor] | None: ...
 
     def is_causal(self, sliding_window: int | None = None) -> bool:
         """Whether attention that is given no mask sees what it should."""
@@ -82,6 +86,14 @@ class Window:
         columns = torch.cat([torch.arange(self.width - count, self.width) for count in self.counts])
         positions = columns + (torch.tensor(self.starts) + counts - self.width)[rows]
         return torch.stack((rows, columns, torch.tensor(self.slots)[rows], positions)).to(self.device)
+
+    @property
+    def tokens(self) -> tuple[Tensor, Tensor] | None:
+        """Row and column of each token; None where no row is padded."""
+        if min(self.counts) == self.width:
+            return None
+        rows, columns, _, _ = self.stored
+        return rows, columns
 
     def is_causal(self, sliding_window: int | None = None) -> bool:
         """Whether each token sees all that stands before it, and attention that is not told so sees the same.
