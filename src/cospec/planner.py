@@ -185,6 +185,9 @@ class Planner:
     def _is_over(self, era: Era) -> bool:
         if not self.chosen:
             return era.tokens >= TRIAL_TOKENS
+        if era.bucket != _bucket(self.num_rows):
+            # What is best for many texts is not for a few.
+            return True
         return era.tokens >= ERA_TOKENS + ERA_TOKENS_A_TEXT * self.num_rows and era.seconds >= ERA_SECONDS
 
     def _next(self) -> str:
