@@ -2,17 +2,20 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Linear
 
 from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
 from cospec.runner import Feed, Slot
 from cospec.runner.hf import HfRunner, LoadOptions, check_supported, lean, load
 from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.lean import LeanForward, can_be_lean
+from cospec.runner.hf.packed import PackedLinear, can_pack
 from cospec.runner.hf.runner import _groups
 
 from .models import VOCAB, saved, tiny
@@ -168,6 +171,13 @@ def test_a_plain_decoder_is_loaded_lean_unless_that_changes_its_logits(
     folder = str(saved(tmp_path / "llama"))
     assert isinstance(load(folder, CPU)._forward, LeanForward)
     assert isinstance(load(str(saved(tmp_path / "gpt2", "gpt2")), CPU)._forward, ModelForward)
+    # Some layers large enough to be packed, and some not.
+    large = str(saved(tmp_path / "large", hidden_size=512, intermediate_size=768, num_hidden_layers=1))
+    for dtype in ("float32", "bfloat16"):
+        runner = load(large, replace(CPU, dtype=dtype))
+        kinds = {type(each) for each in runner.model.modules()} & {Linear, PackedLinear}
+        assert kinds == ({Linear, PackedLinear} if can_pack(runner.dtype) else {Linear})
+        assert isinstance(runner._forward, LeanForward)
     turned = lean.Rotations._compute
 
     def turned_the_other_way(self: lean.Rotations, length: int) -> None:

@@ -185,7 +185,8 @@ def joined(linears: Sequence[Any]) -> Linear:
     has a row for each input, as products of few tokens read it: in float32 that takes half to two thirds of the time.
     """
     are_small = all(type(linear) is nn.Linear and linear.weight.numel() < FEWEST_WEIGHTS for linear in linears)
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    # Packed layers, for one, have no weights to join.
+    biases = [linear.bias for linear in linears if linear.bias is not None] if are_small else []
     if not are_small or len(biases) not in (0, len(linears)):
         return linears[0] if len(linears) == 1 else lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
     weight: Tensor = torch.cat([linear.weight for linear in linears]).detach()
