@@ -36,7 +36,8 @@ class Participant:
 class Request:
     """A text to decode. prompt: the user's; lane_prompts: what each participant is given, members then drafters.
 
-    decode: ids to text, None where there is no tokenizer (then there are no stop strings either).
+    decode: ids to text, None where there is no tokenizer (then there are no stop strings either). is_prompt_only: one
+    token is decoded for the prompt to be scored, and nobody is told of it.
     """
 
     prompt: tuple[int, ...]
@@ -45,6 +46,12 @@ class Request:
     policy: Policy
     draws: Draws
     decode: Callable[[Values[int]], str] | None = None
+    is_prompt_only: bool = False
+
+    def room(self, context: int, prompt: Values[int]) -> int:
+        """For how many tokens a context has room behind a lane's prompt. A token that nobody is told of needs none: the
+        last one is fed to no one."""
+        return context - len(prompt) + self.is_prompt_only
 
 
 @dataclass(frozen=True)
@@ -389,12 +396,15 @@ class Engine:
             # A drafter whose context is full has nothing to propose, and the text goes on.
             is_member = self._indices[participant.name] < self.num_members
             context = participant.runner.context if is_member else None
-            if context is not None and len(prompt) >= context:
+            if context is None:
+                continue
+            room = request.room(context, prompt)
+            if room < 1:
                 raise InvalidPrompt(
                     f"the prompt of {participant.name} has {len(prompt)} tokens; its context holds {context}, "
                     "the answer included: shorten the prompt"
                 )
-            limit = limit if context is None else min(limit, context - len(prompt))
+            limit = min(limit, room)
         return limit
 
     def _check_ids(self, request: Request) -> None:

@@ -133,6 +133,19 @@ def test_echo_scores_the_prompt(client, ensemble, max_tokens):
     assert told.token_logprobs[1 : len(prompt)] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_prompt_that_fills_the_context_can_be_scored_and_no_more(http, ensemble):
+    context = ensemble.runners[0].context
+    filling = (ids(ensemble, PROMPT) * context)[:context]
+    body = {"prompt": filling, "max_tokens": 0, "echo": True, "logprobs": 0, "schedule": "alternate"}
+    (choice,) = http.post("/v1/completions", json=body).json()["choices"]
+    assert len(choice["logprobs"]["token_logprobs"]) == context
+    assert None not in choice["logprobs"]["token_logprobs"][1:]
+    for change in ({"max_tokens": 1}, {"prompt": [*filling, filling[0]]}):
+        answer = http.post("/v1/completions", json=body | change)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_a_prompt_alone_costs_no_token_of_an_answer(http):
     def counted():
         lines = http.get("/metrics").text.splitlines()

@@ -77,7 +77,10 @@ class Decoder:
         """
         if asked.model is not None and asked.model != self.settings.model:
             raise ApiError(404, f"the model {asked.model!r} is not served, only {self.settings.model!r}", param="model")
-        ensemble, num_samples = self._variant(asked), asked.n or 1
+        ensemble, num_samples, is_prompt_only = self._variant(asked), asked.n or 1, max_tokens == 0
+        if is_prompt_only:
+            # Each member is fed the prompt once: there is nothing to draft.
+            ensemble = ensemble.with_plan(Plan(schedule="plain"))
         count, most = len(prompts) * num_samples, self.settings.max_sequences + self.settings.max_waiting
         if not 1 <= count <= most:
             raise ApiError(400, f"{count} texts were asked for at once; from 1 to {most} can be had")
@@ -87,7 +90,8 @@ class Decoder:
         )
         requests = []
         for prompt in prompts:
-            first = self._within_context(ensemble.request(self._readable(prompt), params))
+            first = replace(ensemble.request(self._readable(prompt), params), is_prompt_only=is_prompt_only)
+            first = self._within_context(first)
             self.host.engine.check(first)
             requests += [
                 replace(
@@ -97,7 +101,7 @@ class Decoder:
                 )
                 for index in range(num_samples)
             ]
-        return Job(requests, since, is_traced=bool(asked.trace), is_prompt_only=max_tokens == 0)
+        return Job(requests, since, is_traced=bool(asked.trace), is_prompt_only=is_prompt_only)
 
     def chat_prompt(self, messages: Values[Message]) -> Prompt:
         """A chat as its first member's template writes it, or plainly. Raises ApiError."""
@@ -218,10 +222,13 @@ class Decoder:
         """With no more tokens than every member has room for. Raises ApiError where that is none."""
         for runner, prompt in zip(self._members, request.lane_prompts, strict=False):
             context = self._limit(runner)
-            if context is not None and len(prompt) >= context:
+            if context is None:
+                continue
+            room = request.room(context, prompt)
+            if room < 1:
                 raise _context_exceeded(f"the prompt has {len(prompt)} tokens", context)
-            if context is not None and len(prompt) + request.params.max_tokens > context:
-                request = replace(request, params=replace(request.params, max_tokens=context - len(prompt)))
+            if request.params.max_tokens > room:
+                request = replace(request, params=replace(request.params, max_tokens=room))
         return request
 
     def _constraints(self, asked: DecodingRequest) -> Callable[[], Constraint | None]:
