@@ -32,6 +32,8 @@ EXPLORE = 0.05
 ERA_TOKENS, ERA_TOKENS_A_TEXT, ERA_SECONDS = 18, 6, 0.3
 # Those of the first eras, which are there so that all that is predicted from was seen.
 TRIAL_TOKENS = 6
+# What of an era's length is enough for the first plan, where it runs to be known: its speed hangs on no acceptance.
+PART_OF_AN_ERA = 1 / 3
 # One in so many eras is a drafter's trial again, whatever it did before: texts change.
 ERAS_A_TRIAL = 80
 # Rows are compared at one in so many settlements, of one text or of each of several, once there are enough.
@@ -58,11 +60,13 @@ MOST_OFF = 2.0
 class Era:
     """A stretch of rounds in which the texts run one plan: what they gave once all had changed to it.
 
-    bucket: of how many texts there were, a power of two. seconds: of all texts together.
+    bucket: of how many texts there were, a power of two. part: of an era's usual length, after which it is over.
+    seconds: of all texts together.
     """
 
     name: str
     bucket: int = 1
+    part: float = 1.0
     texts: WeakSet[Sequence] = field(default_factory=WeakSet)
     tokens: int = 0
     seconds: float = 0.0
@@ -177,7 +181,7 @@ class Planner:
     def choose(self, sequence: Sequence) -> Schedule:
         """The schedule for a text that has nothing drafted."""
         if self._era is None or self._is_over(self._era):
-            self._era = Era(self._next(), _bucket(self.num_rows))
+            self._era = self._next()
         self._era.texts.add(sequence)
         self._running[sequence] = self.candidates[self._era.name]
         return self._running[sequence]
@@ -188,28 +192,30 @@ class Planner:
         if era.bucket != _bucket(self.num_rows):
             # What is best for many texts is not for a few.
             return True
-        return era.tokens >= ERA_TOKENS + ERA_TOKENS_A_TEXT * self.num_rows and era.seconds >= ERA_SECONDS
+        tokens = ERA_TOKENS + ERA_TOKENS_A_TEXT * self.num_rows
+        return era.tokens >= era.part * tokens and era.seconds >= era.part * ERA_SECONDS
 
-    def _next(self) -> str:
-        """The plan of the next era: each of the trials, and seldom one of them again; then the first plan if it was
-        never timed for so many texts; then the best, or one that might be better still."""
+    def _next(self) -> Era:
+        """Each of the trials, and seldom one of them again; then the first plan if it was never timed for so many
+        texts; then the best, or one that might be better still."""
+        bucket = _bucket(self.num_rows)
         if self._num_trials < len(self.trials):
             self._num_trials += 1
-            return self.trials[self._num_trials - 1]
+            return Era(self.trials[self._num_trials - 1], bucket)
         if self._era is not None and self.chosen:
             self._learn(self._era)
         self._plan()
         self._num_eras += 1
         drafters = self.trials[1:]
         if drafters and self._num_eras % ERAS_A_TRIAL == 0:
-            return drafters[self._num_eras // ERAS_A_TRIAL % len(drafters)]
+            return Era(drafters[self._num_eras // ERAS_A_TRIAL % len(drafters)], bucket)
         first = next(iter(self.candidates))
         # What all are held against is to be known, not predicted.
-        if (first, _bucket(self.num_rows)) not in self.eras:
-            return first
+        if (first, bucket) not in self.eras:
+            return Era(first, bucket, PART_OF_AN_ERA)
         hopes = {name: speed * (1 + self._hope(name)) for name, speed in self.predictions.items()}
         hopes[self.chosen] = max(hopes[self.chosen], self.predictions[self.chosen] * HYSTERESIS)
-        return max(hopes, key=hopes.__getitem__)
+        return Era(max(hopes, key=hopes.__getitem__), bucket)
 
     def _learn(self, era: Era) -> None:
         """What the era gave, and what that is over what theory gives its plan."""
