@@ -277,8 +277,7 @@ def _keep_top_p(log_probs: Tensor, top_p: float) -> Tensor:
 
 def _one_hot(logits: Tensor) -> Tensor:
     """0 at each row's argmax and -inf elsewhere; NaN at that of a row without a maximum (NaN, or nothing allowed)."""
-    best = logits.argmax(-1, keepdim=True)
-    highest = logits.gather(-1, best)
+    highest, best = logits.max(-1, keepdim=True)
     return torch.full_like(logits, -math.inf).scatter_(-1, best, highest - highest)
 
 
@@ -340,9 +339,14 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def probabilities(log_probs: Tensor) -> Tensor:
+    """exp of normalised rows [..., vocab], as softmax: of what underflows, exp alone takes 5 to 20 times as long."""
+    return torch.softmax(log_probs, dim=-1)
+
+
 def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     """For each row of `probs` [rows, vocab] the token at which its running sum, in float64, passes that uniform of its
-    total: [rows] ids."""
-    running = probs.double().cumsum(-1)
-    reached = running[:, -1:] * torch.tensor(uniforms, dtype=running.dtype, device=running.device)[:, None]
-    return torch.searchsorted(running, reached, right=True)[:, 0]
+    total: [rows, 1] ids."""
+    running = probs.cumsum(-1, dtype=torch.float64)
+    parts = torch.tensor([[uniform] for uniform in uniforms], dtype=torch.float64, device=running.device)
+    return torch.searchsorted(running, running[:, -1:] * parts, right=True)

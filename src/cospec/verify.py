@@ -103,7 +103,7 @@ def _replaced(
         # p and q may agree to the last bit and still reject by rounding: then p itself is the residual.
         rows = torch.where(rows.sum(-1, keepdim=True) > 0, rows, runs.target[at])
         drawn = draw(rows, [replace(run, accepted[run]) for run in ends])
-        tokens = dict(zip(ends, drawn.tolist(), strict=True))
+        tokens = dict(zip(ends, drawn[:, 0].tolist(), strict=True))
     return [Verdict(count, tokens.get(run)) for run, count in enumerate(accepted)]
 
 

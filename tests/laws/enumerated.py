@@ -96,7 +96,7 @@ class Uniform:
 
 def draw(probs: Tensor, uniforms: Values[Uniform]) -> Tensor:
     """Stands in for `sampling.draw`."""
-    return torch.tensor([uniform.token(row) for row, uniform in zip(probs, uniforms, strict=True)])
+    return torch.tensor([[uniform.token(row)] for row, uniform in zip(probs, uniforms, strict=True)])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..drafts import Draft
 from ..errors import CospecError, MemberFailed
-from ..sampling import Purpose
+from ..sampling import Purpose, probabilities
 from ..sequence import Sequence, Settled
 from ..verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 from .noise import by_place, noisy_argmax
@@ -106,7 +106,7 @@ def _by_ratio(blocks: Values[Block]) -> list[Verdict]:
     runs = Runs(
         lengths=[len(block.drafts) for block in blocks],
         tokens=torch.tensor([draft.token for draft in drafts], device=log_target.device),
-        target=log_target.exp(),
+        target=probabilities(log_target),
         draft=torch.stack([draft.probs.to(log_target) for draft in drafts]),
     )
     verify = verify_block if blocks[0].verification == "block" else verify_token
@@ -154,7 +154,7 @@ def refine(sequence: Sequence, lane: int, verification: str) -> None:
     if log_p is None:
         raise no_distribution(sequence.lanes[lane].name)
     (verdict,) = verdicts_of([Block(sequence, start, raw, log_p, verification)])
-    probs = log_p.exp()
+    probs = probabilities(log_p)
     accepted = [replace(draft, proposer=lane, probs=probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
     replacement = None
     if verdict.token is not None:

@@ -30,6 +30,8 @@ def noisy_argmax(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]
 
 def by_place(rows: Values[Tensor]) -> list[list[int]]:
     """Indices of the rows that can stand in one tensor: those on one device and of one type."""
+    if len(rows) == 1:
+        return [[0]]
     same: dict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         same[row.device, row.dtype].append(index)

@@ -1,5 +1,6 @@
 """Drafting: the token at a sequence's frontier, from a lane's bonus row."""
 
+import math
 from collections.abc import Sequence as Values
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from ..drafts import Draft
 from ..errors import CospecError
-from ..sampling import Purpose, draw
+from ..sampling import Purpose, draw, probabilities
 from ..sequence import Sequence
 from .noise import by_place, noisy_argmax
 from .target import Span, distributions, joined, no_distribution
@@ -37,7 +38,7 @@ def propose(items: Values[Item]) -> list[CospecError | None]:
         for is_coupled, alike in drafting.items():
             if alike:
                 own = log_own if len(alike) == len(same) else log_own[[*alike]]
-                _draft([items[same[row]] for row in alike], own, torch.cat([*alike.values()]), is_coupled=is_coupled)
+                _draft([items[same[row]] for row in alike], own, joined([*alike.values()]), is_coupled=is_coupled)
     return outcomes
 
 
@@ -53,13 +54,13 @@ def _without(item: Item) -> CospecError | None:
 def _draft(items: Values[Item], log_own: Tensor, log_q: Tensor, *, is_coupled: bool) -> None:
     """Draw a token each, and let it stand as a draft. log_own, log_q: the lanes' own log-probabilities and those under
     the transforms, [items, vocab] each."""
-    probs = log_q.exp()
+    probs = probabilities(log_q)
     if is_coupled:
         rows = zip(items, torch.split(log_q, 1), strict=True)
         tokens = torch.tensor(noisy_argmax([(sequence, sequence.frontier, row) for (sequence, _, _), row in rows]))
     else:
         uniforms = [own.draws.uniform(own.frontier, Purpose.PROPOSE, own.epoch) for own, _, _ in items]
-        tokens = draw(probs, uniforms)[:, None]
-    confidences = log_own.gather(1, tokens.to(log_own.device))[:, 0].exp().tolist()
-    for (sequence, lane, _), (token,), row, confidence in zip(items, tokens.tolist(), probs, confidences, strict=True):
-        sequence.extend(Draft(token, lane, row, place=len(sequence.drafts), confidence=confidence))
+        tokens = draw(probs, uniforms)
+    of_tokens = log_own.gather(1, tokens.to(log_own.device)).tolist()
+    for (sequence, lane, _), (token,), row, (log_p,) in zip(items, tokens.tolist(), probs, of_tokens, strict=True):
+        sequence.extend(Draft(token, lane, row, place=len(sequence.drafts), confidence=math.exp(log_p)))

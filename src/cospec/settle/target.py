@@ -43,10 +43,15 @@ def joined(rows: list[Tensor]) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat([row.to(rows[0]) for row in rows])
 
 
+def parted(rows: Tensor, lengths: list[int]) -> list[Tensor]:
+    """What was one behind the other, by itself."""
+    return [rows] if len(lengths) == 1 else [*torch.split(rows, lengths)]
+
+
 def log_combined(spans: Values[Span], combination: Combination) -> list[Tensor]:
     """log r before the transforms, [positions, vocab] for each span; all of them are combined at once."""
     log_r = combination.log_probs(stacked(spans, spans[0].sequence.members))
-    return [*torch.split(log_r, [span.stop - span.start for span in spans])]
+    return parted(log_r, [span.stop - span.start for span in spans])
 
 
 def log_targets(items: Values[tuple[Sequence, Policy]]) -> list[Tensor | CospecError | None]:
@@ -54,6 +59,8 @@ def log_targets(items: Values[tuple[Sequence, Policy]]) -> list[Tensor | CospecE
     drafted ones and one more. None if nothing is."""
     parts = _parts(items)
     known = [i for i, own in enumerate(parts) if own]
+    if not known:
+        return [None] * len(items)
     log_rs = distributions([(items[i][0], items[i][0].position, joined(parts[i])) for i in known])
     targets: list[Tensor | CospecError | None] = [None] * len(items)
     for i, log_r in zip(known, log_rs, strict=True):
@@ -90,7 +97,7 @@ def _log_of(cells: tuple[int, ...], spans: Values[Span], combination: Combinatio
     if len(cells) == spans[0].sequence.num_members:
         return log_combined(spans, combination)
     log_p = torch.log_softmax(stacked(spans, cells)[0], dim=-1)
-    return [*torch.split(log_p, [span.stop - span.start for span in spans])]
+    return parted(log_p, [span.stop - span.start for span in spans])
 
 
 def _filled(sequence: Sequence, schedule: Schedule) -> list[tuple[tuple[int, ...], Span]]:
@@ -157,8 +164,7 @@ def _shaped(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | Cospec
             shaped[i] = error
     for same in alike.values():
         log_probs = warp(joined([items[i][2] for i in same]), items[same[0]][0].params)
-        parts = torch.split(log_probs, [items[i][2].shape[0] for i in same])
-        for i, part in zip(same, parts, strict=True):
+        for i, part in zip(same, parted(log_probs, [items[i][2].shape[0] for i in same]), strict=True):
             shaped[i] = part
     return shaped
 
@@ -172,10 +178,11 @@ def _are_distributions(rows: Values[Tensor]) -> list[bool]:
     """Of each [positions, vocab], whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
     are_ones = [False] * len(rows)
     for same in by_place(rows):
-        are_finite = [*map(math.isfinite, torch.cat([rows[i].amax(-1) for i in same]).tolist())]
-        ends = itertools.accumulate(rows[i].shape[0] for i in same)
-        for i, end in zip(same, ends, strict=True):
-            are_ones[i] = all(are_finite[end - rows[i].shape[0] : end])
+        are_finite = [*map(math.isfinite, joined([rows[i].amax(-1) for i in same]).tolist())]
+        end = 0
+        for i in same:
+            start, end = end, end + rows[i].shape[0]
+            are_ones[i] = all(are_finite[start:end])
     return are_ones
 
 
