@@ -4,6 +4,7 @@ A round: ask each sequence's schedule whose turn it is; feed those lanes, all se
 call; settle what can be settled; let the proposers draft.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from .sampling import Draws, SamplingParams
 from .sequence import Lane, Sequence, Settled
 from .settle import Policy, TokenLogprob, propose, refine, score, settle
 from .text import TextStream
+
+logger = logging.getLogger(__name__)
 
 # Where rows wait for log-probabilities, lanes that were idle catch up after so many positions, to bound the memory.
 MOST_UNSCORED = 64
@@ -108,6 +111,8 @@ class Engine:
         self._fed = Fed()
         self._live: dict[int, Live] = {}
         self._num_added = 0
+        # Members whose calls for many texts raised, as was told.
+        self._told: set[str] = set()
 
     @property
     def num_live(self) -> int:
@@ -229,9 +234,14 @@ class Engine:
         try:
             rows = runner.feed([feed for _, _, feed in batch])
         except Exception as error:  # a back end may raise anything; whose fault it was is found by feeding one by one
+            name, kind = batch[0][1].name, type(error).__name__
             if len(batch) == 1:
-                self._fail(batch[0][0], MemberFailed(f"{batch[0][1].name} raised {type(error).__name__}: {error}"))
+                self._fail(batch[0][0], MemberFailed(f"{name} raised {kind}: {error}"))
                 return
+            if name not in self._told:
+                # Where all texts then go on, as after a memory that only many fill, it is seen in their speed alone.
+                self._told.add(name)
+                logger.warning("%s raised %s for %d texts at once; they are fed one by one", name, kind, len(batch))
             for single in batch:
                 self._feed_runner(runner, [single])
             return

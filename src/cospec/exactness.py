@@ -152,7 +152,8 @@ def _equality_checks(name: str, ensemble: Ensemble, prompts: Sequence[Prompt], m
         differences = tuple(
             _difference(one, other, plain, prompts, mode)
             for one, other in zip(expected, given, strict=True)
-            if one.token_ids != other.token_ids
+            # A text that failed is no other text.
+            if one.token_ids != other.token_ids and not (one.error or other.error)
         )
         failed = [result.error for result in (*expected, *given) if result.error]
         num_equal = len(expected) - len(differences)
@@ -206,12 +207,16 @@ def _sampled_variants(ensemble: Ensemble) -> list[tuple[_Variant, str]]:
 
 def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
     """Samples of each schedule against plain's, by a two-sample test."""
-    expected = _samples(_plain(ensemble, "token"), prompts, effort, seed=effort.seed + 1)
+    expected, plain_error = _samples(_plain(ensemble, "token"), prompts, effort, seed=effort.seed + 1)
     pairs = _sampled_variants(ensemble)
     for number, (variant, verification) in enumerate(pairs, start=2):
         # With a seed `auto` keeps to one plan, and that it changes plans is to be seen too.
         seed = effort.seed + number if variant.schedule != "auto" else None
-        given = _samples(_planned(ensemble, variant, verification), prompts, effort, seed)
+        given, error = _samples(_planned(ensemble, variant, verification), prompts, effort, seed)
+        error = error or plain_error
+        if error is not None:
+            yield Check("sampled text", str(variant), verification, is_passed=False, detail=error, error=error)
+            continue
         p_values = [p for a, b in zip(expected, given, strict=True) for p in two_sample_p_values(a, b)]
         lowest = min(p_values)
         allowed = FAMILY_ERROR / (len(p_values) * len(pairs))
@@ -229,13 +234,15 @@ def _told(variant: _Variant, results: Sequence[Result]) -> str:
 
 def _samples(
     ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort, seed: int | None
-) -> list[list[tuple[int, ...]]]:
-    """For each prompt its sampled continuations."""
+) -> tuple[list[list[tuple[int, ...]]], str | None]:
+    """For each prompt its sampled continuations; and what ended one of them, if one failed."""
     params = SamplingParams(max_tokens=SAMPLED_LENGTH, n=effort.num_samples, seed=seed)
     texts: list[list[tuple[int, ...]]] = [[] for _ in prompts]
+    error = None
     for result in ensemble.generate(prompts, params):
         texts[result.prompt_index].append(tuple(result.token_ids))
-    return texts
+        error = error or result.error
+    return texts, error
 
 
 _View = Callable[[tuple[int, ...]], int]

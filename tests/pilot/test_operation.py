@@ -319,10 +319,15 @@ def test_energy_is_read_where_the_machine_counts_it(tmp_path):
     package = tmp_path / "intel-rapl:0"
     package.mkdir()
     (tmp_path / "intel-rapl:0:0").mkdir()
+    # Where the platform is counted as a whole, the package is part of it.
+    (tmp_path / "intel-rapl:1").mkdir()
+    for name, text in (("name", "psys\n"), ("max_energy_range_uj", "10000000\n"), ("energy_uj", "5000000\n")):
+        (tmp_path / "intel-rapl:1" / name).write_text(text, encoding="ascii")
     (package / "max_energy_range_uj").write_text("10000000\n", encoding="ascii")
     (package / "energy_uj").write_text("9000000\n", encoding="ascii")
     meter = find_meter(tmp_path)
     assert meter.source == "rapl"
+    assert len(meter.counters) == 1
     start = meter.read()
     (package / "energy_uj").write_text("9500000\n", encoding="ascii")
     assert meter.since(start) == pytest.approx(0.5)

@@ -1,9 +1,13 @@
 """Prompt files: what they may hold, and where they are wrong."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from cospec.errors import CospecError, InvalidPilot, InvalidPrompt
-from cospec.pilot.questions import balanced, read_questions
+from cospec.pilot.questions import balanced, read_questions, read_texts
 from cospec.pilot.scoring import scorer
 
 
@@ -130,6 +134,26 @@ def test_answers_are_scored(name, answer, reference, score):
             scorer(name)(answer, reference)
     else:
         assert scorer(name)(answer, reference) == score
+
+
+def test_one_text_is_enough_to_be_weighed(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("a text of its own\n", encoding="utf-8")
+    assert [each.prompt for each in read_texts(path)] == ["a text of its own"]
+    with pytest.raises(InvalidPrompt, match="this one prompt"):
+        read_questions(path)
+    path.write_text("\n", encoding="utf-8")
+    with pytest.raises(InvalidPrompt, match="no texts"):
+        read_texts(path)
+
+
+def test_a_score_of_ones_own_is_found_where_the_command_is_given(tmp_path):
+    (tmp_path / "beside_me.py").write_text("def right(answer, reference):\n    return 1\n", encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "cospec"), "pilot", "--prompts", "none.jsonl"]
+    for score, told in (("beside_me:right", "no prompts can be read"), ("beside_you:right", "cannot be imported")):
+        run = subprocess.run([*command, "--score", score], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 2
+        assert told in " ".join(run.stderr.split())
 
 
 def test_a_score_of_ones_own_is_called_and_checked(tmp_path, monkeypatch):

@@ -305,6 +305,30 @@ def test_a_member_that_runs_out_of_memory_midway_is_told_and_what_was_measured_i
     assert results(again).speed.row(OURS, 1) is not None
 
 
+def test_a_member_that_runs_out_of_memory_in_the_self_test_is_no_fault_of_exactness(pair, tmp_path):
+    path, is_full = tmp_path / "measurements.json", [False]
+
+    def exhausted():
+        if is_full[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    members = [pair.loaded("a"), Member(model=Wrapped(pair.runners[1], exhausted), name="b")]
+    made = study(Ensemble(members, max_sequences=8), path, criteria=Criteria(min_speedup=None))
+
+    def on_step(step):
+        made.ledger.save(path)
+        # From the second line of the self-test on.
+        is_full[0] = step.phase == "exactness"
+
+    with pytest.raises(InvalidPilot, match=r"self-test of .* failed: .*OutOfMemoryError.*is kept"):
+        made.run(on_step, never)
+    assert all(row.is_passed for row in made.ledger.checks.values())
+    is_full[0] = False
+    again = study(made.ensemble, path, criteria=Criteria(min_speedup=None))
+    assert again.run(lambda step: None, never)
+    assert results(again).kept.is_exact
+
+
 def test_a_full_disk_is_told_and_what_was_measured_is_kept(pair, tmp_path):
     path = tmp_path / "measurements.json"
     made = study(pair, path)

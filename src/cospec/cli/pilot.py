@@ -21,7 +21,7 @@ from ..pilot.found import binding, results
 from ..pilot.ledger import Ledger
 from ..pilot.operation import write_ensemble, write_relaxed
 from ..pilot.prices import Prices
-from ..pilot.questions import read_questions
+from ..pilot.questions import read_questions, read_texts
 from ..pilot.report import LANGUAGES
 from ..pilot.report import write as write_report
 from ..pilot.results import ALL, Results
@@ -29,6 +29,7 @@ from ..pilot.scoring import SCORERS, check_scorer
 from ..pilot.study import Step, Study
 from ..pilot.template import write_criteria
 from ..pilot.trials import check_concurrencies, check_prompts, ours
+from ..pilot.verdict import served
 from ..sampling import SamplingParams
 from .interrupt import Interrupt
 from .jsonline import to_line
@@ -114,9 +115,12 @@ class PilotOptions:
     def asked(self, ensemble: Ensemble, source: str | None) -> Asked:
         """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""
         criteria = Criteria.load(self.criteria) if self.criteria else Criteria()
+        if ":" in self.score and "" not in sys.path:
+            # A score of one's own stands where the command is given, and a console script does not look there.
+            sys.path.insert(0, "")
         check_scorer(self.score, "--score")
         questions = read_questions(self.prompts, self.score)
-        texts = read_questions(self.texts) if self.texts else []
+        texts = read_texts(self.texts) if self.texts else []
         check_prompts(ensemble, [*questions, *texts])
         if self.language not in LANGUAGES:
             raise UnknownName("--language", self.language, LANGUAGES)
@@ -182,7 +186,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
         for table in tables(found):
             Console().print(table)
     print_note(f"the report is {options.out / 'report.html'}")
-    print_note(f"serve it with: cospec serve --ensemble {options.out / ENSEMBLE}")
+    print_note(_next_step(found, options.out / ENSEMBLE))
     sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
 
 
@@ -210,6 +214,13 @@ def _run(study: Study, kept: Path, *, is_plain: bool) -> None:
     if not is_finished:
         print_note(f"interrupted; what was measured is in {kept}, and the same command goes on from there")
         raise typer.Exit(INTERRUPTED)
+
+
+def _next_step(found: Results, path: Path) -> str:
+    chosen = served(found)
+    if chosen.verdict.decision == "no-go":
+        return f"no go; what was on trial, {chosen.method}, is in {path} for another look"
+    return f"serve it with: cospec serve --ensemble {path}"
 
 
 def _summary(found: Results) -> dict[str, Any]:

@@ -82,7 +82,15 @@ def _grown(counter: Counter, before: float, after: float) -> float:
 def _packages(powercap: Path) -> list[Rapl]:
     # Those with a second colon are parts of a package.
     folders = [path for path in sorted(powercap.glob("*-rapl:*")) if path.name.count(":") == 1]
-    return [Rapl(folder) for folder in folders if _is_readable(folder / "energy_uj")]
+    return [Rapl(folder) for folder in folders if _is_package(folder) and _is_readable(folder / "energy_uj")]
+
+
+def _is_package(folder: Path) -> bool:
+    """Not the platform as a whole, which counts the packages once more."""
+    try:
+        return (folder / "name").read_text(encoding="ascii").strip() != "psys"
+    except OSError:
+        return True
 
 
 def _is_readable(path: Path) -> bool:

@@ -59,13 +59,25 @@ def read_questions(path: Path | None, score: str = EXACT) -> list[Question]:
     """
     if path is None:
         return [_question(*entry, score) for entry in _json_lines(BUNDLED.read_text(encoding="utf-8"), "bundled")]
-    if path.suffix not in _READERS:
-        raise InvalidPrompt(f"{str(path)!r} ends with {path.suffix!r}; prompts come as {', '.join(_READERS)}")
-    found = [_question(*entry, score) for entry in _READERS[path.suffix](_text(path), str(path))]
+    found = _read(path, score)
     if not found:
         raise InvalidPrompt(f"{path} holds no prompts (looked at it to its last line); give at least two")
     _check_categories(found)
     return found
+
+
+def read_texts(path: Path) -> list[Question]:
+    """Texts to measure perplexity on, one or more, as a file of prompts has them. Raises as `read_questions` does."""
+    found = _read(path, EXACT)
+    if not found:
+        raise InvalidPrompt(f"{path} holds no texts (looked at it to its last line)")
+    return found
+
+
+def _read(path: Path, score: str) -> list[Question]:
+    if path.suffix not in _READERS:
+        raise InvalidPrompt(f"{str(path)!r} ends with {path.suffix!r}; prompts come as {', '.join(_READERS)}")
+    return [_question(*entry, score) for entry in _READERS[path.suffix](_text(path), str(path))]
 
 
 def _text(path: Path) -> str:

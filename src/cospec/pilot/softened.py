@@ -51,16 +51,20 @@ def _row(lam: float, method: str, exact: str, ledger: Ledger, margin: float) -> 
     runs = [m for m in ledger.measurements if m.method == method]
     is_score = _measure(exact, ledger) == "score"
     own, reference = (_qualities(each, ledger, is_score=is_score) for each in (method, exact))
-    if not runs or not own:
+    # A text that one of the two makes impossible, or that has no token of its own, is left out of both.
+    shared = [prompt for prompt in own if prompt in reference]
+    if not runs or not shared:
         return None
+    qualities, exact_ones = [own[prompt] for prompt in shared], [reference[prompt] for prompt in shared]
     difference = None
     if lam:
-        difference = paired_difference(own, reference) if is_score else _mean(_minus(own, reference))
+        minus = [a - b for a, b in zip(qualities, exact_ones, strict=True)]
+        difference = paired_difference(qualities, exact_ones) if is_score else _mean(minus)
     counts = ledger.counts[at(method, 1)]
     proposed = sum(counts.get("proposed", {}).values())
     return RelaxedRow(
         lam=lam,
-        quality=mean_score(own) if is_score else _mean(own),
+        quality=mean_score(qualities) if is_score else _mean(qualities),
         difference=difference,
         is_within=difference is None or (difference.low is not None and difference.low >= -margin),
         acceptance=sum(counts["accepted"].values()) / proposed if proposed else None,
@@ -69,20 +73,16 @@ def _row(lam: float, method: str, exact: str, ledger: Ledger, margin: float) -> 
     )
 
 
-def _qualities(method: str, ledger: Ledger, *, is_score: bool) -> list[float]:
+def _qualities(method: str, ledger: Ledger, *, is_score: bool) -> dict[str, float]:
     """A figure a prompt: its score, or the mean log-probability a token of its text."""
     if is_score:
-        return [score for _, score in sorted(ledger.scores.get(method, {}).items(), key=_number)]
-    texts = [text for _, text in sorted(ledger.logprobs.get(method, {}).items(), key=_number) if text.num_tokens]
-    return [text.total / text.num_tokens for text in texts]
+        return dict(sorted(ledger.scores.get(method, {}).items(), key=_number))
+    texts = sorted(ledger.logprobs.get(method, {}).items(), key=_number)
+    return {prompt: text.total / text.num_tokens for prompt, text in texts if text.num_tokens}
 
 
 def _number(item: tuple[str, object]) -> int:
     return int(item[0])
-
-
-def _minus(ones: Values[float], others: Values[float]) -> list[float]:
-    return [a - b for a, b in zip(ones, others, strict=True)]
 
 
 def _mean(values: Values[float]) -> Interval:

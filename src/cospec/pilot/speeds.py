@@ -1,5 +1,6 @@
 """Timed runs -> speeds, each against plain's on the same prompts."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable
@@ -28,7 +29,8 @@ def speed(asked: Asked, ledger: Ledger) -> Speed:
     found = tuple(rows)
     best = _best(runs, asked.ours, asked.criteria.planned_concurrency)
     plan = ledger.plans.get(str(asked.criteria.planned_concurrency), "") if best == OURS else best
-    pays = {name: _pays_up_to(found, name) for name in methods if name != PLAIN}
+    levels = {name: _pays_up_to(found, name) for name in methods if name != PLAIN}
+    pays = {name: level for name, level in levels.items() if level is not None}
     return Speed(rows=found, pays_up_to=pays, best=best, best_plan=plan)
 
 
@@ -96,14 +98,14 @@ def _percentiles(values: Values[float]) -> Percentiles:
     return Percentiles(mean=statistics.fmean(values), p50=p50, p95=p95, p99=p99)
 
 
-def _pays_up_to(rows: Values[SpeedRow], method: str) -> int:
-    level = 0
-    for row in rows:
-        if row.method == method and row.category == ALL:
-            if row.over_plain is None or row.over_plain.low is None or row.over_plain.low <= 1:
-                break
-            level = row.concurrency
-    return level
+def _pays_up_to(rows: Values[SpeedRow], method: str) -> int | None:
+    """None where there is no interval at any number of texts: too few batches say neither that it pays nor that not."""
+    own = [row for row in rows if row.method == method and row.category == ALL]
+    lows = [row.over_plain.low if row.over_plain else None for row in own]
+    if all(low is None for low in lows):
+        return None
+    paying = itertools.takewhile(lambda pair: pair[1] is not None and pair[1] > 1, zip(own, lows, strict=True))
+    return max((row.concurrency for row, _ in paying), default=0)
 
 
 def _best(runs: Values[Measurement], ours: str, concurrency: int) -> str:

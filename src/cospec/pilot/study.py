@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from ..bench.study import add_counts
 from ..ensemble import Ensemble
+from ..errors import InvalidPilot
 from ..exactness import Check, Effort, num_checks, self_test
 from ..sampling import SamplingParams
 from .asked import Asked
@@ -23,7 +24,7 @@ from .relaxed import relaxed_trials
 from .results import OURS, PLAIN, CheckRow, DifferenceRow, Measurement
 from .scoring import scorer
 from .theory_speeds import theory_over_plain
-from .timed import check, timed
+from .timed import KEPT, check, timed
 from .trials import Batch, Trial, batches, trials
 
 T = TypeVar("T")
@@ -175,6 +176,9 @@ class Study:
 
     def _check(self, number: int, lines: Iterator[Check], picked: Values[int]) -> None:
         line = next(lines)
+        if line.error is not None:
+            # What raised says nothing of exactness: a member may have run out of memory.
+            raise InvalidPilot(f"the self-test of {line.schedule} failed: {line.error}. {KEPT}")
         is_sampled = line.p_value is not None
         self.ledger.checks[str(number)] = CheckRow(
             name=line.name,

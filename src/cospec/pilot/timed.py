@@ -10,6 +10,8 @@ from ..sampling import SamplingParams
 from .energy import Meter
 from .trials import Trial
 
+KEPT = "What was measured before is kept: mend it, or ask for a lower --concurrency, and run the same command to go on"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
@@ -56,6 +58,5 @@ def check(name: str, results: Values[Result]) -> None:
     error = next((result.error for result in results if result.error), None)
     if error is not None:
         raise InvalidPilot(
-            f"{name} failed with {len(results)} text{'s' if len(results) > 1 else ''} at once: {error}. What was "
-            "measured before is kept: mend it, or ask for a lower --concurrency, and run the same command to go on"
+            f"{name} failed with {len(results)} text{'s' if len(results) > 1 else ''} at once: {error}. {KEPT}"
         )

@@ -11,7 +11,7 @@ from ..view import View
 
 def cost(view: View) -> Section:
     say = view.say
-    formulas = tuple(say(f"formula.{key}") for key in ("cost", "energy", "saving", "memory"))
+    formulas = tuple(say(f"formula.{key}") for key in ("cost", "kwh", "energy", "saving", "memory"))
     blocks = (*_prices(view), *_costs(view), *_memory(view), Formula(lines=formulas))
     return Section(anchor="cost", title=say("cost.title"), blocks=blocks)
 

@@ -11,7 +11,7 @@ from ..view import View
 
 def gained(view: View) -> Section:
     say = view.say
-    formulas = Formula(lines=tuple(say(f"formula.{key}") for key in ("gain", "perplexity", "perplexity gain")))
+    formulas = Formula(lines=tuple(say(f"formula.{key}") for key in ("score", "gain", "perplexity", "perplexity gain")))
     blocks = (Note(text=say("gained.says")), *_scores(view), *_perplexities(view), formulas)
     return Section(anchor="gained", title=say("gained.title"), blocks=blocks)
 

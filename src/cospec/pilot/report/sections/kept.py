@@ -10,7 +10,7 @@ from ..view import View
 
 def kept(view: View) -> Section:
     say = view.say
-    formulas = tuple(say(f"formula.{key}") for key in ("coupled", "greedy", "sampled", "equivalence"))
+    formulas = tuple(say(f"formula.{key}") for key in ("coupled", "greedy", "sampled", "score", "equivalence"))
     blocks = (Note(text=say("kept.says")), *_checks(view), *_greedy(view), *_score(view), Formula(lines=formulas))
     return Section(anchor="kept", title=say("kept.title"), blocks=blocks)
 

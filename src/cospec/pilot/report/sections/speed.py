@@ -27,7 +27,9 @@ def _blocks(view: View) -> Iterator[Block]:
     yield from _by_category(view)
     yield from _by_concurrency(view)
     yield _table(view)
-    yield Formula(lines=(say("formula.speed"), say("formula.interval"), say("formula.times"), say("formula.pays")))
+    yield Note(text=say("speed.table says"))
+    formulas = ("speed", "interval", "times", "first token", "pays")
+    yield Formula(lines=tuple(say(f"formula.{key}") for key in formulas))
 
 
 def _by_method(view: View, rows: list[SpeedRow]) -> Plot:
@@ -58,22 +60,33 @@ def _by_category(view: View) -> Iterator[Block]:
     drawn = [_estimate(view, row, view.category(row.category)) for row in own]
     yield Plot(title=title, svg=intervals(title, drawn, 1, times))
     yield Note(text=say("speed.by category says"))
+    yield _categories(view)
+
+
+def _categories(view: View) -> Table:
+    """All methods on each category, at each number of texts at once."""
+    say = view.say
+    rows = [row for row in view.study.speed.rows if row.category != ALL]
     methods = list(dict.fromkeys(row.method for row in rows if row.method != PLAIN))
-    yield Table(
+    return Table(
         title=say("speed.categories"),
         columns=(
             Column(title=say("column.category")),
+            Column(title=say("column.at once"), is_number=True),
             *(Column(title=view.method(name), is_number=True) for name in methods),
         ),
         rows=tuple(
-            (Cell(text=view.category(category)), *(_over_plain(view, name, category) for name in methods))
-            for category in dict.fromkeys(row.category for row in rows)
+            (
+                *texts(view.category(category), str(concurrency)),
+                *(_over_plain(view, name, concurrency, category) for name in methods),
+            )
+            for category, concurrency in dict.fromkeys((row.category, row.concurrency) for row in rows)
         ),
     )
 
 
-def _over_plain(view: View, method: str, category: str) -> Cell:
-    row = view.study.speed.row(method, view.planned, category)
+def _over_plain(view: View, method: str, concurrency: int, category: str) -> Cell:
+    row = view.study.speed.row(method, concurrency, category)
     return view.estimate(row.over_plain) if row else Cell(text=view.missing())
 
 
