@@ -10,7 +10,7 @@ from string import Formatter
 from typing import get_args
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from cospec.errors import UnknownName
 from cospec.pilot.criteria import RULES, Criteria
@@ -23,53 +23,23 @@ from cospec.pilot.report.numbers import amount, money
 from cospec.pilot.report.texts import load_texts
 from cospec.pilot.results import ALL, PLAIN, Reason, Results
 
+from .browsing import in_chromium
 from .studies import finished, study
 
-CHROMIUM = Path("/usr/bin/chromium")
-# No sandbox within the containers that tests run in; nothing of Chromium's own on the network.
-ARGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>|`*"\'&</script>'
 SECTIONS = ("verdict", "speed", "mechanism", "kept", "gained", "cost", "relaxed", "setting")
 
-in_chromium = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"the report is opened in {CHROMIUM}, which is not there: apt-get install chromium"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
-        yield launched
-        launched.close()
-
 
 @pytest.fixture
-def visit(browser, tmp_path):
-    """Write a study's report and open it; at the end nothing may have gone wrong, and nobody may have been asked."""
-    wrong: list[str] = []
-    asked: list[str] = []
-    opened = []
+def visit(opened, tmp_path):
+    """Write a study's report and open it."""
 
     def visited(results, language="en", *, width=1100, scheme="light"):
         write(results, tmp_path, language)
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        opened.append(page)
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((tmp_path / "report.html").as_uri())
-        return page
+        return opened(tmp_path / "report.html", width=width, scheme=scheme)
 
-    yield visited
-    for page in opened:
-        page.close()
-    assert wrong == []
-    assert asked == [(tmp_path / "report.html").as_uri()] * len(opened)
+    return visited
 
 
 def hooked(page, name):

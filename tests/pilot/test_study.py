@@ -28,6 +28,7 @@ from cospec.runner.hf import LoadOptions
 from cospec.settle.target import log_combined
 from cospec.verify import Verdict
 
+from .browsing import in_chromium
 from .studies import PRICES, PROMPTS, Wrapped, finished, slow, study
 
 
@@ -449,7 +450,10 @@ def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(folder, prompts
         shown = run(folder, tmp_path, *given)
     assert shown.exit_code == 130
     assert "the same command goes on from there" in shown.output
-    assert [path.name for path in tmp_path.iterdir()] == ["measurements.json"]
+    # Of what there is so far a report can be read.
+    kept = {"measurements.json", "report.html", "report.md", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert Results.load(tmp_path / "results.json").verdict.decision == "no-go"
     shown = run(folder, tmp_path, *given, "--json")
     assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
@@ -502,7 +506,8 @@ def test_a_prompt_beyond_a_members_context_is_told_with_its_line(folder, tmp_pat
         assert not out.exists()
 
 
-def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
+@in_chromium
+def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path, opened):
     shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--language", "ja", "--out", str(tmp_path)])
     assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
@@ -518,3 +523,8 @@ def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path):
     assert found.kept.score.difference.num == 30
     assert {row.category for row in found.gained.perplexities} == {ALL, "sums", "code", "text"}
     assert Ensemble.load(tmp_path / "ensemble.yaml").drafter_names == ("drafter", "lookup")
+    page = opened(tmp_path / "report.html")
+    assert page.locator(".decision").inner_text().startswith(found.verdict.decision.upper())
+    assert page.locator("#verdict tbody tr").count() == len(found.verdict.rules)
+    assert page.locator("#speed svg.plot").count() >= 1
+    assert page.locator("#speed table").last.locator("tbody tr").count() == 5

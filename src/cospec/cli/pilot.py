@@ -176,10 +176,16 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     asked = options.asked(ensemble, source)
     kept = options.out / MEASUREMENTS
     study = Study(ensemble, asked, Ledger.load(kept, asked.binding(binding(ensemble))))
-    _run(study, kept, is_plain=options.as_json)
+    is_finished = _run(study, kept, is_plain=options.as_json)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
+    if not is_finished:
+        print_note(
+            f"interrupted; what was measured is in {kept}, and the same command goes on from there; a report of it is "
+            f"in {options.out}"
+        )
+        raise typer.Exit(INTERRUPTED)
     write_ensemble(ensemble, study.trials, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
@@ -200,8 +206,8 @@ def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
     return ensemble, source
 
 
-def _run(study: Study, kept: Path, *, is_plain: bool) -> None:
-    """All that is left to do, kept step by step; Ctrl-C ends it after the step at hand."""
+def _run(study: Study, kept: Path, *, is_plain: bool) -> bool:
+    """All that is left to do, kept step by step; Ctrl-C ends it after the step at hand, and then it is not finished."""
     total = sum(step.weight for step in study.steps())
     console = Screen(is_plain=is_plain).console
     with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
@@ -210,10 +216,7 @@ def _run(study: Study, kept: Path, *, is_plain: bool) -> None:
             study.ledger.save(kept)
             advance(step.weight, step.phase)
 
-        is_finished = study.run(on_step, interrupt.is_noted)
-    if not is_finished:
-        print_note(f"interrupted; what was measured is in {kept}, and the same command goes on from there")
-        raise typer.Exit(INTERRUPTED)
+        return study.run(on_step, interrupt.is_noted)
 
 
 def _next_step(found: Results, path: Path) -> str:

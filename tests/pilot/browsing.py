@@ -1,0 +1,16 @@
+"""Chromium, as the report is opened in it."""
+
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+# No sandbox within the containers that tests run in; nothing of Chromium's own on the network.
+ARGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+in_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason=f"the report is opened in {CHROMIUM}, which is not there: apt-get install chromium"
+)
