@@ -1,12 +1,10 @@
 """Tiny models, loaded once."""
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from cospec import Ensemble
 
 from ..cli_models import write_models
-from .browsing import ARGS, CHROMIUM
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +16,6 @@ def folder(tmp_path_factory):
 def pair(folder):
     """Two members that are unlike, and a drafter."""
     return Ensemble([folder / "a", folder / "b"], proposer=folder / "c", max_sequences=8)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

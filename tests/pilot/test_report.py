@@ -23,7 +23,7 @@ from cospec.pilot.report.numbers import amount, money
 from cospec.pilot.report.texts import load_texts
 from cospec.pilot.results import ALL, PLAIN, Reason, Results
 
-from .browsing import in_chromium
+from ..browsing import in_chromium
 from .studies import finished, study
 
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")

@@ -28,7 +28,7 @@ from cospec.runner.hf import LoadOptions
 from cospec.settle.target import log_combined
 from cospec.verify import Verdict
 
-from .browsing import in_chromium
+from ..browsing import in_chromium
 from .studies import PRICES, PROMPTS, Wrapped, finished, slow, study
 
 

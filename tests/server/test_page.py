@@ -3,34 +3,20 @@
 import contextlib
 import json
 import re
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import cospec
 
+from ..browsing import in_chromium
 from .conftest import MODEL, Served
 
-CHROMIUM = Path("/usr/bin/chromium")
-# No sandbox within the containers that tests run in; nothing of Chromium's own on the network.
-ARGS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
 PROMPT = "Question: Sam has 3 bags of 12 apples. How many apples are there?\nAnswer:"
 MARKS = ("drafted", "accepted", "replaced")
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"the page is driven in {CHROMIUM}, which is not there")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
-        yield launched
-        launched.close()
+pytestmark = in_chromium
 
 
 class Visit:

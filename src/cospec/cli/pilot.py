@@ -115,9 +115,6 @@ class PilotOptions:
     def asked(self, ensemble: Ensemble, source: str | None) -> Asked:
         """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""
         criteria = Criteria.load(self.criteria) if self.criteria else Criteria()
-        if ":" in self.score and "" not in sys.path:
-            # A score of one's own stands where the command is given, and a console script does not look there.
-            sys.path.insert(0, "")
         check_scorer(self.score, "--score")
         questions = read_questions(self.prompts, self.score)
         texts = read_texts(self.texts) if self.texts else []

@@ -3,6 +3,7 @@
 import importlib
 import math
 import re
+import sys
 from collections.abc import Callable
 
 from ..errors import InvalidPilot
@@ -52,6 +53,9 @@ def scorer(name: str, where: str = "score") -> Scorer:
     module, _, function = name.partition(":")
     if not (module and function):
         raise InvalidPilot(f"{where} must be {', '.join(SCORERS)}, {NO_SCORE} or module:function, got {name!r}")
+    if "" not in sys.path:
+        # It stands where the command is given, and a console script does not look there.
+        sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # the user's own module may raise anything

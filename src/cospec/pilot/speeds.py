@@ -1,6 +1,5 @@
 """Timed runs -> speeds, each against plain's on the same prompts."""
 
-import itertools
 import math
 import statistics
 from collections.abc import Iterable
@@ -104,8 +103,12 @@ def _pays_up_to(rows: Values[SpeedRow], method: str) -> int | None:
     lows = [row.over_plain.low if row.over_plain else None for row in own]
     if all(low is None for low in lows):
         return None
-    paying = itertools.takewhile(lambda pair: pair[1] is not None and pair[1] > 1, zip(own, lows, strict=True))
-    return max((row.concurrency for row, _ in paying), default=0)
+    level = 0
+    for row, low in zip(own, lows, strict=True):
+        if low is None or low <= 1:
+            break
+        level = row.concurrency
+    return level
 
 
 def _best(runs: Values[Measurement], ours: str, concurrency: int) -> str:

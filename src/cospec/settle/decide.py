@@ -12,7 +12,7 @@ from ..errors import CospecError, MemberFailed
 from ..sampling import Purpose, probabilities
 from ..sequence import Sequence, Settled
 from ..verify import Runs, Verdict, verify_block, verify_coupled, verify_token
-from .noise import by_place, noisy_argmax
+from .noise import noisy_argmax
 from .policy import Policy
 from .target import Span, distributions, joined, log_targets, no_distribution
 
@@ -25,7 +25,13 @@ def settle(items: Values[tuple[Sequence, Policy]]) -> list[list[Settled] | Cospe
     """
     targets = log_targets(items)
     blocks = {
-        index: Block(sequence, sequence.position, sequence.drafts[: target.shape[0]], target, policy.verification)
+        index: Block(
+            sequence,
+            sequence.position,
+            sequence.drafts[: target.shape[0]],
+            target[: len(sequence.drafts)],
+            policy.verification,
+        )
         for index, ((sequence, policy), target) in enumerate(zip(items, targets, strict=True))
         if isinstance(target, Tensor) and sequence.drafts
     }
@@ -57,8 +63,7 @@ def _is_open(sequence: Sequence, settled: list[Settled], log_r: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Block:
-    """Drafts of a sequence at positions from `start` on, and log of what they are verified against, [at least as many,
-    vocab]."""
+    """Drafts of a sequence at positions from `start` on, and log of what they are verified against, [drafts, vocab]."""
 
     sequence: Sequence
     start: int
@@ -81,20 +86,17 @@ def _verdicts(blocks: Values[Block]) -> list[Verdict]:
 def verdicts_of(blocks: Values[Block]) -> list[Verdict]:
     """Of each; those verified alike are verified at once."""
     verdicts: dict[int, Verdict] = {}
-    alike: dict[str, list[int]] = defaultdict(list)
+    alike: dict[tuple[str, torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, block in enumerate(blocks):
-        alike[block.verification].append(index)
-    for verification, indices in alike.items():
+        alike[block.verification, block.log_target.device, block.log_target.dtype].append(index)
+    for (verification, *_), same in alike.items():
         verified = _coupled if verification == "coupled" else _by_ratio
-        own = [blocks[i] for i in indices]
-        for same in by_place([block.log_target for block in own]):
-            found = verified([own[i] for i in same])
-            verdicts.update(zip((indices[i] for i in same), found, strict=True))
+        verdicts.update(zip(same, verified([blocks[i] for i in same]), strict=True))
     return [verdicts[i] for i in range(len(blocks))]
 
 
 def _coupled(blocks: Values[Block]) -> list[Verdict]:
-    tokens = noisy_argmax([(block.sequence, block.start, block.log_target[: len(block.drafts)]) for block in blocks])
+    tokens = noisy_argmax([(block.sequence, block.start, block.log_target) for block in blocks])
     drafted = [[draft.token for draft in block.drafts] for block in blocks]
     return [verify_coupled(*each) for each in zip(drafted, tokens, strict=True)]
 
@@ -102,7 +104,7 @@ def _coupled(blocks: Values[Block]) -> list[Verdict]:
 def _by_ratio(blocks: Values[Block]) -> list[Verdict]:
     """On one device, and all token by token or all as blocks."""
     drafts = [draft for block in blocks for draft in block.drafts]
-    log_target = joined([block.log_target[: len(block.drafts)] for block in blocks])
+    log_target = joined([block.log_target for block in blocks])
     runs = Runs(
         lengths=[len(block.drafts) for block in blocks],
         tokens=torch.tensor([draft.token for draft in drafts], device=log_target.device),

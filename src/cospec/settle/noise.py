@@ -20,8 +20,7 @@ def noisy_argmax(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]
         sampled = {row: key for row, key in enumerate(keys) if key is not None}
         if sampled:
             noise = gumbel([*sampled.values()], rows)
-            is_all = len(sampled) == len(keys)
-            rows = rows + noise if is_all else rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
+            rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
         best = iter(rows.argmax(-1).tolist())
         for i in same:
             tokens[i] = [next(best) for _ in range(items[i][2].shape[0])]

@@ -74,21 +74,19 @@ def _parts(items: Values[tuple[Sequence, Policy]]) -> list[list[Tensor]]:
     """Of each, log r before the transforms: stretches of positions that the same members settle, then those that are
     certain without all of their members."""
     filled = [_filled(sequence, policy.schedule) for sequence, policy in items]
-    parts: list[list[Tensor]] = [[] for _ in items]
+    combinations = {id(policy.combination): policy.combination for _, policy in items}
     # What the same members settle in the same way is combined at once.
-    groups: dict[tuple[int, tuple[int, ...]], list[tuple[int, Span]]] = defaultdict(list)
-    for index, own in enumerate(filled):
+    groups: dict[tuple[int, tuple[int, ...]], list[Span]] = defaultdict(list)
+    for (_, policy), own in zip(items, filled, strict=True):
         for cells, span in own:
-            groups[id(items[index][1].combination), cells].append((index, span))
+            groups[id(policy.combination), cells].append(span)
     combined: dict[Span, Tensor] = {}
-    for (_, cells), same in groups.items():
-        spans = [span for _, span in same]
-        combined.update(zip(spans, _log_of(cells, spans, items[same[0][0]][1].combination), strict=True))
-    for index, (sequence, policy) in enumerate(items):
-        parts[index] = [combined[span] for _, span in filled[index]]
-        start = filled[index][-1][1].stop if filled[index] else sequence.position
-        certain = _log_certain(sequence, policy.combination, start)
-        parts[index] += [] if certain is None else [certain]
+    for (which, cells), spans in groups.items():
+        combined.update(zip(spans, _log_of(cells, spans, combinations[which]), strict=True))
+    parts = []
+    for (sequence, policy), own in zip(items, filled, strict=True):
+        certain = _log_certain(sequence, policy.combination, own[-1][1].stop if own else sequence.position)
+        parts.append([*(combined[span] for _, span in own), *([] if certain is None else [certain])])
     return parts
 
 

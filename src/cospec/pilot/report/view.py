@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..results import PLAIN, SINGLE, Interval, Reason, Results
-from .blocks import Cell, Tone
+from .blocks import Cell, Formula, Tone
 from .numbers import times
 from .texts import Texts
 
@@ -71,6 +71,10 @@ class View:
     def estimate(self, found: Interval | None, written: Callable[[float], str] = times, tone: Tone = "") -> Cell:
         """An estimate above its interval."""
         return Cell(text=written(found.mean), below=self.range(found, written), tone=tone) if found else Cell(text="–")
+
+    def formulas(self, *keys: str) -> Formula:
+        """How a section's figures come about."""
+        return Formula(lines=tuple(self.say(f"formula.{key}") for key in keys))
 
     def listed(self, names: list[str]) -> str:
         return self.say("word.comma").join(names)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...results import CostRow, MemoryRow
-from ..blocks import Block, Cell, Field, Formula, Note, Plot, Prices, Section, Table, columns
+from ..blocks import Block, Cell, Field, Note, Plot, Prices, Section, Table, columns
 from ..numbers import amount, money, size
 from ..plots import Estimate, amounts
 from ..view import View
@@ -11,8 +11,8 @@ from ..view import View
 
 def cost(view: View) -> Section:
     say = view.say
-    formulas = tuple(say(f"formula.{key}") for key in ("cost", "kwh", "energy", "saving", "memory"))
-    blocks = (*_prices(view), *_costs(view), *_memory(view), Formula(lines=formulas))
+    formulas = view.formulas("cost", "kwh", "energy", "saving", "memory")
+    blocks = (*_prices(view), *_costs(view), *_memory(view), formulas)
     return Section(anchor="cost", title=say("cost.title"), blocks=blocks)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...results import ALL
-from ..blocks import Block, Formula, Note, Plot, Section, Table, columns, texts
+from ..blocks import Block, Note, Plot, Section, Table, columns, texts
 from ..numbers import amount, score, signed
 from ..plots import Estimate, amounts, intervals, plain_number
 from ..view import View
@@ -11,7 +11,7 @@ from ..view import View
 
 def gained(view: View) -> Section:
     say = view.say
-    formulas = Formula(lines=tuple(say(f"formula.{key}") for key in ("score", "gain", "perplexity", "perplexity gain")))
+    formulas = view.formulas("score", "gain", "perplexity", "perplexity gain")
     blocks = (Note(text=say("gained.says")), *_scores(view), *_perplexities(view), formulas)
     return Section(anchor="gained", title=say("gained.title"), blocks=blocks)
 

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 
 from ...results import CheckRow
-from ..blocks import Block, Cell, Formula, Note, Section, Table, Tone, columns, texts
+from ..blocks import Block, Cell, Note, Section, Table, Tone, columns, texts
 from ..numbers import p_value, score, signed
 from ..view import View
 
 
 def kept(view: View) -> Section:
     say = view.say
-    formulas = tuple(say(f"formula.{key}") for key in ("coupled", "greedy", "sampled", "score", "equivalence"))
-    blocks = (Note(text=say("kept.says")), *_checks(view), *_greedy(view), *_score(view), Formula(lines=formulas))
+    formulas = view.formulas("coupled", "greedy", "sampled", "score", "equivalence")
+    blocks = (Note(text=say("kept.says")), *_checks(view), *_greedy(view), *_score(view), formulas)
     return Section(anchor="kept", title=say("kept.title"), blocks=blocks)
 
 

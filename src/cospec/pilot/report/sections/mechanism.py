@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...results import PLAIN, SINGLE, MechanismRow, ProposerRow
-from ..blocks import Block, Cell, Formula, Note, Plot, Section, Table, columns, texts
+from ..blocks import Block, Cell, Note, Plot, Section, Table, columns, texts
 from ..numbers import amount, percent, times
 from ..plots import FEW, Estimate, Point, Series, amounts, lines, stacked, whole_percent
 from ..view import View
@@ -26,7 +26,7 @@ def _blocks(view: View, rows: list[MechanismRow]) -> Iterator[Block]:
     yield from _lanes(view, here)
     yield _theory(view, rows)
     yield Note(text=say("mechanism.theory says"))
-    yield Formula(lines=tuple(say(f"formula.{key}") for key in ("acceptance", "block", "share", "theory")))
+    yield view.formulas("acceptance", "block", "share", "theory")
 
 
 def _in_words(view: View, ours: MechanismRow) -> Iterator[Block]:

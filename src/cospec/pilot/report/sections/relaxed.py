@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from ...results import Interval, Relaxed
-from ..blocks import Block, Cell, Formula, Note, Plot, Section, Table, columns
+from ..blocks import Block, Cell, Note, Plot, Section, Table, columns
 from ..numbers import amount, percent, score, signed, times
 from ..plots import Point, Series, lines, plain_number
 from ..view import View
@@ -45,7 +45,7 @@ def _blocks(view: View, found: Relaxed) -> Iterator[Block]:
         yield _plot(say("relaxed.speed"), ticks, [each or exact for each in speeds], times, [1.0])
         yield Note(text=say("relaxed.speed says"))
     yield _table(view, found)
-    yield Formula(lines=(say("formula.relaxed"), say("formula.lambda")))
+    yield view.formulas("relaxed", "lambda")
 
 
 def _plot(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...results import ALL, PLAIN, SINGLE, Percentiles, SpeedRow
-from ..blocks import Block, Cell, Column, Formula, Note, Plot, Section, Table, columns, texts
+from ..blocks import Block, Cell, Column, Note, Plot, Section, Table, columns, texts
 from ..numbers import amount, times
 from ..plots import Estimate, Point, Series, intervals, lines
 from ..view import View
@@ -28,8 +28,7 @@ def _blocks(view: View) -> Iterator[Block]:
     yield from _by_concurrency(view)
     yield _table(view)
     yield Note(text=say("speed.table says"))
-    formulas = ("speed", "interval", "times", "first token", "pays")
-    yield Formula(lines=tuple(say(f"formula.{key}") for key in formulas))
+    yield view.formulas("speed", "interval", "times", "first token", "pays")
 
 
 def _by_method(view: View, rows: list[SpeedRow]) -> Plot:

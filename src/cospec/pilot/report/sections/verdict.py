@@ -1,7 +1,7 @@
 """Go or no-go, the four figures behind it, and the criteria one by one."""
 
 from ...results import PLAIN, Interval, Reason, Rule
-from ..blocks import Banner, Block, Cell, Column, Formula, Note, Section, Table, Tile, Tiles, Tone
+from ..blocks import Banner, Block, Cell, Column, Note, Section, Table, Tile, Tiles, Tone
 from ..numbers import amount, money, percent, signed, times
 from ..view import View
 
@@ -24,7 +24,7 @@ def verdict(view: View) -> Section:
         if found.rules
         else Note(text=say("verdict.no rules"))
     )
-    blocks.append(Formula(lines=(say("formula.verdict"), say("formula.rules"))))
+    blocks.append(view.formulas("verdict", "rules"))
     return Section(anchor="verdict", title=say("verdict.title"), blocks=tuple(blocks))
 
 

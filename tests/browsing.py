@@ -1,4 +1,4 @@
-"""Chromium, as the report is opened in it."""
+"""Chromium, as pages are opened in it."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ ARGS = [
 ]
 
 in_chromium = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"the report is opened in {CHROMIUM}, which is not there: apt-get install chromium"
+    not CHROMIUM.exists(), reason=f"pages are opened in {CHROMIUM}, which is not there: apt-get install chromium"
 )
