@@ -53,6 +53,7 @@ def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
         return [Verdict(length, None) for length in runs.lengths]
 
     monkeypatch.setattr("cospec.settle.decide.verify_token", all_stand)
+    monkeypatch.setattr("cospec.settle.decide.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
     failed = {(check.name, check.schedule) for check in checks(Ensemble([table(1), table(2, sharpness=3.0)]))
               if not check.is_passed}  # fmt: skip
     assert ("sampled text", "alternate") in failed

@@ -105,9 +105,10 @@ def test_with_a_seed_the_text_does_not_depend_on_what_was_measured():
     assert result.plan is None
 
 
-def test_a_coupled_text_may_be_planned_with_a_seed():
-    ensemble = Ensemble([Slow(LIKE_A, 0.0), Slow(HOPELESS, 0.0)], schedule="auto", verification="coupled")
-    params = SamplingParams(max_tokens=60, seed=3)
+@pytest.mark.parametrize(("verification", "temperature"), [("coupled", 1), ("block", 0)])
+def test_a_text_that_no_plan_changes_may_be_planned_with_a_seed(verification, temperature):
+    ensemble = Ensemble([Slow(LIKE_A, 0.0), Slow(HOPELESS, 0.0)], schedule="auto", verification=verification)
+    params = SamplingParams(max_tokens=60, seed=3, temperature=temperature)
     assert ensemble.planner_for(params) is not None
     (auto,) = ensemble.generate([[0]], params)
     (plain,) = ensemble.with_plan(schedule="plain").generate([[0]], params)

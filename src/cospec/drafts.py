@@ -7,7 +7,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Draft:
-    """One drafted token. `probs` [vocab] is what it was drawn from; `proposer` is the lane that drew it.
+    """One drafted token. `proposer` is the lane that drew it, `probs` [vocab] what from; None where it stands by the
+    token alone, in coupled verification and at temperature 0.
 
     place: how many undecided drafts stood before it. confidence: the proposer's own probability of the token, before
     the target's transforms.
@@ -15,6 +16,6 @@ class Draft:
 
     token: int
     proposer: int
-    probs: Tensor
+    probs: Tensor | None
     place: int
     confidence: float

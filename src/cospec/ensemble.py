@@ -21,7 +21,7 @@ from .planner import Adaptive, Planner, make_planner
 from .results import Event, Origin, Result
 from .sampling import Draws, SamplingParams
 from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans
-from .settle import Policy
+from .settle import Policy, is_coupled
 
 Prompt = str | Values[int]
 Params = SamplingParams | Values[SamplingParams] | None
@@ -178,10 +178,11 @@ class Ensemble:
         """What `auto`, as a schedule or as gamma, knows under this sampling, shared by all texts; None where the plan
         is fixed.
 
-        With a seed it may not measure, unless verification is coupled: the text would depend on what was measured.
+        With a seed it may not measure where the text would depend on what was measured: unless verification is
+        coupled, or the temperature 0.
         """
         plan = self.plan
-        is_free = params.seed is None or plan.verification == "coupled"
+        is_free = params.seed is None or is_coupled(plan.verification, params)
         is_planned = plan.is_paced or (plan.schedule == "auto" and plan.gamma is None)
         if not is_planned or not is_free:
             return None

@@ -214,7 +214,10 @@ def _signature(state: State) -> tuple[object, ...]:
         (position, purpose, epoch - (0 if purpose in OF_POSITION else sequence.epoch), interval)
         for (position, purpose, epoch), interval in state.intervals.items()
     )
-    drafts = tuple((draft.token, draft.proposer, tuple(draft.probs.tolist())) for draft in sequence.drafts)
+    drafts = tuple(
+        (draft.token, draft.proposer, None if draft.probs is None else tuple(draft.probs.tolist()))
+        for draft in sequence.drafts
+    )
     lanes = tuple((lane.length, lane.first) for lane in sequence.lanes)
     declined = tuple(lane for lane in sequence.declined if sequence.has_declined(lane))
     return tuple(sequence.output), drafts, lanes, declined, tuple(known)

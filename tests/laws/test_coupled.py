@@ -32,12 +32,14 @@ def test_the_text_is_that_of_plain_token_by_token(blend, params):
         assert coupled(blend, plan, **params).texts(SEEDS) == expected
 
 
+@pytest.mark.parametrize("blend", ["mixture of 3", "plausible"])
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
 @pytest.mark.parametrize("verification", ["token", "block", "coupled"])
-def test_at_temperature_0_all_verifications_write_one_text(verification):
-    params = {"temperature": 0, "ignore_eos": True, "max_tokens": 12, "repetition_penalty": 1.2}
-    (expected,) = case(BLENDS["mixture of 3"], PLANS["plain"], "token", vocab_size=4, **params).texts([0])
+def test_at_temperature_0_all_verifications_write_one_text(verification, penalty, blend):
+    params = {"temperature": 0, "ignore_eos": True, "max_tokens": 12, "repetition_penalty": penalty}
+    (expected,) = case(BLENDS[blend], PLANS["plain"], "token", vocab_size=4, **params).texts([0])
     for plan in PLANS.values():
-        assert case(BLENDS["mixture of 3"], plan, verification, vocab_size=4, **params).texts([0]) == [expected]
+        assert case(BLENDS[blend], plan, verification, vocab_size=4, **params).texts([0]) == [expected]
 
 
 def test_members_that_agree_accept_all_of_each_others_drafts():

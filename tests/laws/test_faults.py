@@ -1,5 +1,6 @@
 """Faults that others shipped. Each is put in, and the law that holds without it must fail."""
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,11 +12,12 @@ import torch
 
 from cospec import Arithmetic, Contrastive, Mixture, SamplingParams, verify
 from cospec.drafts import Draft
-from cospec.sampling import Purpose
+from cospec.sampling import Purpose, probabilities
 from cospec.schedule import DrawnMember
 from cospec.sequence import Sequence
-from cospec.settle import propose
 from cospec.settle.decide import Block, verdicts_of
+from cospec.settle.noise import noisy_argmax
+from cospec.settle.propose import Item, _extend
 from cospec.settle.target import Span, log_combined, stacked
 from cospec.verify import Runs, Uniforms, Verdict
 
@@ -96,10 +98,13 @@ def one_stream_for_all_purposes() -> AbstractContextManager[object]:
 def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
     """Drafted as for coupled verification, but verified by ratios."""
 
-    def coupled(items: list[tuple[Sequence, int, str]]) -> list[object]:
-        return propose([(sequence, lane, "coupled") for sequence, lane, _ in items])
+    def by_noise(items: list[Item], log_own: torch.Tensor, log_q: torch.Tensor) -> None:
+        rows = zip(items, log_q.split(1), strict=True)
+        tokens = noisy_argmax([(sequence, sequence.frontier, row) for (sequence, _, _), row in rows])
+        _extend(items, torch.tensor(tokens), probabilities(log_q), log_own)
 
-    return mock.patch("cospec.engine.propose", coupled)
+    # The package has a function of the module's name.
+    return mock.patch.object(sys.modules[_extend.__module__], "_draft", by_noise)
 
 
 def transforms_unread_when_verifying() -> AbstractContextManager[object]:

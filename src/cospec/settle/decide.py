@@ -13,7 +13,7 @@ from ..sampling import Purpose, probabilities
 from ..sequence import Sequence, Settled
 from ..verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 from .noise import noisy_argmax
-from .policy import Policy
+from .policy import Policy, is_coupled
 from .target import Span, distributions, joined, log_targets, no_distribution
 
 
@@ -88,9 +88,10 @@ def verdicts_of(blocks: Values[Block]) -> list[Verdict]:
     verdicts: dict[int, Verdict] = {}
     alike: dict[tuple[str, torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, block in enumerate(blocks):
-        alike[block.verification, block.log_target.device, block.log_target.dtype].append(index)
-    for (verification, *_), same in alike.items():
-        verified = _coupled if verification == "coupled" else _by_ratio
+        how = "coupled" if is_coupled(block.verification, block.sequence.params) else block.verification
+        alike[how, block.log_target.device, block.log_target.dtype].append(index)
+    for (how, *_), same in alike.items():
+        verified = _coupled if how == "coupled" else _by_ratio
         verdicts.update(zip(same, verified([blocks[i] for i in same]), strict=True))
     return [verdicts[i] for i in range(len(blocks))]
 
@@ -109,7 +110,7 @@ def _by_ratio(blocks: Values[Block]) -> list[Verdict]:
         lengths=[len(block.drafts) for block in blocks],
         tokens=torch.tensor([draft.token for draft in drafts], device=log_target.device),
         target=probabilities(log_target),
-        draft=torch.stack([draft.probs.to(log_target) for draft in drafts]),
+        draft=torch.stack([draft.probs.to(log_target) for draft in drafts if draft.probs is not None]),
     )
     verify = verify_block if blocks[0].verification == "block" else verify_token
     return verify(
@@ -156,7 +157,7 @@ def refine(sequence: Sequence, lane: int, verification: str) -> None:
     if log_p is None:
         raise no_distribution(sequence.lanes[lane].name)
     (verdict,) = verdicts_of([Block(sequence, start, raw, log_p, verification)])
-    probs = probabilities(log_p)
+    probs = [None] * len(raw) if is_coupled(verification, sequence.params) else [*probabilities(log_p)]
     accepted = [replace(draft, proposer=lane, probs=probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
     replacement = None
     if verdict.token is not None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..combine import Combination
 from ..observer import Observer
+from ..sampling import SamplingParams
 from ..schedule import Schedule
 
 
@@ -15,3 +16,12 @@ class Policy:
     schedule: Schedule
     verification: str
     observer: Observer | None = None
+
+
+def is_coupled(verification: str, params: SamplingParams) -> bool:
+    """Whether a draft stands iff it is argmax of log r and the noise of its position.
+
+    At temperature 0 there is no noise, target and drafts are each certain of one token, and every verification comes to
+    this one, which needs no probability.
+    """
+    return verification == "coupled" or params.temperature == 0

@@ -1,6 +1,7 @@
 """Drafting: the token at a sequence's frontier, from a lane's bonus row."""
 
 import math
+from collections.abc import Iterable
 from collections.abc import Sequence as Values
 
 import torch
@@ -11,6 +12,7 @@ from ..errors import CospecError
 from ..sampling import Purpose, draw, probabilities
 from ..sequence import Sequence
 from .noise import by_place, noisy_argmax
+from .policy import is_coupled
 from .target import Span, distributions, joined, no_distribution
 
 Item = tuple[Sequence, int, str]
@@ -32,13 +34,14 @@ def propose(items: Values[Item]) -> list[CospecError | None]:
         drafting: dict[bool, dict[int, Tensor]] = {False: {}, True: {}}
         for row, (i, log_q) in enumerate(zip(same, log_qs, strict=True)):
             if isinstance(log_q, Tensor):
-                drafting[items[i][2] == "coupled"][row] = log_q
+                drafting[is_coupled(items[i][2], items[i][0].params)][row] = log_q
             else:
                 outcomes[i] = log_q or _without(items[i])
-        for is_coupled, alike in drafting.items():
+        for are_coupled, alike in drafting.items():
             if alike:
                 own = log_own if len(alike) == len(same) else log_own[[*alike]]
-                _draft([items[same[row]] for row in alike], own, joined([*alike.values()]), is_coupled=is_coupled)
+                draft = _draft_coupled if are_coupled else _draft
+                draft([items[same[row]] for row in alike], own, joined([*alike.values()]))
     return outcomes
 
 
@@ -51,16 +54,23 @@ def _without(item: Item) -> CospecError | None:
     return None
 
 
-def _draft(items: Values[Item], log_own: Tensor, log_q: Tensor, *, is_coupled: bool) -> None:
+def _draft(items: Values[Item], log_own: Tensor, log_q: Tensor) -> None:
     """Draw a token each, and let it stand as a draft. log_own, log_q: the lanes' own log-probabilities and those under
     the transforms, [items, vocab] each."""
     probs = probabilities(log_q)
-    if is_coupled:
-        rows = zip(items, torch.split(log_q, 1), strict=True)
-        tokens = torch.tensor(noisy_argmax([(sequence, sequence.frontier, row) for (sequence, _, _), row in rows]))
-    else:
-        uniforms = [own.draws.uniform(own.frontier, Purpose.PROPOSE, own.epoch) for own, _, _ in items]
-        tokens = draw(probs, uniforms)
-    of_tokens = log_own.gather(1, tokens.to(log_own.device)).tolist()
+    uniforms = [own.draws.uniform(own.frontier, Purpose.PROPOSE, own.epoch) for own, _, _ in items]
+    _extend(items, draw(probs, uniforms), probs, log_own)
+
+
+def _draft_coupled(items: Values[Item], log_own: Tensor, log_q: Tensor) -> None:
+    """The same by the noise that settles the position."""
+    rows = zip(items, torch.split(log_q, 1), strict=True)
+    tokens = noisy_argmax([(sequence, sequence.frontier, row) for (sequence, _, _), row in rows])
+    _extend(items, torch.tensor(tokens, device=log_own.device), [None] * len(items), log_own)
+
+
+def _extend(items: Values[Item], tokens: Tensor, probs: Iterable[Tensor | None], log_own: Tensor) -> None:
+    """tokens: [items, 1] ids."""
+    of_tokens = log_own.gather(1, tokens).tolist()
     for (sequence, lane, _), (token,), row, (log_p,) in zip(items, tokens.tolist(), probs, of_tokens, strict=True):
         sequence.extend(Draft(token, lane, row, place=len(sequence.drafts), confidence=math.exp(log_p)))

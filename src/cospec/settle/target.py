@@ -137,8 +137,9 @@ def _log_certain(sequence: Sequence, combination: Combination, start: int) -> Te
 
 
 def distributions(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | CospecError | None]:
-    """Log-probabilities [positions, vocab] of each sequence for positions from `start` on, under its transforms. None
-    where a row is no distribution; an error where a transform raised it."""
+    """Log-probabilities [positions, vocab] of each sequence for positions from `start` on, under its transforms, but
+    for temperature 0, of which nothing but the maximum is looked at. None where a row is no distribution; an error
+    where a transform raised it."""
     shaped = _shaped(items)
     rows = [log_p for log_p in shaped if isinstance(log_p, Tensor)]
     are_ones = iter(_are_distributions(rows))
@@ -151,7 +152,8 @@ def _shaped(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | Cospec
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, (sequence, start, log_probs) in enumerate(items):
         params = sequence.params
-        if params.is_identity:
+        if params.is_identity or params.is_argmax:
+            # What changes nothing, and what is drawn by the row's maximum, where it stands.
             continue
         if not params.is_biased:
             alike[*params.warpers, log_probs.device, log_probs.dtype].append(i)

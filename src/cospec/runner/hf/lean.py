@@ -50,7 +50,7 @@ class LeanForward:
         self._embed: Callable[[Tensor], Tensor] = body.embed_tokens
         self._rotations = Rotations(body.rotary_emb, model.dtype)
         self._layers = [_Layer(layer, config) for layer in body.layers]
-        self._norm = _Norm(body.norm)
+        self._norm = _norm(body.norm)
         self._head: Linear = model.lm_head
 
     def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
@@ -113,11 +113,11 @@ class _Layer:
 
     def __init__(self, layer: Any, config: Any) -> None:
         attention, units = layer.self_attn, layer.mlp
-        self._before_attention, self._before_units = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
+        self._before_attention, self._before_units = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
         self._dim, self._scale = int(attention.head_dim), float(attention.scaling)
         self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._of_heads = _HeadNorm(attention, self._heads, self._kv_heads) if hasattr(attention, "q_norm") else None
+        self._of_heads = _head_norm(attention, self._heads, self._kv_heads) if hasattr(attention, "q_norm") else None
         self._out = joined([attention.o_proj])
         self._gate_and_up = joined([units.gate_proj, units.up_proj])
         self._down = joined([units.down_proj])
@@ -156,26 +156,30 @@ class _Layer:
 
 
 class _Norm:
-    """Root mean square normalisation."""
+    """Root mean square normalisation of [..., dim]. weight: [dim], or [heads, dim]."""
 
-    def __init__(self, norm: Any) -> None:
-        self._weight: Tensor = norm.weight.detach()
-        self._eps = float(norm.variance_epsilon)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
-
-
-class _HeadNorm:
-    """That of queries and keys, each head for itself."""
-
-    def __init__(self, attention: Any, heads: int, kv_heads: int) -> None:
-        q, k = attention.q_norm, attention.k_norm
-        self._weight = torch.cat((q.weight.expand(heads, -1), k.weight.expand(kv_heads, -1))).detach()
-        self._eps = float(q.variance_epsilon)
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._weight = weight.detach()
+        self._eps, self._added = float(eps), torch.tensor(float(eps))
 
     def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            # The operation made for it takes half as long again, most of that for a mean.
+            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            return x * torch.addcmul(self._added, length, length, value=1 / x.shape[-1]).rsqrt_() * self._weight
+        if self._weight.dim() == 1:
+            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
         return F.rms_norm(x, x.shape[-1:], eps=self._eps) * self._weight
+
+
+def _norm(module: Any) -> _Norm:
+    return _Norm(module.weight, module.variance_epsilon)
+
+
+def _head_norm(attention: Any, heads: int, kv_heads: int) -> _Norm:
+    """That of queries and keys, each head for itself."""
+    q, k = attention.q_norm, attention.k_norm
+    return _Norm(torch.cat((q.weight.expand(heads, -1), k.weight.expand(kv_heads, -1))), q.variance_epsilon)
 
 
 def joined(linears: Sequence[Any]) -> Linear:
