@@ -275,7 +275,7 @@ def test_an_era_ends_when_there_are_half_or_twice_as_many_texts():
     text = table(1)  # anything that can be held weakly
     for num_texts, is_new in ((8, True), (6, False), (5, False), (4, True), (1, True), (1, False)):
         planner.num_rows, before = num_texts, planner._era
-        planner.choose(text)
+        planner._choose(text)
         assert (planner._era is not before) == is_new
 
 

@@ -95,7 +95,8 @@ class Planner:
     num_rows: int = 1
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
-    _running: WeakKeyDictionary[Sequence, Schedule] = field(default_factory=WeakKeyDictionary)
+    # What a text runs, and the position at which that was asked last.
+    _running: WeakKeyDictionary[Sequence, tuple[int, Schedule]] = field(default_factory=WeakKeyDictionary)
     _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
     _num_settled: int = 0
     _num_trials: int = 0
@@ -125,7 +126,7 @@ class Planner:
             self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
 
     def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
-        running = self._running.get(sequence)
+        _, running = self._running.get(sequence, (0, None))
         pace = running.pace if isinstance(running, Fixed | DrawnMember) else None
         for one in settled:
             if pace is not None and one.confidence is not None:
@@ -178,13 +179,20 @@ class Planner:
 
     # The decision.
 
-    def choose(self, sequence: Sequence) -> Schedule:
-        """The schedule for a text that has nothing drafted."""
+    def running(self, sequence: Sequence) -> Schedule:
+        """What a text runs: chosen anew at each position where nothing is drafted, unless what runs may not be left."""
+        position, schedule = self._running.get(sequence, (-1, None))
+        is_clean = position != sequence.position and not sequence.drafts
+        if schedule is None or (is_clean and schedule.may_be_left(sequence)):
+            schedule = self._choose(sequence)
+            self._running[sequence] = (sequence.position, schedule)
+        return schedule
+
+    def _choose(self, sequence: Sequence) -> Schedule:
         if self._era is None or self._is_over(self._era):
             self._era = self._next()
         self._era.texts.add(sequence)
-        self._running[sequence] = self.candidates[self._era.name]
-        return self._running[sequence]
+        return self.candidates[self._era.name]
 
     def _is_over(self, era: Era) -> bool:
         if not self.chosen:
@@ -306,39 +314,29 @@ def _bucket(num_rows: int) -> int:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """A schedule that asks the planner wherever nothing is drafted, and keeps to the answer until then, or for as long
-    as the schedule that is running may not be left."""
+    """The schedule that the planner has a text run."""
 
     planner: Planner
     # The schedule that was asked for: auto, or one whose drafter's pace is planned.
     name: str = "auto"
-    _current: WeakKeyDictionary[Sequence, tuple[int, Schedule]] = field(default_factory=WeakKeyDictionary)
 
     def turn(self, sequence: Sequence) -> Values[int]:
-        return self._schedule(sequence).turn(sequence)
+        return self.planner.running(sequence).turn(sequence)
 
     def proposer(self, sequence: Sequence) -> int | None:
-        return self._schedule(sequence).proposer(sequence)
+        return self.planner.running(sequence).proposer(sequence)
 
     def refiner(self, sequence: Sequence) -> int | None:
-        return self._schedule(sequence).refiner(sequence)
+        return self.planner.running(sequence).refiner(sequence)
 
     def cells(self, sequence: Sequence, position: int) -> Values[int]:
-        return self._schedule(sequence).cells(sequence, position)
+        return self.planner.running(sequence).cells(sequence, position)
 
     def reach(self, sequence: Sequence, lane: int) -> int:
-        return self._schedule(sequence).reach(sequence, lane)
+        return self.planner.running(sequence).reach(sequence, lane)
 
     def may_be_left(self, sequence: Sequence) -> bool:
-        return self._schedule(sequence).may_be_left(sequence)
-
-    def _schedule(self, sequence: Sequence) -> Schedule:
-        position, schedule = self._current.get(sequence, (-1, None))
-        is_clean = position != sequence.position and not sequence.drafts
-        if schedule is None or (is_clean and schedule.may_be_left(sequence)):
-            schedule = self.planner.choose(sequence)
-            self._current[sequence] = (sequence.position, schedule)
-        return schedule
+        return self.planner.running(sequence).may_be_left(sequence)
 
 
 def make_planner(plans: Values[Plan], setting: Setting) -> Planner:
