@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -418,6 +419,13 @@ def test_half_precision_gives_rows_in_float32(dtype: str | torch.dtype, folder: 
     assert runner.dtype == runner.model.dtype == torch.bfloat16
     rows = runner.feed([Feed(runner.open(), [1, 2, 3], 2), Feed(runner.open(), [4], 1)])
     assert all(row.dtype == torch.float32 and row.isfinite().all() for row in rows)
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_type_that_the_cpu_does_not_multiply_in_is_told(is_native, folder: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(sys.modules[load.__module__], "is_native", lambda dtype: is_native)
+    load(str(folder), LoadOptions(device="cpu", dtype="bfloat16"))
+    assert ["in bfloat16" in record.getMessage() for record in caplog.records] == ([] if is_native else [True])
 
 
 def test_double_precision_is_not_narrowed(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """From a path or hub id to a runner: what cannot be exact is refused by name, before anything is generated."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,17 +17,19 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from ...errors import CospecError, InvalidEnsemble, ModelNotFound, UnsupportedModel
 from ..protocol import Feed
 from .forward import Forward, ModelForward
 from .graphs import NUM_UNCAPTURED, Shapes
 from .lean import LeanForward, can_be_lean
-from .packed import pack
+from .packed import is_native, pack
 from .probe import distance
 from .runner import HfRunner
 from .tokenizer import HfTokenizer
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -89,10 +92,23 @@ def load(model: str, options: LoadOptions) -> HfRunner:
         tokenizer = None
         if _has_tokenizer(path):
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
+    _warn_if_slow(model, weights)
     pack(weights)
     forward = _forward(model, weights)
     shapes = _shapes(model, weights, options)
     return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None, shapes, forward)
+
+
+def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
+    """Each weight is converted by every call where a CPU does not multiply in its type."""
+    if model.device.type == "cpu" and not is_native(model.dtype):
+        dtype = str(model.dtype).removeprefix("torch.")
+        logger.warning(
+            "%s computes in %s, in which this CPU does not multiply: in float32 it would be several times as fast, "
+            "and take twice the memory",
+            name,
+            dtype,
+        )
 
 
 def _forward(name: str, model: PreTrainedModel) -> type[Forward]:
@@ -277,13 +293,13 @@ def _explained(name: str) -> Iterator[None]:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """Transformers draws one for every model that it loads, into whatever the caller shows."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_enabled:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _told(error: BaseException) -> str:

@@ -53,17 +53,28 @@ def _is_worth_it(linear: nn.Linear) -> bool:
 
 
 @cache
+def is_native(dtype: torch.dtype) -> bool:
+    """Whether the CPU multiplies in this type, rather than by way of another."""
+    if dtype not in (torch.bfloat16, torch.float16):
+        return True
+    try:
+        ops = torch.ops.mkldnn
+        return bool(ops._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@cache
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch has the two operations for this type, and they give what a linear layer gives."""
-    if dtype not in TOLERANCE or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if dtype not in TOLERANCE or not is_native(dtype):
+        return False
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     linear = nn.Linear(16, 8, dtype=dtype)
     x = torch.ones(1, 3, 16, dtype=dtype)
     with torch.inference_mode():
         try:
-            is_native = dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-            return is_native and torch.allclose(
-                PackedLinear(linear.weight, linear.bias)(x), linear(x), atol=TOLERANCE[dtype]
-            )
+            return torch.allclose(PackedLinear(linear.weight, linear.bias)(x), linear(x), atol=TOLERANCE[dtype])
         except (AttributeError, RuntimeError, NotImplementedError):
             return False
