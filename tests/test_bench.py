@@ -7,12 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
-from cospec.bench.methods import Method, chosen, methods
+from cospec.bench.methods import Method, chosen, methods, of_schedules
 from cospec.bench.predictions import Tallied, predictions
 from cospec.bench.report import report
 from cospec.bench.study import Study, measure, measure_concurrency
 from cospec.bench.timing import ratio
 from cospec.cli import app
+from cospec.cli.bench import BenchOptions
+from cospec.cli.options import EnsembleOptions
 from cospec.errors import InvalidBenchmark, UnknownName
 from cospec.schedule import Plan
 
@@ -56,7 +58,8 @@ def test_methods_are_interleaved_after_a_warm_up():
 def test_an_interrupted_run_keeps_its_prompts_and_goes_on(tmp_path):
     path, log = tmp_path / "results.json", []
     study = Study({"tokens": 10})
-    seen = iter([False, True])
+    # Asked before each of two warm-ups and of two prompts.
+    seen = iter([False, False, False, True])
     measure(study, [method("a"), method("b")], ["p", "q"], 1, lambda: study.save(path), lambda: next(seen))
     again = Study.load(path, {"tokens": 10})
     assert again.seconds == study.seconds
@@ -103,16 +106,54 @@ def test_theory_counts_the_prompt_that_every_method_feeds():
 def test_a_sweep_takes_so_many_texts_at_once():
     log = []
     study = Study({})
-    measure_concurrency(study, [method("a", log)], ["p", "q"], [1, 4], 1, never)
+    kept = []
+    measure_concurrency(study, [method("a", log)], ["p", "q"], [1, 4], 1, lambda: kept.append(study.concurrency), never)
+    assert len(kept) == 2
     assert {len(prompts) for _, prompts in log} == {1, 4}
     assert set(study.concurrency["a"]) == {1, 4}
 
 
 def test_there_must_be_two_methods():
-    with pytest.raises(InvalidBenchmark, match="nothing to compare"):
-        chosen([method("a"), method("b")], ["a"])
+    available = [method("plain"), method("a"), method("b")]
+    for names in (["a"], ["plain"], ["a", "b"]):
+        with pytest.raises(InvalidBenchmark, match="nothing to compare"):
+            chosen(available, names, {})
     with pytest.raises(UnknownName, match="method"):
-        chosen([method("a"), method("b")], ["a", "c"])
+        chosen(available, ["a", "c"], {})
+    with pytest.raises(InvalidBenchmark, match="c cannot run: the reason"):
+        chosen(available, ["plain", "c"], {"c": "the reason"})
+
+
+def test_a_setting_is_varied_among_the_schedules_named():
+    found = [Method(name, lambda prompts: (0, []), Plan(schedule=name)) for name in ("plain", "fixed", "alternate")]
+    assert [each.name for each in of_schedules(found, ["plain", "fixed"])] == ["plain", "fixed"]
+    assert of_schedules(found, []) == found
+    with pytest.raises(InvalidBenchmark, match="nothing to vary among the methods plain, auto"):
+        of_schedules(found, ["plain", "auto"])
+
+
+def test_nothing_is_warmed_up_once_it_is_interrupted():
+    log = []
+    measure(Study({}), [method("plain", log), method("a", log)], ["p"], 1, lambda: None, lambda: True)
+    assert log == []
+
+
+def test_prompts_of_another_content_are_other_settings(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    settings = []
+    for text in ("one", "two", "two"):
+        file.write_text(f'"{text}"\n')
+        settings.append(BenchOptions(prompts=file).settings(EnsembleOptions()))
+    assert settings[0] != settings[1] == settings[2]
+
+
+def test_an_ensemble_file_of_another_content_is_other_settings(tmp_path):
+    file = tmp_path / "ours.yaml"
+    settings = []
+    for text in ("a: 1", "a: 2", "a: 2"):
+        file.write_text(text)
+        settings.append(BenchOptions().settings(EnsembleOptions(ensemble=str(file))))
+    assert settings[0] != settings[1] == settings[2]
 
 
 def test_what_cannot_be_had_is_skipped_by_name():
@@ -120,7 +161,7 @@ def test_what_cannot_be_had_is_skipped_by_name():
     available, skipped = methods(ensemble, SamplingParams(temperature=0), [])
     names = {each.name for each in available}
     assert {"plain", "fixed", "alternate", "auto", "bare", "parallel", "hf:general", "single:amateur"} <= names
-    assert set(skipped) == {"mixture"}
+    assert set(skipped) == {"mixture", "hf-assisted", "hf-ensemble-weight (not exact)"}
     assert not any("ensemble-weight" in name for name in names)
 
 

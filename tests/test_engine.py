@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, toy
+from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, pieces, toy
 from cospec.sampling import Draws, Purpose
 
 from .toys import END, Letters, letters, table
@@ -293,3 +293,53 @@ def test_the_end_token_is_told_apart_from_a_length():
     for result in results:
         assert (result.finish_reason == "stop") == (result.token_ids[-1] == END)
         assert END not in result.token_ids[:-1]
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Prompts are read by five tokens a round and model, where there is more than one text."""
+    monkeypatch.setattr(pieces, "FEWEST", 5)
+    monkeypatch.setattr(pieces, "MOST", 5)
+
+
+@pytest.mark.parametrize(
+    ("plan", "drafters"),
+    [
+        *((plan, {}) for plan in SCHEDULES),
+        *((plan, {"proposer": table(3)}) for plan in SCHEDULES if plan[0] in ("fixed", "mixture")),
+        (("cascade", (2, 3), "block"), {"proposer": table(3)}),
+    ],
+)
+def test_prompts_read_in_pieces_change_no_text(plan, drafters, few):
+    ensemble = pair(*plan, **drafters)
+    prompts = [[i % 3] * (1 + 4 * i) for i in range(6)]
+    params = [SamplingParams(max_tokens=5 + 3 * i, seed=i, ignore_eos=True) for i in range(6)]
+    together = ensemble.generate(prompts, params)
+    alone = [ensemble.generate([prompt], own)[0] for prompt, own in zip(prompts, params, strict=True)]
+    assert [result.token_ids for result in together] == [result.token_ids for result in alone]
+    assert [result.proposers for result in together] == [result.proposers for result in alone]
+    assert sum(stats.calls for stats in together[-1].members.values()) > sum(
+        stats.calls for stats in alone[-1].members.values()
+    )
+
+
+def test_a_prompt_in_pieces_is_scored_as_a_whole_one(few):
+    ensemble, prompts = pair("plain"), [[1, 2, 0] * 7, [2, 1] * 9]
+    params = SamplingParams(max_tokens=3, seed=1, prompt_logprobs=1, logprobs=1, ignore_eos=True)
+    together = ensemble.generate(prompts, params)
+    for prompt, result in zip(prompts, together, strict=True):
+        (alone,) = ensemble.generate([prompt], params)
+        assert result.prompt_logprobs == alone.prompt_logprobs
+        assert result.logprobs == alone.logprobs
+
+
+def test_while_a_prompt_is_read_the_others_go_on(few):
+    ensemble = pair("plain")
+    engine = ensemble.engine()
+    params = SamplingParams(max_tokens=20, seed=4, ignore_eos=True)
+    first = engine.add(ensemble.request([1], params))
+    engine.step()
+    engine.add(ensemble.request([2] * 23, params))
+    # Four rounds read twenty of the tokens, and say nothing of that text; the fifth settles its first.
+    moved = [[live.id for live, _ in engine.step()] for _ in range(5)]
+    assert moved == [[first]] * 4 + [[first, first + 1]]

@@ -38,6 +38,16 @@ def test_a_model_is_counted_once(free):
         Ensemble([MATH, GENERAL], device="cpu", dtype="float32")
 
 
+def test_a_file_larger_than_the_memory_is_measured_by_its_header(tmp_path):
+    file = tmp_path / "model.safetensors"
+    count, tensor = 2**38, b'{"weight": {"dtype": "BF16", "shape": [%d], "data_offsets": [0, %d]}}'
+    header = tensor % (count, 2 * count)
+    with file.open("wb") as opened:
+        opened.write(len(header).to_bytes(8, "little") + header)
+        opened.truncate(8 + len(header) + 2 * count)
+    assert memory._tensors(file) == [count]
+
+
 def test_what_is_free_is_asked_of_the_machine():
     assert memory.free_bytes("cpu") > 2**20
 

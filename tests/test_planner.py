@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from cospec import Ensemble, SamplingParams, toy
+from cospec import Ensemble, Mixture, SamplingParams, toy
 from cospec.averages import Average
 from cospec.costs import Costs
 from cospec.errors import InvalidEnsemble, InvalidPrompt
@@ -113,6 +113,29 @@ def test_a_text_that_no_plan_changes_may_be_planned_with_a_seed(verification, te
     (auto,) = ensemble.generate([[0]], params)
     (plain,) = ensemble.with_plan(schedule="plain").generate([[0]], params)
     assert auto.token_ids == plain.token_ids
+
+
+def test_what_is_learned_under_one_sampling_is_not_taken_for_another():
+    ensemble = Ensemble([Slow(LIKE_A, 0.0), Slow(HOPELESS, 0.0)], Mixture([0.7, 0.3]), schedule="auto")
+    penalised, greedy, narrow = (
+        ensemble.planner_for(SamplingParams(temperature=0, **params))
+        for params in ({"repetition_penalty": 1.2}, {}, {"top_k": 1})
+    )
+    assert len({id(each) for each in (penalised, greedy, narrow)}) == 3
+    # Where the argmax is all that counts, the heavier member may settle it alone.
+    are_lazy = [
+        any(getattr(each, "is_lazy", False) for each in planner.candidates.values()) for planner in (penalised, greedy)
+    ]
+    assert are_lazy == [False, True]
+
+
+def test_rows_are_compared_as_they_are_drawn_from():
+    """Under top-k 1 nothing but the first token counts, and there the two agree."""
+    members = {"a": Slow([0.6, 0.2, 0.05, 0.05, 0.05, 0.05], 0.004), "b": Slow([0.4, 0.2, 0.1, 0.1, 0.1, 0.1], 0.004)}
+    planner, _ = learned(members, None, top_k=1)
+    assert planner.acceptance(0, 1) == pytest.approx(1)
+    planner, _ = learned(members, None)
+    assert planner.acceptance(0, 1) == pytest.approx(0.8)
 
 
 def test_costs_are_read_between_what_was_measured():

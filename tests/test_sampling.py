@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cospec import InvalidSampling, SamplingParams
-from cospec.sampling import Draws, History, Purpose, draw, shape, shape_members
+from cospec.sampling import Draws, History, Purpose, draw, shape, shape_members, warp
 
 from .laws import naive
 
@@ -157,6 +157,15 @@ def test_a_tiny_temperature_is_almost_temperature_0(temperature, dtype):
 def test_top_k_of_more_than_the_vocabulary_changes_nothing():
     log_r = random_rows(2)
     torch.testing.assert_close(shaped(log_r, top_k=10**9), log_r.exp())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_top_p_that_rounds_to_0_keeps_the_most_probable_token(dtype):
+    log_r = torch.log_softmax(torch.tensor([[0.0, 2.0, 1.0]], dtype=dtype), dim=-1)
+    for params in ({"top_p": 1e-50}, {"top_p": 5e-324}):
+        assert warp(log_r, SamplingParams(**params)).exp().tolist() == [[0.0, 1.0, 0.0]]
+    assert shape_members(log_r, SamplingParams(member_top_p=1e-50)).argmax() == 1
+    assert shape_members(log_r, SamplingParams(member_top_p=1e-50)).isfinite().sum() == 1
 
 
 def test_top_p_keeps_the_token_that_reaches_it_and_the_lower_id_of_equals():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import CospecError, InvalidPrompt, InvalidSampling, MemberFailed
 from .observer import Round
+from .pieces import Pieces
 from .runner import Feed, Runner
 from .sampling import Draws, SamplingParams
 from .sequence import Lane, Sequence, Settled
@@ -77,12 +78,16 @@ class Update:
 
 @dataclass(eq=False)
 class Live:
-    """A sequence in the engine, and the text it has so far."""
+    """A sequence in the engine, and the text it has so far.
+
+    unread: lanes that are to be fed the rest of a prompt before anything else happens to it.
+    """
 
     id: int
     sequence: Sequence
     policy: Policy
     text: TextStream | None
+    unread: list[Lane] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
 
@@ -109,6 +114,7 @@ class Engine:
         self._runners = {participant.name: participant.runner for participant in self.participants}
         self._indices = {participant.name: index for index, participant in enumerate(self.participants)}
         self._fed = Fed()
+        self._pieces: dict[int, Pieces] = defaultdict(Pieces)
         self._live: dict[int, Live] = {}
         self._num_added = 0
         # Members whose calls for many texts raised, as was told.
@@ -169,7 +175,8 @@ class Engine:
         started, self._fed, num_live = time.perf_counter(), Fed(), self.num_live
         turns = self._first_drafters({live: self._turn(live) for live in self._live.values()})
         self._feed([(live, lane) for live, lanes in turns.items() for lane in lanes])
-        moved = self._advance([*turns])
+        # A prompt in pieces changes nothing but the time: until it is read, the text stands still.
+        moved = self._advance([live for live in turns if not live.unread or live.sequence.finish_reason])
         self._report_round(moved, num_live, time.perf_counter() - started)
         return moved
 
@@ -194,8 +201,13 @@ class Engine:
                 )
 
     def _first_drafters(self, turns: dict[Live, list[Lane]]) -> dict[Live, list[Lane]]:
-        """While some texts are drafting, the others wait, so that members are called for many texts at once."""
-        drafting = {live: lanes for live, lanes in turns.items() if any(map(self._is_drafter, lanes))}
+        """While some texts are drafting, the others wait, so that members are called for many texts at once. A drafter
+        that is still to read its prompt is waited for by none."""
+        drafting = {
+            live: lanes
+            for live, lanes in turns.items()
+            if any(self._is_drafter(lane) and lane.seen >= 0 for lane in lanes)
+        }
         return drafting or turns
 
     def _is_drafter(self, lane: Lane) -> bool:
@@ -204,6 +216,8 @@ class Engine:
     def _turn(self, live: Live) -> list[Lane]:
         """The lanes to be fed in this round."""
         sequence = live.sequence
+        if live.unread:
+            return live.unread
         if sequence.wants_logprobs:
             num_unscored = sequence.position - sequence.scored
             if sequence.finish_reason or num_unscored >= MOST_UNSCORED:
@@ -213,16 +227,30 @@ class Engine:
     def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
         """Feed each lane what is of use: one call a runner, however many sequences and members share it."""
         by_runner: dict[int, list[tuple[Live, Lane, Feed]]] = defaultdict(list)
+        for pieces in self._pieces.values():
+            pieces.begin()
+        for live, _ in turns:
+            live.unread = []
         for live, lane in turns:
             index = self._indices[lane.name]
             tokens = live.sequence.unseen(lane)[: live.policy.schedule.reach(live.sequence, index) - lane.seen]
             if self._is_drafter(lane) and self._is_beyond(lane, len(tokens)):
                 live.sequence.decline(index)
-            elif tokens:
-                feed = Feed(lane.slot, tokens, live.sequence.num_rows_wanted(lane, len(tokens)))
+            elif piece := self._piece(live, lane, tokens):
+                feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
                 by_runner[id(self._runners[lane.name])].append((live, lane, feed))
         for batch in by_runner.values():
             self._feed_runner(self._runners[batch[0][1].name], batch)
+
+    def _piece(self, live: Live, lane: Lane, tokens: list[int]) -> list[int]:
+        """What of these tokens is fed now: all, but where others are in the batch no more of prompts than a round may
+        hold."""
+        if lane.seen >= 0 or self.num_live == 1:
+            return tokens
+        piece = tokens[: self._pieces[id(self._runners[lane.name])].take(len(tokens))]
+        if len(piece) < len(tokens):
+            live.unread.append(lane)
+        return piece
 
     def _is_beyond(self, lane: Lane, num_tokens: int) -> bool:
         """Whether so many tokens more do not fit into what the lane's model can see."""
@@ -246,6 +274,8 @@ class Engine:
                 self._feed_runner(runner, [single])
             return
         seconds = time.perf_counter() - started
+        if any(lane.seen < 0 for _, lane, _ in batch):
+            self._pieces[id(runner)].learn(sum(len(feed.tokens) for _, _, feed in batch), seconds)
         self._report(batch, seconds)
         for (live, lane, feed), row in zip(batch, rows, strict=True):
             lane.calls += 1

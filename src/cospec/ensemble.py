@@ -187,7 +187,8 @@ class Ensemble:
         if not is_planned or not is_free:
             return None
         setting = self._setting(params)
-        key = (params.temperature, params.is_identity, plan, setting.drafters)
+        # What schedules can be had, and what is drawn from, hang on these.
+        key = (params.warpers, params.is_biased, plan, setting.drafters)
         if key not in self._planners:
             weighed = [plan] if plan.is_paced else plans(setting, plan.verification)
             if len(self._planners) >= MOST_PLANNERS:

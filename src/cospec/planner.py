@@ -20,6 +20,7 @@ from .averages import Average
 from .combine import Combination
 from .costs import Costs
 from .observer import Round
+from .sampling import SamplingParams, probabilities, warp
 from .schedule import DrawnMember, Fixed, Plan, Schedule, Setting, make_schedule
 from .sequence import Sequence, Settled
 from .theory import cycle, paced, texts_a_call
@@ -77,14 +78,14 @@ class Planner:
     """What one ensemble has learned under one way of sampling, and the plan that it holds to be the fastest.
 
     candidates: name -> schedule, plain first. trials: names of those that are run first, plain, then one a drafter.
-    combination, num_members: of the ensemble. temperature: of the sampling.
+    combination, num_members: of the ensemble. params: of the sampling.
     """
 
     candidates: Mapping[str, Schedule]
     trials: Values[str]
     combination: Combination
     num_members: int
-    temperature: float
+    params: SamplingParams
     costs: Costs = field(default_factory=Costs)
     acceptances: dict[tuple[int, int | None], Average] = field(default_factory=dict)
     by_place: dict[tuple[int, int | None, int], Average] = field(default_factory=dict)
@@ -157,9 +158,9 @@ class Planner:
             self.by_place.setdefault(key, Average(ACCEPTANCE_RATE)).add(overlap)
 
     def _probs(self, logits: Tensor) -> Tensor:
-        if self.temperature == 0:
-            return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-        return torch.softmax(logits / self.temperature, dim=-1)
+        """Under the transforms that look at nothing but a row; others are taken to change a draft's row and the
+        target's alike."""
+        return probabilities(logits if self.params.is_identity else warp(logits, self.params))
 
     # What `theory` asks.
 
@@ -348,5 +349,5 @@ def make_planner(plans: Values[Plan], setting: Setting) -> Planner:
         trials=[*dict.fromkeys([str(plans[0]), *first_of.values()])],
         combination=setting.combination,
         num_members=len(setting.members),
-        temperature=setting.params.temperature,
+        params=setting.params,
     )

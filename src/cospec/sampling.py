@@ -271,7 +271,8 @@ def _keep_top_p(log_probs: Tensor, top_p: float) -> Tensor:
     """-inf outside the smallest set of most probable tokens whose sum reaches top_p (ties to the lowest id)."""
     ordered, order = log_probs.sort(dim=-1, descending=True, stable=True)
     before = ordered.exp().cumsum(-1) - ordered.exp()
-    kept = ordered.masked_fill(before >= top_p, -math.inf)
+    # The most probable one stays, whatever top_p rounds to.
+    kept = ordered.masked_fill(before >= max(top_p, torch.finfo(before.dtype).tiny), -math.inf)
     return torch.empty_like(log_probs).scatter_(-1, order, kept)
 
 

@@ -179,7 +179,7 @@ class Sequence:
     def num_rows_wanted(self, lane: Lane, num_tokens: int) -> int:
         """For how many of the next `num_tokens` tokens the row is wanted."""
         seen = lane.seen + num_tokens
-        return seen + 1 - max(self.wanted, lane.seen + 1)
+        return max(0, seen + 1 - max(self.wanted, lane.seen + 1))
 
     def receive(self, lane: Lane, num_tokens: int, rows: Tensor) -> None:
         """The lane was fed `num_tokens` and answered with `rows`, the last ones."""

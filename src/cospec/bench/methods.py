@@ -1,6 +1,6 @@
 """What is timed: a method decodes prompts and says how many tokens came of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, replace
 
@@ -13,6 +13,7 @@ from .bare import bare_forwards
 from .peers import assisted, generated, in_parallel, weighted_assisted
 
 Run = Callable[[Values[str]], tuple[int, list[Result]]]
+WEIGHTED = "hf-ensemble-weight (not exact)"
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,35 @@ def methods(ensemble: Ensemble, params: SamplingParams, extra: Values[Plan]) -> 
             skipped[name] = str(error)
         else:
             found.append(Method(name, _decoding(planned, params), plan))
-    return [*found, *_peers(ensemble, params)], skipped
+    peers, missing = _peers(ensemble, params)
+    return [*found, *peers], skipped | missing
 
 
-def chosen(available: list[Method], names: Values[str]) -> list[Method]:
-    """Those named, or all. Raises UnknownName, or InvalidBenchmark where fewer than two are left."""
+def chosen(available: list[Method], names: Values[str], skipped: Mapping[str, str]) -> list[Method]:
+    """Those named, or all. Raises UnknownName, or InvalidBenchmark for one that cannot run, or where nothing is left to
+    compare with `plain`, which all are held against."""
     known = {method.name: method for method in available}
     for name in names:
+        if name in skipped:
+            raise InvalidBenchmark(f"{name} cannot run: {skipped[name]}")
         if name not in known:
             raise UnknownName("method", name, known)
     picked = [known[name] for name in dict.fromkeys(names)] if names else available
-    if len(picked) < 2:
-        raise InvalidBenchmark(f"nothing to compare: {[m.name for m in picked]}; name at least two methods")
+    if len(picked) < 2 or "plain" not in {method.name for method in picked}:
+        raise InvalidBenchmark(
+            f"nothing to compare: {[m.name for m in picked]}; name plain, which all are held against, and another"
+        )
     return picked
+
+
+def of_schedules(available: list[Method], names: Values[str]) -> list[Method]:
+    """Those of these names, or whose schedule has one of them, or all where none are given. Raises InvalidBenchmark
+    where nothing but `plain` is left."""
+    kept = [m for m in available if not names or m.name in names or (m.plan and m.plan.schedule in names)]
+    if len(kept) < 2:
+        told = ", ".join(method.name for method in available)
+        raise InvalidBenchmark(f"nothing to vary among the methods {', '.join(names)}; here are {told}")
+    return kept
 
 
 def _plans(ensemble: Ensemble, extra: Values[Plan]) -> dict[str, Plan]:
@@ -59,7 +76,7 @@ def _plans(ensemble: Ensemble, extra: Values[Plan]) -> dict[str, Plan]:
     drafter = own.proposer if own.proposer in ensemble.names else next(iter(ensemble.drafter_names), None)
     published = {
         "plain": Plan(schedule="plain"),
-        "fixed": Plan(schedule="fixed", proposer=drafter),
+        **({"fixed": Plan(schedule="fixed", proposer=drafter)} if drafter or len(ensemble.member_names) > 1 else {}),
         "alternate": Plan(schedule="alternate", gamma=1),
         "mixture": Plan(schedule="mixture"),
         "auto": Plan(schedule="auto"),
@@ -79,24 +96,29 @@ def _decoding(ensemble: Ensemble, params: SamplingParams) -> Run:
     return run
 
 
-def _peers(ensemble: Ensemble, params: SamplingParams) -> list[Method]:
-    """The members alone and in parallel, the bare calls, and what transformers itself offers for them."""
+def _peers(ensemble: Ensemble, params: SamplingParams) -> tuple[list[Method], dict[str, str]]:
+    """The members alone and in parallel, the bare calls, and what transformers itself offers for them; and why not what
+    else there is."""
+    missing = {}
     names = dict(zip(ensemble.names, ensemble.runners, strict=True))
     members = {name: names[name] for name in ensemble.member_names}
     peers = [_peer(f"hf:{name}", generated(runner, params)) for name, runner in members.items()]
-    peers += [
-        Method(f"single:{name}", _decoding(Ensemble([runner], schedule="plain"), params))
-        for name, runner in members.items()
-    ]
+    peers += [Method(f"single:{name}", _decoding(ensemble.alone(name), params)) for name in ensemble.member_names]
     peers.append(_peer("bare", bare_forwards(ensemble, params)))
     if len({id(runner) for runner in members.values()}) == len(members):
         peers.append(_peer("parallel", in_parallel(ensemble, params)))
+    else:
+        missing["parallel"] = "members share their weights, and are one call already"
     drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
     if drafter is not None:
         peers.append(_peer("hf-assisted", assisted(ensemble.runners[0], drafter, params)))
+    else:
+        missing["hf-assisted"] = "transformers drafts with a model, and no drafter is one; give one as --proposer"
     if len(members) == 2 and ensemble.combination.name == "mixture" and params.temperature > 0:
-        peers.append(_peer("hf-ensemble-weight (not exact)", weighted_assisted(ensemble, params)))
-    return peers
+        peers.append(_peer(WEIGHTED, weighted_assisted(ensemble, params)))
+    else:
+        missing[WEIGHTED] = "transformers mixes two models, above temperature 0"
+    return peers, missing
 
 
 def _peer(name: str, one: Callable[[str], int]) -> Method:

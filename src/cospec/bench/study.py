@@ -79,9 +79,11 @@ def measure(
     on_prompt: Callable[[], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Time each method on each prompt not yet measured, interleaved, after a warm-up."""
+    """Time all methods on each prompt that one of them was not yet measured on, interleaved, after a warm-up."""
     todo = [index for index in range(len(prompts)) if not study.is_measured(index, methods)]
     for method in methods if todo else ():
+        if should_stop():
+            return
         method.run(prompts[todo[0] :][:1])
     for index in todo:
         if should_stop():
@@ -108,6 +110,7 @@ def measure_concurrency(
     prompts: Values[str],
     levels: Values[int],
     repeats: int,
+    on_level: Callable[[], None],
     should_stop: Callable[[], bool],
 ) -> None:
     """Tokens a second of all texts together, the median of the repeats, so many at once; interleaved."""
@@ -125,6 +128,7 @@ def measure_concurrency(
                     speeds[method.name].append(num_tokens / (time.perf_counter() - started))
         for name, own in speeds.items():
             study.concurrency.setdefault(name, {})[level] = statistics.median(own)
+        on_level()
 
 
 def add_counts(total: dict[str, Any], results: Values[Result]) -> None:

@@ -1,5 +1,6 @@
 """`cospec bench`: every method on the same prompts, interleaved, and what it comes to."""
 
+import hashlib
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,8 @@ import typer
 from rich.console import Console
 
 from .. import __version__, demo
-from ..bench.methods import Method, chosen, methods
+from ..bench.keeping import keep as keep_file
+from ..bench.methods import Method, chosen, methods, of_schedules
 from ..bench.predictions import predictions
 from ..bench.report import concurrency_table, report, sweep_tables, table
 from ..bench.study import Study, measure, measure_concurrency
@@ -114,7 +116,7 @@ class BenchOptions:
             key: getattr(self, key) for key in ("num_prompts", "tokens", "temperature", "repeats", "methods", "plan")
         }
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        prompts = str(self.prompts) if self.prompts else None
+        prompts = {"from": str(self.prompts) if self.prompts else None, "sha256": _digest("\0".join(self.texts()))}
         return {"version": __version__, **own, "prompts": prompts, "models": _given(models), "machine": machine}
 
 
@@ -134,16 +136,21 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     ensemble, params = models.build(), options.params()
     # So many at once means so many at once.
     ensemble.max_sequences = max(ensemble.max_sequences, *levels, 1)
-    swept = [(each.name, value, each.methods(ensemble, params, value)) for each in sweeps for value in each.values]
     available, skipped = methods(ensemble, params, plans)
-    picked = chosen(available, options.methods.split(",") if options.methods else [])
+    named = options.methods.split(",") if options.methods else []
+    picked = chosen(available, named, skipped)
+    swept = [
+        (each.name, value, of_schedules(each.methods(ensemble, params, value), named))
+        for each in sweeps
+        for value in each.values
+    ]
     study = Study.load(options.out / "results.json", settings) if options.out else Study(settings)
     _measure(study, picked, texts, levels, swept, options, lambda: predictions(ensemble, params, picked, study.counts))
     figures = report(study, skipped)
     if not options.as_json:
         _show(figures)
     if options.out is not None:
-        (options.out / "report.json").write_text(to_line(figures), encoding="utf-8")
+        keep_file(options.out / "report.json", to_line(figures))
         if not options.no_plots:
             plots.plot(figures, options.out)
         print_note(f"results are in {options.out}")
@@ -181,7 +188,7 @@ def _measure(
         study.predictions |= predict()
         for setting, value, methods_there in swept:
             measure(study.at(setting, value), methods_there, texts, options.repeats, on_prompt, interrupt.is_noted)
-        measure_concurrency(study, picked, texts, levels, options.repeats, interrupt.is_noted)
+        measure_concurrency(study, picked, texts, levels, options.repeats, keep, interrupt.is_noted)
         keep()
     if not any(study.seconds.values()):
         raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
@@ -209,5 +216,11 @@ def _plan(text: str) -> Plan:
 
 
 def _given(models: EnsembleOptions) -> dict[str, Any]:
-    """The options that were given, as they were."""
-    return {key: value for key, value in vars(models).items() if value}
+    """The options that were given, as they were, and what stands in the ensemble's file."""
+    given = {key: value for key, value in vars(models).items() if value}
+    file = Path(str(given.get("ensemble", "")))
+    return {**given, "ensemble_sha256": _digest(file.read_text(encoding="utf-8"))} if file.is_file() else given
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
