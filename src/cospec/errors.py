@@ -28,9 +28,10 @@ class CospecError(Exception):
 
 
 class UnknownName(CospecError):
-    """A name that is none of the known ones; the message lists those, the nearest first."""
+    """A name that is none of the known ones; the message lists those, the nearest first. kind: what it would name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind = kind
         names = sorted(known)
         nearest = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else "choose one of "

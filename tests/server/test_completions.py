@@ -242,6 +242,54 @@ def test_a_trace_tells_every_settled_token(client):
     assert chunks[-1].metrics["members"]["math"]["calls"] > 0
 
 
+def test_each_event_of_a_trace_says_whose_it_is(client):
+    """Also in chunks that have no text to tell: tokens wait for their log-probabilities."""
+    body = {"trace": True, "schedule": "alternate"}
+    options = {"model": MODEL, "prompt": [PROMPT, "One"], "n": 2, "max_tokens": 20, "seed": 4, "logprobs": 1}
+    chunks = list(client.completions.create(**options, stream=True, extra_body=body))
+    events = [event for chunk in chunks for event in getattr(chunk, "trace", [])]
+    for index in range(4):
+        text = "".join(choice.text for chunk in chunks for choice in chunk.choices if choice.index == index)
+        own = [event for event in events if event["index"] == index and event["event"] == "settled"]
+        assert "".join(event["text"] for event in own) == text
+        assert [event["position"] for event in own] == list(range(len(own)))
+
+
+def test_usage_stands_in_the_last_chunk_and_is_null_before(http):
+    body = {"prompt": PROMPT, "max_tokens": 4, "stream": True, "stream_options": {"include_usage": True}}
+    with http.stream("POST", "/v1/completions", json=body) as answer:
+        chunks = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert [chunk["usage"] is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_tokens_are_told_where_they_stand_in_the_text(client, ensemble, is_streamed):
+    """Parts of a character stand where it begins."""
+    if is_streamed:
+        options = {"logit_bias": dict.fromkeys(map(str, ids(ensemble, "é😀 x")), 100), "max_tokens": 24, "seed": 2}
+        chunks = list(client.completions.create(model=MODEL, prompt="é", logprobs=0, stream=True, **options))
+        told = [choice for chunk in chunks for choice in chunk.choices]
+        text = "".join(choice.text for choice in told)
+        offsets = [at for choice in told for at in choice.logprobs.text_offset]
+        tokens = [token for choice in told for token in choice.logprobs.tokens]
+    else:
+        text = "😀 é日 x"
+        options = {"echo": True, "logprobs": 1, "max_tokens": 0}
+        told = client.completions.create(model=MODEL, prompt=text, **options).choices[0].logprobs
+        offsets, tokens = told.text_offset, told.tokens
+    assert any(token.startswith("bytes:") for token in tokens)
+    assert offsets == sorted(offsets)
+    for at, token in zip(offsets, tokens, strict=True):
+        assert text[at:].startswith(token) or token.startswith("bytes:")
+
+
+def test_the_members_own_rows_can_be_changed_as_in_the_library(client, ensemble):
+    changed = {"member_temperature": 0.3, "member_top_p": 0.5}
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20, seed=5, extra_body=changed)
+    (own,) = ensemble.generate(PROMPT, SamplingParams(max_tokens=20, seed=5, **changed))
+    assert answer.choices[0].text == own.text
+
+
 def test_structured_output_keeps_to_its_grammar(client):
     schema = {
         "type": "object",
@@ -298,7 +346,11 @@ def test_a_grammar_does_not_change_what_a_seed_says(client):
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": 0}, "without echo"),
         ({"n": 0}, "n:"),
-        ({"best_of": 5}, "best_of is not supported"),
+        ({"best_of": 5}, "best_of other than n"),
+        ({"best_of": 1, "n": 3}, "best_of other than n"),
+        ({"prompt": [True, False]}, "prompt"),
+        ({"extra_body": {"member_temperature": 0}}, "member_temperature must be"),
+        ({"extra_body": {"guided_regex": "(a{1000}){1000}"}}, "cannot be followed"),
         ({"suffix": "x"}, "suffix is not supported"),
         ({"logprobs": 1000}, "logprobs"),
         ({"extra_body": {"schedule": "alternat"}}, "did you mean 'alternate'"),
@@ -319,6 +371,25 @@ def test_bad_requests_are_told_so(client, changes, message):
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(**{"model": MODEL, "prompt": PROMPT, "max_tokens": 4, **changes})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"stop": [""]}, "stop"),
+        ({"schedule": "alternat"}, "schedule"),
+        ({"schedule": "mixture", "temperature": 0.5}, "schedule"),
+        ({"weights": [1, 2, 3]}, "weights"),
+        ({"verification": "none"}, "verification"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": [[1], "a"]}, "prompt"),
+    ],
+)
+def test_an_error_names_its_field(http, changes, field):
+    answer = http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 4} | changes)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].split(".")[0] == field
 
 
 def test_unknown_fields_are_ignored_and_unknown_models_are_not_there(client):

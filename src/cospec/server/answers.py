@@ -1,6 +1,6 @@
 """What clients get: completions, chats and their chunks, with usage, log-probabilities and metrics."""
 
-import itertools
+import codecs
 import time
 import uuid
 from collections import deque
@@ -76,17 +76,29 @@ def _summed(stats: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return total
 
 
+class Offsets:
+    """Where tokens begin in a text, in characters; what is a part of a character, where that does."""
+
+    def __init__(self, at: int = 0) -> None:
+        self._at = at
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: bytes) -> int:
+        """Of the next token."""
+        at = self._at
+        self._at += len(self._decoder.decode(token))
+        return at
+
+
 def completion_logprobs(
-    decoder: Decoder, entries: Values[TokenLogprob | None], ids: Values[int], at: int
+    decoder: Decoder, entries: Values[TokenLogprob | None], ids: Values[int], offsets: Offsets
 ) -> dict[str, Any]:
-    """OpenAI's lists of a completion. ids: the tokens. entries: each token's, None for a first one. at: the offset."""
-    tokens = [decoder.spell(token) for token in ids]
-    offsets = list(itertools.accumulate(map(len, tokens), initial=at))[:-1]
+    """OpenAI's lists of a completion. ids: the tokens. entries: each token's, None for a first one."""
     return {
-        "tokens": tokens,
+        "tokens": [decoder.spell(token) for token in ids],
         "token_logprobs": [None if entry is None else _told(entry.logprob) for entry in entries],
         "top_logprobs": [{} if entry is None else _top(decoder, entry) for entry in entries],
-        "text_offset": offsets,
+        "text_offset": [offsets.push(decoder.bytes_of(token)) for token in ids],
     }
 
 

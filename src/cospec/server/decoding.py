@@ -59,8 +59,8 @@ class Decoder:
         return await asyncio.get_running_loop().run_in_executor(self._preparing, make)
 
     async def aside(self, make: Callable[[], Made]) -> Made:
-        """The same for tokens and texts that are asked for by themselves, in a thread that no request to decode waits
-        for."""
+        """The same for tokens and texts that are asked for by themselves, and for long answers, in a thread that no
+        request waits for to be decoded."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, make)
 
     @property

@@ -17,13 +17,16 @@ from ..ensemble import as_prompts
 from ..errors import CospecError
 from ..results import Result
 from ..settle import TokenLogprob
-from .answers import Envelope, Pairs, chat_logprobs, completion_logprobs, metrics, usage
+from .answers import Envelope, Offsets, Pairs, chat_logprobs, completion_logprobs, metrics, usage
 from .decoding import Decoder
 from .errors import ApiError, as_api_error
 from .host import Job, Step
 from .schema import ChatRequest, CompletionRequest, DecodingRequest
 from .trace import spelled
 from .unsupported import IN_CHATS, IN_COMPLETIONS, Table, refuse_unsupported
+
+# Log-probabilities of so many tokens are written within the event loop.
+MOST_SCORED = 512
 
 
 def decoding_routes(decoder: Decoder) -> APIRouter:
@@ -70,8 +73,8 @@ class _Choice:
     """One text of a stream, as far as it went."""
 
     pairs: Pairs = field(default_factory=Pairs)
+    offsets: Offsets = field(default_factory=Offsets)
     num_tokens: int = 0
-    offset: int = 0
     has_begun: bool = False
 
 
@@ -84,8 +87,8 @@ class _Answer:
 
     def __init__(self, decoder: Decoder, asked: DecodingRequest) -> None:
         refuse_unsupported(asked.unknown(), self.unsupported)
-        if asked.best_of not in (None, 1, asked.n):
-            raise ApiError(400, "best_of is not supported; ask for n texts, and choose", param="best_of")
+        if asked.best_of not in (None, asked.n or 1):
+            raise ApiError(400, "best_of other than n is not supported; ask for n texts, and choose", param="best_of")
         if asked.trace and not asked.stream:
             raise ApiError(400, "a trace is streamed; set stream to true", param="trace")
         self.decoder = decoder
@@ -94,6 +97,13 @@ class _Answer:
 
     async def whole(self, request: Request) -> JSONResponse:
         results = await self.decoder.results(self.job, lambda: _gone(request))
+        num_scored = sum(len(result.logprobs or ()) + len(result.prompt_logprobs or ()) for result in results)
+        if num_scored > MOST_SCORED:
+            # That takes its time, in which the event loop has others to serve.
+            return await self.decoder.aside(partial(self._response, results))
+        return self._response(results)
+
+    def _response(self, results: Values[Result]) -> JSONResponse:
         choices = [self.choice(index, result) for index, result in enumerate(results)]
         told = self._usage(sum(result.completion_tokens for result in results))
         envelope = Envelope(self.kind, self.decoder.settings.model)
@@ -133,12 +143,15 @@ class _Answer:
             result, index = step.event.result, step.event.index
             more: dict[str, Any] = {}
             if step.trace:
-                more["trace"] = spelled(step.trace, self.decoder.spell)
+                more["trace"] = spelled(step.trace, index, self.decoder.spell)
             choices[index].num_tokens += len(step.event.tokens)
             if options is not None and options.continuous_usage_stats:
                 more["usage"] = self._usage(sum(choice.num_tokens for choice in choices))
+            elif options is not None and options.include_usage:
+                # In the last chunk; OpenAI's others say so.
+                more["usage"] = None
             told = self.delta(index, choices[index], step)
-            if told is not None or more:
+            if told is not None or any(more.values()):
                 yield envelope.of([told] if told else [], **more)
             if result is not None:
                 results.append(result)
@@ -209,7 +222,7 @@ class _Completion(_Answer):
             "index": index,
             "text": before + ("" if self.job.is_prompt_only else result.text),
             "finish_reason": "length" if self.job.is_prompt_only else result.finish_reason,
-            "logprobs": completion_logprobs(self.decoder, entries, ids, at) if wanted else None,
+            "logprobs": completion_logprobs(self.decoder, entries, ids, Offsets(at)) if wanted else None,
         }
 
     def delta(self, index: int, choice: _Choice, step: Step) -> dict[str, Any] | None:
@@ -224,8 +237,8 @@ class _Completion(_Answer):
             return None
         told = None
         if wanted:
-            told = completion_logprobs(self.decoder, entries, [token.settled.token for token in tokens], choice.offset)
-            choice.offset += sum(map(len, told["tokens"]))
+            ids = [token.settled.token for token in tokens]
+            told = completion_logprobs(self.decoder, entries, ids, choice.offsets)
         return {"index": index, "text": text, "finish_reason": finish, "logprobs": told}
 
     def _echoed(self, index: int) -> str:

@@ -1,14 +1,19 @@
 """Errors as OpenAI's clients read them."""
 
+from dataclasses import fields
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ..errors import CospecError, MemberFailed, MissingExtra
+from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
+from ..sampling import SamplingParams
 from .host import NotServing, QueueFull
 
 SECONDS_TO_RETRY = 1
+# Fields that an error of the library begins with, or names.
+_NAMED = {*(field.name for field in fields(SamplingParams)), "schedule", "verification"}
 
 
 class ApiError(Exception):
@@ -43,7 +48,7 @@ def as_api_error(error: ApiError | CospecError) -> ApiError:
         return ApiError(501, str(error), code="not_installed")
     if isinstance(error, MemberFailed):
         return ApiError(500, str(error), code="member_failed")
-    return ApiError(400, _printable(str(error)))
+    return ApiError(400, _printable(str(error)), param=_param(error))
 
 
 def install(app: FastAPI) -> None:
@@ -57,7 +62,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:]) or None
+        param = ".".join(str(part) for part in first["loc"][1:] if not _is_kind(part)) or None
         return ApiError(400, _printable(f"{param or 'body'}: {first['msg']}"), param=param).response()
 
     @app.exception_handler(HTTPException)
@@ -70,6 +75,21 @@ def install(app: FastAPI) -> None:
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
         # What it was stands in the server's log, not in a stranger's answer.
         return ApiError(500, "the server failed; its log says why").response()
+
+
+def _is_kind(part: int | str) -> bool:
+    """Whether a part of a field's path names one of the types that it may have, and no field."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or not part.isidentifier())
+
+
+def _param(error: CospecError) -> str | None:
+    """The field of the request that an error is about, as far as its type or its first word say."""
+    if isinstance(error, InvalidCombination):
+        return "weights"
+    if isinstance(error, InvalidSchedule):
+        return "schedule"
+    named = error.kind if isinstance(error, UnknownName) else str(error).partition(" ")[0]
+    return named if named in _NAMED else None
 
 
 def _printable(text: str) -> str:

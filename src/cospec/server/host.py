@@ -187,7 +187,7 @@ class Host:
                     f"{len(self._waiting)} wait, of at most {self.max_sequences} and {self.max_waiting}: try later"
                 )
             self._waiting.extend(
-                _Sample(job, Origin(0, index, request), Tracer() if job.is_traced else None)
+                _Sample(job, Origin(0, index, request), Tracer() if job.is_traced and not job.is_prompt_only else None)
                 for index, request in enumerate(job.requests)
             )
             self._changed.notify()

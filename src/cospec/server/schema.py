@@ -16,6 +16,8 @@ MOST_BIASES = 1024
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+# Neither true nor "1" is one.
+TokenId = Annotated[int, Field(strict=True)]
 StopString = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 StopStrings = Annotated[list[StopString], Field(max_length=MOST_STOPS)]
 GivenStops = StopString | StopStrings
@@ -86,6 +88,8 @@ class DecodingRequest(BaseModel):
     # What serving engines add.
     top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="0 or -1: off.")
     min_p: float | None = None
+    member_temperature: float | None = Field(None, description="Of each member's row, before they are combined.")
+    member_top_p: float | None = Field(None, description="The same for top_p.")
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
@@ -111,7 +115,8 @@ class DecodingRequest(BaseModel):
         """The fields that are sampling parameters of the same name, as far as given."""
         names = (
             *("temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty"),
-            *("repetition_penalty", "logit_bias", "ignore_eos", "min_tokens", "stop", "stop_token_ids"),
+            *("member_temperature", "member_top_p", "repetition_penalty", "logit_bias"),
+            *("ignore_eos", "min_tokens", "stop", "stop_token_ids"),
         )
         given = {name: getattr(self, name) for name in names}
         if self.top_k == -1:
@@ -147,7 +152,7 @@ class DecodingRequest(BaseModel):
 class CompletionRequest(DecodingRequest):
     """`POST /v1/completions`."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
@@ -161,11 +166,13 @@ class Message(BaseModel):
     role: str
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[Any] | None = None
+    function_call: Any = None
 
     def text(self) -> str:
         """Raises ApiError for what is no text."""
-        if self.tool_calls:
-            raise ApiError(400, "messages with tool_calls cannot be read, only text", param="messages")
+        for name in ("tool_calls", "function_call"):
+            if getattr(self, name):
+                raise ApiError(400, f"messages with {name} cannot be read, only text", param="messages")
         if not isinstance(self.content, list):
             return self.content or ""
         for part in self.content:
@@ -197,7 +204,7 @@ class TokenizeRequest(BaseModel):
 class DetokenizeRequest(BaseModel):
     """`POST /detokenize`."""
 
-    tokens: list[int]
+    tokens: list[TokenId]
 
 
 def _one_of(texts: list[str] | None) -> str | None:

@@ -51,9 +51,9 @@ class Tracer:
         return fed
 
 
-def spelled(events: Sequence[dict[str, Any]], spell: Callable[[int], str]) -> list[dict[str, Any]]:
-    """The events with each token's text beside its id."""
-    return [_spelled(event, spell) for event in events]
+def spelled(events: Sequence[dict[str, Any]], index: int, spell: Callable[[int], str]) -> list[dict[str, Any]]:
+    """The events of the choice `index`, with each token's text beside its id."""
+    return [{"index": index, **_spelled(event, spell)} for event in events]
 
 
 def _spelled(event: dict[str, Any], spell: Callable[[int], str]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from ...errors import InvalidSampling, MissingExtra
 
 KINDS = ("json_schema", "regex", "lark")
 # Room between the parts of JSON, for indentation too, but not so much that a weak model fills its answer with it.
+# What finding out what may come next may cost, in llguidance's units: some milliseconds, in which all texts wait.
+MOST_WORK = 20_000
 JSON_OPTIONS = {"whitespace_pattern": r"\n[ \t]{0,32}|[ ]{1,2}"}
 
 
@@ -32,8 +34,11 @@ class Grammars:
             text = json.dumps(source) if isinstance(source, dict) else source
             options = {"defaults": JSON_OPTIONS} if kind == "json_schema" else {}
             grammar = getattr(lib.LLMatcher, f"grammar_from_{kind}")(text, **options)
-            matcher = lib.LLMatcher(tokenizer, grammar, log_level=0)
-            error = matcher.get_error() if matcher.is_error() else ""
+            matcher = lib.LLMatcher(tokenizer, grammar, log_level=0, limits=self._limits)
+            if not matcher.is_error():
+                # What the first tokens may be is the most work, and it is done here once for all texts.
+                matcher.compute_bitmask()
+            error = _reason(matcher) if matcher.is_error() else ""
         except (ValueError, TypeError, RecursionError) as raised:
             error = str(raised) or type(raised).__name__
         if error:
@@ -48,6 +53,10 @@ class Grammars:
         except ImportError:
             raise MissingExtra("structured output needs llguidance: pip install 'cospec[serve]'") from None
         return llguidance
+
+    @cached_property
+    def _limits(self) -> Any:
+        return self._lib.LLParserLimits(step_lexer_fuel=MOST_WORK)
 
     @cached_property
     def _entries(self) -> Any:
@@ -116,9 +125,7 @@ class GrammarConstraint:
     def _check(self) -> None:
         """Raises InvalidSampling if the matcher has given up: it then says that the text may end, and stays so."""
         if self._matcher.is_error():
-            # Behind that stand the text itself and counts.
-            reason = self._matcher.get_error().partition("<state>")[0].strip()
-            raise InvalidSampling(f"the grammar cannot be followed any further: {reason}")
+            raise InvalidSampling(f"the grammar cannot be followed any further: {_reason(self._matcher)}")
 
     def _go_back(self, tokens: Sequence[int]) -> None:
         """Forget what was read beyond `tokens`, or other than them."""
@@ -126,6 +133,11 @@ class GrammarConstraint:
         if num_shared < len(self._read):
             self._matcher.rollback(len(self._read) - num_shared)
             del self._read[num_shared:]
+
+
+def _reason(matcher: Any) -> str:
+    """Why it has given up. Behind that stand the text itself and counts."""
+    return str(matcher.get_error()).partition("<state>")[0].strip()
 
 
 def _num_shared(a: list[int], b: list[int]) -> int:
