@@ -143,7 +143,8 @@ def test_prompts_of_another_content_are_other_settings(tmp_path):
     settings = []
     for text in ("one", "two", "two"):
         file.write_text(f'"{text}"\n')
-        settings.append(BenchOptions(prompts=file).settings(EnsembleOptions()))
+        options = BenchOptions(prompts=file)
+        settings.append(options.settings(EnsembleOptions(), options.texts()))
     assert settings[0] != settings[1] == settings[2]
 
 
@@ -152,7 +153,7 @@ def test_an_ensemble_file_of_another_content_is_other_settings(tmp_path):
     settings = []
     for text in ("a: 1", "a: 2", "a: 2"):
         file.write_text(text)
-        settings.append(BenchOptions().settings(EnsembleOptions(ensemble=str(file))))
+        settings.append(BenchOptions().settings(EnsembleOptions(ensemble=str(file)), ["p"]))
     assert settings[0] != settings[1] == settings[2]
 
 

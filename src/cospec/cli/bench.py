@@ -110,13 +110,13 @@ class BenchOptions:
     def plans(self) -> list[Plan]:
         return [_plan(text) for text in self.plan or []]
 
-    def settings(self, models: EnsembleOptions) -> dict[str, Any]:
-        """What kept results must agree in."""
+    def settings(self, models: EnsembleOptions, texts: list[str]) -> dict[str, Any]:
+        """What kept results must agree in. texts: the prompts."""
         own = {
             key: getattr(self, key) for key in ("num_prompts", "tokens", "temperature", "repeats", "methods", "plan")
         }
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        prompts = {"from": str(self.prompts) if self.prompts else None, "sha256": _digest("\0".join(self.texts()))}
+        prompts = {"from": str(self.prompts) if self.prompts else None, "sha256": _digest("\0".join(texts))}
         return {"version": __version__, **own, "prompts": prompts, "models": _given(models), "machine": machine}
 
 
@@ -131,7 +131,9 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         torch.set_num_threads(options.threads)
     if options.out is not None and not options.no_plots:
         from ..bench import plots  # so that a missing library is told of before anything is measured
-    settings, plans, texts = options.settings(models), options.plans(), options.texts()
+    # Read once: what comes through a pipe cannot be read again.
+    texts = options.texts()
+    settings, plans = options.settings(models, texts), options.plans()
     levels, sweeps = options.levels(), options.sweeps()
     ensemble, params = models.build(), options.params()
     # So many at once means so many at once.
