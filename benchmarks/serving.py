@@ -164,7 +164,7 @@ async def completion(client: httpx.AsyncClient, prompt: str, tokens: int) -> Tim
             if "error" in chunk:
                 sys.exit(f"the server gave up: {chunk['error']}")
             first = first or time.perf_counter() - started
-            num_tokens = chunk["usage"]["completion_tokens"] if "usage" in chunk else num_tokens
+            num_tokens = chunk["usage"]["completion_tokens"] if chunk.get("usage") else num_tokens
     assert first is not None
     return Timing(first, time.perf_counter() - started, num_tokens)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .calls import Call, Calls
 from .errors import CospecError, InvalidPrompt, InvalidSampling, MemberFailed
 from .observer import Round
 from .pieces import Pieces
@@ -92,6 +93,10 @@ class Live:
     seconds: float = 0.0
 
 
+# What lanes that share a runner are fed in one call.
+LaneFeeds = list[tuple[Live, Lane, Feed]]
+
+
 @dataclass
 class Fed:
     """What a round fed: seconds in the runners, how many lanes, and whether a prompt was among it."""
@@ -104,15 +109,17 @@ class Fed:
 class Engine:
     """Decodes any number of sequences at once, each with its own progress, policy and sampling.
 
-    participants: the members in the order of the combination, then the drafters.
+    participants: the members in the order of the combination, then the drafters. calls_at_once: how many runners may be
+    called side by side.
     """
 
-    def __init__(self, participants: Values[Participant], num_members: int) -> None:
+    def __init__(self, participants: Values[Participant], num_members: int, calls_at_once: int = 1) -> None:
         self.participants = tuple(participants)
         self.num_members = num_members
         self.vocab_size = min(participant.runner.vocab_size for participant in participants)
         self._runners = {participant.name: participant.runner for participant in self.participants}
         self._indices = {participant.name: index for index, participant in enumerate(self.participants)}
+        self._calls = Calls(calls_at_once)
         self._fed = Fed()
         self._pieces: dict[int, Pieces] = defaultdict(Pieces)
         self._live: dict[int, Live] = {}
@@ -226,7 +233,7 @@ class Engine:
 
     def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
         """Feed each lane what is of use: one call a runner, however many sequences and members share it."""
-        by_runner: dict[int, list[tuple[Live, Lane, Feed]]] = defaultdict(list)
+        by_runner: dict[int, LaneFeeds] = defaultdict(list)
         for pieces in self._pieces.values():
             pieces.begin()
         for live, _ in turns:
@@ -239,8 +246,7 @@ class Engine:
             elif piece := self._piece(live, lane, tokens):
                 feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
                 by_runner[id(self._runners[lane.name])].append((live, lane, feed))
-        for batch in by_runner.values():
-            self._feed_runner(self._runners[batch[0][1].name], batch)
+        self._call(list(by_runner.values()))
 
     def _piece(self, live: Live, lane: Lane, tokens: list[int]) -> list[int]:
         """What of these tokens is fed now: all, but where others are in the batch no more of prompts than a round may
@@ -257,34 +263,43 @@ class Engine:
         context = self._runners[lane.name].context
         return context is not None and lane.length + num_tokens > context
 
-    def _feed_runner(self, runner: Runner, batch: list[tuple[Live, Lane, Feed]]) -> None:
-        started = time.perf_counter()
-        try:
-            rows = runner.feed([feed for _, _, feed in batch])
-        except Exception as error:  # a back end may raise anything; whose fault it was is found by feeding one by one
-            name, kind = batch[0][1].name, type(error).__name__
-            if len(batch) == 1:
-                self._fail(batch[0][0], MemberFailed(f"{name} raised {kind}: {error}"))
-                return
-            if name not in self._told:
-                # Where all texts then go on, as after a memory that only many fill, it is seen in their speed alone.
-                self._told.add(name)
-                logger.warning("%s raised %s for %d texts at once; they are fed one by one", name, kind, len(batch))
-            for single in batch:
-                self._feed_runner(runner, [single])
+    def _call(self, batches: list[LaneFeeds]) -> None:
+        """One call a batch, whose lanes share a runner."""
+        runners = [self._runners[batch[0][1].name] for batch in batches]
+        asked = [(runner, [feed for _, _, feed in batch]) for runner, batch in zip(runners, batches, strict=True)]
+        for runner, batch, call in zip(runners, batches, self._calls.of(asked), strict=True):
+            if call.error is None:
+                self._receive(runner, batch, call)
+            else:
+                self._excuse(batch, call.error)
+
+    def _excuse(self, batch: LaneFeeds, error: Exception) -> None:
+        """Find out by feeding one by one whose fault it was that the call raised; the others go on."""
+        name, kind = batch[0][1].name, type(error).__name__
+        if len(batch) == 1:
+            self._fail(batch[0][0], MemberFailed(f"{name} raised {kind}: {error}"))
             return
-        seconds = time.perf_counter() - started
+        if name not in self._told:
+            # Where all texts then go on, as after a memory that only many fill, it is seen in their speed alone.
+            self._told.add(name)
+            logger.warning("%s raised %s for %d texts at once; they are fed one by one", name, kind, len(batch))
+        for single in batch:
+            self._call([[single]])
+
+    def _receive(self, runner: Runner, batch: LaneFeeds, call: Call) -> None:
+        """Put the rows where they belong, and account for the call."""
         if any(lane.seen < 0 for _, lane, _ in batch):
-            self._pieces[id(runner)].learn(sum(len(feed.tokens) for _, _, feed in batch), seconds)
-        self._report(batch, seconds)
-        for (live, lane, feed), row in zip(batch, rows, strict=True):
+            self._pieces[id(runner)].learn(sum(len(feed.tokens) for _, _, feed in batch), call.seconds)
+        self._report(batch, call.seconds)
+        seconds = call.seconds / len(batch)
+        for (live, lane, feed), row in zip(batch, call.rows, strict=True):
             lane.calls += 1
             lane.tokens_fed += len(feed.tokens)
-            lane.seconds += seconds / len(batch)
-            lane.prompt_seconds += seconds / len(batch) if lane.seen < 0 else 0.0
+            lane.seconds += seconds
+            lane.prompt_seconds += seconds if lane.seen < 0 else 0.0
             live.sequence.receive(lane, len(feed.tokens), self._cut(row))
 
-    def _report(self, batch: list[tuple[Live, Lane, Feed]], seconds: float) -> None:
+    def _report(self, batch: LaneFeeds, seconds: float) -> None:
         """Tell who observes what the call took."""
         self._fed.seconds += seconds
         self._fed.count += len(batch)

@@ -152,10 +152,14 @@ class Ensemble:
         """
         return self._run(deque(self._origins(prompts, params)), should_stop)
 
-    def engine(self) -> Engine:
-        """A new engine over these members; what it decodes is given by `request`."""
+    def engine(self, calls_at_once: int = 1) -> Engine:
+        """A new engine over these members; what it decodes is given by `request`.
+
+        calls_at_once: how many members may be called side by side, each with as many threads as torch has been given;
+        members whose runners share state must not be.
+        """
         participants = [Participant(name, runner) for name, runner in zip(self.names, self.runners, strict=True)]
-        return Engine(participants, len(self.member_names))
+        return Engine(participants, len(self.member_names), calls_at_once)
 
     def request(self, prompt: Prompt, params: SamplingParams, index: int = 0) -> Request:
         """What the engine is given for one sample of one prompt."""

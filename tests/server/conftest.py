@@ -70,7 +70,7 @@ def ensemble():
 
 @pytest.fixture(scope="session")
 def served(ensemble):
-    with Served(ensemble, max_sequences=16) as running:
+    with Served(ensemble, max_sequences=16, calls_at_once=2) as running:
         yield running
 
 

@@ -2,7 +2,11 @@
 
 import asyncio
 import gc
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import openai
 import psutil
@@ -117,3 +121,13 @@ def test_memory_is_flat(served):
     after = short(200)
     assert after - before < 12
     assert served.becomes_idle()
+
+
+def test_the_benchmark_reads_what_the_server_streams(served):
+    script = Path(__file__).parents[2] / "benchmarks" / "serving.py"
+    command = [sys.executable, script, "--url", served.url, "--concurrency", "1,3", "--requests", "2", "--tokens", "9"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    rows = json.loads(shown.stdout.splitlines()[-1])["rows"]
+    assert [(row["clients"], row["completions"], row["tokens"]) for row in rows] == [(1, 2, 18), (3, 6, 54)]
+    assert all(row["tokens_per_second"] > 0 for row in rows)

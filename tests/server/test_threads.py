@@ -1,23 +1,27 @@
-"""Decoding leaves a core to the server where that costs it little."""
+"""Cores are shared by members' calls and the server as is fastest."""
 
+import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from cospec import Ensemble, toy
-from cospec.server.threads import leave_a_core
+from cospec.server.threads import Cores, share_cores
 
 
 class Timed(toy.FunctionRunner):
-    """A model whose calls take as long as `seconds` says for the number of threads."""
+    """A model whose calls take as long as `seconds` says for the number of threads, on a core that it may share."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, core=None):
         super().__init__(4, lambda prefix: [0.0] * 4)
         self._seconds = seconds
+        self._core = core or nullcontext()
 
     def feed(self, batch):
-        time.sleep(self._seconds(torch.get_num_threads()))
+        with self._core:
+            time.sleep(self._seconds(torch.get_num_threads()))
         return super().feed(batch)
 
 
@@ -39,10 +43,32 @@ def four_threads():
     ids=["short calls", "calls that gain from the last thread", "long calls"],
 )
 def test_a_thread_less_where_it_costs_little(seconds, expected):
-    assert leave_a_core(Ensemble([Timed(seconds)])) == expected
+    assert share_cores(Ensemble([Timed(seconds)])) == Cores(expected)
     assert torch.get_num_threads() == expected
 
 
 def test_the_only_thread_is_kept():
     torch.set_num_threads(1)
-    assert leave_a_core(Ensemble([Timed(lambda threads: 0.001)])) == 1
+    assert share_cores(Ensemble([Timed(lambda threads: 0.001)] * 2)) == Cores(1)
+
+
+def test_members_are_called_side_by_side_where_that_is_faster():
+    ensemble = Ensemble([Timed(lambda threads: 0.004), Timed(lambda threads: 0.004)])
+    assert share_cores(ensemble) == Cores(2, calls=2)
+    assert torch.get_num_threads() == 2
+
+
+def test_members_that_hold_each_other_up_are_called_one_after_the_other():
+    core = threading.Lock()
+    ensemble = Ensemble([Timed(lambda threads: 0.004, core), Timed(lambda threads: 0.004, core)])
+    assert share_cores(ensemble) == Cores(3)
+
+
+def test_members_that_need_all_threads_are_called_one_after_the_other():
+    ensemble = Ensemble([Timed(lambda threads: 0.016 / threads), Timed(lambda threads: 0.016 / threads)])
+    assert share_cores(ensemble) == Cores(3)
+
+
+def test_members_of_equal_weights_are_one_call():
+    runner = Timed(lambda threads: 0.004)
+    assert share_cores(Ensemble([runner, runner])) == Cores(3)

@@ -4,7 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -57,8 +57,9 @@ class ServeOptions:
     threads: Annotated[
         int | None,
         typer.Option(
-            help="CPU threads that decode.",
-            show_default="as torch has them, one less where calls are so short that the server would hold them up",
+            help="CPU threads that decode, all in one call at a time.",
+            show_default="as torch has them, or one less, or shared out among members called side by side: what is found "
+            "to be the fastest",
             min=1,
         ),
     ] = None
@@ -88,7 +89,7 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
 
         from ..server.app import create_app
         from ..server.settings import ServerSettings
-        from ..server.threads import leave_a_core
+        from ..server.threads import share_cores
     except ImportError:
         raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
     if options.threads:
@@ -116,7 +117,7 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     with _bound(options.host, options.port) as place:
         ensemble = models.build()
         if options.threads is None:
-            leave_a_core(ensemble)
+            settings = replace(settings, calls_at_once=share_cores(ensemble).calls)
         config = uvicorn.Config(
             create_app(ensemble, settings),
             log_level="warning",

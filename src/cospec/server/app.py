@@ -31,7 +31,13 @@ from .unsupported import IN_TOKENIZE, refuse_unsupported
 def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
     """The application; its engine runs from startup to shutdown, at which requests under way are finished."""
     metrics = Metrics(settings.model)
-    host = Host(ensemble, max_sequences=settings.max_sequences, max_waiting=settings.max_waiting, watcher=metrics)
+    host = Host(
+        ensemble,
+        max_sequences=settings.max_sequences,
+        max_waiting=settings.max_waiting,
+        calls_at_once=settings.calls_at_once,
+        watcher=metrics,
+    )
     metrics.watch(host)
     decoder = Decoder(ensemble, settings, host)
 

@@ -141,11 +141,14 @@ class _Sample:
 class Host:
     """The engine in its thread.
 
-    max_sequences: texts decoded at a time. max_waiting: texts that may wait for a place.
+    max_sequences: texts decoded at a time. max_waiting: texts that may wait for a place. calls_at_once: members called
+    side by side.
     """
 
-    def __init__(self, ensemble: Ensemble, *, max_sequences: int, max_waiting: int, watcher: Watcher) -> None:
-        self.engine = ensemble.engine()
+    def __init__(
+        self, ensemble: Ensemble, *, max_sequences: int, max_waiting: int, calls_at_once: int = 1, watcher: Watcher
+    ) -> None:
+        self.engine = ensemble.engine(calls_at_once)
         self.max_sequences, self.max_waiting = max_sequences, max_waiting
         self.error: str | None = None
         self._watcher = watcher

@@ -15,7 +15,8 @@ class ServerSettings:
 
     max_waiting: texts that wait for one of these places before more are answered with 429. context: the most tokens
     of prompt and answer together, None for the members' own. max_body: bytes of a request. body_seconds: how long one
-    may take to come. origins: what other sites' pages may call the server, none by default.
+    may take to come. origins: what other sites' pages may call the server, none by default. calls_at_once: members
+    called side by side.
 
     Raises InvalidSettings, naming the setting, what was given and what is allowed.
     """
@@ -28,6 +29,7 @@ class ServerSettings:
     max_body: int = 4 * 2**20
     body_seconds: float = 60.0
     origins: tuple[str, ...] = ()
+    calls_at_once: int = 1
 
     def __post_init__(self) -> None:
         rules = [
@@ -36,6 +38,7 @@ class ServerSettings:
             ("max_waiting", self.max_waiting >= 0, "at least 0"),
             ("context", self.context is None or self.context >= 2, "at least 2, a token of prompt and one of answer"),
             ("max_body", self.max_body >= 1, "at least 1"),
+            ("calls_at_once", self.calls_at_once >= 1, "at least 1"),
             ("body_seconds", self.body_seconds > 0, "above 0"),
         ]
         for name, is_allowed, rule in rules:

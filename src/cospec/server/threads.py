@@ -1,10 +1,12 @@
-"""How many CPU threads decode beside a server, which needs a core itself while it tells the clients."""
+"""How the cores of a CPU are shared by members' calls, and by the server, which needs one itself while it tells clients."""
 
 import time
+from dataclasses import dataclass
 
 import torch
 
 from ..ensemble import Ensemble
+from ..runner.hf import HfRunner
 from ..sampling import SamplingParams
 
 # A token that takes so many seconds is not held up by the server, whose work comes between tokens.
@@ -13,24 +15,58 @@ LONG_TOKEN = 0.05
 # threads of one call share is done when the last is, and the server takes the core of one of them.
 MOST_SLOWER = 1.5
 NUM_TOKENS, NUM_TRIALS = 8, 3
+# So many texts are several: calls of them are side by side if that is faster.
+SEVERAL = 8
 
 
-def leave_a_core(ensemble: Ensemble) -> int:
-    """Decode with a thread less from here on, if calls are short and that costs them little; the number of threads."""
+@dataclass(frozen=True)
+class Cores:
+    """threads: of a call. calls: how many there may be at once."""
+
+    threads: int
+    calls: int = 1
+
+
+def share_cores(ensemble: Ensemble) -> Cores:
+    """Tries what is best for one text and for several, and has torch use so many threads from here on.
+
+    A thread less decodes if calls are short and that costs them little. Members are called side by side, with the cores
+    shared out among them, if that is faster for several texts and costs one text little.
+    """
     most = torch.get_num_threads()
-    if most > 1 and _seconds_a_token(ensemble, most) < LONG_TOKEN:
-        seconds = {most: 0.0, most - 1: 0.0}
-        for number in list(seconds) * NUM_TRIALS:
-            seconds[number] += _seconds_a_token(ensemble, number)
-        most = most - 1 if seconds[most - 1] <= MOST_SLOWER * seconds[most] else most
-    torch.set_num_threads(most)
-    return most
+    best = Cores(most)
+    if most > 1 and _is_on_cpu(ensemble) and _seconds_a_round(ensemble, Cores(most), 1) < LONG_TOKEN:
+        best = _better(ensemble, 1, best, Cores(most - 1), MOST_SLOWER)
+        num_runners = len({id(runner) for runner in ensemble.runners[: len(ensemble.member_names)]})
+        shared = Cores(max(1, most // num_runners), min(num_runners, most))
+        if num_runners > 1 and _better(ensemble, 1, best, shared, MOST_SLOWER) == shared:
+            best = _better(ensemble, SEVERAL, best, shared)
+    torch.set_num_threads(best.threads)
+    return best
 
 
-def _seconds_a_token(ensemble: Ensemble, num_threads: int) -> float:
-    """Of `plain`, with so many threads."""
-    torch.set_num_threads(num_threads)
+def _better(ensemble: Ensemble, num_texts: int, usual: Cores, other: Cores, most_slower: float = 1.0) -> Cores:
+    """The other one if it takes at most so many times as long."""
+    seconds = {usual: 0.0, other: 0.0}
+    for cores in list(seconds) * NUM_TRIALS:
+        seconds[cores] += _seconds_a_round(ensemble, cores, num_texts)
+    return other if seconds[other] <= most_slower * seconds[usual] else usual
+
+
+def _seconds_a_round(ensemble: Ensemble, cores: Cores, num_texts: int) -> float:
+    """Of `plain`."""
+    torch.set_num_threads(cores.threads)
     plain = ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None)
+    engine = plain.engine(cores.calls)
+    params = SamplingParams(max_tokens=NUM_TOKENS + 1, seed=0, ignore_eos=True)
+    for index in range(num_texts):
+        engine.add(plain.request([1], params, index))
+    engine.step()
     started = time.perf_counter()
-    plain.generate([[1]], SamplingParams(max_tokens=NUM_TOKENS, seed=0, ignore_eos=True))
+    for _ in range(NUM_TOKENS):
+        engine.step()
     return (time.perf_counter() - started) / NUM_TOKENS
+
+
+def _is_on_cpu(ensemble: Ensemble) -> bool:
+    return all(runner.model.device.type == "cpu" for runner in ensemble.runners if isinstance(runner, HfRunner))

@@ -81,10 +81,10 @@ class Window:
     @cached_property
     def stored(self) -> Tensor:
         """[4, tokens]: row, column, slot and position of each token that is not padding."""
-        counts = torch.tensor(self.counts)
-        rows = torch.arange(len(self.counts)).repeat_interleave(counts)
-        columns = torch.cat([torch.arange(self.width - count, self.width) for count in self.counts])
-        positions = columns + (torch.tensor(self.starts) + counts - self.width)[rows]
+        starts, counts = torch.tensor(self.starts), torch.tensor(self.counts)
+        rows = torch.arange(len(counts)).repeat_interleave(counts)
+        places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        columns, positions = places + (self.width - counts)[rows], places + starts[rows]
         return torch.stack((rows, columns, torch.tensor(self.slots)[rows], positions)).to(self.device)
 
     @property

@@ -1,0 +1,124 @@
+"""Calls of a round, one after the other and side by side: the texts are the same, and the seconds add up."""
+
+import threading
+import time
+
+import pytest
+
+from cospec import Ensemble, Mixture, SamplingParams
+from cospec.calls import Calls
+from cospec.runner import Feed
+
+from .test_engine import SCHEDULES
+from .toys import table
+
+
+class Meeting:
+    """A runner whose calls wait for each other, for those that are made by no others."""
+
+    def __init__(self, runner, barrier):
+        self._runner, self._barrier = runner, barrier
+        self.threads = set()
+
+    def __getattr__(self, name):
+        return getattr(self._runner, name)
+
+    def feed(self, batch):
+        self.threads.add(threading.current_thread())
+        self._barrier.wait(timeout=10)
+        return self._runner.feed(batch)
+
+
+class Slow(Meeting):
+    def __init__(self, runner, seconds):
+        super().__init__(runner, threading.Barrier(1))
+        self._seconds = seconds
+
+    def feed(self, batch):
+        time.sleep(self._seconds)
+        return super().feed(batch)
+
+
+class Failing(Meeting):
+    """Raises over a prompt that has a 2."""
+
+    def __init__(self, runner):
+        super().__init__(runner, threading.Barrier(1))
+
+    def feed(self, batch):
+        if any(feed.slot.length == 0 and 2 in feed.tokens for feed in batch):
+            raise MemoryError("no room")
+        return super().feed(batch)
+
+
+def decoded(ensemble, calls_at_once, prompts, params):
+    """Each text's tokens and error, all decoded at once."""
+    engine = ensemble.engine(calls_at_once)
+    ids = [engine.add(ensemble.request(prompt, own)) for prompt, own in zip(prompts, params, strict=True)]
+    done = {}
+    while engine.num_live:
+        done |= {update.id: live for live, update in engine.step() if update.is_finished}
+    return [(list(done[id].sequence.output), done[id].sequence.error) for id in ids]
+
+
+def asked(runners, num_texts):
+    return [(runner, [Feed(runner.open(), [1], 1) for _ in range(num_texts)]) for runner in runners]
+
+
+@pytest.mark.parametrize(("schedule", "gamma", "verification"), SCHEDULES)
+def test_texts_do_not_depend_on_how_members_are_called(schedule, gamma, verification):
+    ensemble = Ensemble(
+        [table(1), table(2), table(3)],
+        Mixture([0.4, 0.3, 0.3]),
+        schedule=schedule,
+        gamma=gamma if not isinstance(gamma, tuple) else (*gamma, 1),
+        verification=verification,
+    )
+    prompts = [[i % 3] * (1 + i) for i in range(6)]
+    params = [SamplingParams(max_tokens=5 + 7 * i, seed=i, ignore_eos=True) for i in range(6)]
+    assert decoded(ensemble, 2, prompts, params) == decoded(ensemble, 1, prompts, params)
+
+
+def test_bundled_models_write_the_same_side_by_side():
+    ensemble = Ensemble.load("demo:we", schedule="mixture")
+    prompts = ["Question: How many", "def read(", "The", "Question: Tom has 3 boxes.\nAnswer:"]
+    params = [SamplingParams(max_tokens=12, seed=i, ignore_eos=True) for i in range(4)]
+    assert decoded(ensemble, 2, prompts, params) == decoded(ensemble, 1, prompts, params)
+
+
+def test_calls_of_several_texts_are_side_by_side_in_threads_of_their_own():
+    barrier = threading.Barrier(2)
+    runners = [Meeting(table(seed), barrier) for seed in (1, 2)]
+    calls = Calls(2).of(asked(runners, 2))
+    assert [call.error for call in calls] == [None, None]
+    assert runners[0].threads != runners[1].threads
+
+
+def test_a_text_alone_is_fed_in_the_thread_that_asks():
+    runners = [Meeting(table(seed), threading.Barrier(1)) for seed in (1, 2)]
+    assert [len(call.rows) for call in Calls(2).of(asked(runners, 1))] == [1, 1]
+    assert runners[0].threads == runners[1].threads == {threading.current_thread()}
+
+
+def test_rows_are_those_of_the_runner_that_was_asked():
+    slow, quick = Slow(table(1), 0.05), Slow(table(2), 0.0)
+    for call, (runner, feeds) in zip(Calls(2).of(asked([slow, quick], 2)), asked([table(1), table(2)], 2), strict=True):
+        assert all((given == own).all() for given, own in zip(call.rows, runner.feed(feeds), strict=True))
+
+
+def test_calls_side_by_side_share_the_time_that_they_took_together():
+    runners = [Slow(table(1), 0.06), Slow(table(2), 0.03), Slow(table(3), 0.03)]
+    started = time.perf_counter()
+    calls = Calls(3).of(asked(runners, 2))
+    took = time.perf_counter() - started
+    assert 0.06 <= sum(call.seconds for call in calls) <= took
+    assert took < 0.12
+    assert calls[0].seconds > 1.5 * calls[1].seconds
+
+
+def test_a_call_that_raises_ends_the_text_that_it_raised_over():
+    ensemble = Ensemble([table(1), Failing(table(2))], Mixture([0.5, 0.5]))
+    params = [SamplingParams(max_tokens=4, seed=i, ignore_eos=True) for i in range(3)]
+    good, bad, also_good = decoded(ensemble, 2, [[0], [2], [1]], params)
+    assert "member-2 raised MemoryError: no room" in str(bad[1])
+    assert [good, also_good] == decoded(ensemble, 1, [[0], [1]], [params[0], params[2]])
