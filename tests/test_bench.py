@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
 from cospec.bench.methods import Method, chosen, methods, of_schedules
+from cospec.bench.peers import encoded
 from cospec.bench.predictions import Tallied, predictions
 from cospec.bench.report import report
 from cospec.bench.study import Study, measure, measure_concurrency
@@ -16,6 +17,7 @@ from cospec.cli import app
 from cospec.cli.bench import BenchOptions
 from cospec.cli.options import EnsembleOptions
 from cospec.errors import InvalidBenchmark, UnknownName
+from cospec.members import Member
 from cospec.schedule import Plan
 
 from .toys import table
@@ -164,6 +166,13 @@ def test_what_cannot_be_had_is_skipped_by_name():
     assert {"plain", "fixed", "alternate", "auto", "bare", "parallel", "hf:general", "single:amateur"} <= names
     assert set(skipped) == {"mixture", "hf-assisted", "hf-ensemble-weight (not exact)"}
     assert not any("ensemble-weight" in name for name in names)
+
+
+def test_peers_are_given_a_members_own_prompt():
+    ensemble = Ensemble([Member(model="demo:general", prompt="Hint: add. {prompt}"), "demo:amateur"])
+    prompt, tokenizer = "Question: 2 + 2", ensemble.tokenizer
+    assert encoded(ensemble, 0, prompt).tolist() == [tokenizer.encode("Hint: add. Question: 2 + 2")]
+    assert encoded(ensemble, 1, prompt).tolist() == [tokenizer.encode(prompt)]
 
 
 def test_counts_are_per_hundred_tokens():

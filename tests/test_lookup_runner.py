@@ -19,8 +19,7 @@ def proposed(row):
 def test_it_proposes_what_followed_earlier_and_goes_on():
     runner = LookupRunner(50)
     slot = runner.open()
-    text = PHRASE + list(range(10, 10 + LAG)) + [5, 6]
-    (rows,) = runner.feed([Feed(slot, text, 1)])
+    (rows,) = runner.feed([Feed(slot, [*PHRASE, 10, 5, 6], 1)])
     assert proposed(rows[-1]) == 7
     for fed, following in ((7, 8), (8, 9)):
         (rows,) = runner.feed([Feed(slot, [fed], 1)])
@@ -31,6 +30,17 @@ def test_it_proposes_nothing_it_has_not_seen():
     runner = LookupRunner(50)
     (rows,) = runner.feed([Feed(runner.open(), [1, 2, 3], 1)])
     assert proposed(rows[-1]) is None
+
+
+def test_what_follows_the_prompt_is_learned_once_it_stands():
+    runner = LookupRunner(90)
+    slot = runner.open()
+    runner.feed([Feed(slot, [1], 1)])
+    (rows,) = runner.feed([Feed(slot, [*PHRASE, 6], 1)])
+    assert proposed(rows[-1]) is None
+    runner.feed([Feed(slot, list(range(20, 20 + LAG)), 1)])
+    (rows,) = runner.feed([Feed(slot, [8], 1)])
+    assert proposed(rows[-1]) == 9
 
 
 def test_drafts_that_are_taken_back_are_forgotten():

@@ -30,7 +30,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     Clock.now = 0.0
-    for module in ("engine", "tune"):
+    for module in ("calls", "engine", "tune"):
         monkeypatch.setattr(f"cospec.{module}.time", types.SimpleNamespace(perf_counter=lambda: Clock.now))
 
 

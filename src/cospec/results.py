@@ -53,7 +53,7 @@ class Result:
 
     token_ids: with the end token, if one ended it. finish_reason: stop, length, abort or error (then `error` says why).
     logprobs: log r of each token, if asked for; prompt_logprobs: of the prompt's, the first being None.
-    plan: what `auto` held to be the fastest when the text ended, None where the plan was fixed.
+    plan: what `auto` held to be the fastest when the text ended, None where the plan was fixed or nothing measured yet.
     proposers: each one's drafts, verified by r or, under `cascade`, by a member that made them its own. verified: all
     drafts that were put to r, once each.
     seconds: from joining the engine to the end. prompt_index, index: which prompt, which of its n samples.
@@ -128,7 +128,7 @@ class Origin:
             prompt_tokens=len(sequence.prompt),
             completion_tokens=len(sequence.output),
             schedule=live.policy.schedule.name,
-            plan=live.policy.observer.chosen if isinstance(live.policy.observer, Planner) else None,
+            plan=(live.policy.observer.chosen or None) if isinstance(live.policy.observer, Planner) else None,
             verification=live.policy.verification,
             seed=self.request.draws.seed,
             seconds=live.seconds,

@@ -14,6 +14,7 @@ import yaml
 from .ensemble import Ensemble, Prompt
 from .errors import InvalidEnsemble, InvalidPrompt
 from .files import PLAN_SETTINGS, plan_settings
+from .keeping import keep
 from .planner import Planner
 from .sampling import SamplingParams
 from .schedule import DrawnMember, Plan, Setting, plans
@@ -89,7 +90,8 @@ def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, s
 
     drafters: name -> model, as the file is to name it.
 
-    Raises InvalidEnsemble where a setting to be replaced stands on several lines.
+    Raises InvalidEnsemble where a setting to be replaced stands on several lines, CospecError where `out` cannot be
+    written.
     """
     kept = []
     for line, following in itertools.pairwise([*source.read_text(encoding="utf-8").splitlines(), ""]):
@@ -98,7 +100,7 @@ def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, s
         elif following.startswith((" ", "-")):
             raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
     plan = plan_settings(tuning.plan, _proposers(tuning, drafters))
-    out.write_text("\n".join([*kept, *map(_line, plan.items())]) + "\n", encoding="utf-8")
+    keep(out, "\n".join([*kept, *map(_line, plan.items())]) + "\n")
 
 
 def _line(setting: tuple[str, Any]) -> str:

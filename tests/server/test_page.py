@@ -421,6 +421,12 @@ def test_a_key_is_asked_for_and_sent(browser, ensemble):
         visit.finish(told=[401])
 
 
+def test_a_seed_of_many_digits_is_the_seed(visit, http):
+    visit.run(seed=2**53 + 1)
+    visit.becomes("done")
+    assert text_of(visit.page) == traced(http, seed=2**53 + 1)[0] != traced(http, seed=2**53)[0]
+
+
 def test_weights_are_shares_and_go_along(visit, http):
     expect(visit.page.locator("#generate")).to_be_enabled()
     visit.page.focus("#weight-0")

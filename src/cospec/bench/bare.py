@@ -15,8 +15,8 @@ def bare_forwards(ensemble: Ensemble, params: SamplingParams) -> Callable[[str],
 
     @torch.inference_mode()
     def run(prompt: str) -> int:
-        for runner in ensemble.runners[: len(ensemble.member_names)]:
-            model, ids = model_of(runner), encoded(runner, prompt)
+        for member in range(len(ensemble.member_names)):
+            model, ids = model_of(ensemble.runners[member]), encoded(ensemble, member, prompt)
             cache = cache_argument(model)
             for _ in range(params.max_tokens):
                 logits = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache).logits

@@ -102,7 +102,7 @@ def _peers(ensemble: Ensemble, params: SamplingParams) -> tuple[list[Method], di
     missing = {}
     names = dict(zip(ensemble.names, ensemble.runners, strict=True))
     members = {name: names[name] for name in ensemble.member_names}
-    peers = [_peer(f"hf:{name}", generated(runner, params)) for name, runner in members.items()]
+    peers = [_peer(f"hf:{name}", generated(ensemble, i, params)) for i, name in enumerate(members)]
     peers += [Method(f"single:{name}", _decoding(ensemble.alone(name), params)) for name in ensemble.member_names]
     peers.append(_peer("bare", bare_forwards(ensemble, params)))
     if len({id(runner) for runner in members.values()}) == len(members):
@@ -111,7 +111,7 @@ def _peers(ensemble: Ensemble, params: SamplingParams) -> tuple[list[Method], di
         missing["parallel"] = "members share their weights, and are one call already"
     drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
     if drafter is not None:
-        peers.append(_peer("hf-assisted", assisted(ensemble.runners[0], drafter, params)))
+        peers.append(_peer("hf-assisted", assisted(ensemble, drafter, params)))
     else:
         missing["hf-assisted"] = "transformers drafts with a model, and no drafter is one; give one as --proposer"
     if len(members) == 2 and ensemble.combination.name == "mixture" and params.temperature > 0:

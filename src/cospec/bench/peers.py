@@ -22,22 +22,23 @@ def model_of(runner: Runner) -> Any:
     return runner.model
 
 
-def encoded(runner: Runner, prompt: str) -> Tensor:
-    """[1, tokens]."""
-    assert runner.tokenizer is not None
-    return torch.tensor([runner.tokenizer.encode(prompt)], device=model_of(runner).device)
+def encoded(ensemble: Ensemble, member: int, prompt: str) -> Tensor:
+    """[1, tokens]: what this member is given for a prompt."""
+    ids = ensemble.request(prompt, SamplingParams()).lane_prompts[member]
+    return torch.tensor([ids], device=model_of(ensemble.runners[member]).device)
 
 
-def generated(runner: Runner, params: SamplingParams, **options: Any) -> Callable[[str], int]:
-    """transformers' `generate`, of exactly max_tokens tokens."""
+def generated(ensemble: Ensemble, member: int, params: SamplingParams, **options: Any) -> Callable[[str], int]:
+    """transformers' `generate`, of exactly max_tokens tokens by one member."""
+    model = model_of(ensemble.runners[member])
 
     @torch.inference_mode()
     def run(prompt: str) -> int:
-        ids = encoded(runner, prompt)
+        ids = encoded(ensemble, member, prompt)
         sampling: dict[str, Any] = {"do_sample": False}
         if params.temperature > 0:
             sampling = {"do_sample": True, "temperature": params.temperature, "top_k": 0, "top_p": 1.0}
-        text = model_of(runner).generate(
+        text = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=params.max_tokens,
@@ -51,19 +52,19 @@ def generated(runner: Runner, params: SamplingParams, **options: Any) -> Callabl
     return run
 
 
-def assisted(target: Runner, drafter: Runner, params: SamplingParams) -> Callable[[str], int]:
-    """transformers' assisted generation: one target, one drafter."""
-    return generated(target, params, assistant_model=model_of(drafter))
+def assisted(ensemble: Ensemble, drafter: Runner, params: SamplingParams) -> Callable[[str], int]:
+    """transformers' assisted generation: the first member and a drafter."""
+    return generated(ensemble, 0, params, assistant_model=model_of(drafter))
 
 
 def weighted_assisted(ensemble: Ensemble, params: SamplingParams) -> Callable[[str], int]:
     """Its `assistant_ensemble_weight`: a mixture of target and assistant, but for the token after a block."""
     assert isinstance(ensemble.combination, Mixture)
-    target, assistant = ensemble.runners[:2]
     return generated(
-        target,
+        ensemble,
+        0,
         params,
-        assistant_model=model_of(assistant),
+        assistant_model=model_of(ensemble.runners[1]),
         assistant_ensemble_weight=ensemble.combination.weights[0],
     )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidBenchmark
+from ..keeping import keep
 from ..results import Result
-from .keeping import keep
 from .methods import Method
 
 

@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 
 from .. import __version__, demo
-from ..bench.keeping import keep as keep_file
 from ..bench.methods import Method, chosen, methods, of_schedules
 from ..bench.predictions import predictions
 from ..bench.report import concurrency_table, report, sweep_tables, table
 from ..bench.study import Study, measure, measure_concurrency
 from ..bench.sweep import Sweep
 from ..errors import InvalidBenchmark, UnknownName
+from ..keeping import keep as keep_file
 from ..sampling import SamplingParams
 from ..schedule import Plan, as_gamma
 from .interrupt import Interrupt

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from .. import demo
-from ..bench.keeping import keep, to_json
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
+from ..keeping import keep, to_json
 from ..pilot.asked import Asked
 from ..pilot.compare import compare as compare_results
 from ..pilot.criteria import Criteria

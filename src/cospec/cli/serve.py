@@ -58,8 +58,7 @@ class ServeOptions:
         int | None,
         typer.Option(
             help="CPU threads that decode, all in one call at a time.",
-            show_default="as torch has them, or one less, or shared out among members called side by side: what is found "
-            "to be the fastest",
+            show_default="as torch has them, one less, or shared out among members called side by side, as is fastest",
             min=1,
         ),
     ] = None

@@ -12,6 +12,7 @@ from rich.table import Table
 from .. import demo
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
+from ..keeping import check_place
 from ..members import written
 from ..sampling import SamplingParams
 from ..tune import MOST_TEXTS, Tuning, write_plan
@@ -66,6 +67,8 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     is timed beside plain and printed next to what was predicted. Under every plan texts follow the same distribution.
     """
     source, out = _files(options, models)
+    if out is not None:
+        check_place(out)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
     prompts = options.texts()
     ensemble = models.build()

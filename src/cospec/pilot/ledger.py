@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..bench.keeping import keep
 from ..errors import CospecError, InvalidPilot
+from ..keeping import keep
 from .reading import read
 from .results import CheckRow, Measurement
 

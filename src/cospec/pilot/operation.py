@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
-from ..bench.keeping import keep
 from ..ensemble import Ensemble
 from ..files import plan_settings
+from ..keeping import keep
 from ..members import Member, written
 from ..runner.hf import LoadOptions
 from ..schedule import Plan

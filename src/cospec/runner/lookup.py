@@ -13,7 +13,8 @@ from .protocol import Feed, Slot, Tokenizer
 MOST_DRAFTED = 16
 # Finished texts are remembered in two heaps of so many tokens; when the newer is full, the older goes.
 MOST_REMEMBERED = 2**17
-# What was fed last may be drafts that are taken back: it is learned from once so many tokens stand behind it.
+# What was fed last may be drafts that are taken back: it is learned from once so many tokens stand behind it. What is
+# fed first is a prompt, and stays.
 LAG = 24
 
 
@@ -75,9 +76,9 @@ class LookupRunner:
         self._num_newer += len(text)
 
     def _fed(self, slot: LookupSlot, feed: Feed) -> Tensor:
-        is_draft = list(feed.tokens) == slot.drafted[:1]
+        is_draft, lag = list(feed.tokens) == slot.drafted[:1], LAG if slot.tokens else 0
         slot.tokens.extend(feed.tokens)
-        _learn(slot)
+        _learn(slot, lag)
         rows = torch.full((feed.rows, self.vocab_size), -math.inf)
         if feed.rows and (token := self._next(slot, is_draft)) is not None:
             rows[-1, token] = 0.0
@@ -93,8 +94,8 @@ class LookupRunner:
         return [guess.token for guess in next(filter(None, found), [])]
 
 
-def _learn(slot: LookupSlot) -> None:
-    end = len(slot.tokens) - LAG
+def _learn(slot: LookupSlot, lag: int) -> None:
+    end = len(slot.tokens) - lag
     if end > slot.num_indexed:
         slot.index.extend(slot.tokens[slot.num_indexed : end])
         slot.num_indexed = end

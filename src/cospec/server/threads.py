@@ -1,4 +1,4 @@
-"""How the cores of a CPU are shared by members' calls, and by the server, which needs one itself while it tells clients."""
+"""How the cores of a CPU are shared: by members' calls, and by the server, which needs one while it tells clients."""
 
 import time
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ LONG_TOKEN = 0.05
 # threads of one call share is done when the last is, and the server takes the core of one of them.
 MOST_SLOWER = 1.5
 NUM_TOKENS, NUM_TRIALS = 8, 3
-# So many texts are several: calls of them are side by side if that is faster.
-SEVERAL = 8
+# So many texts are several: calls of them are side by side if that takes clearly less.
+SEVERAL, CLEARLY_LESS = 8, 0.9
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ def share_cores(ensemble: Ensemble) -> Cores:
         num_runners = len({id(runner) for runner in ensemble.runners[: len(ensemble.member_names)]})
         shared = Cores(max(1, most // num_runners), min(num_runners, most))
         if num_runners > 1 and _better(ensemble, 1, best, shared, MOST_SLOWER) == shared:
-            best = _better(ensemble, SEVERAL, best, shared)
+            best = _better(ensemble, SEVERAL, best, shared, CLEARLY_LESS)
     torch.set_num_threads(best.threads)
     return best
 
 
-def _better(ensemble: Ensemble, num_texts: int, usual: Cores, other: Cores, most_slower: float = 1.0) -> Cores:
+def _better(ensemble: Ensemble, num_texts: int, usual: Cores, other: Cores, most: float) -> Cores:
     """The other one if it takes at most so many times as long."""
     seconds = {usual: 0.0, other: 0.0}
     for cores in list(seconds) * NUM_TRIALS:
         seconds[cores] += _seconds_a_round(ensemble, cores, num_texts)
-    return other if seconds[other] <= most_slower * seconds[usual] else usual
+    return other if seconds[other] <= most * seconds[usual] else usual
 
 
 def _seconds_a_round(ensemble: Ensemble, cores: Cores, num_texts: int) -> float:

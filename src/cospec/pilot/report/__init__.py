@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...bench.keeping import keep
+from ...keeping import keep
 from ..results import Results
 from .html import to_html
 from .markdown import to_markdown

@@ -7,7 +7,7 @@ from functools import singledispatch
 from html import escape
 from pathlib import Path
 
-from ...bench.keeping import to_json
+from ...keeping import to_json
 from .blocks import Banner, Block, Cell, Download, Field, Formula, Note, Plot, Prices, Section, Table, Tile, Tiles
 from .svg import MARKERS
 from .view import View

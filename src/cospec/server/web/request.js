@@ -46,7 +46,8 @@ function numberIn(id, fallback) {
 function seedIn() {
   const seed = numberIn('seed', Math.floor(Math.random() * NUM_SEEDS));
   $('seed').placeholder = `last: ${seed}`;
-  return seed;
+  // Beyond what a number holds exactly the server reads the digits themselves.
+  return typeof seed === 'string' || Number.isSafeInteger(seed) ? seed : $('seed').value.trim();
 }
 
 function readRequest(model) {

@@ -1,11 +1,14 @@
 """Files of what was measured: whole or not at all, and in JSON that every reader takes."""
 
+import errno
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import CospecError
+from .errors import CospecError
 
 
 def keep(path: Path, text: str) -> None:
@@ -13,16 +16,33 @@ def keep(path: Path, text: str) -> None:
 
     Raises CospecError where it cannot be written; what stood there before stands there still.
     """
-    beside = path.with_suffix(".new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
+
+
+def check_place(path: Path) -> None:
+    """Raises CospecError where `keep` could not write, before work is done for it."""
+    with _beside(path) as beside:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        beside.touch()
+        beside.unlink()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Where to write what then becomes `path`."""
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise CospecError(
             f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
-            "make room or give --out another folder, and run the same command to go on"
+            "make room or give --out another place, and run the same command to go on"
         ) from None
 
 
