@@ -10,7 +10,7 @@ from cospec.averages import Average
 from cospec.costs import Costs
 from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
-from cospec.planner import Era
+from cospec.planner import Era, Planner
 from cospec.schedule import Plan
 from cospec.tune import Tuning, tune, write_plan
 
@@ -321,3 +321,20 @@ def test_a_drafter_stops_earlier_where_a_draft_more_costs_more():
         planner, _ = learned(members, Slow(LIKE_A, 0.0001))
         floors[token] = planner.candidates["fixed auto by member"].pace.floor
     assert floors[0.003] > 2 * floors[0.0]
+
+
+def test_what_a_plan_puts_off_is_charged_to_it(monkeypatch):
+    """Where every token costs the same, the plan under which a member is fed later is as fast as plain, and must not
+    seem faster each time that it begins."""
+    eras = []
+
+    def in_turn(planner):
+        eras.append(Era(("plain", "mixture")[len(eras) % 2], bucket=8))
+        planner.chosen = "plain"
+        return eras[-1]
+
+    monkeypatch.setattr(Planner, "_next", in_turn)
+    speed(Ensemble([Slow(LIKE_A, 0.0, 0.001), Slow(LIKE_A, 0.0, 0.001)], schedule="auto"), 8, length=400)
+    timed = [era for era in eras[2:-2] if era.name == "mixture"]
+    assert len(timed) > 10
+    assert sum(era.tokens for era in timed) / sum(era.seconds for era in timed) == pytest.approx(500, rel=0.02)

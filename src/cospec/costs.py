@@ -54,6 +54,10 @@ class Costs:
         line = low[1] + (high[1] - low[1]) * (num_tokens - low[0]) / (high[0] - low[0])
         return line if index < len(known) else max(line, high[1])
 
+    def seconds_more(self, lane: int, num_tokens: int) -> float:
+        """That a token more takes in a call of about so many."""
+        return (self.seconds(lane, 2 * num_tokens) - self.seconds(lane, num_tokens)) / num_tokens
+
 
 def _key(num_tokens: int) -> int:
     return num_tokens if num_tokens <= MOST_EXACT else MOST_EXACT + math.ceil(4 * math.log2(num_tokens / MOST_EXACT))

@@ -98,6 +98,8 @@ class Planner:
     predictions: dict[str, float] = field(default_factory=dict)
     # What a text runs, and the position at which that was asked last.
     _running: WeakKeyDictionary[Sequence, tuple[int, Schedule]] = field(default_factory=WeakKeyDictionary)
+    # Tokens of a text that each member was still to be fed after its last round.
+    _unfed: WeakKeyDictionary[Sequence, list[int]] = field(default_factory=WeakKeyDictionary)
     _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
     _num_settled: int = 0
     _num_trials: int = 0
@@ -114,10 +116,21 @@ class Planner:
         """A round is over."""
         self.num_rows = done.num_live
         self._overhead.add((done.seconds - done.seconds_in_runners) / max(1, done.num_feeds))
-        era = self._era
+        era, put_off = self._era, self._put_off(done.sequences)
         if era is not None and not done.has_prefill and all(text in era.texts for text in done.sequences):
             era.tokens += done.num_settled
-            era.seconds += done.seconds
+            era.seconds += done.seconds + put_off
+
+    def _put_off(self, texts: Values[Sequence]) -> float:
+        """Seconds for the tokens that members were not fed yet, more than before the round, each at what a token more in
+        a call takes: a plan under which members wait would seem fast until they catch up. What ends owes nothing."""
+        more = [0] * self.num_members
+        for text in texts:
+            own = [0 if text.finish_reason else max(0, text.position - text.lanes[i].seen) for i in text.members]
+            for i, (now, before) in enumerate(zip(own, self._unfed.get(text, own), strict=True)):
+                more[i] += now - before
+            self._unfed[text] = own
+        return sum(self.costs.seconds_more(lane, self.num_rows) * tokens for lane, tokens in enumerate(more) if tokens)
 
     def on_settled(self, sequence: Sequence, settled: Values[Settled]) -> None:
         """The last positions were settled so, and their rows are still there."""
