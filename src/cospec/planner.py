@@ -122,8 +122,8 @@ class Planner:
             era.seconds += done.seconds + put_off
 
     def _put_off(self, texts: Values[Sequence]) -> float:
-        """Seconds for the tokens that members were not fed yet, more than before the round, each at what a token more in
-        a call takes: a plan under which members wait would seem fast until they catch up. What ends owes nothing."""
+        """Seconds for the tokens that members are still to be fed, more than before the round, each at what a token more
+        in a call takes: a plan under which members wait would seem fast until they catch up. What ends owes nothing."""
         more = [0] * self.num_members
         for text in texts:
             own = [0 if text.finish_reason else max(0, text.position - text.lanes[i].seen) for i in text.members]
