@@ -32,6 +32,14 @@ def test_it_proposes_nothing_it_has_not_seen():
     assert proposed(rows[-1]) is None
 
 
+def test_a_prompt_may_come_in_pieces():
+    runner = LookupRunner(50)
+    slot = runner.open()
+    runner.feed([Feed(slot, [1, *PHRASE], 0)])
+    (rows,) = runner.feed([Feed(slot, [10, 11, 12, 10], 1)])
+    assert proposed(rows[-1]) == 11
+
+
 def test_what_follows_the_prompt_is_learned_once_it_stands():
     runner = LookupRunner(90)
     slot = runner.open()

@@ -338,3 +338,21 @@ def test_what_a_plan_puts_off_is_charged_to_it(monkeypatch):
     timed = [era for era in eras[2:-2] if era.name == "mixture"]
     assert len(timed) > 10
     assert sum(era.tokens for era in timed) / sum(era.seconds for era in timed) == pytest.approx(500, rel=0.02)
+
+
+def test_a_prompt_that_a_member_never_read_is_no_time_won(monkeypatch):
+    """Short texts may end before a member of a mixture is drawn at all."""
+    eras = []
+
+    def always(planner):
+        eras.append(Era("mixture", bucket=4))
+        planner.chosen = "mixture"
+        return eras[-1]
+
+    monkeypatch.setattr(Planner, "_next", always)
+    members = [Slow(LIKE_A, 0.0, 0.001), Slow(LIKE_A, 0.0, 0.001)]
+    ensemble = Ensemble(members, schedule="auto", max_sequences=4)
+    ensemble.generate([[0] * 300] * 60, SamplingParams(max_tokens=3))
+    assert len(eras) > 2
+    assert all(era.seconds >= 0 for era in eras)
+    assert sum(era.tokens for era in eras) <= 1.1 * 1000 * sum(era.seconds for era in eras)

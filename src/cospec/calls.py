@@ -1,4 +1,4 @@
-"""The calls of one round, one for each runner: one after the other, or side by side where that leaves no core idle."""
+"""The calls of one round, one for each runner: one after the other, or side by side."""
 
 import time
 from collections.abc import Sequence as Values
@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from .runner import Feed, Runner
+
+# So many tokens of one text are worth a thread.
+MANY_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,7 @@ class Calls:
 
     def of(self, asked: Values[tuple[Runner, Values[Feed]]]) -> list[Call]:
         """The outcome of each call, in their order. Runners differ."""
-        # A text alone is soon fed, and its calls would hold each other up between their operations.
-        has_many = sum(len(feeds) for _, feeds in asked) > len(asked) > 1
-        if self._pool is None or not has_many:
+        if self._pool is None or len(asked) == 1 or not _has_much(asked):
             return [_call(*each) for each in asked]
         started = time.perf_counter()
         done = list(self._pool.map(_call, *zip(*asked, strict=True)))
@@ -43,10 +44,15 @@ class Calls:
         return [replace(call, seconds=part * call.seconds) for call in done]
 
 
+def _has_much(asked: Values[tuple[Runner, Values[Feed]]]) -> bool:
+    """Whether there are several texts, or many tokens: short calls hold each other up between their operations."""
+    feeds = [feed for _, own in asked for feed in own]
+    return len(feeds) > len(asked) or sum(len(feed.tokens) for feed in feeds) >= MANY_TOKENS
+
+
 def _call(runner: Runner, feeds: Values[Feed]) -> Call:
-    started, rows, error = time.perf_counter(), [], None
+    started = time.perf_counter()
     try:
-        rows = runner.feed(feeds)
-    except Exception as raised:  # a back end may raise anything
-        error = raised
-    return Call(rows, error, time.perf_counter() - started)
+        return Call(runner.feed(feeds), None, time.perf_counter() - started)
+    except Exception as error:  # a back end may raise anything
+        return Call([], error, time.perf_counter() - started)

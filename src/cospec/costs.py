@@ -56,7 +56,7 @@ class Costs:
 
     def seconds_more(self, lane: int, num_tokens: int) -> float:
         """That a token more takes in a call of about so many."""
-        return (self.seconds(lane, 2 * num_tokens) - self.seconds(lane, num_tokens)) / num_tokens
+        return max(0.0, self.seconds(lane, 2 * num_tokens) - self.seconds(lane, num_tokens)) / num_tokens
 
 
 def _key(num_tokens: int) -> int:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,30 +17,38 @@ def keep(path: Path, text: str) -> None:
 
     Raises CospecError where it cannot be written; what stood there before stands there still.
     """
-    with _beside(path) as beside:
+    with _beside(path) as (target, beside):
         beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        if target.exists():
+            shutil.copymode(target, beside)
+        beside.replace(target)
 
 
 def check_place(path: Path) -> None:
     """Raises CospecError where `keep` could not write, before work is done for it."""
-    with _beside(path) as beside:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    with _beside(path) as (_, beside):
         beside.touch()
         beside.unlink()
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Where to write what then becomes `path`."""
-    beside = path.with_name(f"{path.name}.new")
+def _beside(path: Path) -> Iterator[tuple[Path, Path]]:
+    """The file that `path` is or points to, in a folder that there is now, and where to write what then becomes it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
+        target = path.resolve()
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f"{target.name}.new")
+        try:
+            yield target, beside
+        except OSError:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise CospecError(
             f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
             "make room or give --out another place, and run the same command to go on"

@@ -116,7 +116,7 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
     with _bound(options.host, options.port) as place:
         ensemble = models.build()
         if options.threads is None:
-            settings = replace(settings, calls_at_once=share_cores(ensemble).calls)
+            settings = replace(settings, calls_at_once=share_cores(ensemble, options.max_sequences).calls)
         config = uvicorn.Config(
             create_app(ensemble, settings),
             log_level="warning",

@@ -67,11 +67,11 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     is timed beside plain and printed next to what was predicted. Under every plan texts follow the same distribution.
     """
     source, out = _files(options, models)
-    if out is not None:
-        check_place(out)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
     prompts = options.texts()
     ensemble = models.build()
+    if out is not None:
+        check_place(out)
     with progress(MOST_TEXTS, Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
         tuning = run_tune(ensemble, prompts, params, on_text=lambda _: advance())
     if options.as_json:

@@ -14,17 +14,18 @@ MOST_DRAFTED = 16
 # Finished texts are remembered in two heaps of so many tokens; when the newer is full, the older goes.
 MOST_REMEMBERED = 2**17
 # What was fed last may be drafts that are taken back: it is learned from once so many tokens stand behind it. What is
-# fed first is a prompt, and stays.
+# fed until a first row is asked for is a prompt, and stays, but for drafts of others where there are some.
 LAG = 24
 
 
 class LookupSlot(Slot):
-    """A text with what can be found in it, and the draft that is being handed out."""
+    """A text with what can be found in it, and the draft that is being handed out. was_asked: for a first proposal."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.index = SuffixIndex()
         self.num_indexed = 0
+        self.was_asked = False
         self.drafted: list[int] = []
 
     @property
@@ -76,9 +77,10 @@ class LookupRunner:
         self._num_newer += len(text)
 
     def _fed(self, slot: LookupSlot, feed: Feed) -> Tensor:
-        is_draft, lag = list(feed.tokens) == slot.drafted[:1], LAG if slot.tokens else 0
+        is_draft = list(feed.tokens) == slot.drafted[:1]
         slot.tokens.extend(feed.tokens)
-        _learn(slot, lag)
+        _learn(slot, LAG if slot.was_asked else 0)
+        slot.was_asked |= feed.rows > 0
         rows = torch.full((feed.rows, self.vocab_size), -math.inf)
         if feed.rows and (token := self._next(slot, is_draft)) is not None:
             rows[-1, token] = 0.0

@@ -14,7 +14,8 @@ LONG_TOKEN = 0.05
 # Decoding may take so many times as long with a thread less; where the server runs at its side it is faster still: what
 # threads of one call share is done when the last is, and the server takes the core of one of them.
 MOST_SLOWER = 1.5
-NUM_TOKENS, NUM_TRIALS = 8, 3
+NUM_ROUNDS, NUM_TRIALS = 8, 3
+MOST_TOKENS = 256
 # So many texts are several: calls of them are side by side if that takes clearly less.
 SEVERAL, CLEARLY_LESS = 8, 0.9
 
@@ -27,11 +28,12 @@ class Cores:
     calls: int = 1
 
 
-def share_cores(ensemble: Ensemble) -> Cores:
+def share_cores(ensemble: Ensemble, max_sequences: int) -> Cores:
     """Tries what is best for one text and for several, and has torch use so many threads from here on.
 
     A thread less decodes if calls are short and that costs them little. Members are called side by side, with the cores
-    shared out among them, if that is faster for several texts and costs one text little.
+    shared out among them, if that is faster for several texts, of which there are at most max_sequences, and costs one
+    text little.
     """
     most = torch.get_num_threads()
     best = Cores(most)
@@ -39,8 +41,9 @@ def share_cores(ensemble: Ensemble) -> Cores:
         best = _better(ensemble, 1, best, Cores(most - 1), MOST_SLOWER)
         num_runners = len({id(runner) for runner in ensemble.runners[: len(ensemble.member_names)]})
         shared = Cores(max(1, most // num_runners), min(num_runners, most))
-        if num_runners > 1 and _better(ensemble, 1, best, shared, MOST_SLOWER) == shared:
-            best = _better(ensemble, SEVERAL, best, shared, CLEARLY_LESS)
+        several = min(SEVERAL, max_sequences)
+        if num_runners > 1 and several > 1 and _better(ensemble, 1, best, shared, MOST_SLOWER) == shared:
+            best = _better(ensemble, several, best, shared, CLEARLY_LESS)
     torch.set_num_threads(best.threads)
     return best
 
@@ -58,14 +61,18 @@ def _seconds_a_round(ensemble: Ensemble, cores: Cores, num_texts: int) -> float:
     torch.set_num_threads(cores.threads)
     plain = ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None)
     engine = plain.engine(cores.calls)
-    params = SamplingParams(max_tokens=NUM_TOKENS + 1, seed=0, ignore_eos=True)
+    params = SamplingParams(max_tokens=MOST_TOKENS, seed=0, ignore_eos=True)
     for index in range(num_texts):
         engine.add(plain.request([1], params, index))
-    engine.step()
+    # Members may have long prompts of their own, which are read in pieces: until all texts move.
+    while engine.num_live == num_texts and len(engine.step()) < num_texts:
+        pass
     started = time.perf_counter()
-    for _ in range(NUM_TOKENS):
+    for _ in range(NUM_ROUNDS):
         engine.step()
-    return (time.perf_counter() - started) / NUM_TOKENS
+    seconds = time.perf_counter() - started
+    engine.close()
+    return seconds / NUM_ROUNDS
 
 
 def _is_on_cpu(ensemble: Ensemble) -> bool:

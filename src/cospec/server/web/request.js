@@ -44,10 +44,11 @@ function numberIn(id, fallback) {
 
 // Drawn here, so that it can be shown, and kept by writing it down.
 function seedIn() {
-  const seed = numberIn('seed', Math.floor(Math.random() * NUM_SEEDS));
-  $('seed').placeholder = `last: ${seed}`;
+  const given = numberIn('seed', Math.floor(Math.random() * NUM_SEEDS));
   // Beyond what a number holds exactly the server reads the digits themselves.
-  return typeof seed === 'string' || Number.isSafeInteger(seed) ? seed : $('seed').value.trim();
+  const seed = typeof given === 'string' || Number.isSafeInteger(given) ? given : $('seed').value.trim();
+  $('seed').placeholder = `last: ${seed}`;
+  return seed;
 }
 
 function readRequest(model) {
