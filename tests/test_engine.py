@@ -343,3 +343,24 @@ def test_while_a_prompt_is_read_the_others_go_on(few):
     # Four rounds read twenty of the tokens, and say nothing of that text; the fifth settles its first.
     moved = [[live.id for live, _ in engine.step()] for _ in range(5)]
     assert moved == [[first]] * 4 + [[first, first + 1]]
+
+
+@pytest.mark.parametrize(("schedule", "gamma", "verification"), SCHEDULES)
+def test_a_round_reads_back_as_often_for_many_texts_as_for_few(schedule, gamma, verification, monkeypatch):
+    """What comes to the host of a device that computes is waited for: a round has so many such points, not a text."""
+    read, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: read.append(1) or tolist(tensor))
+    for name in ("item", "__float__", "__int__", "__bool__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, *_: pytest.fail("read by itself"))
+    most = {}
+    for num_texts in (2, 24):
+        ensemble = pair(schedule, gamma, verification)
+        engine = ensemble.engine()
+        for index in range(num_texts):
+            engine.add(ensemble.request([1], SamplingParams(max_tokens=30, ignore_eos=True, seed=index)))
+        while engine.num_live:
+            read.clear()
+            engine.step()
+            most[num_texts] = max(most.get(num_texts, 0), len(read))
+    # Finite rows, what drafts and targets give them, what is left of their probability, replaced, drawn, and proposed.
+    assert max(most.values()) <= 8
