@@ -2,8 +2,10 @@
 
 import threading
 import time
+import weakref
 
 import pytest
+import torch
 
 from cospec import Ensemble, Mixture, SamplingParams
 from cospec.calls import Calls
@@ -114,6 +116,20 @@ def test_calls_side_by_side_share_the_time_that_they_took_together():
     assert 0.06 <= sum(call.seconds for call in calls) <= took
     assert took < 0.12
     assert calls[0].seconds > 1.5 * calls[1].seconds
+
+
+@pytest.mark.parametrize("num_at_once", [1, 2])
+def test_an_error_holds_nothing_of_its_call(num_at_once):
+    class Full(Slow):
+        def feed(self, batch):
+            scratch = torch.zeros(4)
+            left.append(weakref.ref(scratch))
+            raise MemoryError("no room")
+
+    left = []
+    calls = Calls(num_at_once).of(asked([Full(table(1), 0.0), table(2)], 2))
+    assert [type(call.error) for call in calls] == [MemoryError, type(None)]
+    assert [ref() for ref in left] == [None]
 
 
 def test_a_call_that_raises_ends_the_text_that_it_raised_over():

@@ -55,4 +55,5 @@ def _call(runner: Runner, feeds: Values[Feed]) -> Call:
     try:
         return Call(runner.feed(feeds), None, time.perf_counter() - started)
     except Exception as error:  # a back end may raise anything
-        return Call([], error, time.perf_counter() - started)
+        # Without the frames that it came through, which hold what filled the memory while texts are fed one by one.
+        return Call([], error.with_traceback(None), time.perf_counter() - started)
