@@ -123,13 +123,12 @@ class Planner:
 
     def _put_off(self, texts: Values[Sequence]) -> float:
         """Seconds for the tokens that members are still to be fed, more than before the round, each at what a token
-        more in a call takes: a plan under which members wait would seem fast until they catch up. What ends owes
-        nothing."""
+        more in a call takes: a plan under which members wait would seem fast until they catch up."""
         more = [0] * self.num_members
-        for text in texts:
+        # What is over is not caught up with, which is no time won in its last round.
+        for text in (text for text in texts if text.finish_reason is None):
             # The last token is fed in the next round under any plan, and a prompt is none of the plan's.
-            last = 0 if text.finish_reason else text.position - 1
-            own = [max(0, last - max(0, text.lanes[i].seen)) for i in text.members]
+            own = [max(0, text.position - 1 - max(0, text.lanes[i].seen)) for i in text.members]
             for i, (now, before) in enumerate(zip(own, self._unfed.get(text, own), strict=True)):
                 more[i] += now - before
             self._unfed[text] = own

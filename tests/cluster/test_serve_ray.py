@@ -1,5 +1,6 @@
 """The server on a cluster of two nodes: real clients, through Ray's own proxy."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -171,9 +172,11 @@ def test_the_example_runs_as_it_is_shipped(cluster, port, tmp_path):
 def becomes_healthy(url, model, seconds=60):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        served = httpx.get(f"{url}/v1/models", timeout=60)
-        if served.status_code == 200 and served.json()["data"][0]["id"] == model:
-            return httpx.get(f"{url}/health").json()["status"] == "ok"
+        # While replicas come up, Ray's proxy may close a connection that it has accepted.
+        with contextlib.suppress(httpx.TransportError):
+            served = httpx.get(f"{url}/v1/models", timeout=60)
+            if served.status_code == 200 and served.json()["data"][0]["id"] == model:
+                return httpx.get(f"{url}/health").json()["status"] == "ok"
         time.sleep(0.2)
     return False
 
