@@ -42,18 +42,21 @@ def share_cores(ensemble: Ensemble, max_sequences: int) -> Cores:
         num_runners = len({id(runner) for runner in ensemble.runners[: len(ensemble.member_names)]})
         shared = Cores(max(1, most // num_runners), min(num_runners, most))
         several = min(SEVERAL, max_sequences)
-        if num_runners > 1 and several > 1 and _better(ensemble, 1, best, shared, MOST_SLOWER) == shared:
+        # With as many threads in a call, one text is decoded as before.
+        if (num_runners > 1 and several > 1) and (
+            shared.threads == best.threads or _better(ensemble, 1, best, shared, MOST_SLOWER) == shared
+        ):
             best = _better(ensemble, several, best, shared, CLEARLY_LESS)
     torch.set_num_threads(best.threads)
     return best
 
 
-def _better(ensemble: Ensemble, num_texts: int, usual: Cores, other: Cores, most: float) -> Cores:
+def _better(ensemble: Ensemble, num_texts: int, usual: Cores, other: Cores, at_most: float) -> Cores:
     """The other one if it takes at most so many times as long."""
     seconds = {usual: 0.0, other: 0.0}
     for cores in list(seconds) * NUM_TRIALS:
         seconds[cores] += _seconds_a_round(ensemble, cores, num_texts)
-    return other if seconds[other] <= most * seconds[usual] else usual
+    return other if seconds[other] <= at_most * seconds[usual] else usual
 
 
 def _seconds_a_round(ensemble: Ensemble, cores: Cores, num_texts: int) -> float:

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from ...errors import InvalidSampling, MissingExtra
 
 KINDS = ("json_schema", "regex", "lark")
-# Room between the parts of JSON, for indentation too, but not so much that a weak model fills its answer with it.
 # What finding out what may come next may cost, in llguidance's units: some milliseconds, in which all texts wait.
 MOST_WORK = 20_000
+# Room between the parts of JSON, for indentation too, but not so much that a weak model fills its answer with it.
 JSON_OPTIONS = {"whitespace_pattern": r"\n[ \t]{0,32}|[ ]{1,2}"}
 
 
