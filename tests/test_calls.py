@@ -12,40 +12,11 @@ from cospec.calls import Calls
 from cospec.runner import Feed
 
 from .test_engine import SCHEDULES
-from .toys import table
+from .toys import Wrapped, slow, table
 
 
-class Meeting:
-    """A runner whose calls wait for each other, for those that are made by no others."""
-
-    def __init__(self, runner, barrier):
-        self._runner, self._barrier = runner, barrier
-        self.threads = set()
-
-    def __getattr__(self, name):
-        return getattr(self._runner, name)
-
-    def feed(self, batch):
-        self.threads.add(threading.current_thread())
-        self._barrier.wait(timeout=10)
-        return self._runner.feed(batch)
-
-
-class Slow(Meeting):
-    def __init__(self, runner, seconds):
-        super().__init__(runner, threading.Barrier(1))
-        self._seconds = seconds
-
-    def feed(self, batch):
-        time.sleep(self._seconds)
-        return super().feed(batch)
-
-
-class Failing(Meeting):
+class Failing(Wrapped):
     """Raises over a prompt that has a 2."""
-
-    def __init__(self, runner):
-        super().__init__(runner, threading.Barrier(1))
 
     def feed(self, batch):
         if any(feed.slot.length == 0 and 2 in feed.tokens for feed in batch):
@@ -89,27 +60,32 @@ def test_bundled_models_write_the_same_side_by_side():
 
 
 def test_calls_of_several_texts_are_side_by_side_in_threads_of_their_own():
-    barrier = threading.Barrier(2)
-    runners = [Meeting(table(seed), barrier) for seed in (1, 2)]
-    calls = Calls(2).of(asked(runners, 2))
+    barrier, threads = threading.Barrier(2), []
+
+    def meet():
+        threads.append(threading.current_thread())
+        barrier.wait(timeout=10)
+
+    calls = Calls(2).of(asked([Wrapped(table(seed), meet) for seed in (1, 2)], 2))
     assert [call.error for call in calls] == [None, None]
-    assert runners[0].threads != runners[1].threads
+    assert threads[0] is not threads[1]
 
 
 def test_a_text_alone_is_fed_in_the_thread_that_asks():
-    runners = [Meeting(table(seed), threading.Barrier(1)) for seed in (1, 2)]
+    threads = []
+    runners = [Wrapped(table(seed), lambda: threads.append(threading.current_thread())) for seed in (1, 2)]
     assert [len(call.rows) for call in Calls(2).of(asked(runners, 1))] == [1, 1]
-    assert runners[0].threads == runners[1].threads == {threading.current_thread()}
+    assert threads == [threading.current_thread()] * 2
 
 
 def test_rows_are_those_of_the_runner_that_was_asked():
-    slow, quick = Slow(table(1), 0.05), Slow(table(2), 0.0)
-    for call, (runner, feeds) in zip(Calls(2).of(asked([slow, quick], 2)), asked([table(1), table(2)], 2), strict=True):
+    calls = Calls(2).of(asked([slow(table(1), 0.05), table(2)], 2))
+    for call, (runner, feeds) in zip(calls, asked([table(1), table(2)], 2), strict=True):
         assert all((given == own).all() for given, own in zip(call.rows, runner.feed(feeds), strict=True))
 
 
 def test_calls_side_by_side_share_the_time_that_they_took_together():
-    runners = [Slow(table(1), 0.06), Slow(table(2), 0.03), Slow(table(3), 0.03)]
+    runners = [slow(table(1), 0.06), slow(table(2), 0.03), slow(table(3), 0.03)]
     started = time.perf_counter()
     calls = Calls(3).of(asked(runners, 2))
     took = time.perf_counter() - started
@@ -120,20 +96,20 @@ def test_calls_side_by_side_share_the_time_that_they_took_together():
 
 @pytest.mark.parametrize("num_at_once", [1, 2])
 def test_an_error_holds_nothing_of_its_call(num_at_once):
-    class Full(Slow):
-        def feed(self, batch):
-            scratch = torch.zeros(4)
-            left.append(weakref.ref(scratch))
-            raise MemoryError("no room")
-
     left = []
-    calls = Calls(num_at_once).of(asked([Full(table(1), 0.0), table(2)], 2))
+
+    def fill():
+        scratch = torch.zeros(4)
+        left.append(weakref.ref(scratch))
+        raise MemoryError("no room")
+
+    calls = Calls(num_at_once).of(asked([Wrapped(table(1), fill), table(2)], 2))
     assert [type(call.error) for call in calls] == [MemoryError, type(None)]
     assert [ref() for ref in left] == [None]
 
 
 def test_a_call_that_raises_ends_the_text_that_it_raised_over():
-    ensemble = Ensemble([table(1), Failing(table(2))], Mixture([0.5, 0.5]))
+    ensemble = Ensemble([table(1), Failing(table(2), lambda: None)], Mixture([0.5, 0.5]))
     params = [SamplingParams(max_tokens=4, seed=i, ignore_eos=True) for i in range(3)]
     good, bad, also_good = decoded(ensemble, 2, [[0], [2], [1]], params)
     assert "member-2 raised MemoryError: no room" in str(bad[1])

@@ -1,10 +1,12 @@
-"""Toy members and a toy tokenizer for the tests."""
+"""Toy members and a toy tokenizer for the tests, and members that do something of their own."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 
 from cospec import toy
+from cospec.runner import Feed, Runner, Slot
 
 END = 3
 
@@ -46,3 +48,29 @@ def letters(text: Sequence[int], *, context: int | None = None) -> toy.FunctionR
         return row
 
     return toy.FunctionRunner(12, fn, end_ids=(0,), tokenizer=Letters(), context=context)
+
+
+class Wrapped:
+    """A runner that does something of its own before each call."""
+
+    def __init__(self, runner: Runner, before: Callable[[], None]) -> None:
+        self.runner, self.before = runner, before
+        self.vocab_size, self.context = runner.vocab_size, runner.context
+        self.tokenizer, self.end_ids, self.dtype = runner.tokenizer, runner.end_ids, runner.dtype
+
+    def open(self) -> Slot:
+        return self.runner.open()
+
+    def feed(self, batch: Sequence[Feed]) -> list[object]:
+        self.before()
+        return self.runner.feed(batch)
+
+    def trim(self, slot: Slot, length: int) -> None:
+        self.runner.trim(slot, length)
+
+    def close(self, slot: Slot) -> None:
+        self.runner.close(slot)
+
+
+def slow(runner: Runner, seconds: float) -> Wrapped:
+    return Wrapped(runner, lambda: time.sleep(seconds))

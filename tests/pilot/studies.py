@@ -1,7 +1,5 @@
 """Small studies for the tests: tiny models on disk, a few prompts, and runners that misbehave."""
 
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cospec import Ensemble
@@ -15,7 +13,6 @@ from cospec.pilot.questions import Question
 from cospec.pilot.results import Results
 from cospec.pilot.study import Study
 from cospec.pilot.trials import ours
-from cospec.runner import Feed, Runner, Slot
 
 PROMPTS = [
     Question(
@@ -28,32 +25,6 @@ PROMPTS = [
 PRICES = Prices(machines=(Machine(name="box", per_hour=3.6),), tokens_per_month=1e6)
 # Criteria that ask for nothing.
 NOTHING = Criteria(min_speedup=None, exactness=False, score_margin=None, min_perplexity_gain=None)
-
-
-class Wrapped:
-    """A runner that does something of its own before each call."""
-
-    def __init__(self, runner: Runner, before: Callable[[], None]) -> None:
-        self.runner, self.before = runner, before
-        self.vocab_size, self.context = runner.vocab_size, runner.context
-        self.tokenizer, self.end_ids, self.dtype = runner.tokenizer, runner.end_ids, runner.dtype
-
-    def open(self) -> Slot:
-        return self.runner.open()
-
-    def feed(self, batch: Sequence[Feed]) -> list[object]:
-        self.before()
-        return self.runner.feed(batch)
-
-    def trim(self, slot: Slot, length: int) -> None:
-        self.runner.trim(slot, length)
-
-    def close(self, slot: Slot) -> None:
-        self.runner.close(slot)
-
-
-def slow(runner: Runner, seconds: float) -> Wrapped:
-    return Wrapped(runner, lambda: time.sleep(seconds))
 
 
 def asked(ensemble: Ensemble, **changes: object) -> Asked:

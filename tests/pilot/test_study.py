@@ -29,7 +29,8 @@ from cospec.settle.target import log_combined
 from cospec.verify import Verdict
 
 from ..browsing import in_chromium
-from .studies import PRICES, PROMPTS, Wrapped, finished, slow, study
+from ..toys import Wrapped, slow
+from .studies import PRICES, PROMPTS, finished, study
 
 
 def never():
