@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -37,7 +38,7 @@ def share_cores(ensemble: Ensemble, max_sequences: int) -> Cores:
     """
     most = torch.get_num_threads()
     best = Cores(most)
-    if most > 1 and _is_on_cpu(ensemble) and _seconds_a_round(ensemble, Cores(most), 1) < LONG_TOKEN:
+    if most > 1 and _is_on_cpu(ensemble) and median(_rounds(ensemble, Cores(most), 1)) < LONG_TOKEN:
         best = _better(ensemble, 1, best, Cores(most - 1), MOST_SLOWER)
         num_runners = len({id(runner) for runner in ensemble.runners[: len(ensemble.member_names)]})
         shared = Cores(max(1, most // num_runners), min(num_runners, most))
@@ -52,15 +53,15 @@ def share_cores(ensemble: Ensemble, max_sequences: int) -> Cores:
 
 
 def _better(ensemble: Ensemble, num_texts: int, usual: Cores, other: Cores, at_most: float) -> Cores:
-    """The other one if it takes at most so many times as long."""
-    seconds = {usual: 0.0, other: 0.0}
+    """The other one if it takes at most so many times as long: the usual round, whatever else holds one up."""
+    seconds: dict[Cores, list[float]] = {usual: [], other: []}
     for cores in list(seconds) * NUM_TRIALS:
-        seconds[cores] += _seconds_a_round(ensemble, cores, num_texts)
-    return other if seconds[other] <= at_most * seconds[usual] else usual
+        seconds[cores] += _rounds(ensemble, cores, num_texts)
+    return other if median(seconds[other]) <= at_most * median(seconds[usual]) else usual
 
 
-def _seconds_a_round(ensemble: Ensemble, cores: Cores, num_texts: int) -> float:
-    """Of `plain`."""
+def _rounds(ensemble: Ensemble, cores: Cores, num_texts: int) -> list[float]:
+    """Seconds of each, of `plain`."""
     torch.set_num_threads(cores.threads)
     plain = ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None)
     engine = plain.engine(cores.calls)
@@ -70,12 +71,13 @@ def _seconds_a_round(ensemble: Ensemble, cores: Cores, num_texts: int) -> float:
     # Members may have long prompts of their own, which are read in pieces: until all texts move.
     while engine.num_live == num_texts and len(engine.step()) < num_texts:
         pass
-    started = time.perf_counter()
+    seconds = []
     for _ in range(NUM_ROUNDS):
+        started = time.perf_counter()
         engine.step()
-    seconds = time.perf_counter() - started
+        seconds.append(time.perf_counter() - started)
     engine.close()
-    return seconds / NUM_ROUNDS
+    return seconds
 
 
 def _is_on_cpu(ensemble: Ensemble) -> bool:
