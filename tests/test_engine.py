@@ -288,6 +288,49 @@ def test_a_drawn_member_is_fed_up_to_the_last_position_that_it_was_drawn_for():
     assert proposer.accepted == proposer.proposed > 20
 
 
+class Counted(toy.TableRunner):
+    """Notes what each call feeds: tokens and rows of each text."""
+
+    def __init__(self, seed):
+        super().__init__(4, order=2, seed=seed, end_ids=())
+        self.fed = []
+
+    def feed(self, batch):
+        self.fed.append([(len(feed.tokens), feed.rows) for feed in batch])
+        return super().feed(batch)
+
+
+def test_members_that_were_not_drawn_keep_up_where_they_are_called_anyway():
+    members = [Counted(1), Counted(2)]
+    ensemble = Ensemble(members, Mixture([0.5, 0.5]), schedule="mixture")
+    params = [SamplingParams(max_tokens=30, seed=seed) for seed in range(12)]
+    together = ensemble.generate([[1]] * 12, params)
+    # A row a token, and every token to every member as it comes, from when it was called first.
+    fed = [each for member in members for call in member.fed for each in call]
+    assert sum(rows for _, rows in fed) == 12 * 30
+    assert {count for count, _ in fed} <= {1, 2, 3}
+    assert sum(count == 1 for count, _ in fed) > 0.98 * len(fed)
+    for member in members:
+        member.fed.clear()
+    (alone,) = ensemble.generate([[1]], params[0])
+    assert alone.token_ids == together[0].token_ids
+    # Of one text, only who is drawn is called, and catches up.
+    assert all(rows == 1 for member in members for call in member.fed for _, rows in call)
+    assert max(count for member in members for call in member.fed for count, _ in call) > 2
+
+
+def test_a_member_that_keeps_up_has_the_rows_that_log_probabilities_need():
+    ensemble = Ensemble([table(1), table(9)], Mixture([0.5, 0.5]), schedule="mixture")
+    prompts = [[1, 2, 0] * (1 + i) for i in range(4)]
+    params = [
+        SamplingParams(max_tokens=20, seed=seed, logprobs=1, prompt_logprobs=1, ignore_eos=True) for seed in range(4)
+    ]
+    for prompt, own, result in zip(prompts, params, ensemble.generate(prompts, params), strict=True):
+        (alone,) = ensemble.generate([prompt], own)
+        assert result.prompt_logprobs == alone.prompt_logprobs
+        assert result.logprobs == alone.logprobs
+
+
 def test_the_end_token_is_told_apart_from_a_length():
     results = pair().generate([[1]], SamplingParams(max_tokens=6, n=60, seed=0))
     for result in results:

@@ -87,7 +87,7 @@ def words(rng: random.Random, count: int) -> list[int]:
 
 def a_feed(rng: random.Random, slot: Slot, most: int) -> tuple[Slot, list[int], int]:
     tokens = words(rng, rng.randint(1, most))
-    return slot, tokens, rng.randint(1, len(tokens))
+    return slot, tokens, rng.randint(0, len(tokens))
 
 
 def play(book: Book, rng: random.Random, num_slots: int, num_turns: int) -> list[Slot]:
@@ -164,6 +164,29 @@ def test_padding_is_not_multiplied_with_a_lean_forward_s_weights(monkeypatch: py
     book = Book(HfRunner(tiny("llama"), forward=LeanForward))
     book.feed((book.open(), [1, 2, 3, 4, 5], 2), (book.open(), [6], 1), (book.open(), [7, 8, 9], 3))
     assert set(fed) == {9}
+
+
+@pytest.mark.parametrize(
+    ("feeds", "num_wanted"),
+    [([(5, 1), (3, 0), (1, 1)], 2), ([(6, 2), (6, 2)], 4), ([(7, 3)], 3), ([(4, 0)], 1), ([(2, 2), (3, 3)], 5)],
+)
+def test_the_last_layer_does_the_least_for_tokens_that_no_row_is_wanted_of(
+    feeds: list[tuple[int, int]], num_wanted: int
+) -> None:
+    model = tiny("llama")
+    seen: list[int] = []
+    for layer in model.model.layers:
+        layer.mlp.act_fn.register_forward_hook(lambda _module, _args, out: seen.append(out.shape[0]))
+    book, rng = Book(HfRunner(model, forward=LeanForward)), random.Random(5)
+    slots = [book.open() for _ in feeds]
+    # All at the first positions, which need no mask if they are as many; then behind others.
+    for _ in range(2):
+        seen.clear()
+        rows = book.runner.feed(
+            [Feed(slot, words(rng, count), wanted) for slot, (count, wanted) in zip(slots, feeds, strict=True)]
+        )
+        assert [row.shape[0] for row in rows] == [wanted for _, wanted in feeds]
+        assert seen == [*[sum(count for count, _ in feeds)] * (len(model.model.layers) - 1), num_wanted]
 
 
 def test_a_plain_decoder_is_loaded_lean_unless_that_changes_its_logits(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cospec import InvalidSampling, SamplingParams
+from cospec.gumbel import on_cpu, on_device
 from cospec.sampling import Draws, History, Purpose, draw, shape, shape_members, warp
 
 from .laws import naive
@@ -323,6 +324,12 @@ def test_noise_has_gumbels_moments_in_every_row_and_column():
     correlations = torch.corrcoef(uniform).fill_diagonal_(0)
     assert float(correlations.abs().max()) < 6 / math.sqrt(500)
     assert float(torch.corrcoef(uniform.T).fill_diagonal_(0).abs().max()) < 6.5 / math.sqrt(400)
+
+
+def test_noise_is_hashed_to_the_same_bits_by_numpy_and_by_torch():
+    keys = [0, 1, -1, 2**63 - 1, -(2**63), *(Draws(seed).key(9, Purpose.SETTLE) for seed in range(30))]
+    for vocab_size in (1, 4097):
+        assert torch.equal(on_cpu(keys, vocab_size), on_device(keys, vocab_size, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -28,6 +28,8 @@ class Costs:
     """
 
     _cells: dict[int, dict[int, _Cell]] = field(default_factory=dict)
+    # By lane, tokens and seconds of its cells in order, from when they were asked for until there is a new call.
+    _known: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
 
     def add(self, lane: int, num_tokens: int, seconds: float) -> None:
         cell = self._cells.setdefault(lane, {}).setdefault(_key(num_tokens), _Cell())
@@ -35,6 +37,7 @@ class Costs:
             seconds = min(seconds, STALL * cell.seconds.value)
         cell.num_tokens.add(num_tokens)
         cell.seconds.add(seconds)
+        self._known.pop(lane, None)
 
     def seconds(self, lane: int, num_tokens: float) -> float:
         """On the line between the two nearest that were measured; below all, the least; above, on the line through the
@@ -42,7 +45,10 @@ class Costs:
 
         0 for a lane that was never called.
         """
-        known = sorted((cell.num_tokens.value, cell.seconds.value) for cell in self._cells.get(lane, {}).values())
+        known = self._known.get(lane)
+        if known is None:
+            cells = self._cells.get(lane, {}).values()
+            known = self._known[lane] = sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells)
         if not known:
             return 0.0
         index = bisect.bisect_left(known, (num_tokens,))

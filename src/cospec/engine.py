@@ -246,7 +246,28 @@ class Engine:
             elif piece := self._piece(live, lane, tokens):
                 feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
                 by_runner[id(self._runners[lane.name])].append((live, lane, feed))
+        self._feed_along(turns, by_runner)
         self._call(list(by_runner.values()))
+
+    def _feed_along(self, turns: list[tuple[Live, Lane]], by_runner: dict[int, LaneFeeds]) -> None:
+        """Members that wait for their turn are fed what is settled, where their model is called anyway: its tokens cost
+        as much later, and texts that are all fed one are neither padded nor copied."""
+        have_turn = {(live, lane.name) for live, lane in turns}
+        for live in dict.fromkeys(live for live, _ in turns):
+            if not live.policy.schedule.may_keep_up(live.sequence):
+                continue
+            for lane in live.sequence.lanes[: self.num_members]:
+                batch = by_runner.get(id(self._runners[lane.name]))
+                if batch is not None and (live, lane.name) not in have_turn and (feed := self._extra(live, lane)):
+                    batch.append((live, lane, feed))
+
+    def _extra(self, live: Live, lane: Lane) -> Feed | None:
+        """What a lane has not seen, of a prompt as much as the round still holds, with no row that is not wanted."""
+        sequence, tokens = live.sequence, live.sequence.unseen(lane)
+        if lane.seen < 0:
+            tokens = tokens[: self._pieces[id(self._runners[lane.name])].take(len(tokens))]
+        num_rows = sequence.num_rows_wanted(lane, len(tokens)) if sequence.wants_logprobs else 0
+        return Feed(lane.slot, tokens, num_rows) if tokens else None
 
     def _piece(self, live: Live, lane: Lane, tokens: list[int]) -> list[int]:
         """What of these tokens is fed now: all, but where others are in the batch no more of prompts than a round may

@@ -339,6 +339,9 @@ class Adaptive:
     def turn(self, sequence: Sequence) -> Values[int]:
         return self.planner.running(sequence).turn(sequence)
 
+    def may_keep_up(self, sequence: Sequence) -> bool:
+        return self.planner.running(sequence).may_keep_up(sequence)
+
     def proposer(self, sequence: Sequence) -> int | None:
         return self.planner.running(sequence).proposer(sequence)
 

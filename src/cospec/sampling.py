@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidSampling
+from .gumbel import gumbel
 
 
 class Constraint(Protocol):
@@ -318,28 +319,6 @@ class Draws:
         It depends on (seed, sequence, position, token) alone: it is drawn once for a position, whoever asks.
         """
         return gumbel(self.noise_keys(start, num_positions), like)
-
-
-def gumbel(keys: Sequence[int], like: Tensor) -> Tensor:
-    """G(x) for each key: [keys, vocab], of the type and the last dimension of `like`."""
-    uniforms = _hashed_uniforms(torch.tensor(keys, device=like.device), like.shape[-1])
-    # Only the first logarithm is of numbers that a narrower type cannot tell apart: those near 1.
-    return uniforms.log_().neg_().to(like.dtype).log_().neg_()
-
-
-def _hashed_uniforms(keys: Tensor, vocab_size: int) -> Tensor:
-    """[rows] 64-bit keys -> [rows, vocab] float64 in (0, 1), by the finaliser of SplitMix64 (Steele et al. 2014)."""
-    x = keys[:, None] + torch.arange(1, vocab_size + 1, device=keys.device) * -7046029254386353131
-    x = x.bitwise_xor_(_shift(x, 30)).mul_(-4658895280553007687)
-    x = x.bitwise_xor_(_shift(x, 27)).mul_(-7723592293110705685)
-    x = x.bitwise_xor_(_shift(x, 31))
-    # The bits of a number in [1, 2): below 1 by half a step less, it is (k + 0.5) / 2^52, to the bit.
-    return _shift(x, 12).bitwise_or_(0x3FF << 52).view(torch.float64).sub_(1 - 2**-53)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Right shift that fills with zeros; torch's own repeats the sign."""
-    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def probabilities(log_probs: Tensor) -> Tensor:

@@ -183,9 +183,12 @@ class Sequence:
 
     def receive(self, lane: Lane, num_tokens: int, rows: Tensor) -> None:
         """The lane was fed `num_tokens` and answered with `rows`, the last ones."""
-        kept = lane.rows if lane.rows is not None and rows.shape[0] == num_tokens else None
+        kept = lane.rows if rows.shape[0] == num_tokens else None
         lane.length += num_tokens
-        lane.rows = rows if kept is None else torch.cat([kept, rows])
+        if rows.shape[0] == 0:
+            lane.rows = None
+        else:
+            lane.rows = rows if kept is None else torch.cat([kept, rows])
         self._check()
 
     def extend(self, draft: Draft) -> None:

@@ -12,6 +12,7 @@ from cospec.sequence import Sequence
 
 from . import naive
 from .cases import Blend, Case
+from .test_isolation import OWN_PARAMS, written, written_alone
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Switching:
 
     def turn(self, sequence: Sequence) -> object:
         return self._now(sequence).turn(sequence)
+
+    def may_keep_up(self, sequence: Sequence) -> bool:
+        return self._now(sequence).may_keep_up(sequence)
 
     def proposer(self, sequence: Sequence) -> object:
         return self._now(sequence).proposer(sequence)
@@ -72,3 +76,10 @@ def test_the_law_holds_over_a_change_of_schedule(gamma, at, verification, propos
 def test_it_does_not_if_a_member_that_was_drawn_loses_its_turn(gamma, at):
     with mock.patch.object(DrawnMember, "may_be_left", return_value=True):
         assert case(gamma=gamma, at=at).distance() > 0.001
+
+
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_texts_side_by_side_may_leave_a_mixture_that_nobody_drafts_for(at):
+    params = [SamplingParams(max_tokens=own["max_tokens"], ignore_eos=True) for own in OWN_PARAMS]
+    cases = [case(at=at, proposer=None).but(params=own) for own in params]
+    assert written(cases) == written_alone(cases)

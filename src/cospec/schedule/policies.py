@@ -28,6 +28,11 @@ class Schedule(Protocol):
         """Lanes to be fed what they have not seen, in this round, as far as `reach` says."""
         ...
 
+    def may_keep_up(self, sequence: Sequence) -> bool:
+        """Whether members whose turn it is not may as well be fed what is settled, without a row: none is needed of
+        them before the next token is settled."""
+        ...
+
     def proposer(self, sequence: Sequence) -> int | None:
         """The lane whose bonus row proposes the token at the frontier, if one may."""
         ...
@@ -51,6 +56,9 @@ class Schedule(Protocol):
 
 class OfAllMembers:
     """Positions are settled by all members' rows, drafts are refined by none, and a clean sheet is anybody's."""
+
+    def may_keep_up(self, sequence: Sequence) -> bool:
+        return False
 
     def refiner(self, sequence: Sequence) -> int | None:
         return None
@@ -227,6 +235,10 @@ class DrawnMember:
     def turn(self, sequence: Sequence) -> Values[int]:
         drafter = self._drafter(sequence)
         return self.cells(sequence, sequence.position) if drafter is None else [drafter]
+
+    def may_keep_up(self, sequence: Sequence) -> bool:
+        """Where nothing is ever drafted, the one that is drawn settles the position in the round that feeds it."""
+        return self.drafters is None
 
     def proposer(self, sequence: Sequence) -> int | None:
         drafter = self._drafter(sequence)

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Values
 import torch
 from torch import Tensor
 
-from ..sampling import gumbel
+from ..gumbel import gumbel
 from ..sequence import Sequence
 
 
@@ -20,7 +20,10 @@ def noisy_argmax(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]
         sampled = {row: key for row, key in enumerate(keys) if key is not None}
         if sampled:
             noise = gumbel([*sampled.values()], rows)
-            rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
+            if len(sampled) == len(keys):
+                rows = noise.add_(rows)
+            else:
+                rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
         best = iter(rows.argmax(-1).tolist())
         for i in same:
             tokens[i] = [next(best) for _ in range(items[i][2].shape[0])]

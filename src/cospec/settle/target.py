@@ -94,7 +94,8 @@ def _log_of(cells: tuple[int, ...], spans: Values[Span], combination: Combinatio
     """log r before the transforms of what these members settle: all of them together, or one alone."""
     if len(cells) == spans[0].sequence.num_members:
         return log_combined(spans, combination)
-    log_p = torch.log_softmax(stacked(spans, cells)[0], dim=-1)
+    (member,) = cells
+    log_p = torch.log_softmax(joined([span.of(member) for span in spans]), dim=-1)
     return parted(log_p, [span.stop - span.start for span in spans])
 
 
@@ -178,7 +179,7 @@ def _are_distributions(rows: Values[Tensor]) -> list[bool]:
     """Of each [positions, vocab], whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
     are_ones = [False] * len(rows)
     for same in by_place(rows):
-        are_finite = [*map(math.isfinite, joined([rows[i].amax(-1) for i in same]).tolist())]
+        are_finite = [*map(math.isfinite, joined([rows[i] for i in same]).amax(-1).tolist())]
         end = 0
         for i in same:
             start, end = end, end + rows[i].shape[0]

@@ -53,16 +53,18 @@ class LeanForward:
         self._norm = _norm(body.norm)
         self._head: Linear = model.lm_head
 
-    def __call__(self, input_ids: Tensor, places: Places, num_kept: int) -> Tensor:
+    def __call__(self, input_ids: Tensor, places: Places, kept: Sequence[int]) -> Tensor:
         self._cache.window = places
         masks = self._masks.at(places)
         rows, width = input_ids.shape
         layout = Layout(rows, width, places.tokens)
         rotation = self._rotations.at(layout.flat(places.position_ids), places.length)
         hidden = self._embed(layout.flat(input_ids))
-        for layer, kind, stored in zip(self._layers, self._masks.kinds, self._cache.slot_layers, strict=True):
-            hidden = layer(hidden, layout, rotation, masks[kind], stored)
-        return self._head(self._norm(layout.padded(hidden)[:, -num_kept:]))
+        last = len(self._layers) - 1
+        for index, (layer, kind) in enumerate(zip(self._layers, self._masks.kinds, strict=True)):
+            wanted = Wanted.of(kept, layout) if index == last else None
+            hidden = layer(hidden, layout, rotation, masks[kind], self._cache.slot_layers[index], wanted)
+        return self._head(self._norm(hidden))
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Layout:
     width: int
     tokens: tuple[Tensor, Tensor] | None
 
+    @property
+    def num_tokens(self) -> int:
+        return self.rows * self.width if self.tokens is None else len(self.tokens[0])
+
     def flat(self, rows: Tensor) -> Tensor:
         return rows.flatten(0, 1) if self.tokens is None else rows[self.tokens]
 
@@ -85,6 +91,34 @@ class Layout:
         rows = flat.new_zeros((self.rows, self.width, *flat.shape[1:]))
         rows[self.tokens] = flat
         return rows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Tokens whose hidden states the last layer is to give; of the others nothing is needed but keys and values.
+
+    width: all of them are among so many last ones of their rows. places: row and column of each, columns counted from
+    the right; None where each row's last `width` are wanted.
+    """
+
+    width: int
+    places: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, kept: Sequence[int], layout: Layout) -> "Wanted | None":
+        """The last `kept` tokens of each row; None if those are all."""
+        if sum(kept) == layout.num_tokens:
+            return None
+        width = max(kept)
+        if min(kept) == width:
+            return cls(width, None)
+        places = [(row, column) for row, count in enumerate(kept) for column in range(-count, 0)]
+        rows, columns = torch.tensor(places).unbind(-1)
+        return cls(width, (rows, columns))
+
+    def among(self, padded: Tensor) -> Tensor:
+        """Of [rows, at least `width` columns, ...], those tokens, [tokens, ...]."""
+        return padded[:, -self.width :].flatten(0, 1) if self.places is None else padded[self.places]
 
 
 class Rotations:
@@ -124,14 +158,30 @@ class _Layer:
         self._activation: Callable[[Tensor], Tensor] = units.act_fn
 
     def __call__(
-        self, hidden: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        stored: SlotLayer,
+        wanted: Wanted | None,
     ) -> Tensor:
-        hidden = hidden + self._attended(self._before_attention(hidden), layout, rotation, mask, stored)
+        """The hidden states of all tokens, or of those that are wanted."""
+        attended = self._attended(self._before_attention(hidden), layout, rotation, mask, stored, wanted)
+        if wanted is not None:
+            hidden = wanted.among(layout.padded(hidden))
+        hidden = hidden + attended
         gate, up = self._gate_and_up(self._before_units(hidden)).chunk(2, dim=-1)
         return hidden + self._down(self._activation(gate) * up)
 
     def _attended(
-        self, hidden: Tensor, layout: Layout, rotation: tuple[Tensor, Tensor], mask: Tensor | None, stored: SlotLayer
+        self,
+        hidden: Tensor,
+        layout: Layout,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        stored: SlotLayer,
+        wanted: Wanted | None,
     ) -> Tensor:
         qkv = self._qkv(hidden).view(hidden.shape[0], -1, self._dim)
         # Queries and keys are rotated together.
@@ -143,16 +193,20 @@ class _Layer:
         qk = torch.addcmul(qk * cos, qk.roll(self._dim // 2, dims=-1), sin)
         qk, v = layout.padded(qk).transpose(1, 2), layout.padded(v).transpose(1, 2)
         keys, values = stored.update(qk[:, self._heads :], v)
+        width = layout.width if wanted is None else wanted.width
+        if mask is None and width > 1:
+            # A query's place is known by how many stand before it.
+            width = layout.width
         seen = F.scaled_dot_product_attention(
-            qk[:, : self._heads],
+            qk[:, : self._heads, -width:],
             keys,
             values,
-            attn_mask=mask,
-            is_causal=mask is None and layout.width > 1,
+            attn_mask=None if mask is None else mask[:, :, -width:],
+            is_causal=mask is None and width > 1,
             scale=self._scale,
             enable_gqa=True,
-        )
-        return self._out(layout.flat(seen.transpose(1, 2)).flatten(1))
+        ).transpose(1, 2)
+        return self._out((layout.flat(seen) if wanted is None else wanted.among(seen)).flatten(1))
 
 
 class _Norm:

@@ -114,20 +114,24 @@ class HfRunner:
             counts=[len(feed.tokens) for feed in batch],
             device=self._device,
         )
-        logits = self._logits(window, batch)
-        # Counted from the last, since a model may not know `logits_to_keep`.
-        return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(batch)]
-
-    def _logits(self, window: Window, batch: list[Feed]) -> Tensor:
-        """[rows, at least as many as are wanted of any, vocab], in memory of their own."""
         texts = [feed.tokens for feed in batch]
         if self.fixed is not None and self.fixed.can_take(window):
-            return self.fixed.logits(window, texts)[..., : self.vocab_size].to(self._row_dtype, copy=True)
-        num_kept = max(1, *(feed.rows for feed in batch))
-        return self._forward(window.padded(texts), window, num_kept)[..., : self.vocab_size].to(self._row_dtype)
+            # The next call overwrites them.
+            logits = self._as_rows(self.fixed.logits(window, texts), copy=True)
+            return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(batch)]
+        kept = [feed.rows for feed in batch]
+        # A call gives a row at least, wanted or not.
+        given = kept if any(kept) else [*kept[:-1], 1]
+        logits = self._forward(window.padded(texts), window, given)
+        rows = torch.split(self._as_rows(logits), given)
+        return [*rows] if given is kept else [row[:0] for row in rows]
+
+    def _as_rows(self, logits: Tensor, *, copy: bool = False) -> Tensor:
+        return logits[..., : self.vocab_size].to(self._row_dtype, copy=copy)
 
     def _fixed_call(self, places: FixedPlaces) -> Tensor:
-        return self._forward(places.input_ids, places, places.width)
+        rows, width = places.input_ids.shape
+        return self._forward(places.input_ids, places, [width] * rows).view(rows, width, -1)
 
 
 def _index(slot: Slot) -> int:

@@ -22,6 +22,7 @@ class HfTokenizer:
         self._tokenizer = tokenizer
         end = tokenizer.eos_token_id
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
+        self._texts: dict[int, str] = {}
         by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
         self._grammars: dict[tuple[int, tuple[int, ...]], Grammars] = {}
         self._entries = [by_id.get(index, "") for index in range(max(by_id) + 1)]
@@ -34,6 +35,14 @@ class HfTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
+        if len(ids) != 1:
+            return self._decode(ids)
+        # As a text grows, each token is decoded alone and behind the one before it.
+        if (text := self._texts.get(ids[0])) is None:
+            text = self._texts[ids[0]] = self._decode(ids)
+        return text
+
+    def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def entries(self) -> Sequence[str]:
