@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -81,7 +82,8 @@ class Update:
 class Live:
     """A sequence in the engine, and the text it has so far.
 
-    unread: lanes that are to be fed the rest of a prompt before anything else happens to it.
+    unread: lanes that are to be fed the rest of a prompt before anything else happens to it. left: names of those that
+    could not be fed before their turn.
     """
 
     id: int
@@ -89,17 +91,23 @@ class Live:
     policy: Policy
     text: TextStream | None
     unread: list[Lane] = field(default_factory=list)
+    left: set[str] = field(default_factory=set)
     started: float = field(default_factory=time.perf_counter)
     seconds: float = 0.0
 
 
-# What lanes that share a runner are fed in one call.
-LaneFeeds = list[tuple[Live, Lane, Feed]]
+class LaneFeed(NamedTuple):
+    """What a lane is fed in a round. has_turn: whether it is its turn, and the text can go on with it alone."""
+
+    live: Live
+    lane: Lane
+    feed: Feed
+    has_turn: bool = True
 
 
 @dataclass
 class Fed:
-    """What a round fed: seconds in the runners, how many lanes, and whether a prompt was among it."""
+    """What a round fed: seconds in the runners, how many lanes whose turn it was, and whether a prompt was among it."""
 
     seconds: float = 0.0
     count: int = 0
@@ -233,7 +241,7 @@ class Engine:
 
     def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
         """Feed each lane what is of use: one call a runner, however many sequences and members share it."""
-        by_runner: dict[int, LaneFeeds] = defaultdict(list)
+        by_runner: dict[int, list[LaneFeed]] = defaultdict(list)
         for pieces in self._pieces.values():
             pieces.begin()
         for live, _ in turns:
@@ -245,13 +253,13 @@ class Engine:
                 live.sequence.decline(index)
             elif piece := self._piece(live, lane, tokens):
                 feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
-                by_runner[id(self._runners[lane.name])].append((live, lane, feed))
+                by_runner[id(self._runners[lane.name])].append(LaneFeed(live, lane, feed))
         self._feed_along(turns, by_runner)
         self._call(list(by_runner.values()))
 
-    def _feed_along(self, turns: list[tuple[Live, Lane]], by_runner: dict[int, LaneFeeds]) -> None:
-        """Members that wait for their turn are fed what is settled, where their model is called anyway: its tokens cost
-        as much later, and texts that are all fed one are neither padded nor copied."""
+    def _feed_along(self, turns: list[tuple[Live, Lane]], by_runner: dict[int, list[LaneFeed]]) -> None:
+        """Members that wait for another turn are fed what is settled, where their model is called anyway: its tokens
+        cost about as much later, and texts that are all fed one are neither padded nor copied."""
         have_turn = {(live, lane.name) for live, lane in turns}
         for live in dict.fromkeys(live for live, _ in turns):
             if not live.policy.schedule.may_keep_up(live.sequence):
@@ -259,15 +267,18 @@ class Engine:
             for lane in live.sequence.lanes[: self.num_members]:
                 batch = by_runner.get(id(self._runners[lane.name]))
                 if batch is not None and (live, lane.name) not in have_turn and (feed := self._extra(live, lane)):
-                    batch.append((live, lane, feed))
+                    batch.append(LaneFeed(live, lane, feed, has_turn=False))
 
     def _extra(self, live: Live, lane: Lane) -> Feed | None:
-        """What a lane has not seen, of a prompt as much as the round still holds, with no row that is not wanted."""
-        sequence, tokens = live.sequence, live.sequence.unseen(lane)
-        if lane.seen < 0:
-            tokens = tokens[: self._pieces[id(self._runners[lane.name])].take(len(tokens))]
-        num_rows = sequence.num_rows_wanted(lane, len(tokens)) if sequence.wants_logprobs else 0
-        return Feed(lane.slot, tokens, num_rows) if tokens else None
+        """What a lane has not seen, with no row that is not wanted; a prompt is left until it is known to be needed."""
+        sequence = live.sequence
+        tokens = sequence.unseen(lane)
+        if lane.seen < 0 or lane.name in live.left or not tokens:
+            return None
+        if sequence.wants_logprobs:
+            return Feed(lane.slot, tokens, sequence.num_rows_wanted(lane, len(tokens)))
+        # The last token is settled in this round, and what stands before it needed by nobody else.
+        return Feed(lane.slot, tokens, 0) if sequence.position + 1 < sequence.limit else None
 
     def _piece(self, live: Live, lane: Lane, tokens: list[int]) -> list[int]:
         """What of these tokens is fed now: all, but where others are in the batch no more of prompts than a round may
@@ -284,49 +295,53 @@ class Engine:
         context = self._runners[lane.name].context
         return context is not None and lane.length + num_tokens > context
 
-    def _call(self, batches: list[LaneFeeds]) -> None:
+    def _call(self, batches: list[list[LaneFeed]]) -> None:
         """One call a batch, whose lanes share a runner."""
-        runners = [self._runners[batch[0][1].name] for batch in batches]
-        asked = [(runner, [feed for _, _, feed in batch]) for runner, batch in zip(runners, batches, strict=True)]
+        runners = [self._runners[batch[0].lane.name] for batch in batches]
+        asked = [(runner, [each.feed for each in batch]) for runner, batch in zip(runners, batches, strict=True)]
         for runner, batch, call in zip(runners, batches, self._calls.of(asked), strict=True):
             if call.error is None:
                 self._receive(runner, batch, call)
             else:
                 self._excuse(batch, call.error)
 
-    def _excuse(self, batch: LaneFeeds, error: Exception) -> None:
+    def _excuse(self, batch: list[LaneFeed], error: Exception) -> None:
         """Find out by feeding one by one whose fault it was that the call raised; the others go on."""
-        name, kind = batch[0][1].name, type(error).__name__
-        if len(batch) == 1:
-            self._fail(batch[0][0], MemberFailed(f"{name} raised {kind}: {error}"))
-            return
-        if name not in self._told:
-            # Where all texts then go on, as after a memory that only many fill, it is seen in their speed alone.
-            self._told.add(name)
-            logger.warning("%s raised %s for %d texts at once; they are fed one by one", name, kind, len(batch))
-        for single in batch:
-            self._call([[single]])
+        first = batch[0]
+        name, kind = first.lane.name, type(error).__name__
+        if len(batch) == 1 and first.has_turn:
+            self._fail(first.live, MemberFailed(f"{name} raised {kind}: {error}"))
+        elif len(batch) == 1:
+            # Nobody waits for it yet, and it may never have a turn.
+            first.live.left.add(name)
+        else:
+            if name not in self._told:
+                # Where all texts then go on, as after a memory that only many fill, it is seen in their speed alone.
+                self._told.add(name)
+                logger.warning("%s raised %s for %d texts at once; they are fed one by one", name, kind, len(batch))
+            for single in batch:
+                self._call([[single]])
 
-    def _receive(self, runner: Runner, batch: LaneFeeds, call: Call) -> None:
+    def _receive(self, runner: Runner, batch: list[LaneFeed], call: Call) -> None:
         """Put the rows where they belong, and account for the call."""
-        if any(lane.seen < 0 for _, lane, _ in batch):
-            self._pieces[id(runner)].learn(sum(len(feed.tokens) for _, _, feed in batch), call.seconds)
+        if any(each.lane.seen < 0 for each in batch):
+            self._pieces[id(runner)].learn(sum(len(each.feed.tokens) for each in batch), call.seconds)
         self._report(batch, call.seconds)
         seconds = call.seconds / len(batch)
-        for (live, lane, feed), row in zip(batch, call.rows, strict=True):
+        for (live, lane, feed, _), row in zip(batch, call.rows, strict=True):
             lane.calls += 1
             lane.tokens_fed += len(feed.tokens)
             lane.seconds += seconds
             lane.prompt_seconds += seconds if lane.seen < 0 else 0.0
             live.sequence.receive(lane, len(feed.tokens), self._cut(row))
 
-    def _report(self, batch: LaneFeeds, seconds: float) -> None:
+    def _report(self, batch: list[LaneFeed], seconds: float) -> None:
         """Tell who observes what the call took."""
         self._fed.seconds += seconds
-        self._fed.count += len(batch)
-        self._fed.has_prefill |= any(lane.seen < 0 for _, lane, _ in batch)
-        num_tokens = sum(len(feed.tokens) for _, _, feed in batch)
-        told = {(id(live.policy.observer), lane.name): live.policy.observer for live, lane, _ in batch}
+        self._fed.count += sum(each.has_turn for each in batch)
+        self._fed.has_prefill |= any(each.lane.seen < 0 for each in batch)
+        num_tokens = sum(len(each.feed.tokens) for each in batch)
+        told = {(id(each.live.policy.observer), each.lane.name): each.live.policy.observer for each in batch}
         for (_, name), observer in told.items():
             if observer is not None:
                 observer.on_call(self._indices[name], num_tokens, seconds)

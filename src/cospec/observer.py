@@ -11,8 +11,8 @@ from .sequence import Sequence, Settled
 class Round:
     """What a round did to the sequences of one observer, of `num_live` in all.
 
-    num_feeds: lanes fed, of all sequences. seconds: of the whole round, of which so many were spent in runners.
-    has_prefill: whether a prompt was fed.
+    num_feeds: lanes whose turn it was, of all sequences. seconds: of the whole round, of which so many were spent in
+    runners. has_prefill: whether a prompt was fed.
     """
 
     sequences: Values[Sequence]

@@ -185,10 +185,7 @@ class Sequence:
         """The lane was fed `num_tokens` and answered with `rows`, the last ones."""
         kept = lane.rows if rows.shape[0] == num_tokens else None
         lane.length += num_tokens
-        if rows.shape[0] == 0:
-            lane.rows = None
-        else:
-            lane.rows = rows if kept is None else torch.cat([kept, rows])
+        lane.rows = torch.cat([kept, rows]) if kept is not None else rows if rows.shape[0] else None
         self._check()
 
     def extend(self, draft: Draft) -> None:

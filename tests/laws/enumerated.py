@@ -139,7 +139,7 @@ class EnumeratedDraws:
 
 
 def gumbel(keys: Values[Uniform], like: Tensor) -> Tensor:
-    """Stands in for `sampling.gumbel`: noise that makes a token the argmax with its probability. It comes from one
+    """Stands in for `gumbel.gumbel`: noise that makes a token the argmax with its probability. It comes from one
     uniform a position, so that two who ask for the noise of one position with rows of their own are coupled by it, as
     they are by Gumbel's."""
     noise = torch.full_like(like, -torch.inf)

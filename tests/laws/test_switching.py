@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from cospec import Mixture, Request, SamplingParams
+from cospec import Engine, Mixture, Request, SamplingParams
 from cospec.sampling import Draws
 from cospec.schedule import DrawnMember, Plain, Schedule
 from cospec.sequence import Sequence
@@ -82,4 +82,6 @@ def test_it_does_not_if_a_member_that_was_drawn_loses_its_turn(gamma, at):
 def test_texts_side_by_side_may_leave_a_mixture_that_nobody_drafts_for(at):
     params = [SamplingParams(max_tokens=own["max_tokens"], ignore_eos=True) for own in OWN_PARAMS]
     cases = [case(at=at, proposer=None).but(params=own) for own in params]
-    assert written(cases) == written_alone(cases)
+    with mock.patch.object(Engine, "_extra", autospec=True, side_effect=Engine._extra) as extra:
+        assert written(cases) == written_alone(cases)
+    assert extra.called

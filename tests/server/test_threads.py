@@ -17,12 +17,14 @@ class Clock:
     def __init__(self):
         self._alone = 0.0
         self._side_by_side = Counter()
+        self._lock = threading.Lock()
 
     def spend(self, seconds, core):
-        if threading.current_thread() is threading.main_thread():
-            self._alone += seconds
-        else:
-            self._side_by_side[core] += seconds
+        with self._lock:
+            if threading.current_thread() is threading.main_thread():
+                self._alone += seconds
+            else:
+                self._side_by_side[core] += seconds
 
     def perf_counter(self):
         return self._alone + max(self._side_by_side.values(), default=0.0)

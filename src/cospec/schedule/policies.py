@@ -29,8 +29,8 @@ class Schedule(Protocol):
         ...
 
     def may_keep_up(self, sequence: Sequence) -> bool:
-        """Whether members whose turn it is not may as well be fed what is settled, without a row: none is needed of
-        them before the next token is settled."""
+        """Whether members whose turn it is not may as well be fed what is settled: the next token is settled without
+        a row of theirs."""
         ...
 
     def proposer(self, sequence: Sequence) -> int | None:
@@ -219,11 +219,12 @@ class Assigned:
 class DrawnMember:
     """ME (Fu et al. 2026): a token of a mixture is a token of one member, drawn with the weights' probabilities.
 
-    The other members catch up in one call when their turn comes. With drafters, `gamma` tokens are drafted first, each
-    by the drafter of the member that is drawn for its position, and each position is verified against that member
-    alone: given the draws the text is a chain of the members' distributions. The draw for a position is made once, and
-    stands until the position is settled. Where a draft before it is rejected it is made anew: how far members were
-    fed, and so what was measured, may have hung on the old one. pace: stops the drafters earlier.
+    The other members catch up in one call when their turn comes, or as they are called for other texts. With drafters,
+    `gamma` tokens are drafted first, each by the drafter of the member that is drawn for its position, and each
+    position is verified against that member alone: given the draws the text is a chain of the members' distributions.
+    The draw for a position is made once, and stands until the position is settled. Where a draft before it is rejected
+    it is made anew: how far members were fed, and so what was measured, may have hung on the old one. pace: stops the
+    drafters earlier.
     """
 
     weights: tuple[float, ...]

@@ -41,7 +41,7 @@ class Tracer:
         return [*events, told]
 
     def _fed(self, live: Live) -> dict[str, list[int]]:
-        """The first and last position for which each lane that was fed has new rows."""
+        """The first and last position that each lane that was fed now stands behind, or has a row for."""
         fed = {}
         for lane in live.sequence.lanes:
             before = self._seen.get(lane.name, -1)

@@ -60,10 +60,9 @@ class LeanForward:
         layout = Layout(rows, width, places.tokens)
         rotation = self._rotations.at(layout.flat(places.position_ids), places.length)
         hidden = self._embed(layout.flat(input_ids))
-        last = len(self._layers) - 1
-        for index, (layer, kind) in enumerate(zip(self._layers, self._masks.kinds, strict=True)):
-            wanted = Wanted.of(kept, layout) if index == last else None
-            hidden = layer(hidden, layout, rotation, masks[kind], self._cache.slot_layers[index], wanted)
+        for layer, kind, stored in zip(self._layers, self._masks.kinds, self._cache.slot_layers, strict=True):
+            wanted = Wanted.of(kept, layout) if layer is self._layers[-1] else None
+            hidden = layer(hidden, layout, rotation, masks[kind], stored, wanted)
         return self._head(self._norm(hidden))
 
 
