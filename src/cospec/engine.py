@@ -189,7 +189,7 @@ class Engine:
         """One round. Returns every sequence that it moved; those that are finished have left."""
         started, self._fed, num_live = time.perf_counter(), Fed(), self.num_live
         turns = self._first_drafters({live: self._turn(live) for live in self._live.values()})
-        self._feed([(live, lane) for live, lanes in turns.items() for lane in lanes])
+        self._feed(turns)
         # A prompt in pieces changes nothing but the time: until it is read, the text stands still.
         moved = self._advance([live for live in turns if not live.unread or live.sequence.finish_reason])
         self._report_round(moved, num_live, time.perf_counter() - started)
@@ -239,14 +239,14 @@ class Engine:
                 return [lane for lane in sequence.lanes[: self.num_members] if lane.seen < sequence.position - 1]
         return [sequence.lanes[index] for index in live.policy.schedule.turn(sequence)]
 
-    def _feed(self, turns: list[tuple[Live, Lane]]) -> None:
+    def _feed(self, turns: dict[Live, list[Lane]]) -> None:
         """Feed each lane what is of use: one call a runner, however many sequences and members share it."""
         by_runner: dict[int, list[LaneFeed]] = defaultdict(list)
         for pieces in self._pieces.values():
             pieces.begin()
-        for live, _ in turns:
+        for live in turns:
             live.unread = []
-        for live, lane in turns:
+        for live, lane in ((live, lane) for live, lanes in turns.items() for lane in lanes):
             index = self._indices[lane.name]
             tokens = live.sequence.unseen(lane)[: live.policy.schedule.reach(live.sequence, index) - lane.seen]
             if self._is_drafter(lane) and self._is_beyond(lane, len(tokens)):
@@ -257,16 +257,16 @@ class Engine:
         self._feed_along(turns, by_runner)
         self._call(list(by_runner.values()))
 
-    def _feed_along(self, turns: list[tuple[Live, Lane]], by_runner: dict[int, list[LaneFeed]]) -> None:
+    def _feed_along(self, turns: dict[Live, list[Lane]], by_runner: dict[int, list[LaneFeed]]) -> None:
         """Members that wait for another turn are fed what is settled, where their model is called anyway: its tokens
         cost about as much later, and texts that are all fed one are neither padded nor copied."""
-        have_turn = {(live, lane.name) for live, lane in turns}
-        for live in dict.fromkeys(live for live, _ in turns):
-            if not live.policy.schedule.may_keep_up(live.sequence):
+        for live, own in turns.items():
+            # Where it is nobody's turn, the text waits for nothing but its log-probabilities.
+            if not own or not live.policy.schedule.may_keep_up(live.sequence):
                 continue
             for lane in live.sequence.lanes[: self.num_members]:
                 batch = by_runner.get(id(self._runners[lane.name]))
-                if batch is not None and (live, lane.name) not in have_turn and (feed := self._extra(live, lane)):
+                if batch is not None and lane not in own and (feed := self._extra(live, lane)):
                     batch.append(LaneFeed(live, lane, feed, has_turn=False))
 
     def _extra(self, live: Live, lane: Lane) -> Feed | None:
@@ -309,18 +309,18 @@ class Engine:
         """Find out by feeding one by one whose fault it was that the call raised; the others go on."""
         first = batch[0]
         name, kind = first.lane.name, type(error).__name__
-        if len(batch) == 1 and first.has_turn:
-            self._fail(first.live, MemberFailed(f"{name} raised {kind}: {error}"))
-        elif len(batch) == 1:
-            # Nobody waits for it yet, and it may never have a turn.
-            first.live.left.add(name)
-        else:
+        if len(batch) > 1:
             if name not in self._told:
                 # Where all texts then go on, as after a memory that only many fill, it is seen in their speed alone.
                 self._told.add(name)
                 logger.warning("%s raised %s for %d texts at once; they are fed one by one", name, kind, len(batch))
             for single in batch:
                 self._call([[single]])
+        elif first.has_turn:
+            self._fail(first.live, MemberFailed(f"{name} raised {kind}: {error}"))
+        else:
+            # Nobody waits for it yet, and it may never have a turn.
+            first.live.left.add(name)
 
     def _receive(self, runner: Runner, batch: list[LaneFeed], call: Call) -> None:
         """Put the rows where they belong, and account for the call."""

@@ -15,7 +15,7 @@ from .runner import Slot
 from .sampling import Draws, SamplingParams
 
 
-@dataclass
+@dataclass(eq=False)
 class Lane:
     """What one sequence keeps for one member or drafter.
 

@@ -7,7 +7,7 @@ own weights.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ class LeanForward:
         hidden = self._embed(layout.flat(input_ids))
         for layer, kind, stored in zip(self._layers, self._masks.kinds, self._cache.slot_layers, strict=True):
             wanted = Wanted.of(kept, layout) if layer is self._layers[-1] else None
-            hidden = layer(hidden, layout, rotation, masks[kind], stored, wanted)
+            hidden = layer(hidden, Call(layout, rotation, masks[kind], stored, wanted))
         return self._head(self._norm(hidden))
 
 
@@ -141,6 +141,16 @@ class Rotations:
         self._cos, self._sin = cos[0, :, None], torch.cat((-first, second), dim=-1)
 
 
+class Call(NamedTuple):
+    """What a layer is called with beside hidden states. mask: None where none is needed. wanted: None where all are."""
+
+    layout: Layout
+    rotation: tuple[Tensor, Tensor]
+    mask: Tensor | None
+    stored: SlotLayer
+    wanted: Wanted | None
+
+
 class _Layer:
     """Attention, then gated units, of [tokens, dim]."""
 
@@ -156,32 +166,17 @@ class _Layer:
         self._down = joined([units.down_proj])
         self._activation: Callable[[Tensor], Tensor] = units.act_fn
 
-    def __call__(
-        self,
-        hidden: Tensor,
-        layout: Layout,
-        rotation: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        stored: SlotLayer,
-        wanted: Wanted | None,
-    ) -> Tensor:
+    def __call__(self, hidden: Tensor, call: Call) -> Tensor:
         """The hidden states of all tokens, or of those that are wanted."""
-        attended = self._attended(self._before_attention(hidden), layout, rotation, mask, stored, wanted)
-        if wanted is not None:
-            hidden = wanted.among(layout.padded(hidden))
+        attended = self._attended(self._before_attention(hidden), call)
+        if call.wanted is not None:
+            hidden = call.wanted.among(call.layout.padded(hidden))
         hidden = hidden + attended
         gate, up = self._gate_and_up(self._before_units(hidden)).chunk(2, dim=-1)
         return hidden + self._down(self._activation(gate) * up)
 
-    def _attended(
-        self,
-        hidden: Tensor,
-        layout: Layout,
-        rotation: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        stored: SlotLayer,
-        wanted: Wanted | None,
-    ) -> Tensor:
+    def _attended(self, hidden: Tensor, call: Call) -> Tensor:
+        layout, rotation, mask, stored, wanted = call
         qkv = self._qkv(hidden).view(hidden.shape[0], -1, self._dim)
         # Queries and keys are rotated together.
         num_rotated = self._heads + self._kv_heads

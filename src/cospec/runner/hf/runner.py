@@ -122,9 +122,8 @@ class HfRunner:
         kept = [feed.rows for feed in batch]
         # A call gives a row at least, wanted or not.
         given = kept if any(kept) else [*kept[:-1], 1]
-        logits = self._forward(window.padded(texts), window, given)
-        rows = torch.split(self._as_rows(logits), given)
-        return [*rows] if given is kept else [row[:0] for row in rows]
+        rows = torch.split(self._as_rows(self._forward(window.padded(texts), window, given)), given)
+        return [row[:count] for row, count in zip(rows, kept, strict=True)]
 
     def _as_rows(self, logits: Tensor, *, copy: bool = False) -> Tensor:
         return logits[..., : self.vocab_size].to(self._row_dtype, copy=copy)
