@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -68,9 +67,22 @@ class Era:
     name: str
     bucket: int = 1
     part: float = 1.0
-    texts: WeakSet[Sequence] = field(default_factory=WeakSet)
     tokens: int = 0
     seconds: float = 0.0
+
+
+@dataclass
+class Notes:
+    """What the planner remembers of a text.
+
+    position: where it was asked last what the text runs. era: in which that was chosen. unfed: tokens that each member
+    was still to be fed after the text's last round.
+    """
+
+    position: int = -1
+    era: Era | None = None
+    schedule: Schedule | None = None
+    unfed: list[int] | None = None
 
 
 @dataclass
@@ -96,10 +108,6 @@ class Planner:
     num_rows: int = 1
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
-    # What a text runs, and the position at which that was asked last.
-    _running: WeakKeyDictionary[Sequence, tuple[int, Schedule]] = field(default_factory=WeakKeyDictionary)
-    # Tokens of a text that each member was still to be fed after its last round.
-    _unfed: WeakKeyDictionary[Sequence, list[int]] = field(default_factory=WeakKeyDictionary)
     _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
     _num_settled: int = 0
     _num_trials: int = 0
@@ -117,7 +125,7 @@ class Planner:
         self.num_rows = done.num_live
         self._overhead.add((done.seconds - done.seconds_in_runners) / max(1, done.num_feeds))
         era, put_off = self._era, self._put_off(done.sequences)
-        if era is not None and not done.has_prefill and all(text in era.texts for text in done.sequences):
+        if era is not None and not done.has_prefill and all(_notes(text).era is era for text in done.sequences):
             era.tokens += done.num_settled
             era.seconds += done.seconds + put_off
 
@@ -128,10 +136,10 @@ class Planner:
         # What is over is not caught up with, which is no time won in its last round.
         for text in (text for text in texts if text.finish_reason is None):
             # The last token is fed in the next round under any plan, and a prompt is none of the plan's.
-            own = [max(0, text.position - 1 - max(0, text.lanes[i].seen)) for i in text.members]
-            for i, (now, before) in enumerate(zip(own, self._unfed.get(text, own), strict=True)):
+            own, notes = [max(0, text.position - 1 - max(0, text.lanes[i].seen)) for i in text.members], _notes(text)
+            for i, (now, before) in enumerate(zip(own, notes.unfed or own, strict=True)):
                 more[i] += now - before
-            self._unfed[text] = own
+            notes.unfed = own
         return sum(self.costs.seconds_more(lane, self.num_rows) * tokens for lane, tokens in enumerate(more) if tokens)
 
     def on_settled(self, sequence: Sequence, settled: Values[Settled]) -> None:
@@ -142,7 +150,7 @@ class Planner:
             self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
 
     def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
-        _, running = self._running.get(sequence, (0, None))
+        running = _notes(sequence).schedule
         pace = running.pace if isinstance(running, Fixed | DrawnMember) else None
         for one in settled:
             if pace is not None and one.confidence is not None:
@@ -197,18 +205,19 @@ class Planner:
 
     def running(self, sequence: Sequence) -> Schedule:
         """What a text runs: chosen anew at each position where nothing is drafted, unless what runs may not be left."""
-        position, schedule = self._running.get(sequence, (-1, None))
-        is_clean = position != sequence.position and not sequence.drafts
-        if schedule is None or (is_clean and schedule.may_be_left(sequence)):
-            schedule = self._choose(sequence)
-            self._running[sequence] = (sequence.position, schedule)
-        return schedule
+        notes = _notes(sequence)
+        is_clean = notes.position != sequence.position and not sequence.drafts
+        if notes.schedule is None or (is_clean and notes.schedule.may_be_left(sequence)):
+            notes.era = self._now()
+            notes.schedule = self.candidates[notes.era.name]
+            notes.position = sequence.position
+        return notes.schedule
 
-    def _choose(self, sequence: Sequence) -> Schedule:
+    def _now(self) -> Era:
+        """The era that runs; a new one if that is over."""
         if self._era is None or self._is_over(self._era):
             self._era = self._next()
-        self._era.texts.add(sequence)
-        return self.candidates[self._era.name]
+        return self._era
 
     def _is_over(self, era: Era) -> bool:
         if not self.chosen:
@@ -316,6 +325,13 @@ class Planner:
         block = paced(schedule, self)
         pays = self.predictions[name] * block.seconds_a_draft
         return min(0.95, max(0.02, pays / max(block.acceptance, 1e-3)))
+
+
+def _notes(text: Sequence) -> Notes:
+    if text.notes is None:
+        text.notes = Notes()
+    notes: Notes = text.notes
+    return notes
 
 
 def _mean(averages: Values[Average]) -> float:

@@ -5,6 +5,7 @@ Positions count from the first token of the output; the prompt's are negative. O
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,6 +125,8 @@ class Sequence:
     scored: int = 0
     # Whether the last token was a draft that stood.
     ends_in_draft: bool = False
+    # What a planner keeps with the text; nobody else looks at it.
+    notes: Any = None
 
     @property
     def members(self) -> range:
