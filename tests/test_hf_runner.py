@@ -3,6 +3,8 @@
 import json
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,22 +268,41 @@ def test_a_reused_slot_sees_nothing_of_its_former_text() -> None:
     book.feed((reopened, words(rng, 2), 2), (slots[1], words(rng, 1), 1))
 
 
-def test_a_text_that_overflows_leaves_its_slot_clean_for_the_next() -> None:
+@contextmanager
+def overflowing(runner: HfRunner, token: int) -> Iterator[None]:
+    """While it lasts, the token's embedding is infinite."""
+    weight = runner.model.get_input_embeddings().weight
+    kept = weight[token].clone()
+    with torch.no_grad():
+        weight[token] = torch.inf
+        yield
+        weight[token] = kept
+
+
+@pytest.mark.parametrize("how", ["fed", "trimmed", "raised"])
+def test_a_text_that_overflows_leaves_its_slot_clean_for_the_next(how, monkeypatch) -> None:
     rng = random.Random(3)
     runner = HfRunner(tiny("llama"))
     slots = [runner.open(), runner.open()]
-    weight = runner.model.get_input_embeddings().weight
-    kept = weight[5].clone()
-    with torch.no_grad():
-        weight[5] = torch.inf
-    rows = runner.feed([Feed(slots[0], [3, 4, 5], 1), Feed(slots[1], [3, 4, 6], 1)])
-    assert rows[0].isnan().all()
-    assert rows[1].isfinite().all()
-    with torch.no_grad():
-        weight[5] = kept
+    # The cache is laid out for many, of which a few positions are written.
+    runner.feed([Feed(slot, [3, 4], 1) for slot in slots])
+    with overflowing(runner, 5):
+        if how == "raised":
+            # The last thing that a call does: all layers have written by then.
+            monkeypatch.setattr(runner, "_as_rows", lambda *_args, **_options: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                runner.feed([Feed(slots[0], [4, 5], 1)])
+            monkeypatch.undo()
+            runner.feed([Feed(slots[1], [6, 7], 1)])
+        else:
+            rows = runner.feed([Feed(slots[0], [4, 5], 1), Feed(slots[1], [6, 7], 1)])
+            assert rows[0].isnan().all()
+            assert rows[1].isfinite().all()
+    if how == "trimmed":
+        runner.trim(slots[0], 3)
     runner.close(slots[0])
     book = Book(runner)
-    book.texts[slots[1]] = [3, 4, 6]
+    book.texts[slots[1]] = [3, 4, 6, 7]
     book.feed((book.open(), [7], 1), (slots[1], words(rng, 2), 2))
 
 
