@@ -126,6 +126,8 @@ class Engine:
         self.num_members = num_members
         self.vocab_size = min(participant.runner.vocab_size for participant in participants)
         self._runners = {participant.name: participant.runner for participant in self.participants}
+        # Lanes that share a runner are fed in one call.
+        self._sharing = {participant.name: id(participant.runner) for participant in self.participants}
         self._indices = {participant.name: index for index, participant in enumerate(self.participants)}
         self._calls = Calls(calls_at_once)
         self._fed = Fed()
@@ -253,7 +255,7 @@ class Engine:
                 live.sequence.decline(index)
             elif piece := self._piece(live, lane, tokens):
                 feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
-                by_runner[id(self._runners[lane.name])].append(LaneFeed(live, lane, feed))
+                by_runner[self._sharing[lane.name]].append(LaneFeed(live, lane, feed))
         self._feed_along(turns, by_runner)
         self._call(list(by_runner.values()))
 
@@ -265,7 +267,7 @@ class Engine:
             if not own or not live.policy.schedule.may_keep_up(live.sequence):
                 continue
             for lane in live.sequence.lanes[: self.num_members]:
-                batch = by_runner.get(id(self._runners[lane.name]))
+                batch = by_runner.get(self._sharing[lane.name])
                 if batch is not None and lane not in own and (feed := self._extra(live, lane)):
                     batch.append(LaneFeed(live, lane, feed, has_turn=False))
 
@@ -285,7 +287,7 @@ class Engine:
         hold."""
         if lane.seen >= 0 or self.num_live == 1:
             return tokens
-        piece = tokens[: self._pieces[id(self._runners[lane.name])].take(len(tokens))]
+        piece = tokens[: self._pieces[self._sharing[lane.name]].take(len(tokens))]
         if len(piece) < len(tokens):
             live.unread.append(lane)
         return piece
@@ -299,9 +301,9 @@ class Engine:
         """One call a batch, whose lanes share a runner."""
         runners = [self._runners[batch[0].lane.name] for batch in batches]
         asked = [(runner, [each.feed for each in batch]) for runner, batch in zip(runners, batches, strict=True)]
-        for runner, batch, call in zip(runners, batches, self._calls.of(asked), strict=True):
+        for batch, call in zip(batches, self._calls.of(asked), strict=True):
             if call.error is None:
-                self._receive(runner, batch, call)
+                self._receive(batch, call)
             else:
                 self._excuse(batch, call.error)
 
@@ -322,11 +324,16 @@ class Engine:
             # Nobody waits for it yet, and it may never have a turn.
             first.live.left.add(name)
 
-    def _receive(self, runner: Runner, batch: list[LaneFeed], call: Call) -> None:
+    def _receive(self, batch: list[LaneFeed], call: Call) -> None:
         """Put the rows where they belong, and account for the call."""
-        if any(each.lane.seen < 0 for each in batch):
-            self._pieces[id(runner)].learn(sum(len(each.feed.tokens) for each in batch), call.seconds)
-        self._report(batch, call.seconds)
+        num_tokens = sum(len(each.feed.tokens) for each in batch)
+        has_prefill = any(each.lane.seen < 0 for each in batch)
+        if has_prefill:
+            self._pieces[self._sharing[batch[0].lane.name]].learn(num_tokens, call.seconds)
+        self._fed.seconds += call.seconds
+        self._fed.count += sum(each.has_turn for each in batch)
+        self._fed.has_prefill |= has_prefill
+        self._report(batch, num_tokens, call.seconds)
         seconds = call.seconds / len(batch)
         for (live, lane, feed, _), row in zip(batch, call.rows, strict=True):
             lane.calls += 1
@@ -335,12 +342,8 @@ class Engine:
             lane.prompt_seconds += seconds if lane.seen < 0 else 0.0
             live.sequence.receive(lane, len(feed.tokens), self._cut(row))
 
-    def _report(self, batch: list[LaneFeed], seconds: float) -> None:
-        """Tell who observes what the call took."""
-        self._fed.seconds += seconds
-        self._fed.count += sum(each.has_turn for each in batch)
-        self._fed.has_prefill |= any(each.lane.seen < 0 for each in batch)
-        num_tokens = sum(len(each.feed.tokens) for each in batch)
+    def _report(self, batch: list[LaneFeed], num_tokens: int, seconds: float) -> None:
+        """Tell who observes what a call of so many tokens took."""
         told = {(id(each.live.policy.observer), each.lane.name): each.live.policy.observer for each in batch}
         for (_, name), observer in told.items():
             if observer is not None:
