@@ -177,7 +177,7 @@ async def completion(client: aiohttp.ClientSession, prompt: str, tokens: int) ->
             first = first or time.perf_counter() - started
             last = chunk
     told = json.loads(last)
-    if first is None or "usage" not in told:
+    if first is None or not told.get("usage"):
         sys.exit(f"the server gave up: {last.decode()}")
     return Timing(first, time.perf_counter() - started, told["usage"]["completion_tokens"])
 

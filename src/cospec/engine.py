@@ -299,8 +299,7 @@ class Engine:
 
     def _call(self, batches: list[list[LaneFeed]]) -> None:
         """One call a batch, whose lanes share a runner."""
-        runners = [self._runners[batch[0].lane.name] for batch in batches]
-        asked = [(runner, [each.feed for each in batch]) for runner, batch in zip(runners, batches, strict=True)]
+        asked = [(self._runners[batch[0].lane.name], [each.feed for each in batch]) for batch in batches]
         for batch, call in zip(batches, self._calls.of(asked), strict=True):
             if call.error is None:
                 self._receive(batch, call)

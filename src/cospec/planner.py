@@ -75,13 +75,12 @@ class Era:
 class Notes:
     """What the planner remembers of a text.
 
-    position: where it was asked last what the text runs. era: in which that was chosen. unfed: tokens that each member
-    was still to be fed after the text's last round.
+    position: where it was asked last what the text runs. era: whose plan that is. unfed: tokens that each member was
+    still to be fed after the text's last round.
     """
 
     position: int = -1
     era: Era | None = None
-    schedule: Schedule | None = None
     unfed: list[int] | None = None
 
 
@@ -136,7 +135,8 @@ class Planner:
         # What is over is not caught up with, which is no time won in its last round.
         for text in (text for text in texts if text.finish_reason is None):
             # The last token is fed in the next round under any plan, and a prompt is none of the plan's.
-            own, notes = [max(0, text.position - 1 - max(0, text.lanes[i].seen)) for i in text.members], _notes(text)
+            own = [max(0, text.position - 1 - max(0, text.lanes[i].seen)) for i in text.members]
+            notes = _notes(text)
             for i, (now, before) in enumerate(zip(own, notes.unfed or own, strict=True)):
                 more[i] += now - before
             notes.unfed = own
@@ -150,7 +150,8 @@ class Planner:
             self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
 
     def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
-        running = _notes(sequence).schedule
+        era = _notes(sequence).era
+        running = self.candidates[era.name] if era is not None else None
         pace = running.pace if isinstance(running, Fixed | DrawnMember) else None
         for one in settled:
             if pace is not None and one.confidence is not None:
@@ -207,11 +208,9 @@ class Planner:
         """What a text runs: chosen anew at each position where nothing is drafted, unless what runs may not be left."""
         notes = _notes(sequence)
         is_clean = notes.position != sequence.position and not sequence.drafts
-        if notes.schedule is None or (is_clean and notes.schedule.may_be_left(sequence)):
-            notes.era = self._now()
-            notes.schedule = self.candidates[notes.era.name]
-            notes.position = sequence.position
-        return notes.schedule
+        if notes.era is None or (is_clean and self.candidates[notes.era.name].may_be_left(sequence)):
+            notes.era, notes.position = self._now(), sequence.position
+        return self.candidates[notes.era.name]
 
     def _now(self) -> Era:
         """The era that runs; a new one if that is over."""
