@@ -4,17 +4,18 @@
 
 Pairs of bundled models are inflated to the shapes of Qwen2.5-1.5B, Qwen2.5-3B and Llama-3-8B in bfloat16. `plain` is
 held against the time that reading all weights once a token takes, and every schedule against `plain`, at several batch
-sizes. What the time does not allow is left out and named. Without an accelerator: --tiny --device cpu runs the same
-code on the bundled models as they are.
+sizes. Each pair has its part of the time, the making of its models included; what that does not allow is left out and
+named. Without an accelerator: --tiny --device cpu runs the same code on the bundled models as they are.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ PLANS = {
     "cascade 6/10": Plan(schedule="cascade", gamma=(6, 10), proposer="drafter"),
     "auto": Plan(schedule="auto"),
 }
+PAIR_SHAPES = ("qwen2.5-1.5b", "qwen2.5-3b", "llama-3-8b")
 BATCHES = (1, 4, 16, 64)
 
 
@@ -49,11 +51,19 @@ class Budget:
     started: float = field(default_factory=time.perf_counter)
     left_out: list[str] = field(default_factory=list)
 
+    @property
+    def left(self) -> float:
+        return self.seconds - (time.perf_counter() - self.started)
+
     def allows(self, what: str) -> bool:
-        if time.perf_counter() - self.started < self.seconds:
+        if self.left > 0:
             return True
         self.left_out.append(what)
         return False
+
+    def part(self, num_parts: int) -> "Budget":
+        """One of so many equal parts of what is left, with the same list."""
+        return Budget(self.left / num_parts, left_out=self.left_out)
 
 
 def main() -> None:
@@ -62,7 +72,9 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=420.0, help="seconds after which nothing more is begun (420)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens a text (64)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each plan, of which the median counts (3)")
-    parser.add_argument("--tiny", action="store_true", help="the bundled models as they are, two batch sizes")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=PAIR_SHAPES, help="of the pairs, in this order")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help=f"texts at once {BATCHES}")
+    parser.add_argument("--tiny", action="store_true", help="the bundled models as they are")
     parser.add_argument("--out", type=Path, help="write the last line here too")
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
@@ -78,8 +90,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     budget = Budget(arguments.budget)
     bandwidth = measured_bandwidth(arguments.device, mib=64 if arguments.tiny else 4096)
     pairs = {}
-    for name, ensemble in _pairs(arguments, budget):
-        pairs[name] = _measure_pair(name, ensemble, bandwidth, arguments, budget)
+    names = ("tiny",) if arguments.tiny else arguments.shapes
+    for index, name in enumerate(names):
+        own = budget.part(len(names) - index)
+        if arguments.tiny or own.allows(name):
+            pairs[name] = _measure_pair(name, _pair(name, arguments), bandwidth, arguments, own)
+            _free(arguments.device)
     device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "cpu"
     return {"device": device, "bytes_per_second": bandwidth, "pairs": pairs, "left_out": budget.left_out}
 
@@ -100,20 +116,22 @@ def _timed(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - started
 
 
-def _pairs(arguments: argparse.Namespace, budget: Budget) -> Iterator[tuple[str, Ensemble]]:
+def _pair(name: str, arguments: argparse.Namespace) -> Ensemble:
+    """Of a shape, or the bundled models as they are."""
     if arguments.tiny:
-        yield "tiny", _ensemble(PAIR, arguments.device, "float32")
-        return
-    for name in ("qwen2.5-1.5b", "qwen2.5-3b", "llama-3-8b"):
-        if not budget.allows(name):
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            models = [str(Path(folder) / demo.short_name(source)) for source in PAIR]
-            for source, model in zip(PAIR, models, strict=True):
-                inflate(source, Path(model), SHAPES[name], torch.bfloat16)
-            ensemble = _ensemble(models, arguments.device, "bfloat16")
-        yield name, ensemble
-        del ensemble
+        return _ensemble(PAIR, arguments.device, "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        models = [str(Path(folder) / demo.short_name(source)) for source in PAIR]
+        for source, model in zip(PAIR, models, strict=True):
+            inflate(source, Path(model), SHAPES[name], torch.bfloat16, arguments.device)
+        _free(arguments.device)
+        return _ensemble(models, arguments.device, "bfloat16")
+
+
+def _free(device: str) -> None:
+    """Give back what is no longer used: models hold themselves in circles, and torch keeps what it was given."""
+    gc.collect()
+    if device.startswith("cuda"):
         torch.cuda.empty_cache()
 
 
@@ -127,7 +145,7 @@ def _measure_pair(
 ) -> dict[str, Any]:
     num_bytes = sum(p.numel() * p.element_size() for runner in ensemble.runners[:2] for p in runner.model.parameters())
     figures: dict[str, Any] = {"bound_tokens_per_second": bandwidth / num_bytes, "batches": {}}
-    for batch in BATCHES[:2] if arguments.tiny else BATCHES:
+    for batch in arguments.batches:
         rows = {}
         for title, plan in PLANS.items():
             if budget.allows(f"{name}, batch {batch}, {title}"):

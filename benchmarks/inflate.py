@@ -41,16 +41,20 @@ SHAPES = {
 }
 
 
-def inflate(source: str | Path, out: Path, shape: Shape, dtype: torch.dtype = torch.float32) -> int:
+def inflate(
+    source: str | Path, out: Path, shape: Shape, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> int:
     """Write the widened model and its tokenizer to `out`; its number of parameters.
 
+    device: where the random weights are drawn; a CPU takes minutes for billions of them.
     Raises ValueError where the shape is no larger in some dimension.
     """
     path = demo.model_path(str(source)) if demo.is_demo(str(source)) else str(source)
     small = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
     _check(small.config, shape)
     torch.manual_seed(0)
-    large = LlamaForCausalLM(_widened(small.config, shape))
+    with torch.device(device):
+        large = LlamaForCausalLM(_widened(small.config, shape))
     _copy(small, large, shape)
     large.to(dtype).save_pretrained(out)
     AutoTokenizer.from_pretrained(path).save_pretrained(out)

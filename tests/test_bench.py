@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -196,6 +197,19 @@ def test_counts_are_per_hundred_tokens():
     assert row["acceptance_by_place"] == {"a": [None, 0.75]}
     assert row["share_outside_models"] == pytest.approx(0.1)
     assert row["theory_over_plain"] == 2.1
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system forgets no peak")
+def test_a_methods_peak_of_memory_is_its_own():
+    def large(prompts):
+        assert len(bytearray(64 * 2**20)) > 0
+        return 10, []
+
+    study = Study({})
+    measure(study, [Method("large", large), method("small")], ["x"], 2, lambda: None, never)
+    rows = report(study, {})["methods"]
+    held = {name: row["peak_memory_mib"]["process"] for name, row in rows.items()}
+    assert 48 < held["large"] - held["small"] < 128
 
 
 def run(*arguments):

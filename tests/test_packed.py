@@ -1,12 +1,14 @@
 """Packed weights give what a linear layer gives."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from cospec.runner.hf import packed
+from cospec.runner.hf import LoadOptions, load, packed
 from cospec.runner.hf.packed import PackedLinear, pack
 
 pytestmark = pytest.mark.skipif(not packed.can_pack(torch.float32), reason="this build of torch packs no weights")
@@ -44,3 +46,13 @@ def test_small_layers_are_left_alone(model):
 def test_other_types_are_left_alone(model, everything_is_large, dtype):
     assert pack(model.to(dtype)) == 0
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what is mapped")
+def test_the_file_that_weights_were_read_from_is_let_go(tmp_path):
+    """Its embedding stays as it was read, which alone would hold the whole file in memory."""
+    config = LlamaConfig(vocab_size=2048, hidden_size=256, intermediate_size=64, num_hidden_layers=1)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    runner = load(str(tmp_path), LoadOptions(dtype="float32", device="cpu"))
+    assert any(isinstance(layer, PackedLinear) for layer in runner.model.modules())
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()

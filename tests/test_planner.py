@@ -47,6 +47,14 @@ class Slow(toy.FunctionRunner):
         return super().feed(batch)
 
 
+class Changing(Slow):
+    """Of no use at first; later, for a while, it writes as the members do."""
+
+    def __init__(self, call):
+        super().__init__(HOPELESS, call)
+        self._fn = lambda prefix: [math.log(p) for p in (HOPELESS if len(prefix) < 600 else LIKE_A)]
+
+
 def learned(members, drafter, length=300, **params):
     """The planner after some texts."""
     named = [Member(model=runner, name=name) for name, runner in members.items()]
@@ -187,17 +195,28 @@ def test_tuning_compares_what_it_predicts_with_the_clock():
 
 def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
     monkeypatch.setattr("cospec.planner.ERAS_A_TRIAL", 10)
-
-    class Changing(Slow):
-        def __init__(self):
-            super().__init__(HOPELESS, 0.0001)
-            self._fn = lambda prefix: [math.log(p) for p in (HOPELESS if len(prefix) < 600 else LIKE_A)]
-
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
-    planner, _ = learned(members, Changing(), length=500, temperature=0)
+    planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
-    planner, _ = learned(members, Changing(), length=2500, temperature=0)
+    planner, _ = learned(members, Changing(0.0001), length=2500, temperature=0)
     assert "by member" in planner.chosen
+
+
+def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
+    """It is never tried again, and used all the same once its rows have come to agree with what is settled."""
+    monkeypatch.setattr("cospec.planner.ERAS_A_TRIAL", 10**9)
+    members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
+    planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
+    assert "by member" not in planner.chosen
+    planner, _ = learned(members, Changing(0.0001), length=2500, temperature=0)
+    assert planner.acceptance(2, None) > 0.9
+    assert "by member" in planner.chosen
+
+
+def test_hearing_takes_a_hundredth_of_the_time_at_most():
+    planner, _ = learned({"a": Slow(LIKE_A, 0.004)}, Slow(HOPELESS, 0.002), length=2500)
+    assert planner.chosen == "plain"
+    assert 10 < sum(planner._num_heard.values()) <= 0.01 * Clock.now / 0.002
 
 
 def test_texts_that_end_at_once_teach_nothing():

@@ -257,6 +257,7 @@ class Engine:
                 feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
                 by_runner[self._sharing[lane.name]].append(LaneFeed(live, lane, feed))
         self._feed_along(turns, by_runner)
+        self._feed_heard(turns, by_runner)
         self._call(list(by_runner.values()))
 
     def _feed_along(self, turns: dict[Live, list[Lane]], by_runner: dict[int, list[LaneFeed]]) -> None:
@@ -270,6 +271,19 @@ class Engine:
                 batch = by_runner.get(self._sharing[lane.name])
                 if batch is not None and lane not in own and (feed := self._extra(live, lane)):
                     batch.append(LaneFeed(live, lane, feed, has_turn=False))
+
+    def _feed_heard(self, turns: dict[Live, list[Lane]], by_runner: dict[int, list[LaneFeed]]) -> None:
+        """Beside members, drafters that draft nothing are fed where an observer wants to know what they would have."""
+        for live, own in turns.items():
+            observer, sequence = live.policy.observer, live.sequence
+            # Members that are fed for log-probabilities alone settle nothing.
+            if observer is None or sequence.finish_reason or not own or any(map(self._is_drafter, own)):
+                continue
+            for lane in (sequence.lanes[index] for index in observer.listens_to(sequence)):
+                tokens = sequence.unseen(lane)
+                if tokens and lane.name not in live.left and not self._is_beyond(lane, len(tokens)):
+                    feed = Feed(lane.slot, tokens, sequence.num_rows_wanted(lane, len(tokens)))
+                    by_runner[self._sharing[lane.name]].append(LaneFeed(live, lane, feed, has_turn=False))
 
     def _extra(self, live: Live, lane: Lane) -> Feed | None:
         """What a lane has not seen, with no row that is not wanted; a prompt is left until it is known to be needed."""

@@ -1,4 +1,4 @@
-"""What the engine tells those who want to know what calls cost and what rows say."""
+"""What the engine tells, and asks, those who want to know what calls cost and what rows say."""
 
 from collections.abc import Sequence as Values
 from dataclasses import dataclass
@@ -37,4 +37,8 @@ class Observer(Protocol):
 
     def on_settled(self, sequence: Sequence, settled: Values[Settled]) -> None:
         """The last positions were settled so, and their rows are still there."""
+        ...
+
+    def listens_to(self, sequence: Sequence) -> Values[int]:
+        """Asked where members are fed: drafters that are to be fed beside them, for what their rows say alone."""
         ...

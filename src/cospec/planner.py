@@ -8,6 +8,7 @@ and a text changes its plan only where nothing is drafted.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ TRIAL_TOKENS = 6
 PART_OF_AN_ERA = 1 / 3
 # One in so many eras is a drafter's trial again, whatever it did before: texts change.
 ERAS_A_TRIAL = 80
+# Drafters that draft nothing are heard beside the members, for so much of a text's time, and not before so many tokens
+# more: what they would have drafted is compared as well, so that a plan by another is predicted from texts as they are.
+SHARE_OF_HEARING, TOKENS_A_HEARING = 0.01, 16
 # Rows are compared at one in so many settlements, of one text or of each of several, once there are enough.
 COMPARE_ONE_IN = 4
 NUM_COMPARED_ALWAYS = 32
@@ -76,12 +80,15 @@ class Notes:
     """What the planner remembers of a text.
 
     position: where it was asked last what the text runs. era: whose plan that is. unfed: tokens that each member was
-    still to be fed after the text's last round.
+    still to be fed after the text's last round. heard: where a drafter that was idle was heard last. to_spend: seconds
+    that hearing one may take.
     """
 
     position: int = -1
     era: Era | None = None
     unfed: list[int] | None = None
+    heard: int = -TOKENS_A_HEARING
+    to_spend: float = 0.0
 
 
 @dataclass
@@ -108,6 +115,7 @@ class Planner:
     chosen: str = ""
     predictions: dict[str, float] = field(default_factory=dict)
     _overhead: Average = field(default_factory=lambda: Average(OVERHEAD_RATE))
+    _num_heard: Counter[int] = field(default_factory=Counter)
     _num_settled: int = 0
     _num_trials: int = 0
     _num_eras: int = 0
@@ -123,6 +131,8 @@ class Planner:
         """A round is over."""
         self.num_rows = done.num_live
         self._overhead.add((done.seconds - done.seconds_in_runners) / max(1, done.num_feeds))
+        for text in done.sequences:
+            _notes(text).to_spend += SHARE_OF_HEARING * done.seconds / done.num_live
         era, put_off = self._era, self._put_off(done.sequences)
         if era is not None and not done.has_prefill and all(_notes(text).era is era for text in done.sequences):
             era.tokens += done.num_settled
@@ -146,8 +156,23 @@ class Planner:
         """The last positions were settled so, and their rows are still there."""
         self._pace(sequence, settled)
         self._num_settled += 1
-        if self._num_settled <= NUM_COMPARED_ALWAYS or self._num_settled % (COMPARE_ONE_IN * self.num_rows) == 0:
-            self._compare_rows(sequence, sequence.position - len(settled), sequence.position)
+        first = sequence.position - len(settled)
+        is_one_in_many = self._num_settled % (COMPARE_ONE_IN * self.num_rows) == 0
+        if self._num_settled <= NUM_COMPARED_ALWAYS or is_one_in_many or _notes(sequence).heard == first:
+            self._compare_rows(sequence, first, sequence.position)
+
+    def listens_to(self, sequence: Sequence) -> Values[int]:
+        """The idle drafter that was heard the least, where its call is within what the text may spend."""
+        notes, lanes = _notes(sequence), sequence.lanes
+        if not self.chosen or sequence.position < notes.heard + TOKENS_A_HEARING:
+            return ()
+        idle = [i for i in range(self.num_members, len(lanes)) if not lanes[i].has(sequence.position)]
+        drafter = min(idle, key=self._num_heard.__getitem__, default=None)
+        if drafter is None or self.costs.seconds(drafter, sequence.frontier - lanes[drafter].seen) > notes.to_spend:
+            return ()
+        notes.heard, notes.to_spend = sequence.position, 0.0
+        self._num_heard[drafter] += 1
+        return (drafter,)
 
     def _pace(self, sequence: Sequence, settled: Values[Settled]) -> None:
         era = _notes(sequence).era

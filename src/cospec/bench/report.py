@@ -1,6 +1,5 @@
 """What the measurements say: speeds over `plain`, calls, acceptance, and what theory makes of the same plans."""
 
-import resource
 from collections.abc import Mapping
 from collections.abc import Sequence as Values
 from dataclasses import asdict
@@ -24,6 +23,7 @@ def report(study: Study, skipped: Mapping[str, str]) -> dict[str, Any]:
                 "over_plain": _over(plain, own),
                 "theory_over_plain": study.predictions.get(name),
                 **_counts(study.counts.get(name, {})),
+                "peak_memory_mib": _in_mib(study.peaks.get(name, {})),
             }
             for name, own in study.seconds.items()
             if own
@@ -33,9 +33,12 @@ def report(study: Study, skipped: Mapping[str, str]) -> dict[str, Any]:
             setting: {value: _all_over(seconds) for value, seconds in sorted(values.items())}
             for setting, values in study.sweeps.items()
         },
-        # Of the whole process, whichever method it was that took the most.
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def _in_mib(held: Mapping[str, int]) -> dict[str, int]:
+    """By where it is held, all models included: those of other methods are loaded as well."""
+    return {where: count // 2**20 for where, count in held.items()}
 
 
 def _all_over(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float] | None]:
@@ -71,7 +74,7 @@ def table(figures: Mapping[str, Any]) -> Table:
     """The figures on a terminal."""
     shown = _of_methods(
         "speed over plain: geometric mean of per-prompt ratios (95 % bootstrap interval)",
-        ("tokens/s", "over plain", "theory", "calls / 100 tokens", "accepted / proposed", "engine"),
+        ("tokens/s", "over plain", "theory", "calls / 100 tokens", "accepted / proposed", "engine", "peak MiB"),
     )
     for name, row in figures["methods"].items():
         shown.add_row(
@@ -82,6 +85,7 @@ def table(figures: Mapping[str, Any]) -> Table:
             ", ".join(f"{member} {count:.0f}" for member, count in row.get("calls_per_100_tokens", {}).items()),
             ", ".join(f"{proposer} {share:.2f}" for proposer, share in row.get("acceptance", {}).items()),
             f"{row['share_outside_models']:.1%}" if "share_outside_models" in row else "",
+            ", ".join(f"{where} {count}" for where, count in row["peak_memory_mib"].items()),
         )
     return shown
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import InvalidBenchmark
 from ..keeping import keep
 from ..results import Result
+from . import peaks
 from .methods import Method
 
 
@@ -21,6 +22,7 @@ class Study:
 
     counts: method -> what its texts cost, summed. predictions: method -> speed over plain that theory gives it.
     concurrency: method -> texts at once -> tokens a second. sweeps: setting -> its value -> as in `seconds`.
+    peaks: method -> where -> the most bytes that were held there while it ran, the models included.
     """
 
     settings: dict[str, Any]
@@ -29,6 +31,7 @@ class Study:
     predictions: dict[str, float] = field(default_factory=dict)
     concurrency: dict[str, dict[int, float]] = field(default_factory=dict)
     sweeps: dict[str, dict[float, dict[str, dict[int, float]]]] = field(default_factory=dict)
+    peaks: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def is_measured(self, prompt: int, methods: Values[Method]) -> bool:
         return all(prompt in self.seconds.get(method.name, {}) for method in methods)
@@ -96,10 +99,12 @@ def _measure_prompt(study: Study, methods: Values[Method], index: int, prompt: s
     runs: dict[str, list[float]] = {method.name: [] for method in methods}
     for _ in range(repeats):
         for method in methods:
+            peaks.forget()
             started = time.perf_counter()
             num_tokens, results = method.run([prompt])
             runs[method.name].append((time.perf_counter() - started) / num_tokens)
             add_counts(study.counts.setdefault(method.name, {}), results)
+            peaks.note(study.peaks.setdefault(method.name, {}))
     for name, own in runs.items():
         study.seconds.setdefault(name, {})[index] = statistics.median(own)
 
