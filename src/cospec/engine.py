@@ -254,8 +254,7 @@ class Engine:
             if self._is_drafter(lane) and self._is_beyond(lane, len(tokens)):
                 live.sequence.decline(index)
             elif piece := self._piece(live, lane, tokens):
-                feed = Feed(lane.slot, piece, live.sequence.num_rows_wanted(lane, len(piece)))
-                by_runner[self._sharing[lane.name]].append(LaneFeed(live, lane, feed))
+                by_runner[self._sharing[lane.name]].append(LaneFeed(live, lane, _with_rows(live.sequence, lane, piece)))
         self._feed_along(turns, by_runner)
         self._feed_heard(turns, by_runner)
         self._call(list(by_runner.values()))
@@ -282,8 +281,8 @@ class Engine:
             for lane in (sequence.lanes[index] for index in observer.listens_to(sequence)):
                 tokens = sequence.unseen(lane)
                 if tokens and lane.name not in live.left and not self._is_beyond(lane, len(tokens)):
-                    feed = Feed(lane.slot, tokens, sequence.num_rows_wanted(lane, len(tokens)))
-                    by_runner[self._sharing[lane.name]].append(LaneFeed(live, lane, feed, has_turn=False))
+                    heard = LaneFeed(live, lane, _with_rows(sequence, lane, tokens), has_turn=False)
+                    by_runner[self._sharing[lane.name]].append(heard)
 
     def _extra(self, live: Live, lane: Lane) -> Feed | None:
         """What a lane has not seen, with no row that is not wanted; a prompt is left until it is known to be needed."""
@@ -292,7 +291,7 @@ class Engine:
         if lane.seen < 0 or lane.name in live.left or not tokens:
             return None
         if sequence.wants_logprobs:
-            return Feed(lane.slot, tokens, sequence.num_rows_wanted(lane, len(tokens)))
+            return _with_rows(sequence, lane, tokens)
         # The last token is settled in this round, and what stands before it needed by nobody else.
         return Feed(lane.slot, tokens, 0) if sequence.position + 1 < sequence.limit else None
 
@@ -531,3 +530,8 @@ class Engine:
         members = request.lane_prompts[: self.num_members]
         if params.prompt_logprobs is not None and any(prompt != request.prompt for prompt in members):
             raise InvalidSampling("prompt_logprobs need one prompt for all members, and here they have different ones")
+
+
+def _with_rows(sequence: Sequence, lane: Lane, tokens: list[int]) -> Feed:
+    """These tokens, with the rows of them that are wanted."""
+    return Feed(lane.slot, tokens, sequence.num_rows_wanted(lane, len(tokens)))
