@@ -8,18 +8,18 @@ import pytest
 from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
-from cospec.bench.methods import Method, chosen, methods, of_schedules
-from cospec.bench.peers import encoded
-from cospec.bench.predictions import Tallied, predictions
-from cospec.bench.report import report
-from cospec.bench.study import Study, measure, measure_concurrency
-from cospec.bench.timing import ratio
 from cospec.cli import app
 from cospec.cli.bench import BenchOptions
 from cospec.cli.options import EnsembleOptions
 from cospec.errors import InvalidBenchmark, UnknownName
 from cospec.members import Member
 from cospec.schedule import Plan
+from cospec.study.bench.methods import Method, chosen, methods, of_schedules
+from cospec.study.bench.peers import encoded
+from cospec.study.bench.predictions import Tallied, predictions
+from cospec.study.bench.report import report
+from cospec.study.bench.study import Study, measure, measure_concurrency
+from cospec.study.bench.timing import ratio
 
 from .toys import table
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cospec import Ensemble, Mixture, SamplingParams
-from cospec.calls import Calls
+from cospec.core.calls import Calls
 from cospec.runner import Feed
 
 from .test_engine import SCHEDULES

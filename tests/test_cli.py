@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cospec import SamplingParams, __version__, demo
 from cospec.cli import COMMANDS, app
-from cospec.engine import Engine
+from cospec.core.engine import Engine
 from cospec.schedule import SCHEDULES
 
 from .cli_models import CONTEXT, write_models

@@ -16,7 +16,7 @@ from cospec import (
     Product,
     UnknownName,
 )
-from cospec.combine import COMBINATIONS, make_combination
+from cospec.core.combine import COMBINATIONS, make_combination
 
 from .laws import naive
 from .laws.naive import Target

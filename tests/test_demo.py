@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cospec import Ensemble, SamplingParams, demo
-from cospec.exactness import Effort, coupled_checks, greedy_checks
-from cospec.verify import verify_token
+from cospec.core.verify import verify_token
+from cospec.study.exactness import Effort, coupled_checks, greedy_checks
 
 MODELS = ("amateur", "code", "drafter", "general", "math")
 
@@ -86,7 +86,7 @@ def test_measured_acceptance_is_one_minus_tv_of_the_rows(monkeypatch, name, gamm
             looked_at.extend(overlaps[start : start + verdict.accepted + (verdict.token is not None)])
         return verdicts
 
-    monkeypatch.setattr("cospec.settle.decide.verify_token", spy)
+    monkeypatch.setattr("cospec.core.settle.verify_token", spy)
     ensemble = Ensemble.load(name, schedule="alternate", gamma=gamma, verification="token")
     results = ensemble.generate(demo.prompts(), SamplingParams(max_tokens=40, seed=3, ignore_eos=True))
     tallies = [tally for result in results for tally in result.proposers.values()]

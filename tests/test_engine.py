@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 import torch
 
-from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, pieces, toy
-from cospec.sampling import Draws, Purpose
+from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, toy
+from cospec.core import prefill as pieces
+from cospec.core.sampling import Draws, Purpose
 
 from .toys import END, Letters, letters, table
 

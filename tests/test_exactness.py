@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cospec import Contrastive, Ensemble, Mixture, toy
-from cospec.exactness import Effort, num_checks, self_test, two_sample_p_values
-from cospec.verify import Verdict
+from cospec.core.verify import Verdict
+from cospec.study.exactness import Effort, num_checks, self_test, two_sample_p_values
 
 from .toys import table
 
@@ -52,8 +52,8 @@ def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
     def all_stand(runs, **draws):
         return [Verdict(length, None) for length in runs.lengths]
 
-    monkeypatch.setattr("cospec.settle.decide.verify_token", all_stand)
-    monkeypatch.setattr("cospec.settle.decide.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
+    monkeypatch.setattr("cospec.core.settle.verify_token", all_stand)
+    monkeypatch.setattr("cospec.core.settle.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
     failed = {(check.name, check.schedule) for check in checks(Ensemble([table(1), table(2, sharpness=3.0)]))
               if not check.is_passed}  # fmt: skip
     assert ("sampled text", "alternate") in failed
@@ -62,7 +62,7 @@ def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
 
 def test_a_fault_in_coupled_text_is_told_from_a_tie(monkeypatch):
     drafting = Ensemble([table(1), table(2, sharpness=3.0)], schedule="alternate")
-    monkeypatch.setattr("cospec.settle.decide.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
+    monkeypatch.setattr("cospec.core.settle.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
     found = [check for check in checks(drafting) if check.name == "coupled text"]
     assert not any(check.is_passed for check in found)
     gaps = [difference.gap for check in found for difference in check.differences]

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from cospec.errors import CospecError
-from cospec.keeping import check_place, keep
+from cospec.storage import check_place, keep
 
 
 def test_a_link_stays_one_and_its_file_keeps_its_mode(tmp_path):

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from cospec.lookup import Guess, SuffixIndex
+from cospec.runner.suffixes import Guess, SuffixIndex
 
 
 def tokens_of(guesses: list[Guess]) -> list[int]:

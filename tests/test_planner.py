@@ -4,15 +4,15 @@ import math
 import types
 
 import pytest
+from cospec.core.counts import Average
 
 from cospec import Ensemble, Mixture, SamplingParams, toy
-from cospec.averages import Average
-from cospec.costs import Costs
 from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
-from cospec.planner import Era, Planner
 from cospec.schedule import Plan
-from cospec.tune import Tuning, tune, write_plan
+from cospec.schedule.costs import Costs
+from cospec.schedule.planner import Era, Planner
+from cospec.study.tune import Tuning, tune, write_plan
 
 from .toys import table
 
@@ -30,7 +30,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     Clock.now = 0.0
-    for module in ("calls", "engine", "tune"):
+    for module in ("core.calls", "core.engine", "study.tune"):
         monkeypatch.setattr(f"cospec.{module}.time", types.SimpleNamespace(perf_counter=lambda: Clock.now))
 
 
@@ -194,9 +194,9 @@ def test_tuning_compares_what_it_predicts_with_the_clock():
 
 
 def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
-    monkeypatch.setattr("cospec.planner.ERAS_A_TRIAL", 10)
+    monkeypatch.setattr("cospec.schedule.planner.ERAS_A_TRIAL", 10)
     # By what it is heard to say it would be found as well.
-    monkeypatch.setattr("cospec.planner.SHARE_OF_HEARING", 0)
+    monkeypatch.setattr("cospec.schedule.planner.SHARE_OF_HEARING", 0)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
@@ -206,7 +206,7 @@ def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
 
 def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
     """It is never tried again, and used all the same once its rows have come to agree with what is settled."""
-    monkeypatch.setattr("cospec.planner.ERAS_A_TRIAL", 10**9)
+    monkeypatch.setattr("cospec.schedule.planner.ERAS_A_TRIAL", 10**9)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cospec import InvalidSampling, SamplingParams
-from cospec.gumbel import on_cpu, on_device
-from cospec.sampling import Draws, History, Purpose, draw, shape, shape_members, warp
+from cospec.core.gumbel import on_cpu, on_device
+from cospec.core.sampling import Draws, History, Purpose, draw, shape, shape_members, warp
 
 from .laws import naive
 

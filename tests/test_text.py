@@ -3,7 +3,7 @@
 import random
 import time
 
-from cospec.text import TextStream
+from cospec.core.text import TextStream
 
 from .toys import Letters
 

@@ -7,7 +7,7 @@ import pytest
 from cospec import Ensemble, Mixture, SamplingParams, toy
 from cospec.members import Member
 from cospec.schedule import Setting, make_schedule
-from cospec.theory import cycle, standing, texts_a_call
+from cospec.schedule.theory import cycle, standing, texts_a_call
 
 # Distributions that are the same at every position, so that acceptances are independent of each other.
 MEMBERS = {"a": [0.5, 0.3, 0.15, 0.05], "b": [0.2, 0.45, 0.2, 0.15]}

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from cospec import UnknownName
-from cospec.verify import VERIFICATIONS, Runs, Verdict, check_verification, verify_block, verify_coupled, verify_token
+from cospec.core.verify import (
+    VERIFICATIONS,
+    Runs,
+    Verdict,
+    check_verification,
+    verify_block,
+    verify_coupled,
+    verify_token,
+)
 
 from .laws.enumerated import Path, Uniform, branching, outcomes
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import toy
-    from .combine import Arithmetic, Combination, Contrastive, Custom, Guided, Mixture, Product
-    from .engine import Engine, Request
+    from .core.combine import Arithmetic, Combination, Contrastive, Custom, Guided, Mixture, Product
+    from .core.engine import Engine, Request
+    from .core.sampling import SamplingParams
     from .ensemble import Ensemble
     from .errors import (
         CospecError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .results import Event, Result
     from .runner import Runner
     from .runner.hf import LoadOptions
-    from .sampling import SamplingParams
 
 __version__ = "0.1.0"
 
@@ -64,8 +64,8 @@ __all__ = [
 
 # Where the public names are made. They are imported when first asked for, so that `cospec --help` loads no torch.
 _HOMES = {
-    "combine": ("Arithmetic", "Combination", "Contrastive", "Custom", "Guided", "Mixture", "Product"),
-    "engine": ("Engine", "Request"),
+    "core.combine": ("Arithmetic", "Combination", "Contrastive", "Custom", "Guided", "Mixture", "Product"),
+    "core.engine": ("Engine", "Request"),
     "ensemble": ("Ensemble",),
     "errors": (
         "CospecError",
@@ -85,7 +85,7 @@ _HOMES = {
     "results": ("Event", "Result"),
     "runner": ("Runner",),
     "runner.hf": ("LoadOptions",),
-    "sampling": ("SamplingParams",),
+    "core.sampling": ("SamplingParams",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

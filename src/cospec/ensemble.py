@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from . import demo
-from .combine import Combination, make_combination
-from .engine import Engine, Participant, Request, Update
+from .core.combine import Combination, make_combination
+from .core.engine import Engine, Participant, Request, Update
+from .core.policy import Policy, is_coupled
+from .core.sampling import Draws, SamplingParams
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
 from .files import LOAD_OPTIONS, read_settings
 from .members import LOOKUPS, Member, Source, as_member, check_vocabularies, load_runners, unique_names
-from .planner import Adaptive, Planner, make_planner
 from .results import Event, Origin, Result
-from .sampling import Draws, SamplingParams
 from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans
-from .settle import Policy, is_coupled
+from .schedule.planner import Adaptive, Planner, make_planner
 
 Prompt = str | Values[int]
 Params = SamplingParams | Values[SamplingParams] | None

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from . import demo
-from .combine import make_combination
+from .core.combine import make_combination
 from .errors import InvalidEnsemble, UnknownName
 from .members import Member
 from .runner.hf import LoadOptions

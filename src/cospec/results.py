@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from .engine import Live, Request, Token, Update
-from .planner import Planner
-from .sequence import Lane, Tally
-from .settle import TokenLogprob
+from .core.engine import Live, Request, Token, Update
+from .core.score import TokenLogprob
+from .core.sheet import Lane, Tally
+from .schedule.planner import Planner
 
 
 @dataclass(frozen=True)

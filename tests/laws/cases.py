@@ -19,10 +19,10 @@ from cospec import (
     SamplingParams,
     toy,
 )
-from cospec.engine import Participant
-from cospec.sampling import Draws
+from cospec.core.engine import Participant
+from cospec.core.policy import Policy
+from cospec.core.sampling import Draws
 from cospec.schedule import Plan, Setting, make_schedule
-from cospec.settle import Policy
 
 from . import naive
 from .enumerated import engine_law

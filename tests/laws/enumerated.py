@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from cospec import Engine
+from cospec.core.sampling import Purpose
+from cospec.core.sheet import Sequence
 from cospec.runner.toy import FunctionSlot
-from cospec.sampling import Purpose
-from cospec.sequence import Sequence
 
 from .naive import Law
 
@@ -95,14 +95,14 @@ class Uniform:
 
 
 def draw(probs: Tensor, uniforms: Values[Uniform]) -> Tensor:
-    """Stands in for `sampling.draw`."""
+    """Stands in for `draws.draw`."""
     return torch.tensor([[uniform.token(row)] for row, uniform in zip(probs, uniforms, strict=True)])
 
 
 @contextmanager
 def branching() -> Iterator[None]:
     """Wherever cospec draws a token by a uniform, it draws by a Uniform."""
-    stand_ins = {"settle.propose.draw": draw, "settle.noise.gumbel": gumbel, "verify.draw": draw}
+    stand_ins = {"core.propose.draw": draw, "core.noise.gumbel": gumbel, "core.verify.draw": draw}
     with ExitStack() as stack:
         for name, stand_in in stand_ins.items():
             stack.enter_context(mock.patch(f"cospec.{name}", stand_in))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cospec.sampling import Draws
+from cospec.core.sampling import Draws
 
 from .cases import BLENDS, Blend, Case
 from .test_laws import PLANS, case

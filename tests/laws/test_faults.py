@@ -10,16 +10,17 @@ from unittest import mock
 import pytest
 import torch
 
-from cospec import Arithmetic, Contrastive, Mixture, SamplingParams, verify
-from cospec.drafts import Draft
-from cospec.sampling import Purpose, probabilities
+from cospec import Arithmetic, Contrastive, Mixture, SamplingParams
+from cospec.core import verify
+from cospec.core.drafts import Draft
+from cospec.core.noise import noisy_argmax
+from cospec.core.propose import Item, _extend
+from cospec.core.sampling import Purpose, probabilities
+from cospec.core.settle import Block, verdicts_of
+from cospec.core.sheet import Sequence
+from cospec.core.target import Span, log_combined, stacked
+from cospec.core.verify import Runs, Uniforms, Verdict
 from cospec.schedule import DrawnMember
-from cospec.sequence import Sequence
-from cospec.settle.decide import Block, verdicts_of
-from cospec.settle.noise import noisy_argmax
-from cospec.settle.propose import Item, _extend
-from cospec.settle.target import Span, log_combined, stacked
-from cospec.verify import Runs, Uniforms, Verdict
 
 from . import naive
 from .cases import Blend, Case
@@ -49,7 +50,7 @@ def log_target_with(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractC
                 log_r[-1:] = combination.log_probs(change(rows)[:, None])
         return log_rs
 
-    return mock.patch("cospec.settle.target.log_combined", faulty)
+    return mock.patch("cospec.core.target.log_combined", faulty)
 
 
 def bonus_token_from_one_member() -> AbstractContextManager[object]:
@@ -82,7 +83,7 @@ def faulty_block(run: Runs, accept: Uniforms, replace: Uniforms, *, stops: bool,
 
 
 def block_with(*, stops: bool = False, is_adjusted: bool = True) -> AbstractContextManager[object]:
-    return mock.patch("cospec.settle.decide.verify_block", partial(faulty_block, stops=stops, is_adjusted=is_adjusted))
+    return mock.patch("cospec.core.settle.verify_block", partial(faulty_block, stops=stops, is_adjusted=is_adjusted))
 
 
 def one_stream_for_all_purposes() -> AbstractContextManager[object]:
@@ -113,7 +114,7 @@ def transforms_unread_when_verifying() -> AbstractContextManager[object]:
         unshaped = log_combined(spans, MIXED.combination) if spans else []
         return verdicts_of([replace(b, log_target=log_r) for b, log_r in zip(blocks, unshaped, strict=True)])
 
-    return mock.patch("cospec.settle.decide.verdicts_of", faulty)
+    return mock.patch("cospec.core.settle.verdicts_of", faulty)
 
 
 def rows_by_role() -> AbstractContextManager[object]:
@@ -128,7 +129,7 @@ def rows_by_role() -> AbstractContextManager[object]:
             orders.append(order)
         return [combination.log_probs(stacked([span], order)) for span, order in zip(spans, orders, strict=True)]
 
-    return mock.patch("cospec.settle.target.log_combined", faulty)
+    return mock.patch("cospec.core.target.log_combined", faulty)
 
 
 def draws_used_again_after_a_rollback() -> AbstractContextManager[object]:
@@ -173,14 +174,14 @@ def certain_without_the_weight_not_heard() -> AbstractContextManager[object]:
         best = torch.softmax(logits, dim=-1).sum(0).topk(2, dim=-1)
         return best.values[:, 0] > best.values[:, 1], best.indices[:, 0]
 
-    return mock.patch("cospec.shortcuts._of_mixture", faulty)
+    return mock.patch("cospec.core.certain._of_mixture", faulty)
 
 
 def expert_alone_whatever_is_plausible() -> AbstractContextManager[object]:
     def faulty(expert: torch.Tensor, plausibility: float) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ones(expert.shape[0], dtype=torch.bool), expert.argmax(-1)
 
-    return mock.patch("cospec.shortcuts._of_expert", faulty)
+    return mock.patch("cospec.core.certain._of_expert", faulty)
 
 
 def unlikely_drafts_dropped() -> AbstractContextManager[object]:

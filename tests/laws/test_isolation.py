@@ -7,9 +7,10 @@ from unittest import mock
 import pytest
 
 from cospec import SamplingParams
-from cospec.sampling import Draws
-from cospec.sequence import Sequence
-from cospec.settle import Policy, settle
+from cospec.core.policy import Policy
+from cospec.core.sampling import Draws
+from cospec.core.settle import settle
+from cospec.core.sheet import Sequence
 
 from .cases import BLENDS, Case
 from .naive import Text
@@ -84,7 +85,7 @@ def whole_batch_rollback() -> AbstractContextManager[object]:
                     other.rollback()
         return outcomes
 
-    return mock.patch("cospec.engine.settle", faulty)
+    return mock.patch("cospec.core.engine.settle", faulty)
 
 
 @pytest.mark.parametrize("plan", ["fixed 3 by a drafter", "alternate 2 from the second"])

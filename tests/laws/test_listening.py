@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cospec import Request
-from cospec.observer import Round
-from cospec.sampling import Draws
-from cospec.sequence import Sequence, Settled
+from cospec.core.observer import Round
+from cospec.core.sampling import Draws
+from cospec.core.sheet import Sequence, Settled
 
 from .cases import BLENDS, Case
 from .test_isolation import OWN_PARAMS, written, written_alone

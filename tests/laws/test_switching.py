@@ -6,9 +6,9 @@ from unittest import mock
 import pytest
 
 from cospec import Engine, Mixture, Request, SamplingParams
-from cospec.sampling import Draws
+from cospec.core.sampling import Draws
+from cospec.core.sheet import Sequence
 from cospec.schedule import DrawnMember, Plain, Schedule
-from cospec.sequence import Sequence
 
 from . import naive
 from .cases import Blend, Case

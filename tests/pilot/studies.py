@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from cospec import Ensemble
-from cospec.pilot.asked import Asked
-from cospec.pilot.criteria import Criteria
-from cospec.pilot.energy import Meter
-from cospec.pilot.found import binding, results
-from cospec.pilot.ledger import Ledger
-from cospec.pilot.prices import Machine, Prices
-from cospec.pilot.questions import Question
-from cospec.pilot.results import Results
-from cospec.pilot.study import Study
-from cospec.pilot.trials import ours
+from cospec.study.pilot.asked import Asked
+from cospec.study.pilot.criteria import Criteria
+from cospec.study.pilot.energy import Meter
+from cospec.study.pilot.found import binding, results
+from cospec.study.pilot.ledger import Ledger
+from cospec.study.pilot.prices import Machine, Prices
+from cospec.study.pilot.questions import Question
+from cospec.study.pilot.results import Results
+from cospec.study.pilot.study import Study
+from cospec.study.pilot.trials import ours
 
 PROMPTS = [
     Question(

@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 from cospec import Ensemble
 from cospec.cli import app
 from cospec.cli.watch import _windows
+from cospec.core.sampling import SamplingParams
 from cospec.errors import InvalidPilot
-from cospec.pilot.criteria import Limits
-from cospec.pilot.energy import find_meter
-from cospec.pilot.metrics import Histogram, Service, parsed
-from cospec.pilot.operation import write_ensemble, write_relaxed
-from cospec.pilot.results import Relaxed, Results
-from cospec.pilot.trials import trials
-from cospec.pilot.verdict import Evidence, Served, judge, served
-from cospec.pilot.watch import watch
-from cospec.sampling import SamplingParams
 from cospec.server.metrics import Metrics
+from cospec.study.pilot.criteria import Limits
+from cospec.study.pilot.energy import find_meter
+from cospec.study.pilot.metrics import Histogram, Service, parsed
+from cospec.study.pilot.operation import write_ensemble, write_relaxed
+from cospec.study.pilot.results import Relaxed, Results
+from cospec.study.pilot.trials import trials
+from cospec.study.pilot.verdict import Evidence, Served, judge, served
+from cospec.study.pilot.watch import watch
 
 from ..server import conftest as servers
 from .studies import NOTHING

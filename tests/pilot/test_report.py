@@ -13,15 +13,15 @@ import pytest
 from playwright.sync_api import expect
 
 from cospec.errors import UnknownName
-from cospec.pilot.criteria import RULES, Criteria
-from cospec.pilot.found import results
-from cospec.pilot.prices import Prices
-from cospec.pilot.questions import Question
-from cospec.pilot.report import LANGUAGES, write
-from cospec.pilot.report.markdown import plain
-from cospec.pilot.report.numbers import amount, money
-from cospec.pilot.report.texts import load_texts
-from cospec.pilot.results import ALL, PLAIN, Reason, Results
+from cospec.study.pilot.criteria import RULES, Criteria
+from cospec.study.pilot.found import results
+from cospec.study.pilot.prices import Prices
+from cospec.study.pilot.questions import Question
+from cospec.study.pilot.report import LANGUAGES, write
+from cospec.study.pilot.report.markdown import plain
+from cospec.study.pilot.report.numbers import amount, money
+from cospec.study.pilot.report.texts import load_texts
+from cospec.study.pilot.results import ALL, PLAIN, Reason, Results
 
 from ..browsing import in_chromium
 from .studies import finished, study

@@ -12,21 +12,21 @@ import torch
 from typer.testing import CliRunner
 
 from cospec import Ensemble, Mixture, SamplingParams
-from cospec.bench.intervals import FEWEST_UNITS
 from cospec.cli import app
+from cospec.core.target import log_combined
+from cospec.core.verify import Verdict
 from cospec.errors import CospecError, InvalidPilot
-from cospec.exactness import Check, Difference
 from cospec.members import Member
-from cospec.pilot.criteria import Criteria, Softening
-from cospec.pilot.found import results
-from cospec.pilot.given import Given, given_logprobs
-from cospec.pilot.ledger import Ledger
-from cospec.pilot.questions import TEXTS, Question, balanced, read_questions
-from cospec.pilot.results import ALL, OURS, PLAIN, Results
-from cospec.pilot.trials import Trial, batches
 from cospec.runner.hf import LoadOptions
-from cospec.settle.target import log_combined
-from cospec.verify import Verdict
+from cospec.study.bench.intervals import FEWEST_UNITS
+from cospec.study.exactness import Check, Difference
+from cospec.study.pilot.criteria import Criteria, Softening
+from cospec.study.pilot.found import results
+from cospec.study.pilot.given import Given, given_logprobs
+from cospec.study.pilot.ledger import Ledger
+from cospec.study.pilot.questions import TEXTS, Question, balanced, read_questions
+from cospec.study.pilot.results import ALL, OURS, PLAIN, Results
+from cospec.study.pilot.trials import Trial, batches
 
 from ..browsing import in_chromium
 from ..toys import Wrapped, slow
@@ -240,7 +240,7 @@ def biased():
     def all_stand(blocks):
         return [Verdict(len(block.drafts), None) for block in blocks]
 
-    return mock.patch("cospec.settle.decide.verdicts_of", all_stand)
+    return mock.patch("cospec.core.settle.verdicts_of", all_stand)
 
 
 def test_a_biased_verifier_is_a_no_go(pair):
@@ -264,7 +264,7 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
                 log_r[-1:] = torch.log_softmax(span.sequence.lanes[0].between(span.stop - 1, span.stop), -1)
         return log_rs
 
-    with mock.patch("cospec.settle.target.log_combined", faulty):
+    with mock.patch("cospec.core.target.log_combined", faulty):
         found = finished(pair, criteria=Criteria(min_speedup=None))
     assert "exactness" in found.verdict.blocking
 

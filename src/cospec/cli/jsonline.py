@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ..keeping import to_json
+from ..storage import to_json
 
 
 def to_line(value: Mapping[str, object]) -> str:

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ..combine import COMBINATIONS, Combination, Contrastive, Guided, make_combination
+from ..core.combine import COMBINATIONS, Combination, Contrastive, Guided, make_combination
+from ..core.sampling import SamplingParams
+from ..core.verify import VERIFICATIONS
 from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
 from ..members import Member
-from ..sampling import SamplingParams
 from ..schedule import SCHEDULES, Plan, as_gamma
-from ..verify import VERIFICATIONS
 
 DEFAULT_ENSEMBLE = "demo:we"
 

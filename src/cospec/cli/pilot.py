@@ -11,26 +11,26 @@ import typer
 from rich.console import Console
 
 from .. import demo
+from ..core.sampling import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
-from ..keeping import keep, to_json
-from ..pilot.asked import Asked
-from ..pilot.compare import compare as compare_results
-from ..pilot.criteria import Criteria
-from ..pilot.found import binding, results
-from ..pilot.ledger import Ledger
-from ..pilot.operation import write_ensemble, write_relaxed
-from ..pilot.prices import Prices
-from ..pilot.questions import read_questions, read_texts
-from ..pilot.report import LANGUAGES
-from ..pilot.report import write as write_report
-from ..pilot.results import ALL, Results
-from ..pilot.scoring import SCORERS, check_scorer
-from ..pilot.study import Step, Study
-from ..pilot.template import write_criteria
-from ..pilot.trials import check_concurrencies, check_prompts, ours
-from ..pilot.verdict import served
-from ..sampling import SamplingParams
+from ..storage import keep, to_json
+from ..study.pilot.asked import Asked
+from ..study.pilot.compare import compare as compare_results
+from ..study.pilot.criteria import Criteria
+from ..study.pilot.found import binding, results
+from ..study.pilot.ledger import Ledger
+from ..study.pilot.operation import write_ensemble, write_relaxed
+from ..study.pilot.prices import Prices
+from ..study.pilot.questions import read_questions, read_texts
+from ..study.pilot.report import LANGUAGES
+from ..study.pilot.report import write as write_report
+from ..study.pilot.results import ALL, Results
+from ..study.pilot.scoring import SCORERS, check_scorer
+from ..study.pilot.study import Step, Study
+from ..study.pilot.template import write_criteria
+from ..study.pilot.trials import check_concurrencies, check_prompts, ours
+from ..study.pilot.verdict import served
 from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note

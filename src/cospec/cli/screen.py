@@ -8,7 +8,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
-from ..engine import Token
+from ..core.engine import Token
 
 # A lane's colour: the members', then the drafters', in the order of the ensemble.
 PALETTE = ("cyan", "magenta", "green", "yellow", "blue", "red")

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import demo
+from ..core.sampling import SamplingParams
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
-from ..keeping import check_place
 from ..members import written
-from ..sampling import SamplingParams
-from ..tune import MOST_TEXTS, Tuning, write_plan
-from ..tune import tune as run_tune
+from ..storage import check_place
+from ..study.tune import MOST_TEXTS, Tuning, write_plan
+from ..study.tune import tune as run_tune
 from .jsonline import to_line
 from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions

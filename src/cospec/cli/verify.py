@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
-from ..exactness import Check, Effort, num_checks, self_test
+from ..study.exactness import Check, Effort, num_checks, self_test
 from .jsonline import to_line
 from .options import EnsembleOptions
 from .progress import progress

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InvalidPilot
-from ..pilot.metrics import Service, fetch, read_service
-from ..pilot.results import Results
-from ..pilot.watch import Watch
-from ..pilot.watch import watch as held_against
+from ..study.pilot.metrics import Service, fetch, read_service
+from ..study.pilot.results import Results
+from ..study.pilot.watch import Watch
+from ..study.pilot.watch import watch as held_against
 from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note

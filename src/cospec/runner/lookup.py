@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..lookup import SuffixIndex
 from .protocol import Feed, Slot, Tokenizer
+from .suffixes import SuffixIndex
 
 # The longest draft that is looked up at a time.
 MOST_DRAFTED = 16

@@ -4,8 +4,8 @@ import bisect
 import math
 from collections.abc import Sequence as Values
 
-from ..averages import Average
-from ..drafts import Draft
+from ..core.counts import Average
+from ..core.drafts import Draft
 
 # The longest block.
 MOST_DRAFTED = 16

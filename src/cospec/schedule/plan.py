@@ -5,11 +5,11 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from ..combine import Combination, Mixture
+from ..core.certain import has_shortcut
+from ..core.combine import Combination, Mixture
+from ..core.sampling import SamplingParams
+from ..core.verify import check_verification
 from ..errors import InvalidSchedule, UnknownName
-from ..sampling import SamplingParams
-from ..shortcuts import has_shortcut
-from ..verify import check_verification
 from .pace import MOST_DRAFTED, Pace
 from .policies import Alternate, Assigned, Cascade, DrawnMember, Fixed, Plain, Schedule
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from ..sampling import Purpose
-from ..sequence import Sequence
+from ..core.sampling import Purpose
+from ..core.sheet import Sequence
 from .pace import Pace
 
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence as Values
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..engine import Token
+from ..core.engine import Token
+from ..core.score import TokenLogprob
 from ..results import Result
-from ..settle import TokenLogprob
 from .decoding import Decoder
 from .host import Job
 

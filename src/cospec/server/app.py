@@ -12,9 +12,9 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from .. import __version__, demo
+from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble
 from ..schedule import SCHEDULES
-from ..verify import VERIFICATIONS
 from . import errors
 from .decoding import Decoder
 from .endpoints import decoding_routes

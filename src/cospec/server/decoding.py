@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from ..combine import Combination
-from ..engine import Request
+from ..core.combine import Combination
+from ..core.engine import Request
+from ..core.sampling import Constraint, Draws, SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..results import Result
 from ..runner import Runner
-from ..sampling import Constraint, Draws, SamplingParams
 from ..schedule import Plan
 from .errors import ApiError
 from .host import Host, Job

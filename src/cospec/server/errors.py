@@ -7,8 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from ..core.sampling import SamplingParams
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
-from ..sampling import SamplingParams
 from .host import NotServing, QueueFull
 
 SECONDS_TO_RETRY = 1

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..engine import Live, Request, Update
+from ..core.engine import Live, Request, Update
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidSampling, MemberFailed
 from ..results import Event, Origin, Result

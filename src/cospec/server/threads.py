@@ -6,9 +6,9 @@ from statistics import median
 
 import torch
 
+from ..core.sampling import SamplingParams
 from ..ensemble import Ensemble
 from ..runner.hf import HfRunner
-from ..sampling import SamplingParams
 
 # A token that takes so many seconds is not held up by the server, whose work comes between tokens.
 LONG_TOKEN = 0.05

@@ -4,7 +4,7 @@ often so far, and what is drafted."""
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..engine import Live, Update
+from ..core.engine import Live, Update
 
 
 class Tracer:

@@ -1,0 +1,251 @@
+"""Combinations: the members' rows -> log r, the target's log-probabilities.
+
+Every combination is a pure function of the members' logits, in the order of the members, never of who
+proposed what. Rows come as [members, positions, vocab]; a position's result depends on that position alone.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidCombination, UnknownName
+
+# Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
+_FLOOR = -1e4
+
+
+@runtime_checkable
+class Combination(Protocol):
+    """The function C of design: `log_probs` of r from the members' rows, after `check` of their number."""
+
+    name: str
+
+    def check(self, num_members: int) -> None:
+        """Raises InvalidCombination if it cannot combine that many members."""
+        ...
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """[members, positions, vocab] logits -> [positions, vocab], normalised log-probabilities of r."""
+        ...
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _weights(weights: list[float] | tuple[float, ...], what: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(weight) for weight in weights)
+    except (TypeError, ValueError):
+        raise InvalidCombination(f"{what} needs a list of numbers as weights, got {weights!r}") from None
+    if not values or not all(math.isfinite(weight) for weight in values):
+        raise InvalidCombination(f"{what} needs finite weights, one a member, got {list(values)}")
+    return values
+
+
+def _check_count(what: str, weights: tuple[float, ...], num_members: int) -> None:
+    if len(weights) != num_members:
+        raise InvalidCombination(
+            f"{what} has {len(weights)} weights {list(weights)} for {num_members} members; give one weight a member"
+        )
+
+
+def _column(weights: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(weights, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def _weighted_logits(logits: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """log softmax(sum_i w_i l_i), [positions, vocab]. What a member of positive weight forbids stays forbidden."""
+    column = _column(weights, logits)
+    logits = logits - logits.amax(-1, keepdim=True)
+    return torch.log_softmax((torch.where(column > 0, logits, logits.clamp(min=_FLOOR)) * column).sum(0), dim=-1)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """r = sum_i w_i p_i: a weighted ensemble. Weights are positive and sum to one.
+
+    Raises InvalidCombination for weights that are not positive or do not sum to one.
+    """
+
+    weights: tuple[float, ...]
+    name = "mixture"
+
+    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+        values = _weights(weights, "Mixture")
+        if min(values) <= 0:
+            raise InvalidCombination(
+                f"Mixture needs positive weights, got {list(values)}; leave a member of weight 0 out"
+            )
+        if abs(sum(values) - 1) > 1e-6:
+            raise InvalidCombination(f"Mixture's weights {list(values)} sum to {sum(values):g}; they must sum to 1")
+        object.__setattr__(self, "weights", tuple(weight / sum(values) for weight in values))
+
+    def check(self, num_members: int) -> None:
+        _check_count("Mixture", self.weights, num_members)
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        log_p = torch.log_softmax(logits, dim=-1)
+        if len(self.weights) == 1:
+            # The sum is that one row, to the bit.
+            return log_p[0]
+        return torch.logsumexp(log_p + _column(self.weights, log_p).log(), dim=0)
+
+
+@dataclass(frozen=True)
+class Product:
+    """r proportional to prod_i p_i^w_i: a geometric ensemble (DeRa, Liu et al. 2024; MOD, Shi et al. 2024).
+
+    Raises InvalidCombination for weights that are not positive.
+    """
+
+    weights: tuple[float, ...]
+    name = "product"
+
+    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+        values = _weights(weights, "Product")
+        if min(values) <= 0:
+            raise InvalidCombination(f"Product needs positive weights, got {list(values)}; Arithmetic takes any sign")
+        object.__setattr__(self, "weights", values)
+
+    def check(self, num_members: int) -> None:
+        _check_count("Product", self.weights, num_members)
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        # A member's normaliser is one factor for all tokens, so that its logits do as well.
+        return _weighted_logits(logits, self.weights)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """r = softmax(sum_i w_i l_i), weights of any sign (proxy tuning, Liu et al. 2024; DExperts, Liu et al. 2021).
+
+    Raises InvalidCombination for weights that are not finite.
+    """
+
+    weights: tuple[float, ...]
+    name = "arithmetic"
+
+    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+        object.__setattr__(self, "weights", _weights(weights, "Arithmetic"))
+
+    def check(self, num_members: int) -> None:
+        _check_count("Arithmetic", self.weights, num_members)
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        return _weighted_logits(logits, self.weights)
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """r = softmax(l_expert - mu l_amateur), members in that order (Li et al. 2023).
+
+    With `plausibility` b, only tokens with p_expert >= b max p_expert remain.
+    Raises InvalidCombination for mu < 0 or a plausibility outside (0, 1].
+    """
+
+    mu: float = 0.1
+    plausibility: float | None = None
+    name = "contrastive"
+
+    def __post_init__(self) -> None:
+        if not (_is_finite(self.mu) and self.mu >= 0):
+            raise InvalidCombination(f"Contrastive needs a finite mu >= 0, got {self.mu}")
+        if self.plausibility is not None and not (_is_finite(self.plausibility) and 0 < self.plausibility <= 1):
+            raise InvalidCombination(
+                f"Contrastive's plausibility is above 0 and at most 1, got {self.plausibility}; leave it out for none"
+            )
+
+    def check(self, num_members: int) -> None:
+        if num_members != 2:
+            raise InvalidCombination(f"Contrastive takes two members, expert then amateur, got {num_members}")
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        log_r = _weighted_logits(logits, (1.0, -self.mu))
+        if self.plausibility is None:
+            return log_r
+        expert = logits[0]
+        # p_expert >= b max p_expert, written on logits: their normaliser is the same on both sides.
+        is_implausible = expert < expert.amax(-1, keepdim=True) + math.log(self.plausibility)
+        return torch.log_softmax(log_r.masked_fill(is_implausible, -math.inf), dim=-1)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """r = softmax(l_u + s (l_c - l_u)): classifier-free guidance (Sanchez et al. 2024).
+
+    Members in the order conditional, unconditional; as a rule the same weights under two prompts.
+    Raises InvalidCombination for a scale that is not finite.
+    """
+
+    scale: float = 1.5
+    name = "guided"
+
+    def __post_init__(self) -> None:
+        if not _is_finite(self.scale):
+            raise InvalidCombination(f"Guided needs a finite scale, got {self.scale}")
+
+    def check(self, num_members: int) -> None:
+        if num_members != 2:
+            raise InvalidCombination(f"Guided takes two members, conditional then unconditional, got {num_members}")
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        return _weighted_logits(logits, (self.scale, 1.0 - self.scale))
+
+
+@dataclass(frozen=True)
+class Custom:
+    """r = softmax(fn(log p)): any function of the members' log-probabilities at one position.
+
+    fn: [members, vocab] log-probabilities -> [vocab], r's log-probabilities up to a constant.
+    Raises InvalidCombination, while decoding, if fn raises or its result has another shape.
+    """
+
+    fn: Callable[[Tensor], Tensor]
+    name = "custom"
+
+    def check(self, num_members: int) -> None:
+        if not callable(self.fn):
+            raise InvalidCombination(
+                f"Custom needs a function of the [members, vocab] log-probabilities, got {self.fn!r}"
+            )
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        log_p = torch.log_softmax(logits, dim=-1)
+        try:
+            rows = [self.fn(log_p[:, position]) for position in range(logits.shape[1])]
+        except Exception as error:  # the user's own code may raise anything, and ends this text alone
+            raise InvalidCombination(f"Custom's function raised {type(error).__name__}: {error}") from error
+        if any(not isinstance(row, Tensor) or row.shape != logits.shape[2:] for row in rows):
+            raise InvalidCombination(f"Custom's function must return a tensor of shape {tuple(logits.shape[2:])}")
+        return torch.log_softmax(torch.stack(rows), dim=-1)
+
+
+COMBINATIONS: dict[str, type[Mixture | Product | Arithmetic | Contrastive | Guided]] = {
+    "arithmetic": Arithmetic,
+    "contrastive": Contrastive,
+    "guided": Guided,
+    "mixture": Mixture,
+    "product": Product,
+}
+
+
+def make_combination(kind: str, num_members: int, **options: object) -> Combination:
+    """The combination of that name, by default with equal weights. Raises UnknownName or InvalidCombination."""
+    if kind not in COMBINATIONS:
+        raise UnknownName("combination", kind, COMBINATIONS)
+    cls = COMBINATIONS[kind]
+    allowed = cls.__dataclass_fields__
+    for option in options:
+        if option not in allowed:
+            raise UnknownName(f"option of {kind}", option, allowed)
+    if "weights" in allowed:
+        options.setdefault("weights", [1 / num_members] * num_members)
+    try:
+        return cls(**options)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InvalidCombination(f"{kind} with {options} cannot be made: {error}") from None
