@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from cospec.study.pilot.report import write
-from cospec.study.pilot.results import Results
+from cospec.study.report import write
+from cospec.study.results import Results
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 FOLDER = Path(__file__).parent

@@ -14,12 +14,12 @@ from cospec.cli.options import EnsembleOptions
 from cospec.errors import InvalidBenchmark, UnknownName
 from cospec.members import Member
 from cospec.schedule import Plan
-from cospec.study.bench.methods import Method, chosen, methods, of_schedules
-from cospec.study.bench.peers import encoded
-from cospec.study.bench.predictions import Tallied, predictions
-from cospec.study.bench.report import report
-from cospec.study.bench.study import Study, measure, measure_concurrency
-from cospec.study.bench.timing import ratio
+from cospec.study.benchmark import Study, measure, measure_concurrency
+from cospec.study.benchmark_tables import report
+from cospec.study.methods import Method, chosen, methods, of_schedules
+from cospec.study.peers import encoded
+from cospec.study.predictions import Tallied, predictions
+from cospec.study.timing import ratio
 
 from .toys import table
 

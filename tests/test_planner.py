@@ -4,9 +4,9 @@ import math
 import types
 
 import pytest
-from cospec.core.counts import Average
 
 from cospec import Ensemble, Mixture, SamplingParams, toy
+from cospec.core.counts import Average
 from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.schedule import Plan

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from cospec import Ensemble
-from cospec.study.pilot.asked import Asked
-from cospec.study.pilot.criteria import Criteria
-from cospec.study.pilot.energy import Meter
-from cospec.study.pilot.found import binding, results
-from cospec.study.pilot.ledger import Ledger
-from cospec.study.pilot.prices import Machine, Prices
-from cospec.study.pilot.questions import Question
-from cospec.study.pilot.results import Results
-from cospec.study.pilot.study import Study
-from cospec.study.pilot.trials import ours
+from cospec.study.asked import Asked
+from cospec.study.criteria import Criteria
+from cospec.study.energy import Meter
+from cospec.study.found import binding, results
+from cospec.study.ledger import Ledger
+from cospec.study.prices import Machine, Prices
+from cospec.study.questions import Question
+from cospec.study.results import Results
+from cospec.study.study import Study
+from cospec.study.trials import ours
 
 PROMPTS = [
     Question(

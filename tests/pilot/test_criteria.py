@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from cospec.errors import CospecError
-from cospec.study.pilot.criteria import Criteria, Limits, Softening
-from cospec.study.pilot.prices import Prices
-from cospec.study.pilot.results import Results
-from cospec.study.pilot.template import write_criteria
+from cospec.study.criteria import Criteria, Limits, Softening
+from cospec.study.prices import Prices
+from cospec.study.results import Results
+from cospec.study.template import write_criteria
 
 
 def written(tmp_path, text):

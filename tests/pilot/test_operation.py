@@ -22,14 +22,14 @@ from cospec.cli.watch import _windows
 from cospec.core.sampling import SamplingParams
 from cospec.errors import InvalidPilot
 from cospec.server.metrics import Metrics
-from cospec.study.pilot.criteria import Limits
-from cospec.study.pilot.energy import find_meter
-from cospec.study.pilot.metrics import Histogram, Service, parsed
-from cospec.study.pilot.operation import write_ensemble, write_relaxed
-from cospec.study.pilot.results import Relaxed, Results
-from cospec.study.pilot.trials import trials
-from cospec.study.pilot.verdict import Evidence, Served, judge, served
-from cospec.study.pilot.watch import watch
+from cospec.study.criteria import Limits
+from cospec.study.energy import find_meter
+from cospec.study.metrics import Histogram, Service, parsed
+from cospec.study.operation import write_ensemble, write_relaxed
+from cospec.study.results import Relaxed, Results
+from cospec.study.trials import trials
+from cospec.study.verdict import Evidence, Served, judge, served
+from cospec.study.watch import watch
 
 from ..server import conftest as servers
 from .studies import NOTHING

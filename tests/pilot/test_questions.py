@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cospec.errors import CospecError, InvalidPilot, InvalidPrompt
-from cospec.study.pilot.questions import balanced, read_questions, read_texts
-from cospec.study.pilot.scoring import scorer
+from cospec.study.questions import balanced, read_questions, read_texts
+from cospec.study.scoring import scorer
 
 
 def written(tmp_path, name, text):

@@ -13,15 +13,15 @@ import pytest
 from playwright.sync_api import expect
 
 from cospec.errors import UnknownName
-from cospec.study.pilot.criteria import RULES, Criteria
-from cospec.study.pilot.found import results
-from cospec.study.pilot.prices import Prices
-from cospec.study.pilot.questions import Question
-from cospec.study.pilot.report import LANGUAGES, write
-from cospec.study.pilot.report.markdown import plain
-from cospec.study.pilot.report.numbers import amount, money
-from cospec.study.pilot.report.texts import load_texts
-from cospec.study.pilot.results import ALL, PLAIN, Reason, Results
+from cospec.study.criteria import RULES, Criteria
+from cospec.study.found import results
+from cospec.study.prices import Prices
+from cospec.study.questions import Question
+from cospec.study.report import LANGUAGES, write
+from cospec.study.report.markdown import plain
+from cospec.study.report.numbers import amount, money
+from cospec.study.report.texts import load_texts
+from cospec.study.results import ALL, PLAIN, Reason, Results
 
 from ..browsing import in_chromium
 from .studies import finished, study

@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from cospec.study.bench.intervals import studentized
-from cospec.study.pilot.equivalence import equivalence_p, mean_score, paired_difference
-from cospec.study.pilot.results import Measurement
-from cospec.study.pilot.speeds import faster
+from cospec.study.equivalence import equivalence_p, mean_score, paired_difference
+from cospec.study.intervals import studentized
+from cospec.study.results import Measurement
+from cospec.study.speeds import faster
 
 NUM_TRIALS = 500
 

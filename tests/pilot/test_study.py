@@ -18,15 +18,15 @@ from cospec.core.verify import Verdict
 from cospec.errors import CospecError, InvalidPilot
 from cospec.members import Member
 from cospec.runner.hf import LoadOptions
-from cospec.study.bench.intervals import FEWEST_UNITS
+from cospec.study.criteria import Criteria, Softening
 from cospec.study.exactness import Check, Difference
-from cospec.study.pilot.criteria import Criteria, Softening
-from cospec.study.pilot.found import results
-from cospec.study.pilot.given import Given, given_logprobs
-from cospec.study.pilot.ledger import Ledger
-from cospec.study.pilot.questions import TEXTS, Question, balanced, read_questions
-from cospec.study.pilot.results import ALL, OURS, PLAIN, Results
-from cospec.study.pilot.trials import Trial, batches
+from cospec.study.found import results
+from cospec.study.given import Given, given_logprobs
+from cospec.study.intervals import FEWEST_UNITS
+from cospec.study.ledger import Ledger
+from cospec.study.questions import TEXTS, Question, balanced, read_questions
+from cospec.study.results import ALL, OURS, PLAIN, Results
+from cospec.study.trials import Trial, batches
 
 from ..browsing import in_chromium
 from ..toys import Wrapped, slow

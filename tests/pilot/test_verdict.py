@@ -8,11 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from cospec.cli import app
-from cospec.study.pilot.compare import compare
-from cospec.study.pilot.criteria import Criteria, Limits
-from cospec.study.pilot.prices import Prices
-from cospec.study.pilot.results import OURS, Interval, Results
-from cospec.study.pilot.verdict import Evidence, judge
+from cospec.study.compare import compare
+from cospec.study.criteria import Criteria, Limits
+from cospec.study.prices import Prices
+from cospec.study.results import OURS, Interval, Results
+from cospec.study.verdict import Evidence, judge
 
 from .studies import NOTHING
 

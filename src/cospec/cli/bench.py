@@ -17,11 +17,11 @@ from ..core.sampling import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan, as_gamma
 from ..storage import keep as keep_file
-from ..study.bench.methods import Method, chosen, methods, of_schedules
-from ..study.bench.predictions import predictions
-from ..study.bench.report import concurrency_table, report, sweep_tables, table
-from ..study.bench.study import Study, measure, measure_concurrency
-from ..study.bench.sweep import Sweep
+from ..study.benchmark import Study, measure, measure_concurrency
+from ..study.benchmark_tables import concurrency_table, report, sweep_tables, table
+from ..study.methods import Method, chosen, methods, of_schedules
+from ..study.predictions import predictions
+from ..study.sweep import Sweep
 from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note
@@ -130,7 +130,7 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.out is not None and not options.no_plots:
-        from ..study.bench import plots
+        from ..study import benchmark_plots as plots
     # Read once: what comes through a pipe cannot be read again.
     texts = options.texts()
     settings, plans = options.settings(models, texts), options.plans()

@@ -15,22 +15,22 @@ from ..core.sampling import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json
-from ..study.pilot.asked import Asked
-from ..study.pilot.compare import compare as compare_results
-from ..study.pilot.criteria import Criteria
-from ..study.pilot.found import binding, results
-from ..study.pilot.ledger import Ledger
-from ..study.pilot.operation import write_ensemble, write_relaxed
-from ..study.pilot.prices import Prices
-from ..study.pilot.questions import read_questions, read_texts
-from ..study.pilot.report import LANGUAGES
-from ..study.pilot.report import write as write_report
-from ..study.pilot.results import ALL, Results
-from ..study.pilot.scoring import SCORERS, check_scorer
-from ..study.pilot.study import Step, Study
-from ..study.pilot.template import write_criteria
-from ..study.pilot.trials import check_concurrencies, check_prompts, ours
-from ..study.pilot.verdict import served
+from ..study.asked import Asked
+from ..study.compare import compare as compare_results
+from ..study.criteria import Criteria
+from ..study.found import binding, results
+from ..study.ledger import Ledger
+from ..study.operation import write_ensemble, write_relaxed
+from ..study.prices import Prices
+from ..study.questions import read_questions, read_texts
+from ..study.report import LANGUAGES
+from ..study.report import write as write_report
+from ..study.results import ALL, Results
+from ..study.scoring import SCORERS, check_scorer
+from ..study.study import Step, Study
+from ..study.template import write_criteria
+from ..study.trials import check_concurrencies, check_prompts, ours
+from ..study.verdict import served
 from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note

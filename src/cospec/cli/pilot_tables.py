@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from ..study.pilot.compare import Comparison
-from ..study.pilot.results import ALL, Interval, Results, Rule
+from ..study.compare import Comparison
+from ..study.results import ALL, Interval, Results, Rule
 
 _COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
 

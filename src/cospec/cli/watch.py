@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import InvalidPilot
-from ..study.pilot.metrics import Service, fetch, read_service
-from ..study.pilot.results import Results
-from ..study.pilot.watch import Watch
-from ..study.pilot.watch import watch as held_against
+from ..study.metrics import Service, fetch, read_service
+from ..study.results import Results
+from ..study.watch import Watch
+from ..study.watch import watch as held_against
 from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note

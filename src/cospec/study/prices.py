@@ -1,0 +1,48 @@
+"""What machines and electricity cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidPilot
+from .reading import read
+from .yaml_file import load_yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine that the ensemble runs on. per_hour: its price. count: how many of it."""
+
+    name: str
+    per_hour: float
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.per_hour < 0 or self.count < 1:
+            raise InvalidPilot(f"prices: machine {self.name!r} needs per_hour of at least 0 and a count of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """machines: all that one copy of the ensemble runs on; none: no prices. electricity_per_kwh: only where it is paid
+    for apart. tokens_per_month: the volume that a saving is stated for."""
+
+    currency: str = "USD"
+    machines: tuple[Machine, ...] = ()
+    electricity_per_kwh: float | None = None
+    tokens_per_month: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("electricity_per_kwh", "tokens_per_month"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InvalidPilot(f"prices: {name} must be at least 0, got {value:g}")
+
+    @property
+    def per_hour(self) -> float | None:
+        """Of all machines together; None without prices."""
+        return sum(each.per_hour * each.count for each in self.machines) if self.machines else None
+
+    @classmethod
+    def load(cls, path: Path) -> "Prices":
+        """From a YAML file. Raises InvalidPilot or UnknownName, naming the key at fault."""
+        return read(cls, load_yaml(path), str(path))

@@ -1,0 +1,543 @@
+"""All that a study found, as its report shows it: what was asked, what was measured, and the verdict.
+
+Frozen dataclasses that go to JSON and back. Everything is a figure or a name: no sentence of any language stands here,
+so that a report in another one is complete. A field that is None was not measured. Seconds, bytes and tokens are
+plain units unless a name says otherwise; shares and acceptances are between 0 and 1.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InvalidPilot
+from .criteria import Criteria
+from .prices import Prices
+from .reading import read
+
+# The version of this layout.
+FORMAT = 2
+# Stands for all categories together.
+ALL = "all"
+# What is on trial unless the ensemble's file fixes a plan (see Settings.ours), and what it is compared with.
+OURS, PLAIN = "auto", "plain"
+SINGLE = "single:"
+
+Status = Literal["met", "not met", "not measured"]
+Decision = Literal["go", "go up to", "no-go"]
+# Why there is no figure: no references, no texts, no prices, no volume of tokens a month, nothing proposed, no such
+# concurrency, the machine does not tell, the runner does not tell, too few units for an interval, the target forbids a
+# given text, or nobody asked.
+Reason = Literal[
+    "",
+    "no references",
+    "no texts",
+    "no prices",
+    "no volume",
+    "nothing proposed",
+    "no such concurrency",
+    "machine does not tell",
+    "runner does not tell",
+    "too few",
+    "target forbids a text",
+    "not asked",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate with its 95 % interval.
+
+    mean: the estimate; a geometric mean where it is of ratios. low, high: None where there were too few units.
+    num: the independent units that it stands on (prompts, or batches of prompts where several were decoded at once).
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    num: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentiles:
+    """Of a figure over texts."""
+
+    mean: float
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptInfo:
+    """A prompt, without its text. id: its own, or its number from 1. digest: a hash of its text, by which another study
+    knows it. num_tokens: of the prompt. where: file and line that it stood in.
+    """
+
+    id: str
+    digest: str
+    category: str
+    num_tokens: int
+    has_reference: bool
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What was asked for.
+
+    ensemble: its name or file. members, drafters: names. target: the combination as a formula, such as
+    `0.5 math + 0.5 general`. verification: token, block or coupled. prompts_source: a file, or `bundled`.
+    tokens: decoded a text in the timed runs, end tokens passed over. temperature: of the timed runs. repeats: runs of
+    each method on each unit, whose median counts. concurrencies: texts at once. methods: those timed, in order. ours:
+    the one on trial, `auto`, or the ensemble's own plan in one line where its file fixes one.
+    score: how answers are scored (`exact`, `numeric`, `regex`, `module:function`), with commas between those
+    in use; None without references.
+    score_temperature, score_tokens: of the scored texts. criteria, prices: as given, or the defaults, in full.
+    criteria_source, prices_source: a file, or `default`. command: as typed.
+    """
+
+    ensemble: str
+    members: tuple[str, ...]
+    drafters: tuple[str, ...]
+    target: str
+    verification: str
+    prompts_source: str
+    prompts: tuple[PromptInfo, ...]
+    tokens: int
+    temperature: float
+    repeats: int
+    concurrencies: tuple[int, ...]
+    methods: tuple[str, ...]
+    ours: str
+    score: str | None
+    score_temperature: float
+    score_tokens: int
+    criteria: Criteria
+    criteria_source: str
+    prices: Prices
+    prices_source: str
+    command: str
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """In the order of the prompts."""
+        return tuple(dict.fromkeys(prompt.category for prompt in self.prompts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where it was measured.
+
+    versions: of cospec, python, torch, transformers. devices: each member's and drafter's, such as cpu or cuda:0.
+    accelerators: names of the GPUs. memory: of the machine, in bytes. started: ISO 8601, UTC. seconds: spent measuring,
+    over all runs that this study was resumed in.
+    """
+
+    versions: dict[str, str]
+    platform: str
+    processor: str
+    num_cores: int
+    threads: int
+    devices: dict[str, str]
+    dtypes: dict[str, str]
+    accelerators: tuple[str, ...]
+    memory: int
+    started: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedRow:
+    """One method at one concurrency on one category (`all`: on all).
+
+    tokens_per_second: of all texts at once together. ms_per_token: a text's seconds over its tokens, x 1000, over
+    texts. first_token_ms: from the start to the first token. over_plain: how many times faster than `plain`, geometric
+    mean of the paired ratios, None for plain itself.
+    """
+
+    method: str
+    concurrency: int
+    category: str
+    num_texts: int
+    tokens_per_second: float
+    ms_per_token: Percentiles
+    first_token_ms: Percentiles
+    over_plain: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """pays_up_to: method -> the highest concurrency up to which the interval of its speed over plain lay above 1 at
+    every level measured; 0 where it did not at the lowest. best: of what decodes the ensemble
+    the fastest at the planned concurrency; ours unless another is faster by its whole interval. best_plan: its plan in
+    one line, of auto the one that it had settled on."""
+
+    rows: tuple[SpeedRow, ...]
+    pays_up_to: dict[str, int]
+    best: str
+    best_plan: str
+
+    def row(self, method: str, concurrency: int, category: str = ALL) -> SpeedRow | None:
+        """That row, if it was measured."""
+        wanted = (method, concurrency, category)
+        return next((row for row in self.rows if (row.method, row.concurrency, row.category) == wanted), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposerRow:
+    """A proposer's drafts. acceptance = accepted / proposed; drafts behind a rejected one count as neither.
+
+    acceptance_at: the same by place in a block of drafts, the first first. proposed_at: drafts looked at there.
+    """
+
+    name: str
+    proposed: int
+    accepted: int
+    acceptance: float
+    acceptance_at: tuple[float, ...]
+    proposed_at: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneRow:
+    """What a member or drafter cost. is_drafter: it is no member. share: of the seconds in all models' calls."""
+
+    name: str
+    is_drafter: bool
+    calls_per_100_tokens: float
+    seconds_per_100_tokens: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MechanismRow:
+    """How one method came to its speed at one concurrency.
+
+    block_efficiency: tokens emitted per round of verification, a round being as many calls as there are members:
+    tokens x members / calls of members. 1 for plain. bottleneck: the lane with the largest share.
+    share_outside_models: of all seconds. theory_over_plain: what the formulas make of the measured costs and
+    acceptances. measured_over_plain: what the clock says. plans: of `auto`, how many texts ended with each leading.
+    """
+
+    method: str
+    concurrency: int
+    proposers: tuple[ProposerRow, ...]
+    lanes: tuple[LaneRow, ...]
+    block_efficiency: float
+    bottleneck: str
+    share_outside_models: float
+    theory_over_plain: float | None
+    measured_over_plain: float | None
+    plans: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """A row a method that cospec decodes, and concurrency."""
+
+    rows: tuple[MechanismRow, ...]
+
+    def row(self, method: str, concurrency: int) -> MechanismRow | None:
+        """That row, if it was measured."""
+        return next((row for row in self.rows if (row.method, row.concurrency) == (method, concurrency)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceRow:
+    """Where a text first differs from plain's. gap: between the two best tokens there, in log-probability; None
+    where the target allows one alone.
+
+    is_tie: the gap is of the size of rounding; else it is a fault.
+    """
+
+    prompt: str
+    position: int
+    gap: float | None
+    is_tie: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRow:
+    """A line of the exactness self-test. name: coupled text, greedy text or sampled text. error: of a text that failed.
+
+    num_texts, num_equal: of the two equality checks. num_samples, p_value, threshold: of the sampled one, which fails
+    where the lowest p lies under the threshold.
+    """
+
+    name: str
+    schedule: str
+    verification: str
+    is_passed: bool
+    num_texts: int | None
+    num_equal: int | None
+    num_samples: int | None
+    p_value: float | None
+    threshold: float | None
+    differences: tuple[DifferenceRow, ...]
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreComparison:
+    """Scores of ours and plain on the same prompts. difference: ours - plain, paired by prompt.
+
+    margin: of equivalence, from the criteria. p_value: of the hypothesis that they differ by the margin or more (the
+    larger of two one-sided tests). is_equivalent: p_value <= 0.05; None without a margin.
+    """
+
+    ours: float
+    plain: float
+    difference: Interval
+    margin: float | None
+    p_value: float | None
+    is_equivalent: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Greedy texts of all schedules against plain's: how many were equal, differed first in a tie, or in a fault."""
+
+    num_texts: int
+    num_equal: int
+    num_ties: int
+    num_faults: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityKept:
+    """Whether the fast way gives what plain gives. is_exact: every check passed; None if none ran."""
+
+    checks: tuple[CheckRow, ...]
+    is_exact: bool | None
+    greedy: Agreement | None
+    score: ScoreComparison | None
+    score_reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRow:
+    """Mean score of one method on one category: `single:NAME`, `plain` or `auto`."""
+
+    method: str
+    category: str
+    score: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityRow:
+    """exp(-mean log-probability a token) of given texts after their prompts. method: `single:NAME` or `ensemble`."""
+
+    method: str
+    category: str
+    num_texts: int
+    num_tokens: int
+    perplexity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityGained:
+    """Whether the ensemble is better than its best single member.
+
+    best_by_score, best_by_perplexity: member names. score_gain: ours - best member, paired. perplexity_gain: best
+    member's perplexity / the ensemble's, over all tokens, its interval over texts; above 1 the ensemble is better.
+    texts_source: `references` of the prompts, and the file of texts, as far as there were any.
+    """
+
+    scores: tuple[ScoreRow, ...]
+    best_by_score: str | None
+    score_gain: Interval | None
+    score_reason: Reason
+    perplexities: tuple[PerplexityRow, ...]
+    best_by_perplexity: str | None
+    perplexity_gain: Interval | None
+    perplexity_reason: Reason
+    texts_source: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRow:
+    """What a million tokens cost. money: machines' price an hour / tokens an hour x 10^6, without energy.
+
+    kwh: of the packages or cards whose counters were read. energy_money: kwh x the price of electricity. total: of
+    both; None where either is paid for and not known.
+    """
+
+    method: str
+    concurrency: int
+    tokens_per_second: float
+    money: float | None
+    kwh: float | None
+    energy_money: float | None
+    total: float | None
+
+    @property
+    def reason(self) -> Reason:
+        """Why it has no total."""
+        return "" if self.total is not None else "no prices" if self.money is None else "machine does not tell"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRow:
+    """A member's or drafter's memory. weights: of its parameters. cache: of its keys and values, the most that was
+    allocated in any run. shares_with: the member whose weights it uses too; then its own count once, with that one."""
+
+    name: str
+    is_drafter: bool
+    weights: int | None
+    cache: int | None
+    device: str
+    shares_with: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Prices stand in the settings. energy_source: `rapl`, `nvml` or None. peak_memory: of the process, in bytes.
+
+    memory_total: of all members and drafters together, in bytes. saving_per_month: at the stated volume and the planned
+    concurrency, plain's cost less ours.
+    """
+
+    rows: tuple[CostRow, ...]
+    energy_source: str | None
+    memory: tuple[MemoryRow, ...]
+    memory_total: int | None
+    peak_memory: int
+    saving_per_month: float | None
+    saving_reason: Reason
+
+    def row(self, method: str, concurrency: int) -> CostRow | None:
+        """That row, if it was measured."""
+        return next((row for row in self.rows if (row.method, row.concurrency) == (method, concurrency)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxedRow:
+    """One softening. lam: λ. quality: mean score, or mean log-probability a token of the given texts.
+
+    difference: quality - that of λ = 0, paired. is_within: the whole interval lies above minus the margin.
+    over_exact: how many times faster than λ = 0, which is exact speculative decoding of the target alone.
+    """
+
+    lam: float
+    quality: Interval
+    difference: Interval | None
+    is_within: bool
+    acceptance: float | None
+    tokens_per_second: float
+    over_exact: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxed:
+    """Single-model speculative decoding softened to λ q + (1 - λ) p. target: p. drafter: q. gamma: drafts a block.
+
+    measure: `score` or `log-probability`. chosen: the largest λ within the margin, up to which all are. distribution:
+    what its texts follow, as a formula.
+    """
+
+    target: str
+    drafter: str
+    gamma: int
+    measure: Literal["score", "log-probability"]
+    margin: float
+    rows: tuple[RelaxedRow, ...]
+    chosen: float
+    distribution: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A criterion and what came of it. name: its key in the criteria, with the percentile where it has several
+    (`max_ms_per_token.p95`). limit: as given, None for exactness. value: what is held against it; low, high: its
+    interval (a minimum is held against the lower end). unit: x (times), ms, share, score, money, GiB, or none.
+    reason: why it was not measured."""
+
+    name: str
+    is_required: bool
+    limit: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: Literal["x", "ms", "share", "score", "money", "GiB", ""]
+    status: Status
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """GO only if all required rules are met at the planned concurrency; `go up to` a lower one where they are there.
+
+    up_to: the highest concurrency measured at which, and below which, they are; 0 for none. rules: at the planned
+    concurrency. blocking, unmeasured: required rules that are not met, or not measured; either forbids GO.
+    """
+
+    decision: Decision
+    concurrency: int
+    up_to: int
+    rules: tuple[Rule, ...]
+    blocking: tuple[str, ...]
+    unmeasured: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One timed run, as it was: a method decoding a batch of prompts of one category at once.
+
+    concurrency: texts at once. batch, repeat: which. prompts: indices in the settings' list. first_token_seconds,
+    text_seconds: a text each. joules: None where the machine does not tell.
+    """
+
+    method: str
+    concurrency: int
+    batch: int
+    repeat: int
+    category: str
+    prompts: tuple[int, ...]
+    tokens: int
+    seconds: float
+    first_token_seconds: tuple[float, ...]
+    text_seconds: tuple[float, ...]
+    joules: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The whole study. relaxed: None unless the criteria allow a lossy target. measurements: the raw timings."""
+
+    format: int
+    settings: Settings
+    environment: Environment
+    verdict: Verdict
+    speed: Speed
+    mechanism: Mechanism
+    kept: QualityKept
+    gained: QualityGained
+    cost: Cost
+    relaxed: Relaxed | None
+    measurements: tuple[Measurement, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], where: str = "results") -> "Results":
+        """What `to_dict` gave. Raises InvalidPilot or UnknownName for anything else."""
+        if value.get("format") != FORMAT:
+            raise InvalidPilot(
+                f"{where} is in format {value.get('format')!r}, and this version reads {FORMAT}; run the pilot again"
+            )
+        return read(cls, dict(value), where)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """From a results.json. Raises InvalidPilot for a file that is none."""
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidPilot(f"no results of a pilot can be read from {str(path)!r}: {error}") from None
+        if not isinstance(value, dict):
+            raise InvalidPilot(f"{path} holds no results of a pilot; give the results.json that it wrote")
+        return cls.from_dict(value, str(path))
