@@ -27,6 +27,8 @@ Prompt = str | Values[int]
 Params = SamplingParams | Values[SamplingParams] | None
 
 PLACEHOLDER = "{prompt}"
+# Sequences decoded at a time by default, here and in the server.
+MAX_SEQUENCES = 32
 # Ways of sampling that `auto` keeps in mind; the one that came first is forgotten first.
 MOST_PLANNERS = 32
 
