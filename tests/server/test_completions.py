@@ -192,7 +192,7 @@ def test_streamed_logprobs_are_the_whole_ones(client):
 
 
 def test_streamed_logprobs_that_are_known_late_are_all_there(client):
-    """Under `mixture` members that were not drawn are fed long after, in rounds that settle nothing."""
+    """Under `mixture` a log-probability needs members that were not drawn, and these are fed many tokens later."""
     options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 150, "seed": 3, "logprobs": 0}
     extra = {"schedule": "mixture", "ignore_eos": True}
     whole = client.completions.create(**options, extra_body=extra).choices[0]
