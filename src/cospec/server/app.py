@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from .. import __version__, demo
 from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble
-from ..schedule import SCHEDULES
+from ..schedule import schedule_names
 from . import errors
 from .decoding import Decoder
 from .endpoints import decoding_routes
@@ -133,7 +133,7 @@ def _described(ensemble: Ensemble) -> dict[str, Any]:
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),
         "combination": combination,
-        "schedules": sorted(SCHEDULES),
+        "schedules": schedule_names(),
         "verifications": list(VERIFICATIONS),
         "schedule": ensemble.plan.schedule,
         "verification": ensemble.plan.verification,

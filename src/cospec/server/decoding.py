@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..core.engine import Request
-from ..core.sampling import Constraint, Draws, SamplingParams
+from ..core.draws import Draws
+from ..core.live import Request
+from ..core.params import Constraint, SamplingParams
 from ..ensemble import Ensemble
 from ..schedule import Plan
 from .answers import Tracer

@@ -10,8 +10,8 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..core.engine import Request
 from ..core.events import Event
+from ..core.live import Request
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidSampling, MemberFailed
 from .answers import Tracer

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..results import Result
+from ..core.events import Result
 
 # Upper bounds of the histograms' buckets in seconds, dense enough that a limit between two of them can be judged.
 _SECONDS = (

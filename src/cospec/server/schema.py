@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from .errors import ApiError
 
 MOST_SAMPLES = 128
