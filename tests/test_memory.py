@@ -3,7 +3,7 @@
 import pytest
 
 from cospec import DoesNotFit, Ensemble, demo
-from cospec.runner.hf import LoadOptions, memory
+from cospec.runner import LoadOptions, memory
 
 MATH, GENERAL = demo.model_path("demo:math"), demo.model_path("demo:general")
 
