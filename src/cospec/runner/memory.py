@@ -47,10 +47,11 @@ def free_bytes(device: str) -> int:
 
 def _size(folder: Path, options: LoadOptions) -> int:
     """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised; 0 if the folder
-    holds no model."""
-    if not (folder / "config.json").is_file():
+    holds no model that can be read, of which loading it says why."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return 0
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     files = list(folder.glob("*.safetensors"))
     if options.quantization or config.get("quantization_config"):
         return sum(file.stat().st_size for file in files)

@@ -2,7 +2,8 @@
 
 from ..options import LoadOptions
 from .cache import cache_argument
-from .load import check_supported, load, load_bundled
+from .load import load, load_bundled
 from .runner import HfRunner
+from .support import check_supported
 
 __all__ = ["HfRunner", "LoadOptions", "cache_argument", "check_supported", "load", "load_bundled"]

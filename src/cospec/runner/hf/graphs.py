@@ -162,30 +162,18 @@ class FixedPass:
         self._forward = forward
         self._recorder = recorder
         self._num_runs = 0
-        self._graph: CapturedGraph | None = None
+        self._replay: Callable[[], Tensor] | None = None
 
     @property
     def is_captured(self) -> bool:
-        return self._graph is not None
+        return self._replay is not None
 
     def __call__(self) -> Tensor:
         """Logits of the batch as it is filled in now."""
-        if self._graph is None and self._recorder is not None and self._num_runs >= NUM_UNCAPTURED:
-            self._graph = self._recorder.record(lambda: self._forward(self.batch))
+        if self._replay is None and self._recorder is not None and self._num_runs >= NUM_UNCAPTURED:
+            self._replay = self._recorder.record(lambda: self._forward(self.batch))
         self._num_runs += 1
-        return self._graph.replay() if self._graph is not None else self._forward(self.batch)
-
-
-@dataclass(frozen=True)
-class CapturedGraph:
-    """Kernels captured once, and the tensor that they leave their result in."""
-
-    graph: torch.cuda.CUDAGraph
-    result: Tensor
-
-    def replay(self) -> Tensor:
-        self.graph.replay()
-        return self.result
+        return self._replay() if self._replay is not None else self._forward(self.batch)
 
 
 class GraphRecorder:
@@ -196,8 +184,8 @@ class GraphRecorder:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, work: Callable[[], Tensor]) -> CapturedGraph:
-        """Capture `work`, after a run of it as warm-up.
+    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Capture `work`, after a run of it as warm-up; a function that replays it and returns its result.
 
         Raises RuntimeError if it waits for a number from the device, which no graph can.
         """
@@ -210,7 +198,12 @@ class GraphRecorder:
             # "thread_local": another thread may be decoding with another model, which does not disturb the capture.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 result = work()
-        return CapturedGraph(graph, result)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
 
 
 @contextmanager

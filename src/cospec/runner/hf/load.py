@@ -1,4 +1,4 @@
-"""From a path or hub id to a runner. A model that cannot be decoded exactly is refused by name as it is loaded."""
+"""From a path or hub id to a runner: weights, tokenizer, and the fastest forward pass that gives the right logits."""
 
 import logging
 import os
@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ... import demo
@@ -26,33 +19,25 @@ from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .graphs import NUM_UNCAPTURED, Shapes
 from .prepacked import is_native, prepack
-from .probe import distance
 from .runner import HfRunner
+from .support import check_supported, distance, one_line, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
 
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
-_ALIBI = "biases attention by distance (ALiBi), which is not known to hold in ragged batches"
-_REFUSED = {
-    "bloom": _ALIBI,
-    "mpt": _ALIBI,
-    "gpt_neo": "has local attention whose window it counts from the end of the batch, not of each text",
-}
-_RECURRENT = "keeps a recurrent state, which cannot be rolled back"
-_CHOOSE = "choose a model whose layers are all attention with rotary or learned positions"
 
 
 def load(model: str, options: LoadOptions) -> HfRunner:
     """The runner of a local folder or hub id. Raises ModelNotFound or UnsupportedModel."""
     path = os.path.expanduser(model)
+    # A name with one slash that is no folder here is a hub id.
     if path.startswith((".", "/")) or path.count("/") != 1 or Path(path).exists():
         _check_folder(model, Path(path), options)
     with _explained(model):
         config = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-        _refuse_by_config(model, config)
+        refuse_by_config(model, config)
         weights = _weights(model, path, config, options)
         tokenizer = None
         if not Path(path).is_dir() or any((Path(path) / name).exists() for name in _TOKENIZER_FILES):
@@ -90,31 +75,12 @@ def _forward(name: str, model: PreTrainedModel) -> Forward:
     if can_fuse(model):
         try:
             forward = FusedForward(model)
-            if distance(model, forward) < _tolerance(model):
+            if distance(model, forward) < tolerance(model):
                 return forward
         except Exception:  # weights may be of any type, and not all can be joined; the model's own pass is tested below
             logger.debug("%s cannot be fused", name, exc_info=True)
     check_supported(name, model)
     return ModelForward(model)
-
-
-def check_supported(name: str, model: PreTrainedModel) -> None:
-    """Raises UnsupportedModel unless ragged, rolled-back feeding gives the logits of an unbatched forward pass."""
-    architecture = model.config.model_type
-    if getattr(model, "_is_stateful", False):
-        raise UnsupportedModel(f"{name!r} ({architecture}) {_RECURRENT}; {_CHOOSE}")
-    try:
-        measured = distance(model)
-    except Exception as error:  # whatever the model raises, it cannot be run
-        raise UnsupportedModel(
-            f"{name!r} ({architecture}) cannot be run on cospec's cache: {_one_line(error)}; {_CHOOSE}"
-        ) from error
-    tolerance = _tolerance(model)
-    if not measured < tolerance:
-        raise UnsupportedModel(
-            f"{name!r} ({architecture}) gives other logits in ragged batches with rollback "
-            f"(off by {measured:.2g} of their spread, allowed {tolerance:g}); {_CHOOSE}"
-        )
 
 
 def _shapes(name: str, model: PreTrainedModel, options: LoadOptions) -> Shapes:
@@ -140,17 +106,11 @@ def _why_not_captured(model: PreTrainedModel) -> str | None:
             slot = runner.open()
             rows.append([runner.feed([Feed(slot, [token], 1)])[0] for token in range(NUM_UNCAPTURED + 3)][-1])
     except Exception as error:  # a model may do anything that no graph can
-        return f"cannot be captured as a CUDA graph: {_one_line(error)}"
+        return f"cannot be captured as a CUDA graph: {one_line(error)}"
     off = float((rows[0] - rows[1]).abs().mean() / (rows[0].std() + 1e-9))
-    if off < _tolerance(model):
+    if off < tolerance(model):
         return None
     return f"gives other logits from a CUDA graph (off by {off:.2g} of their spread)"
-
-
-def _tolerance(model: PreTrainedModel) -> float:
-    """The largest `distance` that is put down to rounding, which in half precision depends on the shape of a pass. A
-    wrong mask or position changes logits by far more."""
-    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.2
 
 
 def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOptions) -> PreTrainedModel:
@@ -184,22 +144,6 @@ def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOption
     return weights
 
 
-def _refuse_by_config(name: str, config: PreTrainedConfig) -> None:
-    """Raises UnsupportedModel for architectures known not to work, before weights are read."""
-    text = config.get_text_config()
-    reason = _REFUSED.get(config.model_type)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
-        reason = "is no causal language model that transformers knows"
-    elif getattr(text, "alibi", False):
-        reason = _ALIBI
-    elif getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_is_stateful", False):
-        reason = _RECURRENT
-    elif others := set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYERS:
-        reason = f"has layers of type {', '.join(sorted(others))}, which are not known to be rolled back exactly"
-    if reason is not None:
-        raise UnsupportedModel(f"{name!r} ({config.model_type}) {reason}; {_CHOOSE}")
-
-
 def _check_folder(name: str, folder: Path, options: LoadOptions) -> None:
     """Raises ModelNotFound for a folder that is not there, holds no model, or holds weights as pickles alone."""
     advice = "give a folder with config.json and safetensors, or a hub id (owner/name)"
@@ -223,9 +167,9 @@ def _explained(name: str) -> Iterator[None]:
     except CospecError:
         raise
     except OSError as error:
-        raise ModelNotFound(f"model {name!r} cannot be read: {_one_line(error)}") from error
+        raise ModelNotFound(f"model {name!r} cannot be read: {one_line(error)}") from error
     except Exception as error:  # transformers and the libraries under it may raise anything
-        raise UnsupportedModel(f"model {name!r} cannot be loaded: {_one_line(error)}") from error
+        raise UnsupportedModel(f"model {name!r} cannot be loaded: {one_line(error)}") from error
 
 
 @contextmanager
@@ -238,9 +182,3 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if was_enabled:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _one_line(error: BaseException) -> str:
-    """The error's type and message, in at most 700 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:700] + '…' if len(text) > 700 else text or 'no message'}"
