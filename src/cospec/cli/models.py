@@ -6,17 +6,13 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from .. import demo
 from .bundle import BundledEnsemble, BundledModel, read_ensemble, read_model
 from .jsonline import to_line
+from .tables import FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec models --json"
-
-# Where lines need not fit a window.
-_WIDE = 1000
 
 
 def models(
@@ -28,21 +24,18 @@ def models(
     if as_json:
         sys.stdout.write(to_line({"models": list(map(asdict, bundled)), "ensembles": list(map(asdict, ensembles))}))
     else:
-        _print("model", bundled)
-        _print("ensemble", ensembles)
+        print_tables(_table("model", bundled), _table("ensemble", ensembles))
 
 
-def _print(kind: str, rows: Sequence[BundledModel | BundledEnsemble]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDE
-    table = Table(box=None, pad_edge=False)
-    for column in (kind, "parameters", "what it is", "path"):
-        table.add_column(column, overflow="fold", no_wrap=column in (kind, "parameters"))
-    for row in rows:
-        table.add_row(row.name, _millions(row.parameters), row.description, row.path)
-    console.print(table)
-    console.print()
+def _table(kind: str, rows: Sequence[BundledModel | BundledEnsemble]) -> FittedTable:
+    columns = [
+        TableColumn(name=kind),
+        TableColumn(name="parameters", is_number=True),
+        TableColumn(name="what it is", wraps=True),
+        TableColumn(name="path", priority=2),
+    ]
+    cells = [(row.name, _millions(row.parameters), row.description, row.path) for row in rows]
+    return FittedTable(columns=columns, rows=cells)
 
 
 def _millions(count: int | None) -> str:
