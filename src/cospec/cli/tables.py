@@ -94,8 +94,7 @@ class FittedTable:
         grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for index, column_width in zip(shown, self._widths(shown, width), strict=True):
             column = self.columns[index]
-            justify = "right" if column.is_number else "left"
-            grid.add_column(Text(column.name), justify=justify, width=column_width, overflow="fold")
+            grid.add_column(Text(column.name), justify="right" if column.is_number else "left", width=column_width)
         for row in self.rows:
             grid.add_row(*(_text(row[index]) for index in shown))
         return grid
