@@ -227,8 +227,11 @@ class Ensemble:
         origins = []
         engine = self.engine()
         for prompt_index, (prompt, own) in enumerate(zip(listed, _as_params(params, len(listed)), strict=True)):
-            first = self.request(prompt, own)
-            engine.check(first)
+            try:
+                first = self.request(prompt, own)
+                engine.check(first)
+            except InvalidPrompt as error:
+                raise InvalidPrompt(str(error), prompt_index) from None
             for index in range(own.n):
                 request = replace(first, draws=Draws(first.draws.seed, index))
                 origins.append(Origin(prompt_index, index, request))

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import CospecError
-from .messages import print_error
+from .output import print_error
 
 # Command: the first line of its help. Each is the function of its name in the module of its name.
 COMMANDS = {
