@@ -61,8 +61,8 @@ class EnsembleOptions:
     combine: Annotated[
         str | None,
         _model_option(
-            metavar="|".join(COMBINATIONS),
-            help="How the members' distributions are combined into r, which tokens are drawn from.",
+            metavar="NAME",
+            help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(COMBINATIONS)}.",
             show_default="the ensemble's, else mixture",
         ),
     ] = None
@@ -116,8 +116,9 @@ class EnsembleOptions:
     schedule: Annotated[
         str | None,
         _plan_option(
-            metavar="|".join(SCHEDULES),
-            help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution.",
+            metavar="NAME",
+            help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution: "
+            f"{', '.join(SCHEDULES)}.",
             show_default=f"the ensemble's, else {Plan.schedule}",
         ),
     ] = None
@@ -151,9 +152,9 @@ class EnsembleOptions:
     verification: Annotated[
         str | None,
         _plan_option(
-            metavar="|".join(VERIFICATIONS),
-            help="How drafts are verified. All preserve the distribution; block accepts more, and coupled output "
-            "depends on --seed alone.",
+            metavar="NAME",
+            help=f"How drafts are verified: {', '.join(VERIFICATIONS)}. All preserve the distribution; block accepts "
+            "more, and coupled output depends on --seed alone.",
             show_default=f"the ensemble's, else {Plan.verification}",
         ),
     ] = None
