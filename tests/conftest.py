@@ -17,8 +17,10 @@ def browser():
         launched.close()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
-    """Say in one line that the page was not tested, and how it would be."""
-    num_skipped = sum(NO_CHROMIUM in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
-    if num_skipped:
-        terminalreporter.write_line(f"NOT TESTED: {num_skipped} tests of the page and the report; {NO_CHROMIUM}", red=True)
+    """Say in one line, the last, that the page was not tested, and how to get what it is tested in."""
+    yield
+    count = sum(NO_CHROMIUM in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if count:
+        terminalreporter.write_line(f"NOT TESTED: {count} tests of the page and the report; {NO_CHROMIUM}", red=True)
