@@ -20,7 +20,7 @@ from .spread import spread
 try:
     from ..server.batch import Line, read_lines
     from ..server.offline import Answer, Call, Offline
-except ImportError:
+except ModuleNotFoundError:
     raise MissingExtra("batches need the server's libraries: pip install 'cospec[serve]'") from None
 
 EXAMPLE = """cospec batch in.jsonl out.jsonl --ensemble demo:we --defaults '{"max_tokens": 64, "seed": 1}'"""
@@ -145,7 +145,7 @@ def _answers(calls: Sequence[Call], options: BatchOptions, models: EnsembleOptio
         return
     try:
         from ..batch_ray import answers
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
     resources = {"cpus": options.worker_cpus, "gpus": options.worker_gpus}
     # What Ray reports of its workers would come between our lines.

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__, demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan, as_gamma
 from ..storage import keep as keep_file

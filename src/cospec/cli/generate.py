@@ -1,7 +1,6 @@
 """`cospec generate`: decode a prompt, or a file of them, and report what it cost."""
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..core.sampling import SamplingParams
+from ..core.counts import Counts
+from ..core.events import Result
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
-from ..results import Result
 from .options import SAMPLING, Biases, EnsembleOptions, as_biases
 from .output import Interrupt, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
@@ -140,26 +140,20 @@ def _decode(
 
 def statistics(results: Sequence[Result], seconds: float) -> str:
     """One line on these results, which took so long together: speed, calls of each model, acceptance, the plan."""
-    tokens = sum(result.completion_tokens for result in results)
-    calls: Counter[str] = Counter()
-    proposed: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    for result in results:
-        calls.update({name: stats.calls for name, stats in (result.members | result.drafters).items()})
-        proposed.update({name: drafts.proposed for name, drafts in result.proposers.items()})
-        accepted.update({name: drafts.accepted for name, drafts in result.proposers.items()})
-    # A forward pass of a batch is counted for each sequence in it.
-    title = "calls" if len(results) == 1 else f"calls, summed over {len(results)} texts"
+    counts = Counts.total(result.counts for result in results)
+    # A forward pass of a batch counts for each sequence in it.
+    title = "calls" if len(results) == 1 else f"calls, summed over {len(results)} sequences"
     parts = [
-        f"{tokens} tokens in {seconds:.2f} s: {tokens / max(seconds, 1e-9):.1f} tokens/s",
-        f"{title}: {', '.join(f'{name} {count}' for name, count in calls.items())}",
+        f"{counts.tokens} tokens in {seconds:.2f} s: {counts.tokens / max(seconds, 1e-9):.1f} tokens/s",
+        f"{title}: {', '.join(f'{name} {lane.calls}' for name, lane in counts.lanes.items())}",
     ]
     rates = [
-        f"{name} {accepted[name]}/{count} = {accepted[name] / count:.2f}" for name, count in proposed.items() if count
+        f"{name} {drafts.accepted}/{drafts.proposed} = {drafts.acceptance:.2f}"
+        for name, drafts in counts.proposers.items()
+        if drafts.acceptance is not None
     ]
     if rates:
         parts.append(f"accepted/proposed: {', '.join(rates)}")
-    plans = [result.plan for result in results if result.plan]
-    if plans:
-        parts.append(f"auto's plan: {plans[-1]}")
+    if counts.plans:
+        parts.append(f"auto's plan: {max(counts.plans, key=counts.plans.__getitem__)}")
     return "; ".join(parts)

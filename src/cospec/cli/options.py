@@ -15,7 +15,7 @@ from ..core.verify import VERIFICATIONS
 from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
 from ..members import Member
-from ..schedule import SCHEDULES, Plan, as_gamma
+from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
 
 DEFAULT_ENSEMBLE = "demo:we"
@@ -118,7 +118,7 @@ class EnsembleOptions:
         _plan_option(
             metavar="NAME",
             help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution: "
-            f"{', '.join(SCHEDULES)}.",
+            f"{', '.join(schedule_names())}.",
             show_default=f"the ensemble's, else {Plan.schedule}",
         ),
     ] = None

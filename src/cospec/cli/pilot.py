@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json

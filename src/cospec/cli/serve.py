@@ -96,7 +96,7 @@ def serve(*, options: ServeOptions, models: EnsembleOptions) -> None:
 def _serve_on_ray(models: EnsembleOptions, settings: ServerSettings, options: ServeOptions) -> None:
     try:
         from ..serve_ray import run
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
     host, port = options.host, options.port
     print_note(f"serving {settings.model} at http://{host}:{port}, once the replicas are ready")
@@ -109,7 +109,7 @@ def _serve_here(models: EnsembleOptions, settings: ServerSettings, options: Serv
 
         from ..server.app import create_app
         from ..server.threads import share_cores
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
     if options.threads:
         torch.set_num_threads(options.threads)

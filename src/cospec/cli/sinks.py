@@ -13,8 +13,8 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
-from ..core.engine import Token
-from ..results import Event, Result
+from ..core.events import Event, Result
+from ..core.tokens import Token
 from .output import has_one_screen, print_json
 from .prompts import PromptEntry
 from .resume import LineFile
@@ -59,8 +59,7 @@ class Screen:
 
 def _segment(token: Token) -> Segment:
     """The token's text, in its style."""
-    settled = token.settled
-    return Segment(token.text, _style(settled.proposer, is_replacement=settled.replaced is not None))
+    return Segment(token.text, _style(token.proposer, is_replacement=token.replaced is not None))
 
 
 def _style(lane: int | None, *, is_replacement: bool = False) -> Style:

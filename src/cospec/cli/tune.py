@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import written
