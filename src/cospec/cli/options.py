@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ..core.combine import COMBINATIONS, Combination, Contrastive, Guided, make_combination
+from ..core.combine import COMBINATIONS, Contrastive, Guided, make_combination
 from ..core.verify import VERIFICATIONS
 from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
@@ -181,12 +181,13 @@ class EnsembleOptions:
         if self.ensemble is not None and self.members:
             raise InvalidEnsemble("--ensemble and --member exclude each other; give one of them")
         self._check_combination()
+        options = self._combination_options()
         if self.members:
-            return Ensemble(self._members(self.members), self._combination(len(self.members)), **self._settings())
+            combination = make_combination(self.combine or "mixture", len(self.members), **options)
+            return Ensemble(self._members(self.members), combination, **self._settings())
         if self.member_prompts:
             raise InvalidEnsemble("--member-prompt goes with --member; an ensemble file has its own `prompt:` entries")
-        changes = {"type": self.combine} if self.combine else {}
-        combine = {**changes, **self._combination_options()} or None
+        combine = {"type": self.combine} | options if self.combine else options or None
         return Ensemble.load(self.ensemble or DEFAULT_ENSEMBLE, combine=combine, **self._settings())
 
     def _members(self, models: list[str]) -> list[Member]:
@@ -197,9 +198,6 @@ class EnsembleOptions:
                 f"{PLACEHOLDER!r} where PROMPT is to stand as it is"
             )
         return [Member(model=model, prompt=prompt) for model, prompt in zip(models, prompts, strict=True)]
-
-    def _combination(self, num_members: int) -> Combination:
-        return make_combination(self.combine or "mixture", num_members, **self._combination_options())
 
     def _combination_options(self) -> dict[str, Any]:
         given = {"weights": self.weights, "mu": self.mu, "plausibility": self.plausibility, "scale": self.scale}
