@@ -8,8 +8,8 @@ from . import demo
 from .errors import InvalidEnsemble, VocabularyMismatch
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.memory import check_memory
+from .runner.schemes import DEFAULT, load_runner, missing_attributes, split
 from .runner.schemes import LOOKUPS as LOOKUPS
-from .runner.schemes import load_runner, missing_attributes, split
 
 Source = str | Path | Runner
 
@@ -116,8 +116,8 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
 def _key(member: Member) -> tuple[str, LoadOptions]:
     """What members that share a runner have in common: model and options, a local folder by its whole path."""
     scheme, rest = split(str(member.model))
-    path = Path(demo.model_path(str(member.model)) if scheme == "demo" else rest).expanduser()
-    is_local = scheme in ("", "demo") and path.exists()
+    path = Path(demo.model_path(demo.PREFIX + rest) if scheme == "demo" else rest).expanduser()
+    is_local = scheme in (DEFAULT, "demo") and path.exists()
     return str(path.resolve()) if is_local else str(member.model), member.options
 
 
