@@ -20,11 +20,21 @@ class Own(Plain):
     name = "own"
 
 
+class Raising(Plain):
+    """One with an error in it."""
+
+    name = "raising"
+
+    def turn(self, sheet):
+        raise ZeroDivisionError("no turn")
+
+
 @pytest.fixture
 def registered(monkeypatch):
-    """Registers `own`, and `broken`, which cannot be imported."""
+    """Registers `own`, `raising`, and `broken`, which cannot be imported."""
     group = "cospec.schedules"
-    for name, value in {"own": f"{__name__}:Own", "broken": "no_such_package:Broken"}.items():
+    values = {"own": f"{__name__}:Own", "raising": f"{__name__}:Raising", "broken": "no_such_package:Broken"}
+    for name, value in values.items():
         monkeypatch.setitem(registry._SCHEDULES._registered, name, EntryPoint(name, value, group))
 
 
@@ -55,6 +65,15 @@ def test_a_schedule_that_cannot_be_imported_is_the_servers_fault(http, registere
     assert answer.json()["error"]["code"] == "plugin_failed"
     assert "'broken'" in answer.json()["error"]["message"]
     assert http.get("/health").status_code == 200
+
+
+def test_a_schedule_that_raises_ends_its_own_request(http, served, registered):
+    answer = http.post("/v1/completions", json={"prompt": TEXT, "schedule": "raising"})
+    assert answer.status_code == 500
+    assert "raised ZeroDivisionError: no turn" in answer.json()["error"]["message"]
+    plain = {"prompt": TEXT, "max_tokens": 2, "schedule": "plain"}
+    assert http.post("/v1/completions", json=plain).status_code == 200
+    assert served.becomes_idle()
 
 
 def test_a_schedule_that_was_given_as_a_class_is_asked_for_by_its_name(ensemble):
