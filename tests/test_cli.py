@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from cospec import SamplingParams, __version__, demo
 from cospec.cli import COMMANDS, app
+from cospec.cli.options import SAMPLING
 from cospec.core.engine import Engine
 from cospec.schedule import schedule_names
 
@@ -168,6 +170,11 @@ def test_every_sampling_option_reaches_the_decoder(generate: Run) -> None:
     )
     forbidden = object_of(generate("hello", "--temperature", "0", "--json", "--logit-bias", f"{first}=-inf"))
     assert first not in forbidden["token_ids"]
+
+
+def test_every_sampling_parameter_but_a_few_is_an_option() -> None:
+    in_python_only = {"member_temperature", "member_top_p", "prompt_logprobs", "constraint"}
+    assert {*SAMPLING, "logit_bias"} == {entry.name for entry in fields(SamplingParams)} - in_python_only
 
 
 def test_an_ensemble_file_is_read_and_options_override_it(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -438,15 +445,22 @@ def test_ctrl_c_keeps_unfinished_prompts_out_of_the_results(
     assert out.read_text() == ""
 
 
-def spawn(folder: Path, *args: str) -> "subprocess.Popen[bytes]":
+def spawn(folder: Path, *args: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", "from cospec.cli import main; main()", "generate", "hello", "--ignore-eos"]
     members = ["--member", str(folder / "a"), "--member", str(folder / "b"), "--schedule", "plain"]
     return subprocess.Popen(
         [*command, *members, *args],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def test_the_statistics_begin_a_line_of_their_own_where_both_outputs_are_one(folder: Path) -> None:
+    process = spawn(folder, "--max-tokens", "5", stderr=subprocess.STDOUT)
+    written, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"\n5 tokens in " in written
 
 
 def test_ctrl_c_reaches_the_process_midway(folder: Path) -> None:

@@ -15,7 +15,7 @@ from ..errors import CospecError, InvalidPrompt, MissingExtra
 from .options import EnsembleOptions, ServiceOptions
 from .output import print_error, print_json, print_note, progress
 from .resume import LineFile, finished
-from .spread import spread
+from .spread import option, spread
 
 try:
     from ..server.batch import Line, read_lines
@@ -30,17 +30,16 @@ EXAMPLE = """cospec batch in.jsonl out.jsonl --ensemble demo:we --defaults '{"ma
 class BatchOptions(ServiceOptions):
     """How the requests are answered, and where."""
 
-    defaults: Annotated[
-        str,
-        typer.Option(metavar="JSON", help="Fields for the requests that do not give them, as one JSON object."),
-    ] = "{}"
-    as_json: Annotated[bool, typer.Option("--json", help="Print the closing counts as a JSON object.")] = False
-    use_ray: Annotated[
-        bool, typer.Option("--ray", help="Spread the requests over the workers of a Ray cluster, or of this machine.")
-    ] = False
-    workers: Annotated[int, typer.Option(help="With --ray: how many workers.", min=1)] = 2
-    worker_cpus: Annotated[float, typer.Option(help="With --ray: CPU cores for each worker.", min=0)] = 1
-    worker_gpus: Annotated[float, typer.Option(help="With --ray: GPUs for each worker.", min=0)] = 0
+    defaults: str = option(
+        "{}", metavar="JSON", help="Fields for the requests that do not give them, as one JSON object."
+    )
+    as_json: bool = option(False, "--json", help="Print the closing counts as a JSON object.")
+    use_ray: bool = option(
+        False, "--ray", help="Spread the requests over the workers of a Ray cluster, or of this machine."
+    )
+    workers: int = option(2, help="With --ray: how many workers.", min=1)
+    worker_cpus: float = option(1, help="With --ray: CPU cores for each worker.", min=0)
+    worker_gpus: float = option(0, help="With --ray: GPUs for each worker.", min=0)
 
     def fields(self) -> dict[str, Any]:
         """The defaults. Raises InvalidPrompt unless they are an object."""

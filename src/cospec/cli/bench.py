@@ -6,10 +6,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from rich.console import Console
 
 from .. import __version__, demo
@@ -25,7 +24,7 @@ from ..study.sweep import Sweep
 from .options import EnsembleOptions
 from .output import Interrupt, print_note, progress, to_line
 from .prompts import read_prompts
-from .spread import spread
+from .spread import option, spread
 
 EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --tokens 64 --out results"
 
@@ -36,53 +35,43 @@ _PLAN_KEYS = ("schedule", "gamma", "proposer", "first")
 class BenchOptions:
     """What is measured, on what, and where it goes."""
 
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help='Prompts: a line each, a JSON string or an object with "prompt".',
-            show_default="the bundled prompts",
-        ),
-    ] = None
-    num_prompts: Annotated[int, typer.Option(help="How many of them.", min=1)] = 20
-    tokens: Annotated[int, typer.Option(help="Tokens a text; end tokens are passed over.", min=1)] = 128
-    temperature: Annotated[float, typer.Option(help="That texts are sampled at.")] = SamplingParams.temperature
-    repeats: Annotated[int, typer.Option(help="Runs of each method a prompt; their median counts.", min=1)] = 3
-    methods: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,...", help="Only these, by the names that the table has.", show_default="all"),
-    ] = None
-    plan: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="schedule=S,gamma=N,...",
-            help="One more plan, such as schedule=cascade,gamma=4/8,proposer=drafter. Any number of times.",
-            show_default=False,
-        ),
-    ] = None
-    concurrency: Annotated[
-        str | None,
-        typer.Option(metavar="1,2,4,...", help="Sweep over so many texts at once too.", show_default="no sweep"),
-    ] = None
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="gamma|weight|mu=A,B,...",
-            help="Also at these values of gamma, of the first member's weight, or of mu. Any number of times.",
-            show_default=False,
-        ),
-    ] = None
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="as torch has them", min=1)] = None
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Write results.json and plots here. The same command goes on where it was stopped.",
-            show_default=False,
-        ),
-    ] = None
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Write no plots.")] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last line, a JSON object, and no tables.")] = False
+    prompts: Path | None = option(
+        None,
+        metavar="FILE.jsonl",
+        help='Prompts: a line each, a JSON string or an object with "prompt".',
+        show_default="the bundled prompts",
+    )
+    num_prompts: int = option(20, help="How many of them.", min=1)
+    tokens: int = option(128, help="Tokens a text; end tokens are passed over.", min=1)
+    temperature: float = option(SamplingParams.temperature, help="That texts are sampled at.")
+    repeats: int = option(3, help="Runs of each method a prompt; their median counts.", min=1)
+    methods: str | None = option(
+        None, metavar="A,B,...", help="Only these, by the names that the table has.", show_default="all"
+    )
+    plan: list[str] | None = option(
+        None,
+        metavar="schedule=S,gamma=N,...",
+        help="One more plan, such as schedule=cascade,gamma=4/8,proposer=drafter. Any number of times.",
+        show_default=False,
+    )
+    concurrency: str | None = option(
+        None, metavar="1,2,4,...", help="Sweep over so many texts at once too.", show_default="no sweep"
+    )
+    vary: list[str] | None = option(
+        None,
+        metavar="gamma|weight|mu=A,B,...",
+        help="Also at these values of gamma, of the first member's weight, or of mu. Any number of times.",
+        show_default=False,
+    )
+    threads: int | None = option(None, help="CPU threads.", show_default="as torch has them", min=1)
+    out: Path | None = option(
+        None,
+        metavar="DIR",
+        help="Write results.json and plots here. The same command goes on where it was stopped.",
+        show_default=False,
+    )
+    no_plots: bool = option(False, "--no-plots", help="Write no plots.")
+    as_json: bool = option(False, "--json", help="Print the last line, a JSON object, and no tables.")
 
     def texts(self) -> list[str]:
         """Raises InvalidPrompt for a file that cannot be read or holds none."""

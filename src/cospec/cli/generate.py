@@ -19,7 +19,7 @@ from .output import Interrupt, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
 from .resume import finished
 from .sinks import JsonLines, OneText, ResultFile, Screen, Sink, TextByText
-from .spread import spread
+from .spread import option, spread
 
 EXAMPLE = "cospec generate 'Question: what is 2 + 3?' --ensemble demo:we --schedule alternate --seed 1 --max-tokens 60"
 
@@ -28,26 +28,22 @@ EXAMPLE = "cospec generate 'Question: what is 2 + 3?' --ensemble demo:we --sched
 class OutputOptions:
     """Where prompts come from and results go."""
 
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help='Many prompts: a line each, a JSON string or an object with "prompt" and perhaps "id".',
-            show_default=False,
-        ),
-    ] = None
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help="With --prompts: append results to this file. The same command goes on where it was stopped.",
-            show_default=False,
-        ),
-    ] = None
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object for each prompt and nothing else on standard output.")
-    ] = False
-    plain_text: Annotated[bool, typer.Option("--plain-text", help="No colours and no legend.")] = False
+    prompts: Path | None = option(
+        None,
+        metavar="FILE.jsonl",
+        help='Many prompts: a line each, a JSON string or an object with "prompt" and perhaps "id".',
+        show_default=False,
+    )
+    out: Path | None = option(
+        None,
+        metavar="FILE.jsonl",
+        help="With --prompts: append results to this file. The same command goes on where it was stopped.",
+        show_default=False,
+    )
+    as_json: bool = option(
+        False, "--json", help="Print a JSON object for each prompt and nothing else on standard output."
+    )
+    plain_text: bool = option(False, "--plain-text", help="No colours and no legend.")
 
     def remaining(self, entries: Sequence[PromptEntry]) -> dict[int, PromptEntry]:
         """The prompts, by their index, that the file of results does not have yet. Raises CospecError for a file that

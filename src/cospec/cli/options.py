@@ -17,14 +17,15 @@ from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, Inval
 from ..members import Member
 from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
+from .spread import option
 
 DEFAULT_ENSEMBLE = "demo:we"
 
 # The option that sets each field of a combination.
 _FLAGS = {"weights": "--weight", "mu": "--mu", "plausibility": "--plausibility", "scale": "--scale"}
 
-_model_option = partial(Option, rich_help_panel="Models and their combination")
-_plan_option = partial(Option, rich_help_panel="How it is decoded")
+_model_option = partial(option, rich_help_panel="Models and their combination")
+_plan_option = partial(option, rich_help_panel="How it is decoded")
 _sampling_option = partial(Option, rich_help_panel="How tokens are drawn, and where a sequence ends")
 
 
@@ -32,139 +33,107 @@ _sampling_option = partial(Option, rich_help_panel="How tokens are drawn, and wh
 class EnsembleOptions:
     """Members, combination and plan. None where an option was not given: an ensemble file's own setting counts then."""
 
-    ensemble: Annotated[
-        str | None,
-        _model_option(
-            metavar="NAME|FILE",
-            help="A bundled ensemble (see cospec models) or a YAML file with members, combination and plan.",
-            show_default=f"{DEFAULT_ENSEMBLE}, where no --member is given",
-        ),
-    ] = None
-    members: Annotated[
-        list[str] | None,
-        _model_option(
-            "--member",
-            metavar="MODEL",
-            help="A model: a local folder, a hub id or a bundled model such as demo:math. Once for each member.",
-            show_default=False,
-        ),
-    ] = None
-    member_prompts: Annotated[
-        list[str] | None,
-        _model_option(
-            "--member-prompt",
-            metavar="TEXT",
-            help=f"A member's own prompt, in which {PLACEHOLDER} stands for PROMPT. Once for each --member, in order.",
-            show_default=False,
-        ),
-    ] = None
-    combine: Annotated[
-        str | None,
-        _model_option(
-            metavar="NAME",
-            help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(COMBINATIONS)}.",
-            show_default="the ensemble's, else mixture",
-        ),
-    ] = None
-    weights: Annotated[
-        list[float] | None,
-        _model_option(
-            "--weight",
-            metavar="W",
-            help="A member's weight in a mixture, product or arithmetic combination. Once for each member, in order.",
-            show_default="the ensemble's, else equal weights",
-        ),
-    ] = None
-    mu: Annotated[
-        float | None,
-        _model_option(
-            help="Contrastive: the factor of the amateur's logits, which are subtracted from the expert's.",
-            show_default=f"the ensemble's, else {Contrastive.mu}",
-        ),
-    ] = None
-    plausibility: Annotated[
-        float | None,
-        _model_option(
-            help="Contrastive: mask tokens whose probability under the expert is below this share of its highest.",
-            show_default="the ensemble's, else no such mask",
-        ),
-    ] = None
-    scale: Annotated[
-        float | None,
-        _model_option(
-            help="Guided: how far to go from the second member towards the first. 1 is the first alone.",
-            show_default=f"the ensemble's, else {Guided.scale}",
-        ),
-    ] = None
-    dtype: Annotated[
-        str | None,
-        _model_option(
-            help="The type that models compute in: float32, bfloat16, float16 or auto.",
-            show_default="the ensemble's, else auto",
-        ),
-    ] = None
-    device: Annotated[
-        str | None,
-        _model_option(
-            help="The device that models run on: cpu, cuda, cuda:1, ...",
-            show_default="cuda where there is one, else cpu",
-        ),
-    ] = None
-    trust_remote_code: Annotated[
-        bool, _model_option("--trust-remote-code", help="Allow code that a model ships with to run.")
-    ] = False
-    schedule: Annotated[
-        str | None,
-        _plan_option(
-            metavar="NAME",
-            help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution: "
-            f"{', '.join(schedule_names())}.",
-            show_default=f"the ensemble's, else {Plan.schedule}",
-        ),
-    ] = None
-    gamma: Annotated[
-        list[str] | None,
-        _plan_option(
-            metavar="N|auto",
-            help="How many tokens a proposer drafts a turn: once, or once for each member; or auto, as many as are "
-            "likely to pay.",
-            show_default="the ensemble's, else the schedule's",
-        ),
-    ] = None
-    proposer: Annotated[
-        list[str] | None,
-        _plan_option(
-            metavar="NAME|MODEL|lookup",
-            help="Who drafts: a member's name, a model of the same tokenizer that only drafts, lookup (what followed "
-            "the same tokens earlier in the sequence) or lookup+past (in finished sequences too). Of several, auto "
-            "picks, and mixture gives each member its own.",
-            show_default="the ensemble's, else the first member",
-        ),
-    ] = None
-    first: Annotated[
-        str | None,
-        _plan_option(
-            metavar="NAME",
-            help="The member that is fed first where nothing is drafted (alternate), or that is drafted for (cascade).",
-            show_default="the ensemble's, else the first member",
-        ),
-    ] = None
-    verification: Annotated[
-        str | None,
-        _plan_option(
-            metavar="NAME",
-            help=f"How drafts are verified: {', '.join(VERIFICATIONS)}. All preserve the distribution; block accepts "
-            "more, and coupled output depends on --seed alone.",
-            show_default=f"the ensemble's, else {Plan.verification}",
-        ),
-    ] = None
-    reproducible: Annotated[
-        bool,
-        _plan_option(
-            "--reproducible",
-            help="The same as --verification coupled: the same seed gives the same text, whatever the schedule.",
-        ),
-    ] = False
+    ensemble: str | None = _model_option(
+        None,
+        metavar="NAME|FILE",
+        help="A bundled ensemble (see cospec models) or a YAML file with members, combination and plan.",
+        show_default=f"{DEFAULT_ENSEMBLE}, where no --member is given",
+    )
+    members: list[str] | None = _model_option(
+        None,
+        "--member",
+        metavar="MODEL",
+        help="A model: a local folder, a hub id or a bundled model such as demo:math. Once for each member.",
+        show_default=False,
+    )
+    member_prompts: list[str] | None = _model_option(
+        None,
+        "--member-prompt",
+        metavar="TEXT",
+        help=f"A member's own prompt, in which {PLACEHOLDER} stands for PROMPT. Once for each --member, in order.",
+        show_default=False,
+    )
+    combine: str | None = _model_option(
+        None,
+        metavar="NAME",
+        help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(COMBINATIONS)}.",
+        show_default="the ensemble's, else mixture",
+    )
+    weights: list[float] | None = _model_option(
+        None,
+        "--weight",
+        metavar="W",
+        help="A member's weight in a mixture, product or arithmetic combination. Once for each member, in order.",
+        show_default="the ensemble's, else equal weights",
+    )
+    mu: float | None = _model_option(
+        None,
+        help="Contrastive: the factor of the amateur's logits, which are subtracted from the expert's.",
+        show_default=f"the ensemble's, else {Contrastive.mu}",
+    )
+    plausibility: float | None = _model_option(
+        None,
+        help="Contrastive: mask tokens whose probability under the expert is below this share of its highest.",
+        show_default="the ensemble's, else no such mask",
+    )
+    scale: float | None = _model_option(
+        None,
+        help="Guided: how far to go from the second member towards the first. 1 is the first alone.",
+        show_default=f"the ensemble's, else {Guided.scale}",
+    )
+    dtype: str | None = _model_option(
+        None,
+        help="The type that models compute in: float32, bfloat16, float16 or auto.",
+        show_default="the ensemble's, else auto",
+    )
+    device: str | None = _model_option(
+        None,
+        help="The device that models run on: cpu, cuda, cuda:1, ...",
+        show_default="cuda where there is one, else cpu",
+    )
+    trust_remote_code: bool = _model_option(
+        False, "--trust-remote-code", help="Allow code that a model ships with to run."
+    )
+    schedule: str | None = _plan_option(
+        None,
+        metavar="NAME",
+        help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution: "
+        f"{', '.join(schedule_names())}.",
+        show_default=f"the ensemble's, else {Plan.schedule}",
+    )
+    gamma: list[str] | None = _plan_option(
+        None,
+        metavar="N|auto",
+        help="How many tokens a proposer drafts a turn: once, or once for each member; or auto, as many as are "
+        "likely to pay.",
+        show_default="the ensemble's, else the schedule's",
+    )
+    proposer: list[str] | None = _plan_option(
+        None,
+        metavar="NAME|MODEL|lookup",
+        help="Who drafts: a member's name, a model of the same tokenizer that only drafts, lookup (what followed "
+        "the same tokens earlier in the sequence) or lookup+past (in finished sequences too). Of several, auto "
+        "picks, and mixture gives each member its own.",
+        show_default="the ensemble's, else the first member",
+    )
+    first: str | None = _plan_option(
+        None,
+        metavar="NAME",
+        help="The member that is fed first where nothing is drafted (alternate), or that is drafted for (cascade).",
+        show_default="the ensemble's, else the first member",
+    )
+    verification: str | None = _plan_option(
+        None,
+        metavar="NAME",
+        help=f"How drafts are verified: {', '.join(VERIFICATIONS)}. All preserve the distribution; block accepts "
+        "more, and coupled output depends on --seed alone.",
+        show_default=f"the ensemble's, else {Plan.verification}",
+    )
+    reproducible: bool = _plan_option(
+        False,
+        "--reproducible",
+        help="The same as --verification coupled: the same seed gives the same text, whatever the schedule.",
+    )
 
     @property
     def name(self) -> str:
@@ -291,17 +260,15 @@ def as_biases(pairs: Sequence[str]) -> dict[int, float]:
 class ServiceOptions:
     """What `serve` and `batch` have in common: the model's name, and how much it decodes."""
 
-    model_name: Annotated[
-        str | None,
-        Option(metavar="NAME", help="The model's name in requests.", show_default="the ensemble's name"),
-    ] = None
-    max_sequences: Annotated[
-        int, Option(help="Sequences decoded at a time; with --ray, by each replica or worker.", min=1)
-    ] = ServerSettings.max_sequences
-    context: Annotated[
-        int | None,
-        Option(help="The most tokens of prompt and output together.", show_default="the members' own", min=2),
-    ] = None
+    model_name: str | None = option(
+        None, metavar="NAME", help="The model's name in requests.", show_default="the ensemble's name"
+    )
+    max_sequences: int = option(
+        ServerSettings.max_sequences, help="Sequences decoded at a time; with --ray, by each replica or worker.", min=1
+    )
+    context: int | None = option(
+        None, help="The most tokens of prompt and output together.", show_default="the members' own", min=2
+    )
 
     def settings(self, models: EnsembleOptions, **others: Any) -> ServerSettings:
         """The server's settings, with these others."""

@@ -34,7 +34,7 @@ from ..study.verdict import served
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
 from .output import Interrupt, print_note, progress, to_line
 from .pilot_tables import comparison_table, tables
-from .spread import spread
+from .spread import option, spread
 
 EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
 
@@ -55,58 +55,47 @@ app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Ex
 class PilotOptions:
     """What is asked, on what, and where it goes."""
 
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl|.txt|.csv",
-            help="Prompts, with category, reference, score, text and id where they have them.",
-            show_default="the bundled prompts",
-        ),
-    ] = None
-    criteria: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.yaml", help="What must hold; see --write-criteria.", show_default="its template"),
-    ] = None
-    prices: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.yaml",
-            help="currency, machines (name, per_hour, count), electricity_per_kwh, tokens_per_month.",
-            show_default="no prices",
-        ),
-    ] = None
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl|.txt|.csv",
-            help="Texts to measure perplexity on, beside the prompts' references.",
-            show_default=False,
-        ),
-    ] = None
-    language: Annotated[str, typer.Option(metavar="en|ja", help="Of the report.")] = "en"
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where all goes. The same command goes on where it was stopped.")
-    ] = Path("pilot")
-    num_prompts: Annotated[int, typer.Option(help="Prompts that are timed; all are scored.", min=2)] = 24
-    tokens: Annotated[int, typer.Option(help="Tokens a timed text; end tokens are passed over.", min=2)] = 32
-    temperature: Annotated[float, typer.Option(help="That timed texts are sampled at.")] = SamplingParams.temperature
-    repeats: Annotated[int, typer.Option(help="Runs of each method on each prompt; their median counts.", min=1)] = 2
-    concurrency: Annotated[str, typer.Option(metavar="1,8,...", help="Texts at once.")] = "1,8"
-    score: Annotated[
-        str,
-        typer.Option(metavar="|".join((*SCORERS, "module:function")), help="How answers are held against references."),
-    ] = "exact"
-    score_temperature: Annotated[float, typer.Option(help="That scored texts are sampled at.")] = 0.0
-    score_tokens: Annotated[int, typer.Option(help="The most tokens of a scored text.", min=1)] = 64
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End a scored text before this.", show_default=False)
-    ] = None
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="as torch has them", min=1)] = None
-    write_criteria: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.yaml", help="Write commented criteria here and exit.", show_default=False),
-    ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print the last line, a JSON object, and no tables.")] = False
+    prompts: Path | None = option(
+        None,
+        metavar="FILE.jsonl|.txt|.csv",
+        help="Prompts, with category, reference, score, text and id where they have them.",
+        show_default="the bundled prompts",
+    )
+    criteria: Path | None = option(
+        None, metavar="FILE.yaml", help="What must hold; see --write-criteria.", show_default="its template"
+    )
+    prices: Path | None = option(
+        None,
+        metavar="FILE.yaml",
+        help="currency, machines (name, per_hour, count), electricity_per_kwh, tokens_per_month.",
+        show_default="no prices",
+    )
+    texts: Path | None = option(
+        None,
+        metavar="FILE.jsonl|.txt|.csv",
+        help="Texts to measure perplexity on, beside the prompts' references.",
+        show_default=False,
+    )
+    language: str = option("en", metavar="en|ja", help="Of the report.")
+    out: Path = option(
+        Path("pilot"), metavar="DIR", help="Where all goes. The same command goes on where it was stopped."
+    )
+    num_prompts: int = option(24, help="Prompts that are timed; all are scored.", min=2)
+    tokens: int = option(32, help="Tokens a timed text; end tokens are passed over.", min=2)
+    temperature: float = option(SamplingParams.temperature, help="That timed texts are sampled at.")
+    repeats: int = option(2, help="Runs of each method on each prompt; their median counts.", min=1)
+    concurrency: str = option("1,8", metavar="1,8,...", help="Texts at once.")
+    score: str = option(
+        "exact", metavar="|".join((*SCORERS, "module:function")), help="How answers are held against references."
+    )
+    score_temperature: float = option(0.0, help="That scored texts are sampled at.")
+    score_tokens: int = option(64, help="The most tokens of a scored text.", min=1)
+    stop: list[str] | None = option(None, metavar="TEXT", help="End a scored text before this.", show_default=False)
+    threads: int | None = option(None, help="CPU threads.", show_default="as torch has them", min=1)
+    write_criteria: Path | None = option(
+        None, metavar="FILE.yaml", help="Write commented criteria here and exit.", show_default=False
+    )
+    as_json: bool = option(False, "--json", help="Print the last line, a JSON object, and no tables.")
 
     def asked(self, ensemble: Ensemble, source: str | None) -> Asked:
         """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""

@@ -4,16 +4,14 @@ import ipaddress
 import os
 import socket
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import torch
-import typer
 
 from ..errors import CospecError, InvalidEnsemble, MissingExtra
 from ..server.settings import ServerSettings
 from .options import EnsembleOptions, ServiceOptions
 from .output import print_note
-from .spread import spread
+from .spread import option, spread
 
 EXAMPLE = "cospec serve --ensemble demo:we --proposer demo:drafter --port 8000"
 
@@ -26,39 +24,28 @@ class CannotListen(CospecError):
 class ServeOptions(ServiceOptions):
     """Where the server listens, and what it allows."""
 
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="The port to listen at; 0 is any free one.", min=0, max=65535)] = 8000
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Admit only requests with one of these keys. Any number of times, or COSPEC_API_KEY.",
-            show_default="all are admitted",
-        ),
-    ] = None
-    max_waiting: Annotated[int, typer.Option(help="Sequences that may wait; then clients get 429.", min=0)] = (
-        ServerSettings.max_waiting
+    host: str = option("127.0.0.1", help="The address to listen at.")
+    port: int = option(8000, help="The port to listen at; 0 is any free one.", min=0, max=65535)
+    api_key: list[str] | None = option(
+        None,
+        metavar="KEY",
+        help="Admit only requests with one of these keys. Any number of times, or COSPEC_API_KEY.",
+        show_default="all are admitted",
     )
-    max_body: Annotated[int, typer.Option(help="The largest request, in bytes.", min=1)] = ServerSettings.max_body
-    origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="URL", help="A site whose pages may call the server. Any number of times.", show_default="none"
-        ),
-    ] = None
-    drain: Annotated[int, typer.Option(help="Seconds that running requests have to end on SIGTERM.", min=0)] = 30
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads that decode, all in one forward pass at a time.",
-            show_default="the fastest of: torch's number, one less, or shares for members in concurrent forward passes",
-            min=1,
-        ),
-    ] = None
-    use_ray: Annotated[bool, typer.Option("--ray", help="Serve from replicas on a Ray cluster, or this machine.")] = (
-        False
+    max_waiting: int = option(ServerSettings.max_waiting, help="Sequences that may wait; then clients get 429.", min=0)
+    max_body: int = option(ServerSettings.max_body, help="The largest request, in bytes.", min=1)
+    origin: list[str] | None = option(
+        None, metavar="URL", help="A site whose pages may call the server. Any number of times.", show_default="none"
     )
-    replicas: Annotated[int, typer.Option(help="With --ray: copies of the ensemble.", min=1)] = 1
+    drain: int = option(30, help="Seconds that running requests have to end on SIGTERM.", min=0)
+    threads: int | None = option(
+        None,
+        help="CPU threads that decode, all in one forward pass at a time.",
+        show_default="the fastest of: torch's number, one less, or shares for members in concurrent forward passes",
+        min=1,
+    )
+    use_ray: bool = option(False, "--ray", help="Serve from replicas on a Ray cluster, or this machine.")
+    replicas: int = option(1, help="With --ray: copies of the ensemble.", min=1)
 
     def settings_of(self, models: EnsembleOptions) -> ServerSettings:
         """The server's settings. Raises InvalidEnsemble for an empty key, which would admit nobody, or everybody."""

@@ -3,15 +3,25 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import Parameter, Signature
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from typer import Option
+
+T = TypeVar("T")
+
+
+def option(default: T, *names: str, **settings: Any) -> T:
+    """A field of a class of options, with its default. names, settings: as typer.Option takes them."""
+    made: Any = field(default=default, metadata={"option": Option(*names, **settings)})
+    return made  # type: ignore[no-any-return]
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """`command` as typer wants it: a parameter whose type is a dataclass is replaced by the options that make one.
 
-    `models: EnsembleOptions` is a class of options: each field is annotated with the option that sets it.
+    `models: EnsembleOptions` is a class of options: each field is an `option`.
     `params: Annotated[SamplingParams, {"seed": Option(...)}]` is a class of the library with the options of those
     fields that can be set; name, type and default are the field's own.
     """
@@ -20,7 +30,7 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     for name, parameter in inspect.signature(command).parameters.items():
         made, *notes = get_args(parameter.annotation) or [parameter.annotation]
         if is_dataclass(made):
-            groups[name] = _Group(made, _options(made, notes[0] if notes else None))
+            groups[name] = _Group(made, _options(made, notes[0] if notes else _declared(made)))
             flat += groups[name].options
         else:
             flat.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
@@ -47,14 +57,23 @@ class _Group:
         return self.made(**{option.name: given.pop(option.name) for option in self.options})
 
 
-def _options(made: Any, table: Mapping[str, Any] | None) -> list[Parameter]:
-    """A keyword for each option, annotated for typer, in the order of the table or else of the fields."""
-    hints = get_type_hints(made, include_extras=True)
+def _declared(made: Any) -> dict[str, Any]:
+    """The options of a class of options, by field."""
+    return {entry.name: entry.metadata["option"] for entry in fields(made)}
+
+
+def _options(made: Any, table: Mapping[str, Any]) -> list[Parameter]:
+    """A keyword for each option of the table, annotated for typer with the field's type."""
+    hints = get_type_hints(made)
     defaults = {entry.name: entry.default for entry in fields(made)}
-    if table is not None:
-        hints = {name: Annotated[_on_command_line(hints[name]), option] for name, option in table.items()}
     return [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint) for name, hint in hints.items()
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=defaults[name],
+            annotation=Annotated[_on_command_line(hints[name]), declared],
+        )
+        for name, declared in table.items()
     ]
 
 

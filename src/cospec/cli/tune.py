@@ -3,9 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +18,7 @@ from ..study.tune import tune as run_tune
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
 from .output import print_note, progress, to_line
 from .prompts import read_prompts
-from .spread import spread
+from .spread import option, spread
 
 EXAMPLE = "cospec tune --ensemble mine.yaml --proposer demo:drafter --prompts prompts.jsonl"
 
@@ -29,25 +27,21 @@ EXAMPLE = "cospec tune --ensemble mine.yaml --proposer demo:drafter --prompts pr
 class TuneOptions:
     """What it learns from, and where the plan goes."""
 
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help='Prompts to learn on: a line each, a JSON string or an object with "prompt".',
-            show_default="the bundled prompts",
-        ),
-    ] = None
-    max_tokens: Annotated[int, typer.Option(help="Tokens a text.")] = 128
-    temperature: Annotated[float, typer.Option(help="That texts will be sampled at.")] = SamplingParams.temperature
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.yaml",
-            help="Write the ensemble with its plan here.",
-            show_default="the ensemble's own file; a bundled one is left alone",
-        ),
-    ] = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False
+    prompts: Path | None = option(
+        None,
+        metavar="FILE.jsonl",
+        help='Prompts to learn on: a line each, a JSON string or an object with "prompt".',
+        show_default="the bundled prompts",
+    )
+    max_tokens: int = option(128, help="Tokens a text.")
+    temperature: float = option(SamplingParams.temperature, help="That texts will be sampled at.")
+    out: Path | None = option(
+        None,
+        metavar="FILE.yaml",
+        help="Write the ensemble with its plan here.",
+        show_default="the ensemble's own file; a bundled one is left alone",
+    )
+    as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
     def texts(self) -> list[str]:
         """Raises InvalidPrompt for a file that cannot be read or holds none."""

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,7 +16,7 @@ from ..study.exactness import Check, Effort, num_checks, self_test
 from .options import EnsembleOptions
 from .output import progress, to_line
 from .prompts import read_prompts
-from .spread import spread
+from .spread import option, spread
 
 EXAMPLE = "cospec verify --ensemble demo:we --verification block --max-tokens 32"
 
@@ -28,18 +27,16 @@ _NUM_DEMO_PROMPTS = 6
 class VerifyOptions:
     """How much is compared, and how it is told."""
 
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help='Prompts to compare on: a line each, a JSON string or an object with "prompt".',
-            show_default=f"{_NUM_DEMO_PROMPTS} bundled prompts",
-        ),
-    ] = None
-    max_tokens: Annotated[int, typer.Option(help="Tokens a text in the equality checks.")] = Effort.max_tokens
-    samples: Annotated[int, typer.Option(help="Samples a prompt in the sampled checks.")] = Effort.num_samples
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = Effort.seed
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False
+    prompts: Path | None = option(
+        None,
+        metavar="FILE.jsonl",
+        help='Prompts to compare on: a line each, a JSON string or an object with "prompt".',
+        show_default=f"{_NUM_DEMO_PROMPTS} bundled prompts",
+    )
+    max_tokens: int = option(Effort.max_tokens, help="Tokens a text in the equality checks.")
+    samples: int = option(Effort.num_samples, help="Samples a prompt in the sampled checks.")
+    seed: int = option(Effort.seed, help="Of all draws.")
+    as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
     def effort(self) -> Effort:
         """Raises InvalidSampling for sizes that compare nothing."""
