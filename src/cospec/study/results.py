@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidPilot
+from ..inputs import validated
 from .criteria import Criteria
 from .prices import Prices
-from .reading import read
 
 # The version of this layout.
 FORMAT = 2
@@ -529,7 +529,7 @@ class Results:
             raise InvalidPilot(
                 f"{where} is in format {value.get('format')!r}, and this version reads {FORMAT}; run the pilot again"
             )
-        return read(cls, dict(value), where)
+        return validated(cls, value, where, InvalidPilot)
 
     @classmethod
     def load(cls, path: Path) -> "Results":
