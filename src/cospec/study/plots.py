@@ -330,7 +330,9 @@ def _drawing(salt: str) -> Iterator[None]:
 def plot(figures: Mapping[str, Any], folder: Path) -> list[Path]:
     """speed.svg, acceptance.svg, and one for each sweep; PNGs beside them. figures: a benchmark's report."""
     methods = figures["methods"]
-    written = save(lambda: _speeds(methods), folder / "speed")
+    written: list[Path] = []
+    if any(row["over_plain"] for row in methods.values()):
+        written += save(lambda: _speeds(methods), folder / "speed")
     by_place = {name: row["acceptance_by_place"] for name, row in methods.items() if "acceptance" in row}
     if any(by_place.values()):
         written += save(lambda: _acceptances(by_place), folder / "acceptance")
@@ -342,17 +344,12 @@ def plot(figures: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _speeds(methods: Mapping[str, Any]) -> Figure:
-    rows = {name: row["over_plain"] for name, row in methods.items() if row["over_plain"]}
-    estimates = [
-        Estimate(
-            label=name,
-            mean=row["mean"],
-            low=row["low"],
-            high=row["high"],
-            written=f"{row['mean']:.2f}× ({row['low']:.2f} to {row['high']:.2f})",
-        )
-        for name, row in rows.items()
-    ]
+    estimates = []
+    for name, row in methods.items():
+        if over := row["over_plain"]:
+            mean, low, high = over["mean"], over["low"], over["high"]
+            ends = "" if low is None else f" ({low:.2f}× to {high:.2f}×)"
+            estimates.append(Estimate(label=name, mean=mean, low=low, high=high, written=f"{mean:.2f}×{ends}"))
     return intervals(SAVED_WIDTH, estimates, 1, lambda value: f"{value:.4g}×")
 
 
