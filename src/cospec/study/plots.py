@@ -15,7 +15,7 @@ from functools import partial
 from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import MissingExtra
 
@@ -119,7 +119,7 @@ class Stack:
 
 def intervals(width: float, rows: Values[Estimate], reference: float, written: Callable[[float], str]) -> Figure:
     """A row an estimate: its name and figure above, its interval and mark below, on one scale with `reference`."""
-    ends = [value for row in rows for value in (row.mean, row.low, row.high) if value is not None]
+    ends = [value for row in rows for value in (row.mean, row.low, row.high) if _is_finite(value)]
     figure, axes = _rows(width, len(rows), ROW, AXIS, SIDE)
     ticks = _ticks([*ends, reference])
     axes.set_xlim(ticks[0], ticks[-1])
@@ -132,10 +132,11 @@ def intervals(width: float, rows: Values[Estimate], reference: float, written: C
         )
         _name(axes, i, ROW, row.label, row.written)
         colour, y = COLOURS[row.colour], i + 0.68
-        if row.low is not None and row.high is not None:
+        if _is_finite(row.low) and _is_finite(row.high):
             ends = [row.low, row.high]
             axes.plot(ends, [y, y], color=colour, linewidth=3.5, alpha=0.55, gid=f"interval-{row.colour}")
-        axes.plot(row.mean, y, "o", color=colour, markersize=10, clip_on=False, gid=f"mark-{row.colour}")
+        if _is_finite(row.mean):
+            axes.plot(row.mean, y, "o", color=colour, markersize=10, clip_on=False, gid=f"mark-{row.colour}")
     return figure
 
 
@@ -148,13 +149,17 @@ def amounts(width: float, rows: Values[Estimate], most: float = 0.0) -> Figure:
 def stacked(width: float, rows: Values[Stack], most: float = 0.0) -> Figure:
     """A bar a row, made of parts side by side, all on one scale."""
     figure, axes = _rows(width, len(rows), BAR_ROW, 0, 0)
-    axes.set_xlim(0, most or max((sum(part for part, _ in row.parts) for row in rows), default=0) or 1)
+    sums = [sum(part for part, _ in row.parts) for row in rows]
+    most = most or max(filter(_is_finite, sums), default=0) or 1
+    axes.set_xlim(0, most)
     axes.set_xticks([])
     for i, row in enumerate(rows):
         _name(axes, i, BAR_ROW, row.label, row.written)
-        axes.barh(i + 0.65, axes.get_xlim()[1], 0.28, color=COLOURS["line"], alpha=0.6)
+        axes.barh(i + 0.65, most, 0.28, color=COLOURS["line"], alpha=0.6)
         start = 0.0
         for part, colour in row.parts:
+            # An infinite amount fills the bar.
+            part = min(part, most)
             axes.barh(i + 0.65, part, 0.28, left=start, color=COLOURS[colour], edgecolor=COLOURS["card"], linewidth=1)
             start += part
     return figure
@@ -178,12 +183,12 @@ def lines(
     box = (left / width, bottom / LINES_HEIGHT, 1 - (left + right) / width, 1 - (top + bottom) / LINES_HEIGHT)
     axes = figure.add_axes(box)
     points = [point for one in series for point in one.points]
-    ends = [end for p in points for end in (p.mean, p.low, p.high) if end is not None and math.isfinite(end)]
+    ends = [end for p in points for end in (p.mean, p.low, p.high) if _is_finite(end)]
     ticks = _ticks([*ends, *levels, *reach])
     axes.set_ylim(ticks[0], ticks[-1])
     axes.set_yticks(ticks, [written(tick) for tick in ticks])
     axes.set_xlabel(x_label)
-    _x_ticks(axes, sorted({point.x for point in points}), is_logarithmic)
+    _x_ticks(axes, sorted({point.x for point in points}) or [1], is_logarithmic)
     axes.grid(axis="y", color=COLOURS["line"])
     axes.tick_params(length=0)
     axes.spines["left"].set_visible(False)
@@ -202,7 +207,7 @@ def _draw(axes: Axes, one: Series, number: int, shift: float) -> None:
     style: dict[str, Any] = {"color": colour, "transform": place, "clip_on": False}
     axes.plot(xs, means, linewidth=2, label=one.label, marker=MARKERS[number % len(MARKERS)], markersize=8, **style)
     for point in one.points:
-        if point.low is not None and point.high is not None:
+        if _is_finite(point.low) and _is_finite(point.high):
             ends = [point.low, point.high]
             axes.plot([point.x] * 2, ends, linewidth=3.5, alpha=0.55, gid=f"interval-{one.colour}", **style)
         if point.is_faint:
@@ -267,6 +272,10 @@ def _cut(text: str, most: float) -> str:
     return f"{text}…"
 
 
+def _is_finite(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
 def _ticks(values: Values[float]) -> list[float]:
     """About five round numbers that reach over all values."""
     low, high = min(values), max(values)
@@ -293,16 +302,22 @@ def svg(draw: Callable[[float], Figure], width: float, title: str, classes: str)
         draw(width).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     _, _, inside = buffer.getvalue().partition("<defs>\n  <style")
     _, _, inside = inside.partition("</defs>")
-    inside = re.sub(r" font-family: [^;]+;", "", inside)
-    # Only the names given above remain, as classes.
-    inside = re.sub(r'<g id="([a-z]+-[a-z0-9]+|reference|few)">', r'<g class="\1">', inside)
-    inside = re.sub(r'<g id="[^"]+"', "<g", inside)
-    for name, colour in COLOURS.items():
-        inside = inside.replace(colour, f"var(--{name})")
+    # Within text < is escaped, so that these are the tags.
+    inside = re.sub(r"<[^<>]+>", lambda tag: _for_page(tag[0]), inside)
     view_box = re.search(r'viewBox="[^"]+"', buffer.getvalue())
     assert view_box is not None
     label = escape(title, quote=True)
     return f'<svg class="plot {classes}" {view_box[0]} role="img" aria-label="{label}">{inside.strip()}'
+
+
+def _for_page(tag: str) -> str:
+    """The page's fonts and colours, and only the names given above, as classes."""
+    tag = re.sub(r" font-family: [^;]+;", "", tag)
+    tag = re.sub(r'<g id="([a-z]+-[a-z0-9]+|reference|few)"', r'<g class="\1"', tag)
+    tag = re.sub(r'<g id="[^"]+"', "<g", tag)
+    for name, colour in COLOURS.items():
+        tag = tag.replace(colour, f"var(--{name})")
+    return tag
 
 
 def save(draw: Callable[[], Figure], stem: Path) -> list[Path]:
@@ -384,6 +399,7 @@ def _with_legend(
     drawn = [
         Series(label=name, colour=f"c{i % 7}", points=tuple(Point(x=x, mean=y) for x, y in points))
         for i, (name, points) in enumerate(series.items())
+        if points
     ]
     figure = lines(SAVED_WIDTH, drawn, written, x_label=label, **options)
     figure.set_figheight(2 * figure.get_figheight())
