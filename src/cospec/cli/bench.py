@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__, demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan, as_gamma
 from ..storage import keep as keep_file
@@ -22,13 +22,9 @@ from ..study.benchmark_tables import concurrency_table, report, sweep_tables, ta
 from ..study.methods import Method, chosen, methods, of_schedules
 from ..study.predictions import predictions
 from ..study.sweep import Sweep
-from .interrupt import Interrupt
-from .jsonline import to_line
-from .messages import print_note
 from .options import EnsembleOptions
-from .progress import progress
+from .output import Interrupt, print_note, progress, to_line
 from .prompts import read_prompts
-from .screen import Screen
 from .spread import spread
 
 EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --tokens 64 --out results"
@@ -178,9 +174,8 @@ def _measure(
             options.out.mkdir(parents=True, exist_ok=True)
             study.save(options.out / "results.json")
 
-    console = Screen(is_plain=options.as_json).console
     total = len(texts) * (1 + len(swept))
-    with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
+    with Interrupt() as interrupt, progress(total) as advance:
 
         def on_prompt() -> None:
             keep()

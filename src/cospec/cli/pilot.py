@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json
@@ -30,13 +30,9 @@ from ..study.scoring import SCORERS, check_scorer
 from ..study.study import Step, Study
 from ..study.trials import check_concurrencies, check_prompts, ours
 from ..study.verdict import served
-from .interrupt import Interrupt
-from .jsonline import to_line
-from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .output import Interrupt, print_note, progress, to_line
 from .pilot_tables import comparison_table, tables
-from .progress import progress
-from .screen import Screen
 from .spread import spread
 
 EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
@@ -172,7 +168,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     asked = options.asked(ensemble, source)
     kept = options.out / MEASUREMENTS
     study = Study(ensemble, asked, Ledger.load(kept, asked.binding(binding(ensemble))))
-    is_finished = _run(study, kept, is_plain=options.as_json)
+    is_finished = _run(study, kept)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
@@ -202,11 +198,10 @@ def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
     return ensemble, source
 
 
-def _run(study: Study, kept: Path, *, is_plain: bool) -> bool:
+def _run(study: Study, kept: Path) -> bool:
     """All that is left to do, kept step by step; Ctrl-C ends it after the step at hand, and then it is not finished."""
     total = sum(step.weight for step in study.steps())
-    console = Screen(is_plain=is_plain).console
-    with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
+    with Interrupt() as interrupt, progress(total) as advance:
 
         def on_step(step: Step) -> None:
             study.ledger.save(kept)

@@ -10,19 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import written
 from ..storage import check_place
 from ..study.tune import MOST_TEXTS, Tuning, write_plan
 from ..study.tune import tune as run_tune
-from .jsonline import to_line
-from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
-from .progress import progress
+from .output import print_note, progress, to_line
 from .prompts import read_prompts
-from .screen import Screen
 from .spread import spread
 
 EXAMPLE = "cospec tune --ensemble mine.yaml --proposer demo:drafter --prompts prompts.jsonl"
@@ -72,7 +69,7 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     ensemble = models.build()
     if out is not None:
         check_place(out)
-    with progress(MOST_TEXTS, Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
+    with progress(MOST_TEXTS) as advance:
         tuning = run_tune(ensemble, prompts, params, on_text=lambda _: advance())
     if options.as_json:
         sys.stdout.write(to_line(tuning.to_dict()))

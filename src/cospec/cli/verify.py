@@ -14,11 +14,9 @@ from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
 from ..study.exactness import Check, Effort, num_checks, self_test
-from .jsonline import to_line
 from .options import EnsembleOptions
-from .progress import progress
+from .output import progress, to_line
 from .prompts import read_prompts
-from .screen import Screen
 from .spread import spread
 
 EXAMPLE = "cospec verify --ensemble demo:we --verification block --max-tokens 32"
@@ -68,7 +66,7 @@ def verify(*, options: VerifyOptions, models: EnsembleOptions) -> None:
     """
     effort, prompts = options.effort(), options.texts()
     ensemble = models.build()
-    with progress(num_checks(ensemble), Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
+    with progress(num_checks(ensemble)) as advance:
         checks = list(_advancing(self_test(ensemble, prompts, effort), advance))
     is_exact = all(check.is_passed for check in checks)
     if options.as_json:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..runner.hf import cache_argument
 from .peers import encoded, model_of

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.events import Result
 from ..errors import InvalidBenchmark
-from ..results import Result
 from ..storage import keep
 from . import peaks
 from .methods import Method

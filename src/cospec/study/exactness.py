@@ -12,10 +12,11 @@ from functools import partial
 
 import torch
 
-from ..core.sampling import Draws, SamplingParams
+from ..core.draws import Draws
+from ..core.events import Result
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidSchedule
-from ..results import Result
 from ..schedule import EACH, PACED
 
 # Logits in float32 differ by about 1e-5 between calls of different shapes, in half precision by about 0.1.
@@ -103,7 +104,7 @@ class _Variant:
 def _variants(ensemble: Ensemble) -> list[_Variant]:
     """The ensemble's own plan, then each schedule by its defaults, and with each drafter."""
     plan = ensemble.plan
-    own = _Variant(plan.schedule, plan.gamma, plan.proposer if plan.schedule != "auto" else None)
+    own = _Variant(plan.name, plan.gamma, plan.proposer if plan.schedule != "auto" else None)
     first = ensemble.member_names[0] if ensemble.drafter_names else None
     rest = [_Variant("fixed", 3, first), _Variant("alternate", None, None), _Variant("mixture", None, None)]
     for name in ensemble.drafter_names:

@@ -8,7 +8,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Prompt
 from ..runner import Tokenizer
 from .ledger import TextLogprob

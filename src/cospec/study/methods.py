@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, replace
 
-from ..core.sampling import SamplingParams
+from ..core.events import Result
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, InvalidSchedule, UnknownName
-from ..results import Result
 from ..schedule import Plan
 from .bare import bare_forwards
 from .peers import assisted, generated, in_parallel, weighted_assisted

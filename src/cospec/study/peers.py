@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.combine import Mixture
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark
 from ..runner import Feed, Runner

@@ -5,11 +5,10 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..schedule import Plan
-from ..schedule.planner import Planner
-from ..schedule.theory import cycle
+from ..schedule.auto import Auto
 from .methods import Method
 
 
@@ -21,17 +20,17 @@ class Tallied:
     names: of the lanes. counts: what the method's texts cost, as in a study.
     """
 
-    planner: Planner
+    planner: Auto
     names: Values[str]
     counts: Mapping[str, Any]
 
     @property
     def num_members(self) -> int:
-        return self.planner.num_members
+        return self.planner.beliefs.num_members
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
         """As the planner has it."""
-        return self.planner.seconds(lane, num_tokens, share)
+        return self.planner.beliefs.seconds(lane, num_tokens, share)
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """accepted / proposed at that place, or at the last before it that was reached; the planner's if none was.
@@ -44,7 +43,7 @@ class Tallied:
         )
         total = sum(proposed.values())
         if not total:
-            return self.planner.acceptance(proposer, target, place)
+            return self.planner.beliefs.acceptance(proposer, target, place)
         reached = [at for at in range(place + 1) if proposed.get(str(at))] if place is not None else []
         if not reached:
             return float(sum(accepted.values()) / total)
@@ -60,20 +59,20 @@ def predictions(
     cost. `auto` counts as the plan that it chose last, once it has.
     """
     planner = ensemble.with_plan(Plan(schedule="auto", verification=ensemble.plan.verification)).planner_for(params)
-    if planner is None or not planner.acceptances or not counts.get("plain"):
+    if planner is None or not planner.beliefs.acceptances or not counts.get("plain"):
         return {}
-    planner.num_rows = 1
+    planner.beliefs.num_live = 1
     schedules = {
         method.name: ensemble.with_plan(method.plan).schedule_for(params)
         for method in methods
         if method.plan is not None and method.plan.schedule != "auto"
     }
     if planner.chosen:
-        schedules["auto"] = planner.candidates[planner.chosen]
-    plain = cycle(planner.candidates["plain"], planner).speed
+        schedules["auto"] = planner.plans[planner.chosen]
+    plain = planner.plans["plain"].cycle(planner.beliefs).speed
     return {
         name: _with_prompts(
-            cycle(schedule, Tallied(planner, ensemble.names, counts.get(name, {}))).speed / plain, counts["plain"]
+            schedule.cycle(Tallied(planner, ensemble.names, counts.get(name, {}))).speed / plain, counts["plain"]
         )
         for name, schedule in schedules.items()
     }

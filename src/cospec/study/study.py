@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot
 from .asked import Asked
@@ -120,7 +120,7 @@ class Study:
             leaders: list[str] = []
             for batch in itertools.islice(itertools.cycle(found), MOST_WARM_UPS):
                 self._decode(trial, batch)
-                leaders.append(planner.chosen)
+                leaders.append(planner.chosen or "")
                 if leaders[-1] and leaders[-NUM_STEADY:] == [leaders[-1]] * NUM_STEADY:
                     break
 

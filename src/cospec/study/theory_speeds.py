@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence as Values
 
-from ..core.sampling import SamplingParams
-from ..schedule.planner import Planner
-from ..schedule.theory import cycle
+from ..core.params import SamplingParams
+from ..schedule.auto import Auto
 from .results import OURS, PLAIN
 from .trials import Trial
 
 
 def theory_over_plain(
-    trials: Values[Trial], planner: Planner, params: SamplingParams, concurrency: int
+    trials: Values[Trial], planner: Auto, params: SamplingParams, concurrency: int
 ) -> dict[str, float]:
     """Speed over plain of each trial that the formulas know, from what the planner learned at this concurrency."""
-    planner.num_rows = concurrency
+    beliefs = planner.beliefs
+    beliefs.num_live = concurrency
     known = [trial for trial in trials if not trial.is_single and trial.name != OURS]
-    speeds = {trial.name: cycle(trial.ensemble.schedule_for(params), planner).speed for trial in known}
+    speeds = {trial.name: trial.ensemble.schedule_for(params).cycle(beliefs).speed for trial in known}
     plain = speeds.get(PLAIN)
     if not plain:
         return {}
-    speeds[OURS] = cycle(planner.candidates[planner.chosen], planner).speed
+    speeds[OURS] = planner.plans[planner.chosen or PLAIN].cycle(beliefs).speed
     return {name: speed / plain for name, speed in speeds.items()}

@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence as Values
 from dataclasses import dataclass
 
-from ..core.sampling import SamplingParams
+from ..core.events import Result
+from ..core.params import SamplingParams
 from ..errors import InvalidPilot
-from ..results import Result
 from .energy import Meter
 from .trials import Trial
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, replace
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidPilot, InvalidPrompt, InvalidSchedule
 from ..schedule import Plan

@@ -11,12 +11,13 @@ from typing import Any
 
 import yaml
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
-from ..schedule import DrawnMember, Plan, Setting, plans
-from ..schedule.planner import Planner
+from ..schedule import Plan, Setting, plans
+from ..schedule.auto import Auto
+from ..schedule.mixture import DrawnMember
 from ..storage import keep
 
 # The choice stands once so many texts in a row have left it as it was.
@@ -119,7 +120,7 @@ def _proposers(tuning: Tuning, drafters: Mapping[str, str]) -> list[str]:
 
 def _converge(
     learner: Ensemble,
-    planner: Planner,
+    planner: Auto,
     prompts: Values[Prompt],
     params: SamplingParams,
     on_text: Callable[[str], None],
@@ -129,7 +130,7 @@ def _converge(
     for number, prompt in enumerate(itertools.islice(itertools.cycle(prompts), MOST_TEXTS), start=1):
         learner.generate([prompt], params)
         num_steady = num_steady + 1 if planner.chosen and planner.chosen == leader else 0
-        leader = planner.chosen
+        leader = planner.chosen or ""
         on_text(leader)
         if num_steady >= NUM_STEADY:
             return number
@@ -148,13 +149,12 @@ def _measured(ensembles: list[Ensemble], prompts: Values[Prompt], params: Sampli
     return [count / max(spent, 1e-9) for count, spent in zip(tokens, seconds, strict=True)]
 
 
-def _assigned(planner: Planner, names: Values[str]) -> tuple[str, ...]:
+def _assigned(planner: Auto, names: Values[str]) -> tuple[str, ...]:
     """The drafter of each member, where the plan that won has several."""
-    schedule = planner.candidates[planner.chosen]
-    drafters = schedule.drafters if isinstance(schedule, DrawnMember) else None
-    if drafters is None or len(drafters.among) == 1:
+    schedule = planner.plans[planner.chosen or ""]
+    if not isinstance(schedule, DrawnMember) or schedule.drafters is None or len(schedule.among) == 1:
         return ()
-    own = tuple(names[lane] for lane in drafters.lanes)
+    own = tuple(names[lane] for lane in schedule.drafters)
     return own if len(set(own)) > 1 else own[:1]
 
 
@@ -168,10 +168,10 @@ def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
     return next(plan for plan in plans(setting, ensemble.plan.verification) if str(plan) == name)
 
 
-def _acceptances(ensemble: Ensemble, planner: Planner) -> dict[str, float]:
+def _acceptances(ensemble: Ensemble, planner: Auto) -> dict[str, float]:
     """1 - TV of each proposer with r and with each member, by name."""
     names = [*ensemble.names]
     return {
         f"{names[proposer]} for {'r' if target is None else names[target]}": average.value
-        for (proposer, target), average in sorted(planner.acceptances.items(), key=str)
+        for (proposer, target), average in sorted(planner.beliefs.acceptances.items(), key=str)
     }
