@@ -50,7 +50,7 @@ def file(tmp_path):
 @pytest.mark.parametrize("setting", sorted(SETTINGS))
 @pytest.mark.parametrize("value", ODD_VALUES)
 def test_any_value_of_any_setting_of_an_ensemble_is_used_or_refused(file, setting, value):
-    members = "" if setting == "members" else "members: [demo:math, demo:general]\n"
+    members = "" if setting == "members" else "members: [demo:drafter, demo:drafter]\n"
     told(lambda: Ensemble.load(file(f"{members}{setting}: {value}")))
 
 

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -156,6 +158,14 @@ def test_no_sentence_of_one_language_stands_in_the_report_of_the_other(tmp_path,
             long = {plain(text) for text in tables[other] - alike if len(text) > 24}
             assert [text for text in long if text in written] == []
             assert "{" not in written
+
+
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_a_report_without_its_libraries_says_how_to_get_them(library):
+    code = f"import sys; sys.modules[{library!r}] = None; import cospec.study.report"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "MissingExtra" in run.stderr
+    assert "pip install 'cospec[pilot]'" in run.stderr
 
 
 # The page.

@@ -15,7 +15,7 @@ from functools import partial
 from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 from ..errors import MissingExtra
 
@@ -29,6 +29,9 @@ except ImportError:
     raise MissingExtra(
         "plots need matplotlib: pip install 'cospec[pilot]' or 'cospec[bench]', or add --no-plots to `cospec bench`"
     ) from None
+
+# A plot of a width.
+Draw: TypeAlias = Callable[[float], Figure]
 
 # The page's colours by name, as they are in light mode: Okabe and Ito's hues, made darker for their contrast.
 COLOURS = {
@@ -291,7 +294,7 @@ def _ticks(values: Values[float]) -> list[float]:
 # Out of matplotlib.
 
 
-def svg(draw: Callable[[float], Figure], width: float, title: str, classes: str) -> str:
+def svg(draw: Draw, width: float, title: str, classes: str) -> str:
     """An <svg> for the page: its text is text, its colours are the page's, and it is the same on every run.
 
     title: read out instead of it.

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from matplotlib.figure import Figure
-
-from ..plots import LETTERS, Estimate, Point, Series, Stack, amounts, intervals, lines, stacked, svg
+from ..plots import LETTERS, Draw, Estimate, Point, Series, Stack, amounts, intervals, lines, stacked, svg
 from ..results import ALL, PLAIN, SINGLE, Interval, MechanismRow, Relaxed, SpeedRow
 from .filters import amount, percent, score, times
 from .view import View
@@ -48,11 +47,8 @@ class Charts:
         series = [one for name in names if (one := self._by_concurrency(name)).points]
         if not series:
             return None
-
-        def draw(width: float) -> Figure:
-            label = view.say("setting.concurrencies")
-            return lines(width, series, _factor, x_label=label, levels=[1], is_logarithmic=True)
-
+        label = view.say("setting.concurrencies")
+        draw = partial(lines, series=series, written=_factor, x_label=label, levels=[1], is_logarithmic=True)
         return _chart(view.say("speed.by concurrency"), draw, series)
 
     def _by_concurrency(self, method: str) -> Series:
@@ -169,7 +165,7 @@ class Charts:
         return _chart(title, lambda width: lines(width, series, written, x_label="λ", levels=levels))
 
 
-def _chart(title: str, draw: Callable[[float], Figure], series: list[Series] | None = None) -> Chart:
+def _chart(title: str, draw: Draw, series: list[Series] | None = None) -> Chart:
     drawings = "".join(svg(draw, width, title, classes) for classes, width in WIDTHS.items())
     legend = tuple((LETTERS[i % len(LETTERS)], one.colour, one.label) for i, one in enumerate(series or []))
     return Chart(title=title, drawings=drawings, legend=legend)
