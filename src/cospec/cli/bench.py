@@ -115,7 +115,7 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.out is not None and not options.no_plots:
-        from ..study import benchmark_plots as plots
+        from ..study import plots
     # Read once: what comes through a pipe cannot be read again.
     texts = options.texts()
     settings, plans = options.settings(models, texts), options.plans()

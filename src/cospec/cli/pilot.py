@@ -17,7 +17,7 @@ from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json
 from ..study.asked import Asked
 from ..study.compare import compare as compare_results
-from ..study.criteria import Criteria
+from ..study.criteria import Criteria, write_criteria
 from ..study.found import binding, results
 from ..study.ledger import Ledger
 from ..study.operation import write_ensemble, write_relaxed
@@ -28,7 +28,6 @@ from ..study.report import write as write_report
 from ..study.results import ALL, Results
 from ..study.scoring import SCORERS, check_scorer
 from ..study.study import Step, Study
-from ..study.template import write_criteria
 from ..study.trials import check_concurrencies, check_prompts, ours
 from ..study.verdict import served
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CospecError, InvalidPilot
+from ..inputs import validated
 from ..storage import keep
-from .reading import read
 from .results import CheckRow, Measurement
 
 # Among the settings, what scores and log-probabilities alone hang on.
@@ -60,7 +60,7 @@ class Ledger:
         if not path.exists():
             return cls(settings=dict(settings))
         try:
-            kept = read(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
+            kept = validated(cls, json.loads(path.read_text(encoding="utf-8")), str(path), InvalidPilot)
         except (OSError, ValueError, CospecError) as error:
             raise InvalidPilot(
                 f"{path} holds no measurements of a pilot ({error}); give --out another folder"
