@@ -8,28 +8,29 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from .. import demo
 from ..core.sampling import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json
-from ..study.asked import Asked
+from ..study.asked import Asked, check_concurrencies, check_prompts
 from ..study.compare import compare as compare_results
 from ..study.criteria import Criteria
-from ..study.found import binding, results
+from ..study.environment import binding
+from ..study.found import results
 from ..study.ledger import Ledger
+from ..study.methods import ours
 from ..study.operation import write_ensemble, write_relaxed
+from ..study.pilot import Pilot
 from ..study.prices import Prices
 from ..study.questions import read_questions, read_texts
 from ..study.report import LANGUAGES
 from ..study.report import write as write_report
 from ..study.results import ALL, Results
 from ..study.scoring import SCORERS, check_scorer
-from ..study.study import Step, Study
 from ..study.template import write_criteria
-from ..study.trials import check_concurrencies, check_prompts, ours
+from ..study.timing import Step
 from ..study.verdict import served
 from .interrupt import Interrupt
 from .jsonline import to_line
@@ -39,6 +40,7 @@ from .pilot_tables import comparison_table, tables
 from .progress import progress
 from .screen import Screen
 from .spread import spread
+from .tables import print_tables
 
 EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
 
@@ -57,7 +59,7 @@ app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Ex
 
 @dataclass(frozen=True, kw_only=True)
 class PilotOptions:
-    """What is asked, on what, and where it goes."""
+    """What is measured, on which prompts, against which criteria, and where the results go."""
 
     prompts: Annotated[
         Path | None,
@@ -171,23 +173,22 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
         torch.set_num_threads(options.threads)
     ensemble, source = _ensemble(models)
     asked = options.asked(ensemble, source)
-    kept = options.out / MEASUREMENTS
-    study = Study(ensemble, asked, Ledger.load(kept, asked.binding(binding(ensemble))))
-    is_finished = _run(study, kept, is_plain=options.as_json)
+    measurements = options.out / MEASUREMENTS
+    study = Pilot(ensemble, asked, Ledger.load(measurements, asked.binding(binding(ensemble))))
+    is_finished = _run(study, measurements, is_plain=options.as_json)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
     if not is_finished:
         print_note(
-            f"interrupted; what was measured is in {kept}, and the same command goes on from there; a report of it is "
-            f"in {options.out}"
+            f"interrupted; what was measured is in {measurements}, and the same command goes on from there; a report "
+            f"of it is in {options.out}"
         )
         raise typer.Exit(INTERRUPTED)
-    write_ensemble(ensemble, study.trials, found, options.out / ENSEMBLE)
+    write_ensemble(ensemble, study.methods, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
-        for table in tables(found):
-            Console().print(table)
+        print_tables(*tables(found))
     print_note(f"the report is {options.out / 'report.html'}")
     print_note(_next_step(found, options.out / ENSEMBLE))
     sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
@@ -203,14 +204,17 @@ def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
     return ensemble, source
 
 
-def _run(study: Study, kept: Path, *, is_plain: bool) -> bool:
-    """All that is left to do, kept step by step; Ctrl-C ends it after the step at hand, and then it is not finished."""
+def _run(study: Pilot, measurements: Path, *, is_plain: bool) -> bool:
+    """Run all steps that are left and save the ledger after each; Ctrl-C stops after the step that runs.
+
+    Whether all were run.
+    """
     total = sum(step.weight for step in study.steps())
     console = Screen(is_plain=is_plain).console
     with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
 
         def on_step(step: Step) -> None:
-            study.ledger.save(kept)
+            study.ledger.save(measurements)
             advance(step.weight, step.phase)
 
         return study.run(on_step, interrupt.is_noted)
@@ -240,4 +244,4 @@ def compare(
     if as_json:
         sys.stdout.write(to_line(comparison.to_dict()))
     else:
-        Console().print(comparison_table(comparison))
+        print_tables(comparison_table(comparison))

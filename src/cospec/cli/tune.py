@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from .. import demo
 from ..core.sampling import SamplingParams
@@ -24,13 +22,14 @@ from .progress import progress
 from .prompts import read_prompts
 from .screen import Screen
 from .spread import spread
+from .tables import FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec tune --ensemble mine.yaml --proposer demo:drafter --prompts prompts.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """What it learns from, and where the plan goes."""
+    """What `auto` measures on, and where the plan is written."""
 
     prompts: Annotated[
         Path | None,
@@ -77,7 +76,7 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     if options.as_json:
         sys.stdout.write(to_line(tuning.to_dict()))
     else:
-        Console().print(_table(tuning))
+        print_tables(_table(tuning))
     if out is not None and source is not None:
         sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
         write_plan(tuning, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
@@ -90,7 +89,17 @@ def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, 
         if options.out is not None:
             raise InvalidEnsemble("--out writes an ensemble's file with its plan; give --ensemble FILE, not --member")
         return None, None
-    given = [flag for flag, value in _changes(models).items() if value]
+    changes = {
+        "--member-prompt": models.member_prompts,
+        "--combine": models.combine,
+        "--weight": models.weights,
+        "--mu": models.mu is not None,
+        "--plausibility": models.plausibility is not None,
+        "--scale": models.scale is not None,
+        "--dtype": models.dtype,
+        "--device": models.device,
+    }
+    given = [flag for flag, value in changes.items() if value]
     if given:
         raise InvalidEnsemble(
             f"{', '.join(given)} would change what the file's ensemble samples from, or on what it runs, and only a "
@@ -105,25 +114,22 @@ def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, 
     return source, out
 
 
-def _changes(models: EnsembleOptions) -> dict[str, object]:
-    """What was given, by option, of all that is no part of a plan."""
-    return {
-        "--member-prompt": models.member_prompts,
-        "--combine": models.combine,
-        "--weight": models.weights,
-        "--mu": models.mu is not None,
-        "--plausibility": models.plausibility is not None,
-        "--scale": models.scale is not None,
-        "--dtype": models.dtype,
-        "--device": models.device,
-    }
-
-
-def _table(tuning: Tuning) -> Table:
-    table = Table(title=f"fastest of what was weighed: {tuning.plan} (after {tuning.num_texts} texts)")
-    for column in ("plan", "predicted tokens/s", "measured tokens/s", "predicted / measured"):
-        table.add_column(column, justify="left" if column == "plan" else "right")
-    for row in tuning.comparisons:
-        ratio = row.predicted / row.measured
-        table.add_row(str(row.plan), f"{row.predicted:.1f}", f"{row.measured:.1f}", f"{ratio:.2f}")
-    return table
+def _table(tuning: Tuning) -> FittedTable:
+    return FittedTable(
+        title=f"fastest of what was weighed: {tuning.plan} (after {tuning.num_texts} texts)",
+        columns=[
+            TableColumn(name="plan", priority=0),
+            TableColumn(name="predicted tokens/s", is_number=True),
+            TableColumn(name="measured tokens/s", is_number=True),
+            TableColumn(name="predicted / measured", priority=2, is_number=True),
+        ],
+        rows=[
+            [
+                str(row.plan),
+                f"{row.predicted:.1f}",
+                f"{row.measured:.1f}",
+                f"{row.predicted / row.measured:.2f}",
+            ]
+            for row in tuning.comparisons
+        ],
+    )

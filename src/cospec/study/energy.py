@@ -1,6 +1,7 @@
-"""Joules, where the machine counts them: RAPL's packages under Linux's powercap, and NVIDIA's cards."""
+"""Energy in joules, where the machine measures it: processor packages by RAPL (Linux's powercap), and NVIDIA GPUs."""
 
-from collections.abc import Sequence as Values
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class Counter(Protocol):
-    """A counter of joules that only grows, but for its wrapping at `range`, if it has one."""
+    """A counter of joules that only grows, except that it wraps around at `range` where that is not None."""
 
     @property
     def source(self) -> str: ...
@@ -24,7 +25,7 @@ class Counter(Protocol):
 
 @dataclass(frozen=True)
 class Rapl:
-    """A processor package. Reading it may need a right that only an administrator has."""
+    """A processor package. Reading its counter may take an administrator's rights."""
 
     folder: Path
     source = "rapl"
@@ -39,7 +40,7 @@ class Rapl:
 
 @dataclass(frozen=True)
 class Nvml:
-    """An NVIDIA card."""
+    """An NVIDIA GPU."""
 
     library: Any
     handle: Any
@@ -52,9 +53,9 @@ class Nvml:
 
 @dataclass(frozen=True)
 class Meter:
-    """All counters together. `source` is None where there is none."""
+    """All counters of this machine. source: their kinds; None where there is no counter."""
 
-    counters: Values[Counter]
+    counters: Sequence[Counter]
 
     @property
     def source(self) -> str | None:
@@ -64,59 +65,54 @@ class Meter:
         return [counter.joules() for counter in self.counters]
 
     def since(self, start: list[float]) -> float | None:
-        """Joules since that reading; None where nothing counts them."""
+        """Joules since that reading; None where there is no counter."""
         if not self.counters:
             return None
-        return sum(map(_grown, self.counters, start, self.read()))
+        return sum(
+            now - before + (counter.range or 0.0 if now < before else 0.0)
+            for counter, before, now in zip(self.counters, start, self.read(), strict=True)
+        )
 
 
 def find_meter(powercap: Path = POWERCAP) -> Meter:
-    """Whatever this machine counts and lets us read."""
-    return Meter([*_packages(powercap), *_cards()])
-
-
-def _grown(counter: Counter, before: float, after: float) -> float:
-    return after - before + (counter.range or 0.0) if after < before else after - before
+    """All counters that this machine has and lets us read."""
+    return Meter([*_packages(powercap), *_gpus()])
 
 
 def _packages(powercap: Path) -> list[Rapl]:
-    # Those with a second colon are parts of a package.
-    folders = [path for path in sorted(powercap.glob("*-rapl:*")) if path.name.count(":") == 1]
-    return [Rapl(folder) for folder in folders if _is_package(folder) and _is_readable(folder / "energy_uj")]
+    packages = []
+    for folder in filter(_is_package, sorted(powercap.glob("*-rapl:*"))):
+        with suppress(OSError, ValueError):
+            _microjoules(folder / "energy_uj")
+            packages.append(Rapl(folder))
+    return packages
 
 
 def _is_package(folder: Path) -> bool:
-    """Not the platform as a whole, which counts the packages once more."""
+    """Not a part of a package, and not the platform, which counts its packages once more."""
     try:
-        return (folder / "name").read_text(encoding="ascii").strip() != "psys"
+        name = (folder / "name").read_text(encoding="ascii").strip()
     except OSError:
-        return True
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        _microjoules(path)
-    except (OSError, ValueError):
-        return False
-    return True
+        name = ""
+    return folder.name.count(":") == 1 and name != "psys"
 
 
 def _microjoules(path: Path) -> float:
     return int(path.read_text(encoding="ascii")) / 1e6
 
 
-def _cards() -> list[Nvml]:
-    """Those that torch sees, if NVIDIA's library is there to ask."""
+def _gpus() -> list[Nvml]:
+    """Those that torch sees, where NVIDIA's library is installed and can read all of them."""
     if not torch.cuda.is_available():
         return []
     try:
-        import pynvml as library  # an extra that only machines with a card need
+        import pynvml as library  # an extra that only machines with a GPU need
 
         library.nvmlInit()
         uuids = [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(torch.cuda.device_count())]
-        cards = [Nvml(library, library.nvmlDeviceGetHandleByUUID(uuid.encode())) for uuid in uuids]
-        for card in cards:
-            card.joules()
-    except Exception:  # a card may not count, and then is not counted
+        gpus = [Nvml(library, library.nvmlDeviceGetHandleByUUID(uuid.encode())) for uuid in uuids]
+        for gpu in gpus:
+            gpu.joules()
+    except Exception:  # many ways to fail, all of which mean that energy is not measured
         return []
-    return cards
+    return gpus
