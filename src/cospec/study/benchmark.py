@@ -10,7 +10,7 @@ from ..errors import InvalidBenchmark
 from .batches import Batch
 from .intervals import ratio
 from .ledger import Ledger, at
-from .methods import Method
+from .methods import Method, PlannedMethod
 from .results import ALL, PLAIN, Measurement
 from .speeds import seconds_per_token
 from .sweep import Variation
@@ -56,7 +56,8 @@ class Benchmark:
 
     @property
     def _batched(self) -> list[Method]:
-        return [method for method in self.methods if method.is_batched]
+        """Methods that decode several prompts at once."""
+        return [method for method in self.methods if isinstance(method, PlannedMethod)]
 
     def _timing(self, methods: Sequence[Method], batches: Sequence[Batch], concurrency: int = 1) -> PairedTiming:
         return PairedTiming(

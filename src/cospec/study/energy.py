@@ -1,54 +1,23 @@
 """Energy in joules, where the machine measures it: processor packages by RAPL (Linux's powercap), and NVIDIA GPUs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
 
 
-class Counter(Protocol):
-    """A counter of joules that only grows, except that it wraps around at `range` where that is not None."""
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """A counter that only grows, except that it wraps around at `range`. source: rapl or nvml. joules: reads it."""
 
-    @property
-    def source(self) -> str: ...
-
-    @property
-    def range(self) -> float | None: ...
-
-    def joules(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Rapl:
-    """A processor package. Reading its counter may take an administrator's rights."""
-
-    folder: Path
-    source = "rapl"
-
-    @property
-    def range(self) -> float | None:
-        return _microjoules(self.folder / "max_energy_range_uj")
-
-    def joules(self) -> float:
-        return _microjoules(self.folder / "energy_uj")
-
-
-@dataclass(frozen=True)
-class Nvml:
-    """An NVIDIA GPU."""
-
-    library: Any
-    handle: Any
-    source = "nvml"
-    range = None
-
-    def joules(self) -> float:
-        return float(self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1e3
+    source: str
+    joules: Callable[[], float]
+    range: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +38,7 @@ class Meter:
         if not self.counters:
             return None
         return sum(
-            now - before + (counter.range or 0.0 if now < before else 0.0)
+            now - before + (counter.range if now < before else 0.0)
             for counter, before, now in zip(self.counters, start, self.read(), strict=True)
         )
 
@@ -79,12 +48,14 @@ def find_meter(powercap: Path = POWERCAP) -> Meter:
     return Meter([*_packages(powercap), *_gpus()])
 
 
-def _packages(powercap: Path) -> list[Rapl]:
+def _packages(powercap: Path) -> list[Counter]:
+    """Processor packages. Reading their counters may take an administrator's rights."""
     packages = []
     for folder in filter(_is_package, sorted(powercap.glob("*-rapl:*"))):
+        joules = partial(_microjoules, folder / "energy_uj")
         with suppress(OSError, ValueError):
-            _microjoules(folder / "energy_uj")
-            packages.append(Rapl(folder))
+            joules()
+            packages.append(Counter(source="rapl", joules=joules, range=_microjoules(folder / "max_energy_range_uj")))
     return packages
 
 
@@ -98,11 +69,12 @@ def _is_package(folder: Path) -> bool:
 
 
 def _microjoules(path: Path) -> float:
+    """The file's number of microjoules, in joules."""
     return int(path.read_text(encoding="ascii")) / 1e6
 
 
-def _gpus() -> list[Nvml]:
-    """Those that torch sees, where NVIDIA's library is installed and can read all of them."""
+def _gpus() -> list[Counter]:
+    """NVIDIA GPUs that torch sees, where NVIDIA's library is installed and can read all of them."""
     if not torch.cuda.is_available():
         return []
     try:
@@ -110,9 +82,13 @@ def _gpus() -> list[Nvml]:
 
         library.nvmlInit()
         uuids = [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(torch.cuda.device_count())]
-        gpus = [Nvml(library, library.nvmlDeviceGetHandleByUUID(uuid.encode())) for uuid in uuids]
-        for gpu in gpus:
-            gpu.joules()
+        handles = [library.nvmlDeviceGetHandleByUUID(uuid.encode()) for uuid in uuids]
+
+        def joules(handle: object) -> float:
+            return float(library.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+
+        gpus = [Counter(source="nvml", joules=partial(joules, handle)) for handle in handles]
+        Meter(gpus).read()
     except Exception:  # many ways to fail, all of which mean that energy is not measured
         return []
     return gpus

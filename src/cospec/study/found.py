@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from ..core.combine import Arithmetic, Combination, Contrastive, Guided, Mixture, Product
 from .cost import cost
 from .environment import environment
-from .mechanism import mechanism
 from .pilot import Pilot
 from .quality import gained, preserved
 from .relaxed import relaxed
 from .results import FORMAT, PromptInfo, Results, Settings
-from .speeds import speed
+from .speeds import mechanism, speed
 from .verdict import Evidence, judge
 
 # Digits of a prompt's hash that are kept: enough to tell prompts apart.

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from ..core.counts import Counts, DraftCounts, LaneCounts
 from ..core.sampling import SamplingParams
@@ -34,32 +33,13 @@ class Decoded:
     error: str | None = None
 
 
-class Method(Protocol):
-    """A way to decode, under a name. is_batched: whether it decodes several prompts at once, or one after the other.
-
-    planner: what chooses its plan while it decodes; None where nothing does.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def is_batched(self) -> bool: ...
-
-    @property
-    def planner(self) -> Planner | None: ...
-
-    def decode(self, prompts: Sequence[str]) -> Decoded: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlannedMethod:
-    """An ensemble under its plan."""
+    """An ensemble that cospec decodes under its plan."""
 
     name: str
     ensemble: Ensemble
     params: SamplingParams
-    is_batched = True
 
     @property
     def is_single(self) -> bool:
@@ -68,9 +48,11 @@ class PlannedMethod:
 
     @property
     def planner(self) -> Planner | None:
+        """What chooses the plan while it decodes; None where the plan is fixed."""
         return self.ensemble.planner_for(self.params)
 
     def decode(self, prompts: Sequence[str]) -> Decoded:
+        """Decode all prompts at once."""
         first: dict[int, float] = {}
         last: dict[int, float] = {}
         results: list[Result] = []
@@ -93,15 +75,18 @@ class PlannedMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerMethod:
-    """What is not decoded by cospec. decode_one: a prompt -> the number of tokens decoded."""
+    """What cospec does not decode. decode_one: a prompt -> the number of tokens decoded."""
 
     name: str
     decode_one: Callable[[str], int]
-    is_batched = False
     planner = None
 
     def decode(self, prompts: Sequence[str]) -> Decoded:
+        """Decode one prompt after the other."""
         return Decoded(tokens=sum(map(self.decode_one, prompts)))
+
+
+Method = PlannedMethod | PeerMethod
 
 
 def counts_of(result: Result) -> Counts:

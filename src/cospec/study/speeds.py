@@ -1,15 +1,30 @@
-"""Timed runs -> speeds, each over plain's on the same prompts."""
+"""Timed runs -> speeds over plain's on the same prompts, and counts -> the mechanism: how each speed came about."""
 
 import statistics
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..core.counts import Counts, DraftCounts
 from .asked import Asked
 from .intervals import geometric as geometric
-from .ledger import Ledger
+from .ledger import Ledger, at
 from .methods import RELAXED
-from .results import ALL, OURS, PLAIN, SINGLE, Interval, Measurement, Percentiles, Speed, SpeedRow
+from .results import (
+    ALL,
+    OURS,
+    PLAIN,
+    SINGLE,
+    Interval,
+    LaneRow,
+    Measurement,
+    Mechanism,
+    MechanismRow,
+    Percentiles,
+    ProposerRow,
+    Speed,
+    SpeedRow,
+)
 
 
 def speed(asked: Asked, ledger: Ledger) -> Speed:
@@ -24,7 +39,9 @@ def speed(asked: Asked, ledger: Ledger) -> Speed:
         categories = list(dict.fromkeys(run.category for run in sorted(at_once, key=lambda run: run.batch)))
         for category in [ALL, *categories] if len(categories) > 1 else [ALL]:
             in_category = [run for run in at_once if category in (ALL, run.category)]
-            rows += [row for name in methods if (row := _row(name, concurrency, category, in_category)) is not None]
+            rows += [
+                row for name in methods if (row := _speed_row(name, concurrency, category, in_category)) is not None
+            ]
     best = _best(runs, asked.ours, asked.criteria.planned_concurrency)
     levels = {name: _pays_up_to(rows, name) for name in methods if name != PLAIN}
     return Speed(
@@ -57,7 +74,7 @@ def tokens_per_second(runs: Sequence[Measurement]) -> float:
     return sum(run.tokens for run in runs) / sum(run.seconds for run in runs)
 
 
-def _row(method: str, concurrency: int, category: str, runs: Sequence[Measurement]) -> SpeedRow | None:
+def _speed_row(method: str, concurrency: int, category: str, runs: Sequence[Measurement]) -> SpeedRow | None:
     """A method's row from the runs of one concurrency and category; None where there are none of it."""
     own = [run for run in runs if run.method == method]
     if not own:
@@ -106,3 +123,59 @@ def _best(runs: Sequence[Measurement], ours: str, concurrency: int) -> str:
         if over is not None and over.low is not None and over.low > 1 and over.mean > lead:
             best, lead = name, over.mean
     return best
+
+
+def mechanism(ledger: Ledger, speed: Speed, drafters: tuple[str, ...]) -> Mechanism:
+    """A row for each method and concurrency that was timed."""
+    rows = [
+        _mechanism_row(row, ledger.counts[at(row.method, row.concurrency)], ledger, drafters)
+        for row in speed.rows
+        if row.category == ALL and at(row.method, row.concurrency) in ledger.counts
+    ]
+    return Mechanism(rows=tuple(rows))
+
+
+def _mechanism_row(row: SpeedRow, counts: Counts, ledger: Ledger, drafters: tuple[str, ...]) -> MechanismRow:
+    lanes = _lanes(counts, drafters)
+    member_calls = [lane.calls for name, lane in counts.lanes.items() if name not in drafters]
+    seconds = sum(run.seconds for run in ledger.runs(row.method, row.concurrency))
+    return MechanismRow(
+        method=row.method,
+        concurrency=row.concurrency,
+        proposers=tuple(_proposer(name, drafts) for name, drafts in counts.proposers.items() if drafts.proposed),
+        lanes=lanes,
+        block_efficiency=counts.tokens * len(member_calls) / sum(member_calls),
+        bottleneck=max(lanes, key=lambda lane: lane.share).name,
+        share_outside_models=max(0.0, 1 - counts.seconds_in_models / seconds),
+        theory_over_plain=ledger.theory.get(at(row.method, row.concurrency)),
+        measured_over_plain=1.0 if row.method == PLAIN else row.over_plain.mean if row.over_plain else None,
+        plans=dict(counts.plans),
+    )
+
+
+def _lanes(counts: Counts, drafters: tuple[str, ...]) -> tuple[LaneRow, ...]:
+    """A row for each member and drafter that was called."""
+    per_100 = 100 / counts.tokens
+    return tuple(
+        LaneRow(
+            name=name,
+            is_drafter=name in drafters,
+            calls_per_100_tokens=lane.calls * per_100,
+            seconds_per_100_tokens=lane.seconds * per_100,
+            share=lane.seconds / counts.seconds_in_models if counts.seconds_in_models else 0.0,
+        )
+        for name, lane in counts.lanes.items()
+        if lane.calls
+    )
+
+
+def _proposer(name: str, drafts: DraftCounts) -> ProposerRow:
+    by_place = zip(drafts.accepted_at, drafts.proposed_at, strict=True)
+    return ProposerRow(
+        name=name,
+        proposed=drafts.proposed,
+        accepted=drafts.accepted,
+        acceptance=drafts.accepted / drafts.proposed,
+        acceptance_at=tuple(accepted / proposed if proposed else 0.0 for accepted, proposed in by_place),
+        proposed_at=tuple(drafts.proposed_at),
+    )
