@@ -23,7 +23,7 @@ def _methods(rows: Mapping[str, Any]) -> FittedTable:
         columns=[
             _METHOD,
             TableColumn(name="tokens/s", is_number=True),
-            TableColumn(name="over plain", is_number=True),
+            TableColumn(name="over plain", priority=0, is_number=True),
             TableColumn(name="theory", priority=2, is_number=True),
             TableColumn(name="calls / 100 tokens", priority=4, is_number=True, wraps=True),
             TableColumn(name="accepted / proposed", priority=3, is_number=True, wraps=True),
@@ -47,7 +47,12 @@ def _methods(rows: Mapping[str, Any]) -> FittedTable:
 
 
 def _interval(over: Mapping[str, float] | None) -> str:
-    return f"{over['mean']:.2f} ({over['low']:.2f}-{over['high']:.2f})" if over else ""
+    return f"{_ratio(over['mean'])} ({_ratio(over['low'])}-{_ratio(over['high'])})" if over else ""
+
+
+def _ratio(value: float) -> str:
+    """Two decimals; an interval of few prompts may end so high that its order of magnitude is enough."""
+    return f"{value:.2f}" if value < 1000 else f"{value:.0e}"
 
 
 def _listed(figures: Mapping[str, float], style: str) -> str:
@@ -72,7 +77,7 @@ def _sweep(setting: str, by_value: Mapping[float, Mapping[str, Any]]) -> FittedT
         title=f"speed over plain, by {setting}",
         columns=[_METHOD, *(TableColumn(name=f"{value:g}", is_number=True) for value in by_value)],
         rows=[
-            [name, *(f"{over['mean']:.2f}" if (over := own.get(name)) else "" for own in by_value.values())]
+            [name, *(_ratio(over["mean"]) if (over := own.get(name)) else "" for own in by_value.values())]
             for name in names
         ],
     )
