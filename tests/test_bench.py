@@ -17,7 +17,7 @@ from cospec.members import Member
 from cospec.study.benchmark import Benchmark
 from cospec.study.intervals import ratio
 from cospec.study.ledger import Ledger, at
-from cospec.study.methods import PeerMethod, PlannedMethod, planned, published_plans, selected
+from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked_plans, planned, selected
 from cospec.study.peers import bench_methods, encoded
 from cospec.study.predictions import MeasuredBeliefs, predictions
 from cospec.study.results import Measurement
@@ -140,7 +140,8 @@ def test_theory_counts_the_prompt_that_every_method_feeds():
 
 def scheduled(ensemble, *names):
     """Its published plans of these names."""
-    methods, _ = planned(ensemble, published_plans(ensemble), SamplingParams())
+    params = SamplingParams()
+    methods, _ = planned(ensemble, benchmarked_plans(ensemble, params), params)
     return [each for each in methods if each.name in names]
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, toy
-from cospec.core import prefill as pieces
-from cospec.core.sampling import Draws, Purpose
+from cospec.core import prefill
+from cospec.core.draws import Draws, Purpose
 
 from .toys import END, Letters, letters, table
 
@@ -61,11 +61,11 @@ def test_an_aborted_sequence_leaves_the_others_alone():
     for _ in range(3):
         engine.step()
     aborted = engine.abort(gone)
-    assert aborted.sequence.finish_reason == "abort"
-    live = engine.get(kept)
+    assert aborted.sheet.finish_reason == "abort"
     while engine.num_live:
-        engine.step()
-    assert live.sequence.output == expected.token_ids
+        (event,) = engine.step()
+    assert event.id == kept
+    assert event.sheet.output == expected.token_ids
 
 
 def test_closing_a_stream_gives_all_slots_back():
@@ -386,8 +386,8 @@ def test_the_end_token_is_told_apart_from_a_length():
 @pytest.fixture
 def few(monkeypatch):
     """Prompts are read by five tokens a round and model, where there is more than one text."""
-    monkeypatch.setattr(pieces, "FEWEST", 5)
-    monkeypatch.setattr(pieces, "MOST", 5)
+    monkeypatch.setattr(prefill, "FEWEST", 5)
+    monkeypatch.setattr(prefill, "MOST", 5)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_while_a_prompt_is_read_the_others_go_on(few):
     engine.step()
     engine.add(ensemble.request([2] * 23, params))
     # Four rounds read twenty of the tokens, and say nothing of that text; the fifth settles its first.
-    moved = [[live.id for live, _ in engine.step()] for _ in range(5)]
+    moved = [[event.id for event in engine.step()] for _ in range(5)]
     assert moved == [[first]] * 4 + [[first, first + 1]]
 
 

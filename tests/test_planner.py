@@ -7,11 +7,12 @@ import pytest
 
 from cospec import Ensemble, Mixture, SamplingParams, toy
 from cospec.core.counts import Average
+from cospec.core.policy import Round
 from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.schedule import Plan
+from cospec.schedule.auto import Auto, Window
 from cospec.schedule.costs import Costs
-from cospec.schedule.planner import Era, Planner
 from cospec.study.tune import Tuning, tune, write_plan
 
 from .toys import table
@@ -30,7 +31,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     Clock.now = 0.0
-    for module in ("core.calls", "core.engine", "study.tune"):
+    for module in ("core.passes", "core.engine", "study.tune"):
         monkeypatch.setattr(f"cospec.{module}.time", types.SimpleNamespace(perf_counter=lambda: Clock.now))
 
 
@@ -80,7 +81,7 @@ def test_each_member_is_given_the_drafter_that_it_accepts_the_most():
     drafters = [Slow(HOPELESS, 0.0001), Slow(LIKE_A, 0.0001)]
     planner, (result,) = learned(members, drafters, ignore_eos=True)
     assert planner.chosen == "mixture auto by each"
-    assert planner.candidates[planner.chosen].drafters.lanes == (3, 2)
+    assert planner.plans[planner.chosen].drafters == (3, 2)
     for stats in result.proposers.values():
         assert stats.accepted > 0.8 * stats.proposed
 
@@ -90,7 +91,7 @@ def test_a_drafter_that_takes_its_time_must_be_worth_it():
     close = [0.45, 0.25, 0.1, 0.1, 0.05, 0.05]
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, [Slow(LIKE_A, 0.002), Slow(close, 0.0001)])
-    assert planner.candidates["mixture auto by each"].drafters.lanes == (3, 3)
+    assert planner.plans["mixture auto by each"].drafters == (3, 3)
 
 
 def test_a_hopeless_drafter_is_left():
@@ -132,7 +133,7 @@ def test_what_is_learned_under_one_sampling_is_not_taken_for_another():
     assert len({id(each) for each in (penalised, greedy, narrow)}) == 3
     # Where the argmax is all that counts, the heavier member may settle it alone.
     are_lazy = [
-        any(getattr(each, "is_lazy", False) for each in planner.candidates.values()) for planner in (penalised, greedy)
+        any(getattr(each, "is_lazy", False) for each in planner.plans.values()) for planner in (penalised, greedy)
     ]
     assert are_lazy == [False, True]
 
@@ -141,9 +142,9 @@ def test_rows_are_compared_as_they_are_drawn_from():
     """Under top-k 1 nothing but the first token counts, and there the two agree."""
     members = {"a": Slow([0.6, 0.2, 0.05, 0.05, 0.05, 0.05], 0.004), "b": Slow([0.4, 0.2, 0.1, 0.1, 0.1, 0.1], 0.004)}
     planner, _ = learned(members, None, top_k=1)
-    assert planner.acceptance(0, 1) == pytest.approx(1)
+    assert planner.beliefs.acceptance(0, 1) == pytest.approx(1)
     planner, _ = learned(members, None)
-    assert planner.acceptance(0, 1) == pytest.approx(0.8)
+    assert planner.beliefs.acceptance(0, 1) == pytest.approx(0.8)
 
 
 def test_costs_are_read_between_what_was_measured():
@@ -194,9 +195,9 @@ def test_tuning_compares_what_it_predicts_with_the_clock():
 
 
 def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
-    monkeypatch.setattr("cospec.schedule.planner.ERAS_A_TRIAL", 10)
+    monkeypatch.setattr("cospec.schedule.auto.WINDOWS_A_TRIAL", 10)
     # By what it is heard to say it would be found as well.
-    monkeypatch.setattr("cospec.schedule.planner.SHARE_OF_HEARING", 0)
+    monkeypatch.setattr("cospec.schedule.auto.SHADOW_SHARE", 0)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
@@ -206,19 +207,19 @@ def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
 
 def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
     """It is never tried again, and used all the same once its rows have come to agree with what is settled."""
-    monkeypatch.setattr("cospec.schedule.planner.ERAS_A_TRIAL", 10**9)
+    monkeypatch.setattr("cospec.schedule.auto.WINDOWS_A_TRIAL", 10**9)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
     planner, _ = learned(members, Changing(0.0001), length=2500, temperature=0)
-    assert planner.acceptance(2, None) > 0.9
+    assert planner.beliefs.acceptance(2, None) > 0.9
     assert "by member" in planner.chosen
 
 
 def test_hearing_takes_a_hundredth_of_the_time_at_most():
     planner, _ = learned({"a": Slow(LIKE_A, 0.004)}, Slow(HOPELESS, 0.002), length=2500)
     assert planner.chosen == "plain"
-    assert 10 < sum(planner._num_heard.values()) <= 0.01 * Clock.now / 0.002
+    assert 10 < sum(planner.num_shadowed.values()) <= 0.01 * Clock.now / 0.002
 
 
 def test_texts_that_end_at_once_teach_nothing():
@@ -294,8 +295,8 @@ def test_a_block_that_stood_whole_counts_for_its_drafter():
     ensemble.generate([[1]], params)
     planner = ensemble.planner_for(params)
     drafter = len(ensemble.member_names)
-    assert planner.acceptance(drafter, None) == pytest.approx(1.0)
-    assert planner.by_place[drafter, None, 0].count > 0
+    assert planner.beliefs.acceptance(drafter, None) == pytest.approx(1.0)
+    assert planner.beliefs.by_place[drafter, None, 0].count > 0
 
 
 def speed(ensemble, num_texts, length=60):
@@ -314,22 +315,28 @@ def test_auto_is_as_fast_as_plain_with_any_number_of_texts(num_texts):
     assert speed(ensemble, num_texts) > 0.97 * speed(ensemble.with_plan(schedule="plain"), num_texts)
 
 
-def test_an_era_ends_when_there_are_half_or_twice_as_many_texts():
+def round_of(num_live):
+    return Round(
+        sheets=[], num_live=num_live, num_settled=0, num_feeds=1, seconds=0.0, seconds_in_models=0.0, has_prefill=True
+    )
+
+
+def test_a_window_ends_when_there_are_half_or_twice_as_many_texts():
     planner, _ = learned({"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}, Slow(LIKE_A, 0.0001))
     for num_texts, is_new in ((8, True), (6, False), (5, False), (4, True), (1, True), (1, False)):
-        planner.num_rows, before = num_texts, planner._era
-        planner._now()
-        assert (planner._era is not before) == is_new
+        before = planner._window
+        planner.on_round(round_of(num_texts))
+        assert (planner._window is not before) == is_new
 
 
 def test_a_plan_that_is_slower_than_its_theory_is_left():
-    """What its eras gave counts, not what was predicted of it."""
+    """What its windows gave counts, not what was predicted of it."""
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Slow(LIKE_A, 0.0001))
     best = planner.chosen
     for _ in range(40):
-        planner._learn(Era(best, tokens=10, seconds=10 / (0.5 * planner._theory(best))))
-    planner._plan()
+        planner._learn(Window(best, tokens=10, seconds=10 / (0.5 * planner._theory(best))))
+    planner._choose()
     assert planner.chosen != best
     assert planner.predictions[best] < planner._theory(best)
 
@@ -339,40 +346,40 @@ def test_a_drafter_stops_earlier_where_a_draft_more_costs_more():
     for token in (0.0, 0.003):
         members = {"a": Slow(LIKE_A, 0.004, token), "b": Slow(LIKE_A, 0.004, token)}
         planner, _ = learned(members, Slow(LIKE_A, 0.0001))
-        floors[token] = planner.candidates["fixed auto by member"].pace.floor
+        floors[token] = planner.plans["fixed auto by member"].stop.floor
     assert floors[0.003] > 2 * floors[0.0]
 
 
 def test_what_a_plan_puts_off_is_charged_to_it(monkeypatch):
     """Where every token costs the same, the plan under which a member is fed later is as fast as plain, and must not
     seem faster each time that it begins."""
-    eras = []
+    windows = []
 
     def in_turn(planner):
-        eras.append(Era(("plain", "mixture")[len(eras) % 2], bucket=8))
-        planner.chosen = "plain"
-        return eras[-1]
+        windows.append(Window(("plain", "mixture")[len(windows) % 2], bucket=8))
+        planner._chosen = "plain"
+        return windows[-1]
 
-    monkeypatch.setattr(Planner, "_next", in_turn)
+    monkeypatch.setattr(Auto, "_next", in_turn)
     speed(Ensemble([Slow(LIKE_A, 0.0, 0.001), Slow(LIKE_A, 0.0, 0.001)], schedule="auto"), 8, length=400)
-    timed = [era for era in eras[2:-2] if era.name == "mixture"]
+    timed = [era for era in windows[2:-2] if era.plan == "mixture"]
     assert len(timed) > 10
     assert sum(era.tokens for era in timed) / sum(era.seconds for era in timed) == pytest.approx(500, rel=0.02)
 
 
 def test_a_prompt_that_a_member_never_read_is_no_time_won(monkeypatch):
     """Short texts may end before a member of a mixture is drawn at all."""
-    eras = []
+    windows = []
 
     def always(planner):
-        eras.append(Era("mixture", bucket=4))
-        planner.chosen = "mixture"
-        return eras[-1]
+        windows.append(Window("mixture", bucket=4))
+        planner._chosen = "mixture"
+        return windows[-1]
 
-    monkeypatch.setattr(Planner, "_next", always)
+    monkeypatch.setattr(Auto, "_next", always)
     members = [Slow(LIKE_A, 0.0, 0.001), Slow(LIKE_A, 0.0, 0.001)]
     ensemble = Ensemble(members, schedule="auto", max_sequences=4)
     ensemble.generate([[0] * 300] * 60, SamplingParams(max_tokens=3))
-    assert len(eras) > 2
-    assert all(era.seconds >= 0 for era in eras)
-    assert sum(era.tokens for era in eras) <= 1.1 * 1000 * sum(era.seconds for era in eras)
+    assert len(windows) > 2
+    assert all(era.seconds >= 0 for era in windows)
+    assert sum(era.tokens for era in windows) <= 1.1 * 1000 * sum(era.seconds for era in windows)

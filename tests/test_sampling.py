@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from cospec import InvalidSampling, SamplingParams
+from cospec.core.draws import Draws, Purpose, draw
 from cospec.core.gumbel import on_cpu, on_device
-from cospec.core.sampling import Draws, History, Purpose, draw, shape, shape_members, warp
+from cospec.core.transforms import History, shape, shape_members, warp
 
 from .laws import naive
 

@@ -7,7 +7,7 @@ import pytest
 from cospec import Ensemble, Mixture, SamplingParams, toy
 from cospec.members import Member
 from cospec.schedule import Setting, make_schedule
-from cospec.schedule.theory import cycle, standing, texts_a_call
+from cospec.schedule.theory import sequences_a_pass, standing
 
 # Distributions that are the same at every position, so that acceptances are independent of each other.
 MEMBERS = {"a": [0.5, 0.3, 0.15, 0.05], "b": [0.2, 0.45, 0.2, 0.15]}
@@ -78,7 +78,7 @@ def test_what_calls_and_their_tokens_cost_is_as_predicted(ensemble, name, share_
         drafters=planned.drafter_names,
         params=SamplingParams(),
     )
-    predicted = cycle(make_schedule(planned.plan, setting), Known(share_a_token))
+    predicted = make_schedule(planned.plan, setting).cycle(Known(share_a_token))
     # Of a shallow cascade's second stage theory counts the tokens roughly.
     tolerance = 0.07 if plan["schedule"] == "cascade" and share_a_token else 0.04
     assert LENGTH / seconds == pytest.approx(predicted.speed, rel=tolerance)
@@ -106,7 +106,7 @@ class Batched(Known):
         self._num_texts = num_texts
 
     def seconds(self, lane, num_tokens, share=1.0):
-        num_together = texts_a_call(self._num_texts, share)
+        num_together = sequences_a_pass(self._num_texts, share)
         return super().seconds(lane, num_together * num_tokens) / num_together
 
 
@@ -121,7 +121,7 @@ def test_texts_that_share_calls_are_as_fast_as_predicted(ensemble, name, share_a
     planned.generate([[0]] * num_texts, [SamplingParams(max_tokens=length, seed=i) for i in range(num_texts)])
     seconds = sum(runner.seconds for runner in planned.runners)
     schedule = planned.schedule_for(SamplingParams())
-    predicted = cycle(schedule, Batched(share_a_token, num_texts))
+    predicted = schedule.cycle(Batched(share_a_token, num_texts))
     # Texts come in step in part, and wait for each other's drafts.
     assert num_texts * length / seconds == pytest.approx(predicted.speed, rel=0.12)
 

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import toy
     from .core.combine import Arithmetic, Combination, Contrastive, Custom, Guided, Mixture, Product
-    from .core.engine import Engine, Request
-    from .core.sampling import SamplingParams
+    from .core.engine import Engine
+    from .core.events import Event, Result
+    from .core.live import Request
+    from .core.params import SamplingParams
+    from .core.tokens import Token
     from .ensemble import Ensemble
     from .errors import (
         CospecError,
@@ -24,48 +27,20 @@ if TYPE_CHECKING:
         VocabularyMismatch,
     )
     from .members import Member
-    from .results import Event, Result
-    from .runner import Runner
+    from .runner import Feed, Runner, Slot
     from .runner.hf import LoadOptions
+    from .schedule import Plan, Schedule, Setting
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "Arithmetic",
-    "Combination",
-    "Contrastive",
-    "CospecError",
-    "Custom",
-    "DoesNotFit",
-    "Engine",
-    "Ensemble",
-    "Event",
-    "Guided",
-    "InvalidCombination",
-    "InvalidEnsemble",
-    "InvalidPrompt",
-    "InvalidSampling",
-    "InvalidSchedule",
-    "LoadOptions",
-    "Member",
-    "MemberFailed",
-    "Mixture",
-    "ModelNotFound",
-    "Product",
-    "Request",
-    "Result",
-    "Runner",
-    "SamplingParams",
-    "UnknownName",
-    "UnsupportedModel",
-    "VocabularyMismatch",
-    "toy",
-]
 
 # Where the public names are made. They are imported when first asked for, so that `cospec --help` loads no torch.
 _HOMES = {
     "core.combine": ("Arithmetic", "Combination", "Contrastive", "Custom", "Guided", "Mixture", "Product"),
-    "core.engine": ("Engine", "Request"),
+    "core.engine": ("Engine",),
+    "core.events": ("Event", "Result"),
+    "core.live": ("Request",),
+    "core.params": ("SamplingParams",),
+    "core.tokens": ("Token",),
     "ensemble": ("Ensemble",),
     "errors": (
         "CospecError",
@@ -82,12 +57,49 @@ _HOMES = {
         "VocabularyMismatch",
     ),
     "members": ("Member",),
-    "results": ("Event", "Result"),
-    "runner": ("Runner",),
+    "runner": ("Feed", "Runner", "Slot"),
     "runner.hf": ("LoadOptions",),
-    "core.sampling": ("SamplingParams",),
+    "schedule": ("Plan", "Schedule", "Setting"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Arithmetic",
+    "Combination",
+    "Contrastive",
+    "CospecError",
+    "Custom",
+    "DoesNotFit",
+    "Engine",
+    "Ensemble",
+    "Event",
+    "Feed",
+    "Guided",
+    "InvalidCombination",
+    "InvalidEnsemble",
+    "InvalidPrompt",
+    "InvalidSampling",
+    "InvalidSchedule",
+    "LoadOptions",
+    "Member",
+    "MemberFailed",
+    "Mixture",
+    "ModelNotFound",
+    "Plan",
+    "Product",
+    "Request",
+    "Result",
+    "Runner",
+    "SamplingParams",
+    "Schedule",
+    "Setting",
+    "Slot",
+    "Token",
+    "UnknownName",
+    "UnsupportedModel",
+    "VocabularyMismatch",
+    "toy",
+]
 
 
 def __getattr__(name: str) -> object:

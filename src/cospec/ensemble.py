@@ -3,8 +3,7 @@
 import copy
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Values
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,49 +12,56 @@ import torch
 
 from . import demo
 from .core.combine import Combination, make_combination
-from .core.engine import Engine, Participant, Request, Update
-from .core.policy import Policy, is_coupled
-from .core.sampling import Draws, SamplingParams
+from .core.draws import Draws
+from .core.engine import Engine
+from .core.events import Event, Result
+from .core.feeding import Participant
+from .core.live import Request
+from .core.params import SamplingParams
+from .core.verify import is_coupled
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
 from .files import LOAD_OPTIONS, read_settings
 from .members import LOOKUPS, Member, Source, as_member, check_vocabularies, load_runners, unique_names
-from .results import Event, Origin, Result
-from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans
-from .schedule.planner import Adaptive, Planner, make_planner
+from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class, schedule_names
+from .schedule.auto import Auto
 
-Prompt = str | Values[int]
-Params = SamplingParams | Values[SamplingParams] | None
+Prompt = str | Sequence[int]
+Params = SamplingParams | Sequence[SamplingParams] | None
 
 PLACEHOLDER = "{prompt}"
-# Ways of sampling that `auto` keeps in mind; the one that came first is forgotten first.
+# How many sequences are decoded at a time by default.
+MAX_SEQUENCES = 32
+# Ways of sampling for which measurements are kept; those of the first one are dropped first.
 MOST_PLANNERS = 32
+# A model that drafts: as a member is given, or a member itself, with its own name, prompt and options.
+Proposer = Source | Member
 
 
 class Ensemble:
     """Several models decoded as one.
 
-    members: paths, hub ids, `demo:` names, runners, or Member objects. combine: the target, an object or a name; an
-    equal Mixture by default. schedule, gamma, proposer, first, verification: see Plan. A proposer that is no member is
-    loaded as a drafter; `lookup` drafts what followed the same tokens earlier in the text, `lookup+past` in finished
-    texts too. Of several `auto` picks, and `mixture` gives each member its own, in their order to begin with and, where
-    it may measure, the one whose drafts it accepts the most. max_sequences: how many are decoded at a time.
-    load_options: those of LoadOptions (dtype, device, ...), for all members given by path; they go before a member's
-    own.
+    members: paths, hub ids, names with a scheme such as `demo:math`, runners, or Member objects. combine: the target,
+    an object or a name; an equal Mixture by default. schedule: a name, or a Schedule of one's own, as an object or
+    class. gamma, proposer, first, verification: see Plan. A proposer, given as members are, that is no member is loaded
+    as a drafter; `lookup` drafts what followed the same tokens earlier in the sequence, `lookup+past` in finished ones
+    too. Of several `auto` picks, and `mixture` gives each member its own: first in their order, and where it may
+    measure the one whose drafts the member accepts most. max_sequences: how many are decoded at a time. load_options:
+    those of LoadOptions (dtype, device, ...), for all members given by path; they override a member's own.
 
     Raises a CospecError for anything that cannot run as asked, before anything runs.
     """
 
     def __init__(
         self,
-        members: Values[Source | Member],
+        members: Sequence[Source | Member],
         combine: Combination | str | None = None,
         *,
-        schedule: str = "auto",
-        gamma: int | Values[int] | str | None = None,
-        proposer: Source | Values[Source] | None = None,
+        schedule: str | Schedule | type[Schedule] = "auto",
+        gamma: int | Sequence[int] | str | None = None,
+        proposer: Proposer | Sequence[Proposer] | None = None,
         first: str | None = None,
         verification: str = "block",
-        max_sequences: int = 32,
+        max_sequences: int = MAX_SEQUENCES,
         **load_options: Any,
     ) -> None:
         if isinstance(members, str) or not members:
@@ -72,7 +78,7 @@ class Ensemble:
         self._drafters, self.drafter_names, chosen = self._drafting(proposer, schedule)
         gammas = gamma if gamma is None or isinstance(gamma, int | str) else tuple(gamma)
         self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, first=first, verification=verification)
-        self._planners: dict[object, Planner] = {}
+        self._planners: dict[object, Auto] = {}
         self.schedule_for(SamplingParams())
         self.runners = load_runners(self.sources)
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
@@ -130,7 +136,7 @@ class Ensemble:
         """What the members and drafters compute in."""
         return {runner.dtype for runner in self.runners}
 
-    def generate(self, prompts: Prompt | Values[Prompt], params: Params = None) -> list[Result]:
+    def generate(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> list[Result]:
         """Decode each prompt (a text or token ids; or a list of them) n times; prompt by prompt, sample by sample.
 
         params: one for all, or one each. Raises a CospecError before anything is decoded; a text that fails while
@@ -141,7 +147,7 @@ class Ensemble:
 
     def stream(
         self,
-        prompts: Prompt | Values[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         params: Params = None,
         *,
         should_stop: Callable[[], bool] = lambda: False,
@@ -150,7 +156,7 @@ class Ensemble:
 
         should_stop: asked before each round; once it holds, what is live ends as it is, with finish_reason "abort".
         """
-        return self._run(deque(self._origins(prompts, params)), should_stop)
+        return self._run(deque(self._requests(prompts, params)), should_stop)
 
     def engine(self, calls_at_once: int = 1) -> Engine:
         """A new engine over these members; what it decodes is given by `request`.
@@ -169,24 +175,26 @@ class Ensemble:
             prompt=ids,
             lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self.sources],
             params=params,
-            policy=self.policy(params),
+            combination=self.combination,
+            schedule=self.planner_for(params) or self.schedule_for(params),
+            verification=self.plan.verification,
             draws=Draws(seed, index),
             decode=self.tokenizer.decode if self.tokenizer else None,
+            index=index,
         )
 
     def schedule_for(self, params: SamplingParams) -> Schedule:
         """The plan's schedule under this sampling. Raises InvalidSchedule where it cannot be had."""
         return make_schedule(self.plan, self._setting(params))
 
-    def planner_for(self, params: SamplingParams) -> Planner | None:
-        """What `auto`, as a schedule or as gamma, knows under this sampling, shared by all texts; None where the plan
-        is fixed.
+    def planner_for(self, params: SamplingParams) -> Auto | None:
+        """What chooses plans, or draft lengths, under this sampling, for all sequences; None where the plan is fixed.
 
         With a seed it may not measure where the text would depend on what was measured: unless verification is
         coupled, or the temperature 0.
         """
         plan = self.plan
-        is_free = params.seed is None or is_coupled(plan.verification, params)
+        is_free = params.seed is None or is_coupled(plan.verification, params.temperature)
         is_planned = plan.is_paced or (plan.schedule == "auto" and plan.gamma is None)
         if not is_planned or not is_free:
             return None
@@ -197,22 +205,12 @@ class Ensemble:
             weighed = [plan] if plan.is_paced else plans(setting, plan.verification)
             if len(self._planners) >= MOST_PLANNERS:
                 del self._planners[next(iter(self._planners))]
-            self._planners[key] = make_planner(weighed, setting)
+            self._planners[key] = Auto.of_plans(weighed, setting, plan.name)
         return self._planners[key]
 
     def _setting(self, params: SamplingParams) -> Setting:
         return Setting(
             combination=self.combination, members=self.member_names, drafters=self.drafter_names, params=params
-        )
-
-    def policy(self, params: SamplingParams) -> Policy:
-        """What decides a text under this sampling. Raises InvalidSchedule where the plan cannot be had."""
-        planner = self.planner_for(params)
-        return Policy(
-            combination=self.combination,
-            schedule=Adaptive(planner, self.plan.schedule) if planner is not None else self.schedule_for(params),
-            verification=self.plan.verification,
-            observer=planner,
         )
 
     @property
@@ -221,55 +219,55 @@ class Ensemble:
         given = [*self._members, *self._drafters]
         return [replace(source, options=replace(source.options, **self.load_options)) for source in given]
 
-    def _origins(self, prompts: Prompt | Values[Prompt], params: Params) -> list[Origin]:
+    def _requests(self, prompts: Prompt | Sequence[Prompt], params: Params) -> list[Request]:
         """Every sample of every prompt, all of them checked before the first runs."""
         listed = as_prompts(prompts)
-        origins = []
+        requests = []
         engine = self.engine()
         for prompt_index, (prompt, own) in enumerate(zip(listed, _as_params(params, len(listed)), strict=True)):
-            first = self.request(prompt, own)
+            first = replace(self.request(prompt, own), prompt_index=prompt_index)
             engine.check(first)
-            for index in range(own.n):
-                request = replace(first, draws=Draws(first.draws.seed, index))
-                origins.append(Origin(prompt_index, index, request))
-        return origins
+            seed = first.draws.seed
+            requests += [replace(first, draws=Draws(seed, index), index=index) for index in range(own.n)]
+        return requests
 
-    def _run(self, waiting: deque[Origin], should_stop: Callable[[], bool]) -> Iterator[Event]:
+    def _run(self, waiting: deque[Request], should_stop: Callable[[], bool]) -> Iterator[Event]:
         engine = self.engine()
-        origins: dict[int, Origin] = {}
+        live: list[int] = []
         try:
             while waiting or engine.num_live:
                 while waiting and engine.num_live < self.max_sequences:
-                    origin = waiting.popleft()
-                    origins[engine.add(origin.request)] = origin
+                    live.append(engine.add(waiting.popleft()))
                 if should_stop():
                     break
-                for live, update in engine.step():
-                    origin = origins.pop(update.id) if update.is_finished else origins[update.id]
-                    yield origin.event(live, update)
-            for id, origin in origins.items():
-                yield origin.event(engine.abort(id), Update(id, (), (), is_finished=True))
+                for event in engine.step():
+                    if event.result is not None:
+                        live.remove(event.id)
+                    yield event
+            for id in live:
+                yield engine.abort(id)
         finally:
             engine.close()
 
     def _drafting(
-        self, proposer: Source | Values[Source] | None, schedule: str
+        self, proposer: Proposer | Sequence[Proposer] | None, schedule: str | Schedule | type[Schedule]
     ) -> tuple[list[Member], tuple[str, ...], str | None]:
-        """The models that only draft, their names, and the chosen proposer, if it is not left to the schedule."""
+        """The models that only draft, their names, and the plan's proposer, unless that is left to the schedule."""
         given = _as_sources(proposer)
         chosen = [self._member_named(source) for source in given]
-        drafters = [Member(model=source) for source, name in zip(given, chosen, strict=True) if name is None]
+        drafters = [as_member(source) for source, name in zip(given, chosen, strict=True) if name is None]
         names = unique_names(drafters, taken=self.member_names)
-        if schedule == "mixture" and len(names) > 1:
+        if len(names) > 1 and EACH in _special_proposers(schedule):
             return drafters, names, EACH
         if len(given) != 1:
             return drafters, names, None
         return drafters, names, names[0] if names else chosen[0]
 
-    def _member_named(self, proposer: Source) -> str | None:
+    def _member_named(self, proposer: Proposer) -> str | None:
         """The member that is meant, or None for a model that only drafts. Raises UnknownName."""
         for name, member in zip(self.member_names, self._members, strict=True):
-            if proposer is member.model or (isinstance(proposer, str) and proposer in (name, member.model)):
+            is_named = isinstance(proposer, str) and proposer in (name, member.model)
+            if proposer is member or proposer is member.model or is_named:
                 return name
         is_path = not isinstance(proposer, str) or "/" in proposer or demo.is_demo(proposer) or Path(proposer).exists()
         if not is_path and proposer not in LOOKUPS:
@@ -317,7 +315,14 @@ def _as_combination(combine: Combination | str | None, num_members: int) -> Comb
     return combine
 
 
-def _as_sources(proposer: Source | Values[Source] | None) -> list[Source]:
+def _special_proposers(schedule: str | Schedule | type[Schedule]) -> tuple[str, ...]:
+    """What the schedule's plans may name as proposer beside members and drafters; an unknown name's are none yet."""
+    if not isinstance(schedule, str):
+        return schedule.special_proposers
+    return schedule_class(schedule).special_proposers if schedule in schedule_names() else ()
+
+
+def _as_sources(proposer: Proposer | Sequence[Proposer] | None) -> list[Proposer]:
     """None, one or several proposers as a list."""
     if proposer is None:
         return []
@@ -325,7 +330,7 @@ def _as_sources(proposer: Source | Values[Source] | None) -> list[Source]:
     return listed
 
 
-def as_prompts(prompts: Prompt | Values[Prompt]) -> list[Prompt]:
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """A list of prompts; one text, or one list of token ids, is a list of one."""
     if isinstance(prompts, str):
         return [prompts]

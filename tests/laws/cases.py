@@ -19,9 +19,8 @@ from cospec import (
     SamplingParams,
     toy,
 )
-from cospec.core.engine import Participant
-from cospec.core.policy import Policy
-from cospec.core.sampling import Draws
+from cospec.core.draws import Draws
+from cospec.core.feeding import Participant
 from cospec.schedule import Plan, Setting, make_schedule
 
 from . import naive
@@ -142,13 +141,16 @@ class Case:
             first=None if self.first is None else names[self.first],
             verification=self.verification,
         )
-        policy = Policy(
+        prompts = [*self.prompts, *(self.prompts[0] for _ in _DRAFTERS.get(self.proposer, {}))]
+        return Request(
+            prompt=self.prompts[0],
+            lane_prompts=prompts,
+            params=self.params,
             combination=self.blend.combination,
             schedule=make_schedule(plan, setting),
             verification=self.verification,
+            draws=draws,
         )
-        prompts = [*self.prompts, *(self.prompts[0] for _ in _DRAFTERS.get(self.proposer, {}))]
-        return Request(prompt=self.prompts[0], lane_prompts=prompts, params=self.params, policy=policy, draws=draws)
 
     def law(self) -> Law:
         """By enumeration of the engine's randomness."""
@@ -169,10 +171,10 @@ class Case:
         order = [engine.add(self.request(Draws(seed))) for seed in seeds]
         texts: dict[int, Text] = {}
         while engine.num_live:
-            for live, update in engine.step():
-                assert live.sequence.error is None, live.sequence.error
-                if update.is_finished:
-                    texts[live.id] = tuple(live.sequence.output)
+            for event in engine.step():
+                assert event.sheet.error is None, event.sheet.error
+                if event.result is not None:
+                    texts[event.id] = tuple(event.sheet.output)
         return [texts[id] for id in order]
 
     def but(self, **changes: object) -> "Case":

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from cospec import Engine
-from cospec.core.sampling import Purpose
-from cospec.core.sheet import Sequence
+from cospec.core.draws import Purpose
+from cospec.core.sheet import Sheet
 from cospec.runner.toy import FunctionSlot
 
 from .naive import Law
@@ -187,56 +187,56 @@ def _rounds(state: State) -> Iterator[tuple[State, tuple[int, ...] | None]]:
 
     def step(path: Path) -> tuple[Engine, tuple[int, ...] | None]:
         engine = _twin(state.engine)
-        sequence = _sequence(engine)
-        sequence.draws = EnumeratedDraws(path, sequence.position, sequence.epoch)
-        ((live, update),) = engine.step()
-        assert live.sequence.error is None, live.sequence.error
-        return engine, tuple(live.sequence.output) if update.is_finished else None
+        sheet = _sheet(engine)
+        sheet.draws = EnumeratedDraws(path, sheet.position, sheet.epoch)
+        (event,) = engine.step()
+        assert event.sheet.error is None, event.sheet.error
+        return engine, tuple(event.sheet.output) if event.result is not None else None
 
     for probability, (engine, text), intervals in outcomes(step, state.intervals):
         if text is None:
-            intervals = _to_come(_sequence(engine), intervals)
+            intervals = _to_come(_sheet(engine), intervals)
         yield State(engine, intervals, state.probability * probability), text
 
 
-def _to_come(sequence: Sequence, intervals: Intervals) -> Intervals:
+def _to_come(sheet: Sheet, intervals: Intervals) -> Intervals:
     return {
         (position, purpose, epoch): interval
         for (position, purpose, epoch), interval in intervals.items()
-        if position >= sequence.position and (purpose in OF_POSITION or epoch >= sequence.epoch)
+        if position >= sheet.position and (purpose in OF_POSITION or epoch >= sheet.epoch)
     }
 
 
 def _signature(state: State) -> tuple[object, ...]:
     """All that the rest of the text may depend on. Rows are functions of the text and of what a lane was fed."""
-    sequence = _sequence(state.engine)
+    sheet = _sheet(state.engine)
     known = sorted(
-        (position, purpose, epoch - (0 if purpose in OF_POSITION else sequence.epoch), interval)
+        (position, purpose, epoch - (0 if purpose in OF_POSITION else sheet.epoch), interval)
         for (position, purpose, epoch), interval in state.intervals.items()
     )
     drafts = tuple(
         (draft.token, draft.proposer, None if draft.probs is None else tuple(draft.probs.tolist()))
-        for draft in sequence.drafts
+        for draft in sheet.drafts
     )
-    lanes = tuple((lane.length, lane.first) for lane in sequence.lanes)
-    declined = tuple(lane for lane in sequence.declined if sequence.has_declined(lane))
-    return tuple(sequence.output), drafts, lanes, declined, tuple(known)
+    lanes = tuple((lane.length, lane.first) for lane in sheet.lanes)
+    declined = tuple(lane for lane in sheet.declined if sheet.has_declined(lane))
+    return tuple(sheet.output), drafts, lanes, declined, tuple(known)
 
 
 def _progress(state: State) -> tuple[int, int, int]:
     """What each round adds to: positions settled, what members know, what drafters know and propose. A later one may
     fall when an earlier one grows."""
-    sequence = _sequence(state.engine)
-    lengths = [lane.length for lane in sequence.lanes]
-    num_members = sequence.num_members
-    drafted = len(sequence.drafts) + len(sequence.declined) + sum(lengths[num_members:])
-    return sequence.position, sum(lengths[:num_members]), drafted
+    sheet = _sheet(state.engine)
+    lengths = [lane.length for lane in sheet.lanes]
+    num_members = sheet.num_members
+    drafted = len(sheet.drafts) + len(sheet.declined) + sum(lengths[num_members:])
+    return sheet.position, sum(lengths[:num_members]), drafted
 
 
-def _sequence(engine: Engine) -> Sequence:
+def _sheet(engine: Engine) -> Sheet:
     ((live, *others),) = [list(engine._live.values())]
     assert not others
-    return live.sequence
+    return live.sheet
 
 
 def _twin(engine: Engine) -> Engine:
@@ -244,14 +244,14 @@ def _twin(engine: Engine) -> Engine:
     twin = copy.copy(engine)
     ((id, live),) = engine._live.items()
     live = copy.copy(live)
-    live.sequence = copy.copy(live.sequence)
-    live.sequence.output = list(live.sequence.output)
-    live.sequence.drafts = list(live.sequence.drafts)
-    live.sequence.tallies = copy.deepcopy(live.sequence.tallies)
-    live.sequence.verified = copy.deepcopy(live.sequence.verified)
-    live.sequence.declined = dict(live.sequence.declined)
-    live.sequence.lanes = [copy.copy(lane) for lane in live.sequence.lanes]
-    for lane in live.sequence.lanes:
+    live.sheet = copy.copy(live.sheet)
+    live.sheet.output = list(live.sheet.output)
+    live.sheet.drafts = list(live.sheet.drafts)
+    live.sheet.proposers = copy.deepcopy(live.sheet.proposers)
+    live.sheet.verified = copy.deepcopy(live.sheet.verified)
+    live.sheet.declined = dict(live.sheet.declined)
+    live.sheet.lanes = [copy.copy(lane) for lane in live.sheet.lanes]
+    for lane in live.sheet.lanes:
         slot = FunctionSlot()
         slot.tokens = list(lane.slot.tokens)
         lane.slot = slot

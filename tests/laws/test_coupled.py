@@ -2,7 +2,7 @@
 
 import pytest
 
-from cospec.core.sampling import Draws
+from cospec.core.draws import Draws
 
 from .cases import BLENDS, Blend, Case
 from .test_laws import PLANS, case
@@ -50,5 +50,5 @@ def test_members_that_agree_accept_all_of_each_others_drafts():
     engine = alike.engine()
     engine.add(alike.request(Draws(1)))
     while engine.num_live:
-        ((live, _),) = engine.step()
-    assert all(tally.accepted == tally.proposed > 0 for tally in live.sequence.tallies.values())
+        (event,) = engine.step()
+    assert all(tally.accepted == tally.proposed > 0 for tally in event.sheet.proposers.values())

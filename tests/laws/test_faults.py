@@ -12,15 +12,15 @@ import torch
 
 from cospec import Arithmetic, Contrastive, Mixture, SamplingParams
 from cospec.core import verify
-from cospec.core.drafts import Draft
+from cospec.core.draws import Purpose, probabilities
 from cospec.core.noise import noisy_argmax
-from cospec.core.propose import Item, _extend
-from cospec.core.sampling import Purpose, probabilities
+from cospec.core.propose import Proposal, _extend
 from cospec.core.settle import Block, verdicts_of
-from cospec.core.sheet import Sequence
+from cospec.core.sheet import Sheet
 from cospec.core.target import Span, log_combined, stacked
+from cospec.core.tokens import Draft
 from cospec.core.verify import Runs, Uniforms, Verdict
-from cospec.schedule import DrawnMember
+from cospec.schedule.mixture import DrawnMember
 
 from . import naive
 from .cases import Blend, Case
@@ -45,8 +45,8 @@ def log_target_with(change: Callable[[torch.Tensor], torch.Tensor]) -> AbstractC
     def faulty(spans: list[Span], combination: object) -> list[torch.Tensor]:
         log_rs = log_combined(spans, combination)
         for span, log_r in zip(spans, log_rs, strict=True):
-            if span.sequence.drafts and span.stop == span.sequence.frontier + 1:
-                rows = stacked([Span(span.sequence, span.stop - 1, span.stop)], span.sequence.members)[:, 0]
+            if span.sheet.drafts and span.stop == span.sheet.frontier + 1:
+                rows = stacked([Span(span.sheet, span.stop - 1, span.stop)], span.sheet.members)[:, 0]
                 log_r[-1:] = combination.log_probs(change(rows)[:, None])
         return log_rs
 
@@ -99,9 +99,9 @@ def one_stream_for_all_purposes() -> AbstractContextManager[object]:
 def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
     """Drafted as for coupled verification, but verified by ratios."""
 
-    def by_noise(items: list[Item], log_own: torch.Tensor, log_q: torch.Tensor) -> None:
+    def by_noise(items: list[Proposal], log_own: torch.Tensor, log_q: torch.Tensor) -> None:
         rows = zip(items, log_q.split(1), strict=True)
-        tokens = noisy_argmax([(sequence, sequence.frontier, row) for (sequence, _, _), row in rows])
+        tokens = noisy_argmax([(sheet, sheet.frontier, row) for (sheet, _), row in rows])
         _extend(items, torch.tensor(tokens), probabilities(log_q), log_own)
 
     # The package has a function of the module's name.
@@ -110,7 +110,7 @@ def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
 
 def transforms_unread_when_verifying() -> AbstractContextManager[object]:
     def faulty(blocks: list[Block]) -> list[Verdict]:
-        spans = [Span(block.sequence, block.start, block.start + len(block.drafts)) for block in blocks]
+        spans = [Span(block.sheet, block.start, block.start + len(block.drafts)) for block in blocks]
         unshaped = log_combined(spans, MIXED.combination) if spans else []
         return verdicts_of([replace(b, log_target=log_r) for b, log_r in zip(blocks, unshaped, strict=True)])
 
@@ -123,9 +123,9 @@ def rows_by_role() -> AbstractContextManager[object]:
     def faulty(spans: list[Span], combination: object) -> list[torch.Tensor]:
         orders = []
         for span in spans:
-            order = list(span.sequence.members)
-            if span.sequence.drafts:
-                order.sort(key=lambda member: member != span.sequence.drafts[0].proposer)
+            order = list(span.sheet.members)
+            if span.sheet.drafts:
+                order.sort(key=lambda member: member != span.sheet.drafts[0].proposer)
             orders.append(order)
         return [combination.log_probs(stacked([span], order)) for span, order in zip(spans, orders, strict=True)]
 
@@ -133,35 +133,35 @@ def rows_by_role() -> AbstractContextManager[object]:
 
 
 def draws_used_again_after_a_rollback() -> AbstractContextManager[object]:
-    rollback = Sequence.rollback
+    rollback = Sheet.rollback
 
-    def faulty(self: Sequence) -> None:
+    def faulty(self: Sheet) -> None:
         rollback(self)
         self.epoch -= 1
 
-    return mock.patch.object(Sequence, "rollback", faulty)
+    return mock.patch.object(Sheet, "rollback", faulty)
 
 
 def draws_used_again_after_a_refinement() -> AbstractContextManager[object]:
-    refine = Sequence.refine
+    refine = Sheet.refine
 
-    def faulty(self: Sequence, *args: object) -> None:
+    def faulty(self: Sheet, *args: object) -> None:
         refine(self, *args)
         self.epoch -= 1
 
-    return mock.patch.object(Sequence, "refine", faulty)
+    return mock.patch.object(Sheet, "refine", faulty)
 
 
 def refined_drafts_said_to_be_the_drafters() -> AbstractContextManager[object]:
     """Kept with the distribution that the drafter drew them from, not the member's that they have now."""
-    refine = Sequence.refine
+    refine = Sheet.refine
 
-    def faulty(self: Sequence, accepted: list[object], replacement: object) -> None:
+    def faulty(self: Sheet, accepted: list[object], replacement: object) -> None:
         raw = self.drafts[self.num_refined :]
         kept = [replace(draft, probs=old.probs) for draft, old in zip(accepted, raw, strict=False)]
         refine(self, kept, replacement)
 
-    return mock.patch.object(Sequence, "refine", faulty)
+    return mock.patch.object(Sheet, "refine", faulty)
 
 
 def chain_of_one_member() -> AbstractContextManager[object]:
@@ -186,25 +186,25 @@ def expert_alone_whatever_is_plausible() -> AbstractContextManager[object]:
 
 def unlikely_drafts_dropped() -> AbstractContextManager[object]:
     """Not drafting on behind an unlikely draft is a stopping rule; taking the draft itself back is none."""
-    extend = Sequence.extend
+    extend = Sheet.extend
 
-    def faulty(self: Sequence, draft: Draft) -> None:
+    def faulty(self: Sheet, draft: Draft) -> None:
         if draft.confidence < 0.4:
             self.decline(draft.proposer)
         else:
             extend(self, draft)
 
-    return mock.patch.object(Sequence, "extend", faulty)
+    return mock.patch.object(Sheet, "extend", faulty)
 
 
 def drafts_of_all_drafters_alike() -> AbstractContextManager[object]:
     """Kept with the distribution that the first one was drawn from, whoever drew them."""
-    extend = Sequence.extend
+    extend = Sheet.extend
 
-    def faulty(self: Sequence, draft: Draft) -> None:
+    def faulty(self: Sheet, draft: Draft) -> None:
         extend(self, replace(draft, probs=self.drafts[0].probs) if self.drafts else draft)
 
-    return mock.patch.object(Sequence, "extend", faulty)
+    return mock.patch.object(Sheet, "extend", faulty)
 
 
 HOT = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.4, top_p=0.8)

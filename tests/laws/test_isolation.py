@@ -7,10 +7,9 @@ from unittest import mock
 import pytest
 
 from cospec import SamplingParams
-from cospec.core.policy import Policy
-from cospec.core.sampling import Draws
+from cospec.core.draws import Draws
 from cospec.core.settle import settle
-from cospec.core.sheet import Sequence
+from cospec.core.sheet import Sheet
 
 from .cases import BLENDS, Case
 from .naive import Text
@@ -43,9 +42,9 @@ def written(cases: list[Case]) -> list[Text]:
     order = [engine.add(own.request(Draws(seed))) for seed, own in enumerate(cases)]
     texts = {}
     while engine.num_live:
-        for live, update in engine.step():
-            if update.is_finished:
-                texts[live.id] = tuple(live.sequence.output)
+        for event in engine.step():
+            if event.result is not None:
+                texts[event.id] = tuple(event.sheet.output)
     return [texts[id] for id in order]
 
 
@@ -75,12 +74,12 @@ def test_texts_of_different_schedules_share_an_engine():
 def whole_batch_rollback() -> AbstractContextManager[object]:
     """One sequence's rejection clears the drafts of those that are settled after it."""
 
-    def faulty(items: list[tuple[Sequence, Policy]]) -> list[object]:
+    def faulty(sheets: list[Sheet]) -> list[object]:
         outcomes = []
-        for index, (sequence, policy) in enumerate(items):
-            before = sequence.epoch
-            outcomes += settle([(sequence, policy)])
-            for other, _ in items[index + 1 :] if sequence.epoch > before else ():
+        for index, sheet in enumerate(sheets):
+            before = sheet.epoch
+            outcomes += settle([sheet])
+            for other in sheets[index + 1 :] if sheet.epoch > before else ():
                 if other.drafts:
                     other.rollback()
         return outcomes

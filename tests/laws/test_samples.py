@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cospec import SamplingParams
-from cospec.core.sampling import Draws, Purpose, draw
+from cospec.core.draws import Draws, Purpose, draw
 
 from . import naive
 from .cases import BLENDS, Case

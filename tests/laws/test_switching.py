@@ -5,10 +5,11 @@ from unittest import mock
 
 import pytest
 
-from cospec import Engine, Mixture, Request, SamplingParams
-from cospec.core.sampling import Draws
-from cospec.core.sheet import Sequence
-from cospec.schedule import DrawnMember, Plain, Schedule
+from cospec import Engine, Mixture, Request, SamplingParams, Schedule
+from cospec.core.draws import Draws
+from cospec.core.sheet import Sheet
+from cospec.schedule.mixture import DrawnMember
+from cospec.schedule.plain import Plain
 
 from . import naive
 from .cases import Blend, Case
@@ -16,34 +17,34 @@ from .test_isolation import OWN_PARAMS, written, written_alone
 
 
 @dataclass(frozen=True)
-class Switching:
+class Switching(Schedule):
     """One member at a time with a drafter; but plain at one position, if it may be left there."""
 
     drawn: DrawnMember
     at: int
     name = "switching"
 
-    def _now(self, sequence: Sequence) -> Schedule:
-        is_clean = sequence.position == self.at and not sequence.drafts
-        return Plain() if is_clean and self.drawn.may_be_left(sequence) else self.drawn
+    def _now(self, sheet: Sheet) -> Schedule:
+        is_clean = sheet.position == self.at and not sheet.drafts
+        return Plain() if is_clean and self.drawn.may_be_left(sheet) else self.drawn
 
-    def turn(self, sequence: Sequence) -> object:
-        return self._now(sequence).turn(sequence)
+    def turn(self, sheet: Sheet) -> object:
+        return self._now(sheet).turn(sheet)
 
-    def may_keep_up(self, sequence: Sequence) -> bool:
-        return self._now(sequence).may_keep_up(sequence)
+    def syncs_idle_members(self, sheet: Sheet) -> bool:
+        return self._now(sheet).syncs_idle_members(sheet)
 
-    def proposer(self, sequence: Sequence) -> object:
-        return self._now(sequence).proposer(sequence)
+    def proposer(self, sheet: Sheet) -> object:
+        return self._now(sheet).proposer(sheet)
 
-    def refiner(self, sequence: Sequence) -> None:
+    def refiner(self, sheet: Sheet) -> None:
         return None
 
-    def cells(self, sequence: Sequence, position: int) -> object:
-        return self._now(sequence).cells(sequence, position)
+    def cells(self, sheet: Sheet, position: int) -> object:
+        return self._now(sheet).cells(sheet, position)
 
-    def reach(self, sequence: Sequence, lane: int) -> int:
-        return self._now(sequence).reach(sequence, lane)
+    def reach(self, sheet: Sheet, lane: int) -> int:
+        return self._now(sheet).reach(sheet, lane)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,7 @@ class SwitchingCase(Case):
 
     def request(self, draws: Draws) -> Request:
         request = super().request(draws)
-        schedule = Switching(request.policy.schedule, self.at)
-        return replace(request, policy=replace(request.policy, schedule=schedule))
+        return replace(request, schedule=Switching(request.schedule, self.at))
 
 
 def case(**settings: object) -> SwitchingCase:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from cospec import Ensemble
 from cospec.cli import app
 from cospec.cli.watch import _windows
-from cospec.core.sampling import SamplingParams
+from cospec.core.params import SamplingParams
 from cospec.errors import InvalidPilot
 from cospec.server.metrics import Metrics
 from cospec.study.criteria import Limits

@@ -262,8 +262,8 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
     def faulty(spans, combination):
         log_rs = log_combined(spans, combination)
         for span, log_r in zip(spans, log_rs, strict=True):
-            if span.sequence.drafts and span.stop == span.sequence.frontier + 1:
-                log_r[-1:] = torch.log_softmax(span.sequence.lanes[0].between(span.stop - 1, span.stop), -1)
+            if span.sheet.drafts and span.stop == span.sheet.frontier + 1:
+                log_r[-1:] = torch.log_softmax(span.sheet.lanes[0].between(span.stop - 1, span.stop), -1)
         return log_rs
 
     with mock.patch("cospec.core.target.log_combined", faulty):

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from .. import __version__, demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan, as_gamma
 from ..storage import keep

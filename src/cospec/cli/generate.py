@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from ..core.sampling import SamplingParams
+from ..core.events import Event, Result
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
-from ..results import Event, Result
 from .interrupt import Interrupt
 from .messages import print_error, print_note
 from .options import EnsembleOptions, SamplingOptions

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from typer import Option
 
 from ..core.combine import COMBINATIONS, Combination, Contrastive, Guided, make_combination
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..core.verify import VERIFICATIONS
 from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
 from ..members import Member
-from ..schedule import SCHEDULES, Plan, as_gamma
+from ..schedule import Plan, as_gamma, schedule_names
 
 DEFAULT_ENSEMBLE = "demo:we"
 
@@ -126,7 +126,7 @@ class EnsembleOptions:
     schedule: Annotated[
         str | None,
         Option(
-            metavar="|".join(SCHEDULES),
+            metavar="|".join(schedule_names()),
             help="Who is fed next, and who proposes tokens. It changes the speed and never the distribution.",
             show_default=f"the ensemble's, else {Plan.schedule}",
             rich_help_panel=_PLAN,

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from .. import demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from ..results import Result
+from ..core.events import Result
 
 
 def record(results: Sequence[Result], extra: Mapping[str, object]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..core.events import Event, Result
 from ..errors import CospecError
-from ..results import Event, Result
 from .jsonline import to_line
 from .prompts import PromptEntry
 from .records import record

@@ -8,7 +8,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
-from ..core.engine import Token
+from ..core.tokens import Token
 
 # A lane's colour: the members', then the drafters', in the order of the ensemble.
 PALETTE = ("cyan", "magenta", "green", "yellow", "blue", "red")
@@ -43,8 +43,7 @@ class Screen:
 
 def segment(token: Token) -> Segment:
     """The token's text, in its style."""
-    settled = token.settled
-    return Segment(token.text, _style(settled.proposer, is_replacement=settled.replaced is not None))
+    return Segment(token.text, _style(token.proposer, is_replacement=token.replaced is not None))
 
 
 def _style(lane: int | None, *, is_replacement: bool = False) -> Style:

@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.segment import Segment
 from rich.style import Style
 
-from ..results import Event, Result
+from ..core.events import Event, Result
 from .jsonline import to_line
 from .prompts import PromptEntry
 from .records import record

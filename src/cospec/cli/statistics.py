@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from ..results import Result
+from ..core.events import Result
 
 
 def statistics(results: Sequence[Result], seconds: float) -> str:

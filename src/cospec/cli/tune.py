@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .. import demo
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import written

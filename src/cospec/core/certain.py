@@ -1,4 +1,4 @@
-"""Exact shortcuts: positions whose token is certain before every member has been heard."""
+"""Exact shortcuts: positions whose token is certain before every member has a row there."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ from torch import Tensor
 
 from .combine import Combination, Contrastive, Mixture
 
-# How far beyond what the rest can do the best token must be ahead, for rounding.
+# Floating-point margin: the best token must lead by this much more than the missing members could change.
 MARGIN = 1e-5
 
 
 def has_shortcut(combination: Combination, *, is_greedy: bool) -> bool:
-    """Whether fewer than all members may ever decide. Half of the weight or less never does, whatever it says."""
+    """Whether fewer than all members may ever settle a position. Members that hold half the weight or less can never
+    fix the argmax."""
     if isinstance(combination, Mixture):
         return is_greedy and 1 - min(combination.weights) > 0.5 + MARGIN
     return isinstance(combination, Contrastive) and combination.plausibility is not None
@@ -22,11 +23,11 @@ def has_shortcut(combination: Combination, *, is_greedy: bool) -> bool:
 def certain_tokens(combination: Combination, logits: Tensor, members: Sequence[int]) -> list[int]:
     """The tokens of the first positions, as many as the rows of these members alone decide.
 
-    logits: [len(members), positions, vocab]. To be asked only where `has_shortcut`.
+    logits: [len(members), positions, vocab]. Valid only where `has_shortcut`.
 
-    Mixture, greedy: with s the weighted sum of the rows at hand and rho the weight not yet heard, the argmax is
-    certain once the best two entries of s differ by more than rho. Contrastive with plausibility b: once
-    p_expert(2nd) < b p_expert(1st), one token survives.
+    Mixture, greedy: with s the weighted sum of the rows at hand and rho the weight of the missing members, the argmax
+    is certain once the best two entries of s differ by more than rho. Contrastive with plausibility b: once
+    p_expert(2nd) < b p_expert(1st), one token is left.
     """
     if isinstance(combination, Mixture):
         is_certain, tokens = _of_mixture(combination, logits, members)
@@ -44,8 +45,8 @@ def _of_mixture(combination: Mixture, logits: Tensor, members: Sequence[int]) ->
     weights = [combination.weights[i] for i in members]
     column = torch.tensor(weights, dtype=logits.dtype, device=logits.device)[:, None, None]
     best = (torch.softmax(logits, dim=-1) * column).sum(0).topk(2, dim=-1)
-    unheard = 1 - sum(weights)
-    return best.values[:, 0] - best.values[:, 1] > unheard + MARGIN, best.indices[:, 0]
+    missing = 1 - sum(weights)
+    return best.values[:, 0] - best.values[:, 1] > missing + MARGIN, best.indices[:, 0]
 
 
 def _of_expert(expert: Tensor, plausibility: float) -> tuple[Tensor, Tensor]:

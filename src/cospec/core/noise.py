@@ -1,18 +1,18 @@
-"""Draws by noise that belongs to a position, whoever asks for it."""
+"""Draws by the Gumbel noise of a position, which is the same for whoever asks for it."""
 
 from collections import defaultdict
-from collections.abc import Sequence as Values
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .gumbel import gumbel
-from .sheet import Sequence
+from .sheet import Sheet
 
 
-def noisy_argmax(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]:
-    """argmax log p + G for each sequence at positions from `start` on, given as sequence, start and log p [positions,
-    vocab]: draws from p (the Gumbel-max trick). The noise of all is drawn at once."""
+def noisy_argmax(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[list[int]]:
+    """argmax log p + G for each sheet at positions from `start` on, given as sheet, start and log p [positions, vocab]:
+    draws from p (the Gumbel-max trick). The noise of all is drawn at once."""
     tokens: list[list[int]] = [[] for _ in items]
     for same in by_place([log_probs for _, _, log_probs in items]):
         rows = torch.cat([items[i][2] for i in same])
@@ -30,7 +30,7 @@ def noisy_argmax(items: Values[tuple[Sequence, int, Tensor]]) -> list[list[int]]
     return tokens
 
 
-def by_place(rows: Values[Tensor]) -> list[list[int]]:
+def by_place(rows: Sequence[Tensor]) -> list[list[int]]:
     """Indices of the rows that can stand in one tensor: those on one device and of one type."""
     if len(rows) == 1:
         return [[0]]
@@ -40,7 +40,7 @@ def by_place(rows: Values[Tensor]) -> list[list[int]]:
     return list(same.values())
 
 
-def _keys(sequence: Sequence, start: int, log_probs: Tensor) -> Values[int | None]:
+def _keys(sheet: Sheet, start: int, log_probs: Tensor) -> Sequence[int | None]:
     """None where nothing is left to chance."""
     count = log_probs.shape[0]
-    return sequence.draws.noise_keys(start, count) if sequence.params.temperature > 0 else [None] * count
+    return sheet.draws.noise_keys(start, count) if sheet.params.temperature > 0 else [None] * count

@@ -1,27 +1,103 @@
-"""What decides a sequence's text and its speed."""
+"""What the engine asks a schedule, and what it reports to it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..schedule import Schedule
-from .combine import Combination
-from .observer import Observer
-from .sampling import SamplingParams
+if TYPE_CHECKING:
+    from .sheet import Sheet
+    from .tokens import Token
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
-    """The target, the schedule, the verification, and who is told."""
+class Round:
+    """What a round did to the sequences of one schedule.
 
-    combination: Combination
-    schedule: Schedule
-    verification: str
-    observer: Observer | None = None
-
-
-def is_coupled(verification: str, params: SamplingParams) -> bool:
-    """Whether a draft stands iff it is argmax of log r and the noise of its position.
-
-    At temperature 0 there is no noise, target and drafts are each certain of one token, and every verification comes to
-    this one, which needs no probability.
+    num_live: sequences in the engine, those of other schedules included. num_feeds: lanes fed in their turn, of all
+    sequences. seconds: of the whole round; seconds_in_models: of its forward passes. has_prefill: whether a prompt was
+    fed.
     """
-    return verification == "coupled" or params.temperature == 0
+
+    sheets: Sequence["Sheet"]
+    num_live: int
+    num_settled: int
+    num_feeds: int
+    seconds: float
+    seconds_in_models: float
+    has_prefill: bool
+
+
+class Policy:
+    """Who is fed next, who may propose, and which cells settle a position; by default that of no drafts at all.
+
+    The engine asks the questions for one sequence's sheet at a time; sequences may share one policy. Questions change
+    nothing, neither the sheet nor the policy. What a policy learns, it learns in the events. Lanes are given by index:
+    the members', then the drafters'. What a method raises ends its own sequence.
+    """
+
+    name = "policy"
+
+    # Questions.
+
+    def turn(self, sheet: "Sheet") -> Sequence[int]:
+        """The lanes to be fed what they have not seen, in this round, as far as `reach` says.
+
+        By default all members without a row at the frontier.
+        """
+        return [i for i in sheet.members if not sheet.lanes[i].has(sheet.frontier)]
+
+    def proposer(self, sheet: "Sheet") -> int | None:
+        """The lane whose bonus row proposes the token at the frontier, if one may. Asked after settling, and only where
+        another token may be drafted."""
+        return None
+
+    def cells(self, sheet: "Sheet", position: int) -> Sequence[int]:
+        """The members whose rows settle this position: all of them, or one alone whose distribution is to be
+        sampled."""
+        return sheet.members
+
+    def reach(self, sheet: "Sheet", lane: int) -> int:
+        """The last position for which a row of this lane is needed now; what it was not fed before that can wait."""
+        return sheet.frontier
+
+    def refiner(self, sheet: "Sheet") -> int | None:
+        """The member that takes over the drafters' drafts, if one does: it has a row for each of them."""
+        return None
+
+    def syncs_idle_members(self, sheet: "Sheet") -> bool:
+        """Whether members whose turn it is not may be fed settled tokens in a forward pass that runs anyway (lazy KV
+        synchronisation): the next token is settled without a row of theirs."""
+        return False
+
+    def shadows(self, sheet: "Sheet") -> Sequence[int]:
+        """Idle drafters to be fed beside the members, for what their rows say of their acceptance alone."""
+        return ()
+
+    def may_be_left(self, sheet: "Sheet") -> bool:
+        """Whether another policy may go on where nothing is drafted: no draw was made that is still to decide."""
+        return True
+
+    @property
+    def chosen(self) -> str | None:
+        """The plan that is held to be the fastest, where the policy chooses among several."""
+        return None
+
+    # Events.
+
+    def on_begin(self, sheet: "Sheet") -> None:
+        """A sequence joins the engine."""
+
+    def on_forward(self, lane: int, num_tokens: int, seconds: float) -> None:
+        """A forward pass of this lane's runner fed so many tokens, those of all its sequences together."""
+
+    def on_shadow(self, sheet: "Sheet", lane: int) -> None:
+        """An idle drafter that `shadows` named was fed; its rows stand in its lane."""
+
+    def on_settled(self, sheet: "Sheet", tokens: Sequence["Token"]) -> None:
+        """The last positions were settled so; their rows are still there, and nothing more is drafted yet."""
+
+    def on_round(self, done: Round) -> None:
+        """A round is over; reported once for all sequences that share this policy."""
+
+    def on_end(self, sheet: "Sheet") -> None:
+        """A sequence leaves the engine."""

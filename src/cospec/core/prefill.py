@@ -1,16 +1,18 @@
-"""Prompts in pieces: what a round feeds of them, so that no text waits long while others' prompts are read."""
+"""Chunked prefill: how many prompt tokens a round feeds, so that no sequence waits long while others' prompts are
+read."""
 
 from .counts import Average
 
-# A round reads so many seconds of prompts with a model, as far as is known how long that takes it.
+# Target seconds of prompt tokens in one round and runner, by the measured seconds a token.
 SECONDS = 0.2
-# Whatever that comes to: fewer tokens would not make up for reading all weights once more, more would take the memory.
+# Clamp prompt chunks to so many tokens: a smaller chunk reads all weights for too little work, a larger one takes the
+# memory.
 FEWEST, MOST = 256, 8192
 RATE = 0.3
 
 
-class Pieces:
-    """How many tokens of prompts one runner is fed in a round."""
+class PrefillBudget:
+    """How many prompt tokens one runner is fed in a round."""
 
     def __init__(self) -> None:
         self._seconds_a_token = Average(RATE)
@@ -28,6 +30,7 @@ class Pieces:
         return taken
 
     def learn(self, num_tokens: int, seconds: float) -> None:
-        """A call of so many tokens, most of them prompts', took so long; a short one tells nothing of long ones."""
+        """A forward pass of so many tokens, most of them prompts', took so long. Short passes are no measure of long
+        ones."""
         if num_tokens >= FEWEST // 2:
             self._seconds_a_token.add(seconds / num_tokens)

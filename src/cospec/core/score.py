@@ -1,48 +1,41 @@
-"""Reporting: log-probabilities of settled tokens."""
-
-from dataclasses import dataclass
+"""The log-probabilities of settled tokens."""
 
 import torch
 
-from .policy import Policy
-from .sheet import Sequence
+from .sheet import Sheet
 from .target import Span, log_combined
+from .tokens import TokenLogprob
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A token's log r, and the most probable tokens of r at its position with theirs, the first first."""
+def score(sheet: Sheet) -> list[TokenLogprob]:
+    """log r of each settled token, and of the prompt's if wanted, whose rows are all there and not yet reported.
 
-    position: int
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
-def score(sequence: Sequence, policy: Policy) -> list[TokenLogprob]:
-    """log r of each settled token, of the prompt's too if wanted, whose rows are all there and not yet reported."""
-    if not sequence.wants_logprobs:
+    Changes nothing: the sheet is marked as scored by whoever reports them.
+    """
+    if not sheet.wants_logprobs:
         return []
-    start = sequence.scored
-    stop = min(sequence.position, *(sequence.lanes[i].seen + 1 for i in sequence.members))
-    if sequence.params.logprobs is None:
+    start = sheet.scored
+    stop = min(sheet.position, *(sheet.lanes[i].seen + 1 for i in sheet.members))
+    if sheet.params.logprobs is None:
         stop = min(stop, 0)
     if stop <= start:
         return []
-    sequence.scored = stop
-    (log_r,) = log_combined([Span(sequence, start, stop)], policy.combination)
-    text = (*sequence.prompt, *sequence.output)[len(sequence.prompt) + start : len(sequence.prompt) + stop]
-    of_token = log_r.gather(1, torch.tensor(text, device=log_r.device)[:, None])[:, 0].tolist()
-    values, ids = log_r.topk(min(_num_top(sequence, start), log_r.shape[-1]), dim=-1)
-    rows = zip(range(start, stop), text, of_token, ids.tolist(), values.tolist(), strict=True)
+    (log_r,) = log_combined([Span(sheet, start, stop)], sheet.combination)
+    tokens = (*sheet.prompt, *sheet.output)[len(sheet.prompt) + start : len(sheet.prompt) + stop]
+    of_token = log_r.gather(1, torch.tensor(tokens, device=log_r.device)[:, None])[:, 0].tolist()
+    # One selection for all positions, of as many alternatives as the first reports: the prompt reports the most.
+    most = _num_top(sheet, start)
+    values, ids = log_r.topk(min(most, log_r.shape[-1]), dim=-1)
+    tops = [
+        tuple(zip(own, own_values, strict=True)) for own, own_values in zip(ids.tolist(), values.tolist(), strict=True)
+    ]
     return [
-        TokenLogprob(position, token, logprob, tuple(zip(top, top_values, strict=True))[: _num_top(sequence, position)])
-        for position, token, logprob, top, top_values in rows
+        TokenLogprob(position, token, logprob, top[: _num_top(sheet, position)])
+        for position, token, logprob, top in zip(range(start, stop), tokens, of_token, tops, strict=True)
     ]
 
 
-def _num_top(sequence: Sequence, position: int) -> int:
-    """How many alternatives are wanted from `position` on."""
-    params = sequence.params
-    prompt, output = params.prompt_logprobs or 0, params.logprobs or 0
-    return max(prompt, output) if position < 0 else output
+def _num_top(sheet: Sheet, position: int) -> int:
+    """How many alternatives are reported at this position."""
+    of_prompt, of_output = sheet.params.prompt_logprobs or 0, sheet.params.logprobs or 0
+    return max(of_prompt, of_output) if position < 0 else of_output

@@ -1,81 +1,73 @@
-"""Deciding: a sequence's drafts are verified against the target, and where nothing is drafted a token is drawn."""
+"""Settling: drafts are verified against the target, and where nothing is drafted a token is drawn from it."""
 
 from collections import defaultdict
-from collections.abc import Sequence as Values
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..errors import CospecError, MemberFailed
-from .drafts import Draft
+from .draws import Purpose, probabilities
 from .noise import noisy_argmax
-from .policy import Policy, is_coupled
-from .sampling import Purpose, probabilities
-from .sheet import Sequence, Settled
+from .sheet import Sheet
 from .target import Span, distributions, joined, log_targets, no_distribution
+from .tokens import Draft, Token
 from .verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 
 
-def settle(items: Values[tuple[Sequence, Policy]]) -> list[list[Settled] | CospecError]:
-    """Of each sequence, decide all positions whose cells are filled and commit them, up to the text's end.
+def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
+    """Of each sheet, decide all positions whose cells are filled and commit them, up to the sequence's end.
 
-    A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. What a
-    combination raises is raised before anything is decided, and so is what verification raises.
+    A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. What a schedule,
+    a combination or verification raises is raised before anything is decided.
     """
-    targets = log_targets(items)
+    targets = log_targets(sheets)
     blocks = {
-        index: Block(
-            sequence,
-            sequence.position,
-            sequence.drafts[: target.shape[0]],
-            target[: len(sequence.drafts)],
-            policy.verification,
-        )
-        for index, ((sequence, policy), target) in enumerate(zip(items, targets, strict=True))
-        if isinstance(target, Tensor) and sequence.drafts
+        index: Block(sheet, sheet.position, sheet.drafts[: target.shape[0]], target[: len(sheet.drafts)])
+        for index, (sheet, target) in enumerate(zip(sheets, targets, strict=True))
+        if isinstance(target, Tensor) and sheet.drafts
     }
     verdicts = dict(zip(blocks, _verdicts([*blocks.values()]), strict=True)) if blocks else {}
-    outcomes: list[list[Settled] | CospecError] = []
-    free: list[tuple[Sequence, list[Settled], Tensor]] = []
-    for index, ((sequence, _), target) in enumerate(zip(items, targets, strict=True)):
+    outcomes: list[list[Token] | CospecError] = []
+    free: list[tuple[Sheet, list[Token], Tensor]] = []
+    for index, (sheet, target) in enumerate(zip(sheets, targets, strict=True)):
         if isinstance(target, CospecError):
             outcomes.append(target)
             continue
         settled = _committed(blocks[index], verdicts[index]) if index in blocks else []
         outcomes.append(settled)
-        if target is not None and _is_open(sequence, settled, target):
-            free.append((sequence, settled, target[-1:]))
+        if target is not None and _is_open(sheet, settled, target):
+            free.append((sheet, settled, target[-1:]))
     # Nothing is drafted there, and all cells are filled: the target's own token, for free.
-    tokens = noisy_argmax([(sequence, sequence.position, log_r) for sequence, _, log_r in free])
-    for (sequence, settled, _), (token,) in zip(free, tokens, strict=True):
-        settled.append(Settled(token))
-        sequence.commit(settled[-1])
+    tokens = noisy_argmax([(sheet, sheet.position, log_r) for sheet, _, log_r in free])
+    for (sheet, settled, _), (token,) in zip(free, tokens, strict=True):
+        settled.append(Token(token))
+        sheet.commit(settled[-1])
     return outcomes
 
 
-def _is_open(sequence: Sequence, settled: list[Settled], log_r: Tensor) -> bool:
+def _is_open(sheet: Sheet, settled: list[Token], log_r: Tensor) -> bool:
     """Whether a token may follow these in this round: there is a row for it, and they end neither in a token that
-    replaced a draft nor in the text's end."""
-    has_ended = bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sequence.end_ids)
+    replaced a draft nor in the sequence's end."""
+    has_ended = bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sheet.end_ids)
     return len(settled) < log_r.shape[0] and not has_ended
 
 
 @dataclass(frozen=True)
 class Block:
-    """Drafts of a sequence at positions from `start` on, and log of what they are verified against, [drafts, vocab]."""
+    """Drafts of a sheet at positions from `start` on, and log of what they are verified against, [drafts, vocab]."""
 
-    sequence: Sequence
+    sheet: Sheet
     start: int
-    drafts: Values[Draft]
+    drafts: Sequence[Draft]
     log_target: Tensor
-    verification: str
 
     def uniform(self, index: int, purpose: Purpose) -> float:
-        return self.sequence.draws.uniform(self.start + index, purpose, self.sequence.epoch)
+        return self.sheet.draws.uniform(self.start + index, purpose, self.sheet.epoch)
 
 
-def _verdicts(blocks: Values[Block]) -> list[Verdict]:
+def _verdicts(blocks: Sequence[Block]) -> list[Verdict]:
     """Of each. Raises MemberFailed where verification raises anything, and has changed nothing then."""
     try:
         return verdicts_of(blocks)
@@ -83,27 +75,27 @@ def _verdicts(blocks: Values[Block]) -> list[Verdict]:
         raise MemberFailed.by(error, "verification") from error
 
 
-def verdicts_of(blocks: Values[Block]) -> list[Verdict]:
-    """Of each; those verified alike are verified at once."""
+def verdicts_of(blocks: Sequence[Block]) -> list[Verdict]:
+    """Of each; blocks under one verification are verified at once."""
     verdicts: dict[int, Verdict] = {}
     alike: dict[tuple[str, torch.device, torch.dtype], list[int]] = defaultdict(list)
     for index, block in enumerate(blocks):
-        how = "coupled" if is_coupled(block.verification, block.sequence.params) else block.verification
-        alike[how, block.log_target.device, block.log_target.dtype].append(index)
-    for (how, *_), same in alike.items():
-        verified = _coupled if how == "coupled" else _by_ratio
+        verification = "coupled" if block.sheet.is_coupled else block.sheet.verification
+        alike[verification, block.log_target.device, block.log_target.dtype].append(index)
+    for (verification, *_), same in alike.items():
+        verified = _coupled if verification == "coupled" else _by_ratio
         verdicts.update(zip(same, verified([blocks[i] for i in same]), strict=True))
     return [verdicts[i] for i in range(len(blocks))]
 
 
-def _coupled(blocks: Values[Block]) -> list[Verdict]:
-    tokens = noisy_argmax([(block.sequence, block.start, block.log_target) for block in blocks])
+def _coupled(blocks: Sequence[Block]) -> list[Verdict]:
+    tokens = noisy_argmax([(block.sheet, block.start, block.log_target) for block in blocks])
     drafted = [[draft.token for draft in block.drafts] for block in blocks]
     return [verify_coupled(*each) for each in zip(drafted, tokens, strict=True)]
 
 
-def _by_ratio(blocks: Values[Block]) -> list[Verdict]:
-    """On one device, and all token by token or all as blocks."""
+def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
+    """Verdicts of blocks on one device, all under `token` or all under `block`."""
     drafts = [draft for block in blocks for draft in block.drafts]
     log_target = joined([block.log_target for block in blocks])
     runs = Runs(
@@ -112,7 +104,7 @@ def _by_ratio(blocks: Values[Block]) -> list[Verdict]:
         target=probabilities(log_target),
         draft=torch.stack([draft.probs.to(log_target) for draft in drafts if draft.probs is not None]),
     )
-    verify = verify_block if blocks[0].verification == "block" else verify_token
+    verify = verify_block if blocks[0].sheet.verification == "block" else verify_token
     return verify(
         runs,
         accept=lambda run, i: blocks[run].uniform(i, Purpose.ACCEPT),
@@ -120,47 +112,47 @@ def _by_ratio(blocks: Values[Block]) -> list[Verdict]:
     )
 
 
-def _committed(block: Block, verdict: Verdict) -> list[Settled]:
-    """Commit what comes of the drafts."""
-    sequence = block.sequence
+def _committed(block: Block, verdict: Verdict) -> list[Token]:
+    """Commit the accepted drafts, and the token that replaces the first rejected one."""
+    sheet = block.sheet
     settled = []
     for draft in block.drafts[: verdict.accepted]:
-        settled.append(Settled(draft.token, proposer=draft.proposer, confidence=draft.confidence))
-        sequence.commit(settled[-1])
+        settled.append(Token(draft.token, proposer=draft.proposer, confidence=draft.confidence))
+        sheet.commit(settled[-1])
     if verdict.token is not None:
         rejected = block.drafts[verdict.accepted]
-        sequence.rollback()
+        sheet.rollback()
         settled.append(
-            Settled(
+            Token(
                 verdict.token,
                 replaced=rejected.token,
                 rejected=rejected.proposer,
                 confidence=rejected.confidence,
             )
         )
-        sequence.commit(settled[-1])
+        sheet.commit(settled[-1])
     return settled
 
 
-def refine(sequence: Sequence, lane: int, verification: str) -> None:
+def refine(sheet: Sheet, member: int) -> None:
     """A member verifies the drafters' drafts against its own distribution, so that what is left is a sample of that.
 
-    How many tokens that gives depends on what is drafted before and on draws that no later verdict sees: a stopping
+    How many tokens that gives depends on what is drafted before and on draws that no later verdict reads: a stopping
     rule, so that all of them may be put to the next verification as drafts of this member.
     """
-    first = sequence.num_refined
-    raw, start = sequence.drafts[first:], sequence.position + first
-    span = Span(sequence, start, start + len(raw))
-    (log_p,) = distributions([(sequence, start, torch.log_softmax(span.of(lane), dim=-1))])
+    first = sheet.num_refined
+    raw, start = sheet.drafts[first:], sheet.position + first
+    span = Span(sheet, start, start + len(raw))
+    (log_p,) = distributions([(sheet, start, torch.log_softmax(span.of(member), dim=-1))])
     if isinstance(log_p, CospecError):
         raise log_p
     if log_p is None:
-        raise no_distribution(sequence.lanes[lane].name)
-    (verdict,) = verdicts_of([Block(sequence, start, raw, log_p, verification)])
-    probs = [None] * len(raw) if is_coupled(verification, sequence.params) else [*probabilities(log_p)]
-    accepted = [replace(draft, proposer=lane, probs=probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
+        raise no_distribution(sheet.lanes[member].name)
+    (verdict,) = verdicts_of([Block(sheet, start, raw, log_p)])
+    probs = [None] * len(raw) if sheet.is_coupled else [*probabilities(log_p)]
+    accepted = [replace(draft, proposer=member, probs=probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
     replacement = None
     if verdict.token is not None:
         rejected = raw[verdict.accepted]
-        replacement = replace(rejected, token=verdict.token, proposer=lane, probs=probs[verdict.accepted])
-    sequence.refine(accepted, replacement)
+        replacement = replace(rejected, token=verdict.token, proposer=member, probs=probs[verdict.accepted])
+    sheet.refine(accepted, replacement)

@@ -1,43 +1,46 @@
 """One sequence's score sheet: what is settled, what is drafted, and a lane for each member and drafter.
 
-Positions count from the first token of the output; the prompt's are negative. Only `receive`, `extend`, `decline`,
-`refine`, `commit`, `rollback` and `cut` change a sequence, and each leaves the invariants of `_check` standing.
+Positions count from the first token of the output; the prompt's are negative. Only a sheet's own verbs change it
+(`receive`, `extend`, `decline`, `refine`, `commit`, `rollback`, `cut`, `forget`, `mark_scored`, `finish`), and each
+leaves the invariants of `_check` standing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import CospecError
 from ..runner import Slot
-from .drafts import Draft
-from .sampling import Draws, SamplingParams
+from .combine import Combination
+from .counts import DraftCounts, LaneCounts
+from .draws import Draws
+from .params import SamplingParams
+from .policy import Policy
+from .tokens import Draft, Token
+from .verify import is_coupled
 
 
 @dataclass(eq=False)
 class Lane:
     """What one sequence keeps for one member or drafter.
 
-    prompt: the member's own. length: tokens in its cache. rows [count, vocab]: logits for the last `count`
-    positions up to `seen`, the last of which is the bonus. seconds: its share of the calls that it was fed in,
-    prompt_seconds: of those that fed the prompt.
+    index: the lane's, members first. prompt: the member's own. slot: its place in the runner. length: tokens fed to it.
+    rows [count, vocab]: logits for the last `count` positions up to `seen`, the last of which is the bonus.
     """
 
+    index: int
     name: str
     prompt: tuple[int, ...]
     slot: Slot
     length: int = 0
     rows: Tensor | None = None
-    calls: int = 0
-    tokens_fed: int = 0
-    seconds: float = 0.0
-    prompt_seconds: float = 0.0
+    counts: LaneCounts = field(default_factory=LaneCounts)
 
     @property
     def seen(self) -> int:
-        """The position that the last row is for: how many tokens after the prompt it was fed."""
+        """The position that the last row is for: tokens fed after the prompt; negative while the prompt is fed."""
         return self.length - len(self.prompt)
 
     @property
@@ -46,6 +49,7 @@ class Lane:
         return self.seen + 1 - (0 if self.rows is None else self.rows.shape[0])
 
     def has(self, position: int) -> bool:
+        """Whether the lane has a row for this position."""
         return self.first <= position <= self.seen
 
     def between(self, start: int, stop: int) -> Tensor:
@@ -54,83 +58,60 @@ class Lane:
         assert self.first <= start < stop <= self.seen + 1
         return self.rows[start - self.first : stop - self.first]
 
-
-@dataclass
-class Tally:
-    """A proposer's drafts that were put to verification, and those that stood; `dropped` were never looked at.
-
-    proposed_at, accepted_at: the same by place, how many undecided drafts stood before one.
-    """
-
-    proposed_at: list[int] = field(default_factory=list)
-    accepted_at: list[int] = field(default_factory=list)
-    dropped: int = 0
-
-    @property
-    def proposed(self) -> int:
-        return sum(self.proposed_at)
-
-    @property
-    def accepted(self) -> int:
-        return sum(self.accepted_at)
-
-    def add(self, place: int, *, is_accepted: bool) -> None:
-        missing = place + 1 - len(self.proposed_at)
-        for counts in (self.proposed_at, self.accepted_at):
-            counts.extend([0] * missing)
-        self.proposed_at[place] += 1
-        self.accepted_at[place] += is_accepted
+    def forget_after(self, seen: int) -> None:
+        """Keep nothing of what was fed beyond the position `seen`."""
+        extra = self.seen - seen
+        if extra > 0:
+            self.length -= extra
+            self.rows = None if self.rows is None or extra >= self.rows.shape[0] else self.rows[:-extra]
 
 
-@dataclass(frozen=True)
-class Settled:
-    """One decided position. proposer: the lane whose draft stood, None for a draw from r. replaced: the
-    draft that was rejected here, and `rejected` who had proposed it. confidence: of the draft, whatever became of it.
-    """
+@dataclass(eq=False, kw_only=True)
+class Sheet:
+    """The score sheet.
 
-    token: int
-    proposer: int | None = None
-    replaced: int | None = None
-    rejected: int | None = None
-    confidence: float | None = None
-
-
-@dataclass(eq=False)
-class Sequence:
-    """A text in the making.
-
-    lanes: the members', then the drafters'. end_ids: tokens that end it. limit: the most tokens of output.
+    combination, params: together they are the target r. schedule, verification: how it is reached. lanes: the members',
+    then the drafters'. end_ids: tokens that end the sequence. limit: the most tokens of output. scored: the first
+    position whose log-probability was not reported yet.
     """
 
     prompt: tuple[int, ...]
     params: SamplingParams
     draws: Draws
+    combination: Combination
+    schedule: Policy
+    verification: str
     lanes: list[Lane]
     num_members: int
     end_ids: frozenset[int]
     limit: int
+    scored: int = 0
     output: list[int] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
-    # Counts rollbacks and refinements. A draft's draws are keyed by it: what a verdict has looked at is never used
-    # again.
+    # Counts rollbacks and refinements. Draws for drafts are keyed by it, so that a number that decided a rejection is
+    # never used again.
     epoch: int = 0
-    # Where a drafter last had nothing to propose: the lane -> (frontier, epoch).
+    # Where a drafter last had nothing to propose: lane -> (frontier, epoch).
     declined: dict[int, tuple[int, int]] = field(default_factory=dict)
-    # By proposer, what r or a member made of its drafts; and what r made of all that were put to it.
-    tallies: dict[int, Tally] = field(default_factory=dict)
-    verified: Tally = field(default_factory=Tally)
+    # By proposer, its drafts as r, or a member that took them over, verified them; and all drafts that r verified.
+    proposers: dict[int, DraftCounts] = field(default_factory=dict)
+    verified: DraftCounts = field(default_factory=DraftCounts)
     finish_reason: str | None = None
     error: CospecError | None = None
-    # Rows before this position are no longer wanted; see `wanted`.
-    scored: int = 0
-    # Whether the last token was a draft that stood.
+    # Whether the last token of output is an accepted draft.
     ends_in_draft: bool = False
-    # What a planner keeps with the text; nobody else looks at it.
-    notes: Any = None
+    # Counts the verbs, so that the engine can tell a round that changed nothing.
+    num_changes: int = 0
 
     @property
     def members(self) -> range:
+        """The members' lanes, by index."""
         return range(self.num_members)
+
+    @property
+    def drafters(self) -> range:
+        """The lanes of drafters that are no members."""
+        return range(self.num_members, len(self.lanes))
 
     @property
     def position(self) -> int:
@@ -143,7 +124,18 @@ class Sequence:
         return len(self.output) + len(self.drafts)
 
     @property
+    def is_coupled(self) -> bool:
+        """Whether a draft is accepted iff it is argmax of log r and the noise of its position."""
+        return is_coupled(self.verification, self.params.temperature)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no token follows; log-probabilities may still be missing."""
+        return self.finish_reason is not None
+
+    @property
     def wants_logprobs(self) -> bool:
+        """Whether log-probabilities are reported, of the output or of what is left of the prompt."""
         return self.params.logprobs is not None or self.scored < 0
 
     @property
@@ -153,7 +145,7 @@ class Sequence:
 
     @property
     def wanted(self) -> int:
-        """The first position whose rows are still wanted: to settle it, or to report its log-probability."""
+        """The first position whose rows are still needed: to settle it, or to report its log-probability."""
         return min(self.scored, self.position) if self.wants_logprobs else self.position
 
     @property
@@ -165,7 +157,7 @@ class Sequence:
 
     @property
     def num_refined(self) -> int:
-        """How many drafts, from the first, are members' own; what follows are a drafter's."""
+        """How many drafts, from the first, are members' own; those behind them are a drafter's."""
         return next((i for i, draft in enumerate(self.drafts) if draft.proposer not in self.members), len(self.drafts))
 
     def has_declined(self, lane: int) -> bool:
@@ -173,20 +165,23 @@ class Sequence:
         return self.declined.get(lane) == (self.frontier, self.epoch)
 
     def unseen(self, lane: Lane) -> list[int]:
-        """What the lane was not fed yet: prompt, output and drafts."""
+        """The tokens that the lane was not fed yet: prompt, output and drafts."""
         drafted = [draft.token for draft in self.drafts]
         if lane.seen < 0:
             return [*lane.prompt[lane.length :], *self.output, *drafted]
         return [*self.output[lane.seen :], *drafted[max(0, lane.seen - len(self.output)) :]]
 
     def num_rows_wanted(self, lane: Lane, num_tokens: int) -> int:
-        """For how many of the next `num_tokens` tokens the row is wanted."""
+        """For how many of the next `num_tokens` tokens the row is needed."""
         seen = lane.seen + num_tokens
         return max(0, seen + 1 - max(self.wanted, lane.seen + 1))
 
-    def receive(self, lane: Lane, num_tokens: int, rows: Tensor) -> None:
-        """The lane was fed `num_tokens` and answered with `rows`, the last ones."""
+    # The verbs.
+
+    def receive(self, lane: Lane, num_tokens: int, rows: Tensor, seconds: float) -> None:
+        """The lane was fed `num_tokens` in a forward pass, of which `seconds` are its share; rows: of the last ones."""
         kept = lane.rows if rows.shape[0] == num_tokens else None
+        lane.counts.add(LaneCounts(1, num_tokens, seconds, seconds if lane.seen < 0 else 0.0))
         lane.length += num_tokens
         lane.rows = torch.cat([kept, rows]) if kept is not None else rows if rows.shape[0] else None
         self._check()
@@ -194,79 +189,86 @@ class Sequence:
     def extend(self, draft: Draft) -> None:
         """A proposer drafted the token at the frontier."""
         self.drafts.append(draft)
+        self._check()
 
     def decline(self, lane: int) -> None:
         """A drafter has nothing to propose at the frontier."""
-        self.declined[lane] = (self.frontier, self.epoch)
+        if not self.has_declined(lane):
+            self.declined[lane] = (self.frontier, self.epoch)
+            self._check()
 
-    def refine(self, accepted: list[Draft], replacement: Draft | None) -> None:
-        """A member takes over the drafters' drafts: those that it accepts are its own now, and where it rejects one
-        its replacement stands, and all behind goes."""
+    def refine(self, accepted: Sequence[Draft], replacement: Draft | None) -> None:
+        """A member takes over the drafters' drafts: those that it accepts become its own. Where it rejects one, its
+        replacement stands there and all drafts behind go."""
         first = self.num_refined
         raw, self.drafts[first:] = self.drafts[first:], accepted
-        self._tally_refined(raw, len(accepted))
+        for index, draft in enumerate(raw):
+            self._count(draft, is_verified=index <= len(accepted), is_accepted=index < len(accepted))
         self.epoch += 1
         if replacement is not None:
-            self._trim_lanes(self.frontier)
+            self._trim(self.frontier)
             self.drafts.append(replacement)
         self._check()
 
-    def commit(self, settled: Settled) -> None:
-        """The next position is decided. A draft that stands there becomes output; else all drafts must go first."""
+    def commit(self, token: Token) -> None:
+        """The next position is decided. A draft that stands there becomes output; otherwise all drafts must go
+        first."""
         self.ends_in_draft = bool(self.drafts)
         if self.drafts:
             draft = self.drafts.pop(0)
-            assert draft.token == settled.token
-            self._tally_verified(draft, is_accepted=True)
-        self.output.append(settled.token)
+            assert draft.token == token.token
+            self._count(draft, is_accepted=True)
+            self.verified.verify(draft.place, is_accepted=True)
+        self.output.append(token.token)
+        self._check()
 
     def rollback(self) -> None:
-        """Forget all drafts and all that lanes know of them; the first of them was rejected, the rest not looked at."""
-        rejected, *unseen = self.drafts
-        self._tally_verified(rejected, is_accepted=False)
-        for draft in unseen:
-            self._tally(draft.proposer).dropped += 1
-            self.verified.dropped += 1
+        """The first draft was rejected: forget all drafts, and all that lanes know of them."""
+        for index, draft in enumerate(self.drafts):
+            self._count(draft, is_verified=index == 0, is_accepted=False)
+        self.verified.verify(self.drafts[0].place, is_accepted=False)
+        self.verified.dropped += len(self.drafts) - 1
         self.drafts.clear()
         self.epoch += 1
-        self._trim_lanes(self.position)
+        self._trim(self.position)
         self._check()
 
     def cut(self, length: int) -> None:
-        """The text ends after `length` tokens of output: whatever was settled behind them goes."""
+        """The sequence ends after `length` tokens of output: what was settled behind them goes."""
         del self.output[length:]
         self.drafts.clear()
+        self._trim(length)
+        self._check()
 
     def forget(self) -> None:
-        """Drop the rows that are no longer wanted."""
+        """Drop the rows that are no longer needed."""
         for lane in self.lanes:
             unwanted = self.wanted - lane.first
             if lane.rows is not None and unwanted > 0:
                 lane.rows = lane.rows[unwanted:] if unwanted < lane.rows.shape[0] else None
 
-    def _trim_lanes(self, seen: int) -> None:
-        """No lane knows more than the tokens before the position `seen`."""
+    def mark_scored(self, stop: int) -> None:
+        """The log-probabilities of all positions before `stop` are reported."""
+        self.scored = stop
+        self.num_changes += 1
+
+    def finish(self, reason: str, error: CospecError | None = None) -> None:
+        """No token follows. reason: stop, length, abort or error."""
+        self.finish_reason, self.error = reason, error
+        self.num_changes += 1
+
+    def _count(self, draft: Draft, *, is_accepted: bool, is_verified: bool = True) -> None:
+        counts = self.proposers.setdefault(draft.proposer, DraftCounts())
+        if is_verified:
+            counts.verify(draft.place, is_accepted=is_accepted)
+        else:
+            counts.dropped += 1
+
+    def _trim(self, seen: int) -> None:
         for lane in self.lanes:
-            extra = lane.seen - seen
-            if extra > 0:
-                lane.length -= extra
-                lane.rows = None if lane.rows is None or extra >= lane.rows.shape[0] else lane.rows[:-extra]
-
-    def _tally_verified(self, draft: Draft, *, is_accepted: bool) -> None:
-        for tally in (self._tally(draft.proposer), self.verified):
-            tally.add(draft.place, is_accepted=is_accepted)
-
-    def _tally_refined(self, raw: list[Draft], num_accepted: int) -> None:
-        for index, draft in enumerate(raw):
-            tally = self._tally(draft.proposer)
-            if index > num_accepted:
-                tally.dropped += 1
-            else:
-                tally.add(draft.place, is_accepted=index < num_accepted)
-
-    def _tally(self, proposer: int) -> Tally:
-        return self.tallies.setdefault(proposer, Tally())
+            lane.forget_after(seen)
 
     def _check(self) -> None:
+        self.num_changes += 1
         for lane in self.lanes:
             assert lane.seen <= self.frontier, "a lane was fed what is not there"

@@ -3,164 +3,178 @@
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence as Values
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import CospecError, MemberFailed
-from ..schedule import Schedule
+from ..errors import CospecError, InvalidSchedule, MemberFailed
 from .certain import certain_tokens, has_shortcut
 from .combine import Combination
 from .noise import by_place
-from .policy import Policy
-from .sampling import History, shape, shape_members, warp
-from .sheet import Sequence
+from .sheet import Sheet
+from .transforms import History, shape, shape_members, warp
 
 
 @dataclass(frozen=True)
 class Span:
-    """Positions start .. stop - 1 of a sequence."""
+    """Positions start .. stop - 1 of a sheet."""
 
-    sequence: Sequence
+    sheet: Sheet
     start: int
     stop: int
 
     def of(self, member: int) -> Tensor:
-        """The member's rows [positions, vocab], shaped as members are."""
-        return shape_members(self.sequence.lanes[member].between(self.start, self.stop), self.sequence.params)
+        """The member's rows [positions, vocab], under member_temperature and member_top_p."""
+        return shape_members(self.sheet.lanes[member].between(self.start, self.stop), self.sheet.params)
 
 
-def stacked(spans: Values[Span], members: Values[int]) -> Tensor:
+def stacked(spans: Sequence[Span], members: Sequence[int]) -> Tensor:
     """[members, positions, vocab] of all spans, one behind the other, on the first member's device."""
     rows = [joined([span.of(i) for span in spans]) for i in members]
     return torch.stack([row.to(rows[0]) for row in rows])
 
 
 def joined(rows: list[Tensor]) -> Tensor:
-    """One behind the other. Those of members on different devices go to the first one's."""
+    """Concatenated. Rows of members on different devices go to the first one's."""
     return rows[0] if len(rows) == 1 else torch.cat([row.to(rows[0]) for row in rows])
 
 
 def parted(rows: Tensor, lengths: list[int]) -> list[Tensor]:
-    """What was one behind the other, by itself."""
+    """The inverse of `joined`: stretches of these lengths."""
     return [rows] if len(lengths) == 1 else [*torch.split(rows, lengths)]
 
 
-def log_combined(spans: Values[Span], combination: Combination) -> list[Tensor]:
+def log_combined(spans: Sequence[Span], combination: Combination) -> list[Tensor]:
     """log r before the transforms, [positions, vocab] for each span; all of them are combined at once."""
-    log_r = combination.log_probs(stacked(spans, spans[0].sequence.members))
+    log_r = combination.log_probs(stacked(spans, spans[0].sheet.members))
     return parted(log_r, [span.stop - span.start for span in spans])
 
 
-def log_targets(items: Values[tuple[Sequence, Policy]]) -> list[Tensor | CospecError | None]:
-    """For each sequence, log of what tokens are drawn from, from the first position on as far as it is certain:
-    drafted ones and one more. None if nothing is."""
-    parts = _parts(items)
+def log_targets(sheets: Sequence[Sheet]) -> list[Tensor | CospecError | None]:
+    """For each sheet, log of what tokens are drawn from, from the next position on as far as cells are filled: drafted
+    positions and one more. None if no position can be settled."""
+    parts = _parts(sheets)
     known = [i for i, own in enumerate(parts) if own]
     if not known:
-        return [None] * len(items)
-    log_rs = distributions([(items[i][0], items[i][0].position, joined(parts[i])) for i in known])
-    targets: list[Tensor | CospecError | None] = [None] * len(items)
+        return [None] * len(sheets)
+    log_rs = distributions([(sheets[i], sheets[i].position, joined(parts[i])) for i in known])
+    targets: list[Tensor | CospecError | None] = [None] * len(sheets)
     for i, log_r in zip(known, log_rs, strict=True):
-        sequence, _ = items[i]
-        names = (sequence.lanes[member].name for member in sequence.members)
+        names = (sheets[i].lanes[member].name for member in sheets[i].members)
         targets[i] = no_distribution(" + ".join(names)) if log_r is None else log_r
     return targets
 
 
-def _parts(items: Values[tuple[Sequence, Policy]]) -> list[list[Tensor]]:
+def _parts(sheets: Sequence[Sheet]) -> list[list[Tensor]]:
     """Of each, log r before the transforms: stretches of positions that the same members settle, then those that are
     certain without all of their members."""
-    filled = [_filled(sequence, policy.schedule) for sequence, policy in items]
-    combinations = {id(policy.combination): policy.combination for _, policy in items}
+    filled = [_filled(sheet) for sheet in sheets]
+    combinations = {id(sheet.combination): sheet.combination for sheet in sheets}
     # What the same members settle in the same way is combined at once.
     groups: dict[tuple[int, tuple[int, ...]], list[Span]] = defaultdict(list)
-    for (_, policy), own in zip(items, filled, strict=True):
+    for sheet, own in zip(sheets, filled, strict=True):
         for cells, span in own:
-            groups[id(policy.combination), cells].append(span)
+            groups[id(sheet.combination), cells].append(span)
     combined: dict[Span, Tensor] = {}
     for (which, cells), spans in groups.items():
         combined.update(zip(spans, _log_of(cells, spans, combinations[which]), strict=True))
     parts = []
-    for (sequence, policy), own in zip(items, filled, strict=True):
-        certain = _log_certain(sequence, policy.combination, own[-1][1].stop if own else sequence.position)
+    for sheet, own in zip(sheets, filled, strict=True):
+        certain = _log_certain(sheet, own[-1][1].stop if own else sheet.position)
         parts.append([*(combined[span] for _, span in own), *([] if certain is None else [certain])])
     return parts
 
 
-def _log_of(cells: tuple[int, ...], spans: Values[Span], combination: Combination) -> list[Tensor]:
+def _log_of(cells: tuple[int, ...], spans: Sequence[Span], combination: Combination) -> list[Tensor]:
     """log r before the transforms of what these members settle: all of them together, or one alone."""
-    if len(cells) == spans[0].sequence.num_members:
+    if len(cells) == spans[0].sheet.num_members:
         return log_combined(spans, combination)
-    (member,) = cells
-    log_p = torch.log_softmax(joined([span.of(member) for span in spans]), dim=-1)
+    log_p = torch.log_softmax(joined([span.of(cells[0]) for span in spans]), dim=-1)
     return parted(log_p, [span.stop - span.start for span in spans])
 
 
-def _filled(sequence: Sequence, schedule: Schedule) -> list[tuple[tuple[int, ...], Span]]:
-    """The positions, from the first, whose cells are filled: stretches of equal cells."""
+def _filled(sheet: Sheet) -> list[tuple[tuple[int, ...], Span]]:
+    """The positions, from the next one, whose cells are filled: stretches of equal cells."""
     cells = []
-    for position in range(sequence.position, _stop(sequence)):
-        needed = tuple(schedule.cells(sequence, position))
-        if not all(sequence.lanes[i].has(position) for i in needed):
+    for position in range(sheet.position, _stop(sheet)):
+        needed = _cells(sheet, position)
+        if not all(sheet.lanes[i].has(position) for i in needed):
             break
         cells.append(needed)
-    spans, start = [], sequence.position
+    spans, start = [], sheet.position
     for needed, same in itertools.groupby(cells):
         stop = start + len(list(same))
-        spans.append((needed, Span(sequence, start, stop)))
+        spans.append((needed, Span(sheet, start, stop)))
         start = stop
     return spans
 
 
-def _stop(sequence: Sequence) -> int:
+def _cells(sheet: Sheet, position: int) -> tuple[int, ...]:
+    """The members that settle a position. Raises MemberFailed or InvalidSchedule for what its schedule does wrong."""
+    whose = f"the schedule {sheet.schedule.name!r}"
+    try:
+        needed = tuple(sheet.schedule.cells(sheet, position))
+    except Exception as error:
+        raise MemberFailed.by(error, whose) from error
+    if needed != tuple(sheet.members) and (len(needed) != 1 or needed[0] not in sheet.members):
+        raise InvalidSchedule(
+            f"{whose} gave the cells {needed} for position {position}; a position is settled by all "
+            f"{sheet.num_members} members in their order, or by one of them"
+        )
+    return needed
+
+
+def _stop(sheet: Sheet) -> int:
     """Behind the last position that can be settled now: drafted ones and one more."""
-    return min(sequence.frontier + 1, sequence.limit)
+    return min(sheet.frontier + 1, sheet.limit)
 
 
-def _log_certain(sequence: Sequence, combination: Combination, start: int) -> Tensor | None:
-    """log r, all on one token, from `start` on as far as the members heard so far make it certain; see shortcuts."""
-    heard = [i for i in sequence.members if sequence.lanes[i].has(start)]
-    is_partly_heard = 0 < len(heard) < sequence.num_members
-    if not is_partly_heard or not has_shortcut(combination, is_greedy=sequence.params.is_argmax):
+def _log_certain(sheet: Sheet, start: int) -> Tensor | None:
+    """log r, all on one token, from `start` on as far as the members at hand make it certain."""
+    at_hand = [i for i in sheet.members if sheet.lanes[i].has(start)]
+    is_partial = 0 < len(at_hand) < sheet.num_members
+    if not is_partial or not has_shortcut(sheet.combination, is_greedy=sheet.params.is_argmax):
         return None
-    stop = min(_stop(sequence), *(sequence.lanes[i].seen + 1 for i in heard))
+    stop = min(_stop(sheet), *(sheet.lanes[i].seen + 1 for i in at_hand))
     if stop <= start:
         return None
-    rows = stacked([Span(sequence, start, stop)], heard)
-    tokens = certain_tokens(combination, rows, heard)
+    rows = stacked([Span(sheet, start, stop)], at_hand)
+    tokens = certain_tokens(sheet.combination, rows, at_hand)
     if not tokens:
         return None
     log_r = rows.new_full((len(tokens), rows.shape[-1]), -math.inf)
     return log_r.scatter_(1, torch.tensor(tokens, device=rows.device)[:, None], 0.0)
 
 
-def distributions(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | CospecError | None]:
-    """Log-probabilities [positions, vocab] of each sequence for positions from `start` on, under its transforms, but
-    for temperature 0, of which nothing but the maximum is looked at. None where a row is no distribution; an error
-    where a transform raised it."""
+def distributions(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[Tensor | CospecError | None]:
+    """Log-probabilities [positions, vocab] of each sheet for positions from `start` on, under its transforms.
+
+    At temperature 0 the temperature is left out, since only the maximum is read. None where a row is no distribution;
+    an error where a transform raised it.
+    """
     shaped = _shaped(items)
-    rows = [log_p for log_p in shaped if isinstance(log_p, Tensor)]
-    are_ones = iter(_are_distributions(rows))
+    are_ones = iter(_are_distributions([log_p for log_p in shaped if isinstance(log_p, Tensor)]))
     return [log_p if isinstance(log_p, CospecError) or next(are_ones) else None for log_p in shaped]
 
 
-def _shaped(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | CospecError]:
-    """Under the transforms. Those that look at nothing but the row are the same for many, and done at once."""
+def _shaped(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[Tensor | CospecError]:
+    """Under the transforms. Those that read nothing but the row are the same for many sheets, and done at once."""
     shaped: list[Tensor | CospecError] = [log_probs for _, _, log_probs in items]
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for i, (sequence, start, log_probs) in enumerate(items):
-        params = sequence.params
+    for i, (sheet, start, log_probs) in enumerate(items):
+        params = sheet.params
         if params.is_identity or params.is_argmax:
-            # What changes nothing, and what is drawn by the row's maximum, where it stands.
+            # Nothing changes the row, or only its maximum is read.
             continue
         if not params.is_biased:
             alike[*params.warpers, log_probs.device, log_probs.dtype].append(i)
             continue
+        output = [*sheet.output, *(draft.token for draft in sheet.drafts)]
+        history = History(prompt=sheet.prompt, output=output, start=start)
         try:
-            shaped[i] = shape(log_probs, params, _history(sequence, start), tuple(sequence.end_ids))
+            shaped[i] = shape(log_probs, params, history, tuple(sheet.end_ids))
         except CospecError as error:
             shaped[i] = error
     for same in alike.values():
@@ -170,12 +184,7 @@ def _shaped(items: Values[tuple[Sequence, int, Tensor]]) -> list[Tensor | Cospec
     return shaped
 
 
-def _history(sequence: Sequence, start: int) -> History:
-    output = [*sequence.output, *(draft.token for draft in sequence.drafts)]
-    return History(prompt=sequence.prompt, output=output, start=start)
-
-
-def _are_distributions(rows: Values[Tensor]) -> list[bool]:
+def _are_distributions(rows: Sequence[Tensor]) -> list[bool]:
     """Of each [positions, vocab], whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
     are_ones = [False] * len(rows)
     for same in by_place(rows):
@@ -188,6 +197,7 @@ def _are_distributions(rows: Values[Tensor]) -> list[bool]:
 
 
 def no_distribution(whose: str) -> MemberFailed:
+    """The error for a row that no token can be drawn from."""
     return MemberFailed(
         f"{whose} gave a row that is no distribution (NaN or infinite logits, or every token forbidden)"
     )

@@ -5,8 +5,7 @@ Pure functions of tensors; the randomness is passed in.
 """
 
 import itertools
-from collections.abc import Callable
-from collections.abc import Sequence as Values
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UnknownName
-from .sampling import draw
+from .draws import draw
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Runs:
     drawn from; a lookup's rows are one-hot.
     """
 
-    lengths: Values[int]
+    lengths: Sequence[int]
     tokens: Tensor
     target: Tensor
     draft: Tensor
@@ -130,3 +129,12 @@ def check_verification(name: str) -> str:
     if name not in VERIFICATIONS:
         raise UnknownName("verification", name, VERIFICATIONS)
     return name
+
+
+def is_coupled(verification: str, temperature: float) -> bool:
+    """Whether a draft is accepted iff it is argmax of log r and the noise of its position.
+
+    At temperature 0 there is no noise, target and drafts are each certain of one token, and every verification comes to
+    this one, which needs no probabilities.
+    """
+    return verification == "coupled" or temperature == 0

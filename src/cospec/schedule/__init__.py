@@ -1,24 +1,18 @@
-"""Schedules: who is fed next, who proposes, and which cells settle a position."""
+"""Schedules: who is fed next, who proposes, and which cells settle a position. One file a schedule."""
 
-from .pace import Pace
-from .plan import EACH, PACED, SCHEDULES, Plan, Setting, as_gamma, make_schedule, plans
-from .policies import Alternate, Assigned, Cascade, DrawnMember, Fixed, Plain, Schedule
+from .base import Schedule
+from .plan import EACH, PACED, Plan, Setting, as_gamma
+from .registry import make_schedule, plans, schedule_class, schedule_names
 
 __all__ = [
     "EACH",
     "PACED",
-    "SCHEDULES",
-    "Alternate",
-    "Assigned",
-    "Cascade",
-    "DrawnMember",
-    "Fixed",
-    "Pace",
-    "Plain",
     "Plan",
     "Schedule",
     "Setting",
     "as_gamma",
     "make_schedule",
     "plans",
+    "schedule_class",
+    "schedule_names",
 ]

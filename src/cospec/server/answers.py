@@ -9,9 +9,8 @@ from collections.abc import Sequence as Values
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..core.engine import Token
-from ..core.score import TokenLogprob
-from ..results import Result
+from ..core.events import Result
+from ..core.tokens import Token, TokenLogprob
 from .decoding import Decoder
 from .host import Job
 

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from ..core.combine import Combination
-from ..core.engine import Request
-from ..core.sampling import Constraint, Draws, SamplingParams
+from ..core.draws import Draws
+from ..core.events import Result
+from ..core.live import Request
+from ..core.params import Constraint, SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
-from ..results import Result
 from ..runner import Runner
 from ..schedule import Plan
 from .errors import ApiError

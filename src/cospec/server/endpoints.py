@@ -12,11 +12,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ..core.engine import Token
-from ..core.score import TokenLogprob
+from ..core.events import Result
+from ..core.tokens import Token, TokenLogprob
 from ..ensemble import as_prompts
 from ..errors import CospecError
-from ..results import Result
 from .answers import Envelope, Offsets, Pairs, chat_logprobs, completion_logprobs, metrics, usage
 from .decoding import Decoder
 from .errors import ApiError, as_api_error

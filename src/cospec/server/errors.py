@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
 from .host import NotServing, QueueFull
 

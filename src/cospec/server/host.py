@@ -10,10 +10,12 @@ from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..core.engine import Live, Request, Update
+from ..core.engine import Update
+from ..core.events import Event, Result
+from ..core.live import Live, Request
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidSampling, MemberFailed
-from ..results import Event, Origin, Result
+from ..results import Origin
 from .trace import Tracer
 
 

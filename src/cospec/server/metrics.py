@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..results import Result
+from ..core.events import Result
 from .host import Host, Job
 
 # Close enough that a limit between two bounds is seldom passed unseen.

@@ -6,7 +6,7 @@ from statistics import median
 
 import torch
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..runner.hf import HfRunner
 

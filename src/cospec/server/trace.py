@@ -4,7 +4,8 @@ often so far, and what is drafted."""
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..core.engine import Live, Update
+from ..core.engine import Update
+from ..core.live import Live
 
 
 class Tracer:

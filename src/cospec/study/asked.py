@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidPilot, InvalidPrompt
 from .criteria import Criteria

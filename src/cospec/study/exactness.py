@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..core.sampling import Draws, SamplingParams
+from ..core.draws import Draws
+from ..core.events import Result
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidSchedule
-from ..results import Result
-from ..schedule import EACH, PACED, Plan
-from .methods import first_error
+from ..schedule import PACED, Plan, schedule_class, schedule_names
+from .methods import first_error, setting_of
+from .results import OURS, PLAIN
 
 # Logits in float32 differ by about 1e-5 between forward passes of different shapes, in half precision by about 0.1.
 TIE_GAP = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -82,30 +84,27 @@ def num_checks(ensemble: Ensemble) -> int:
 
 
 def tested_plans(ensemble: Ensemble) -> dict[str, Plan]:
-    """The ensemble's own plan, then each schedule by its defaults and with each drafter, as far as they can run here.
+    """The ensemble's own plan, then those that each schedule names for verification, as far as they can run here.
 
-    Names are the schedule's, with who drafts where that is no default. Verification is by token.
+    Names are the schedule's, with who drafts where the plan says so. Verification is by token.
     """
-    own = replace(ensemble.plan, verification="token")
-    if own.schedule == "auto":
+    own = ensemble.plan
+    if own.name == OURS:
         own = replace(own, proposer=None)
-
-    def plan(schedule: str, gamma: int | str | None = None, proposer: str | None = None) -> Plan:
-        return replace(own, schedule=schedule, gamma=gamma, proposer=proposer)
-
-    drafters = ensemble.drafter_names
-    plans = [own, plan("fixed", 3, ensemble.member_names[0] if drafters else None), plan("alternate"), plan("mixture")]
-    for name in drafters:
-        plans += [plan("fixed", PACED, name), plan("mixture", PACED, name), plan("cascade", None, name)]
-    plans += [plan("mixture", PACED, EACH)] if len(drafters) > 1 else []
+    setting = setting_of(ensemble, SamplingParams())
+    plans = [own]
+    for name in schedule_names():
+        schedule = schedule_class(name)
+        plans += schedule.verified(setting)
+        if len(ensemble.drafter_names) > 1:
+            gamma = PACED if schedule.can_be_paced else None
+            plans += [Plan(schedule=name, gamma=gamma, proposer=special) for special in schedule.special_proposers]
     named: dict[str, Plan] = {}
-    for each in plans:
-        named.setdefault(f"{each.schedule} by {each.proposer}" if each.proposer else each.schedule, each)
-    return {
-        name: each
-        for name, each in named.items()
-        if each.schedule != "plain" and _can_run(ensemble, each, SamplingParams())
-    }
+    for plan in plans:
+        by_token = replace(plan, verification="token")
+        if plan.name != PLAIN and _can_run(ensemble, by_token, SamplingParams()):
+            named.setdefault(f"{plan.name} by {plan.proposer}" if plan.proposer else plan.name, by_token)
+    return named
 
 
 def _can_run(ensemble: Ensemble, plan: Plan, params: SamplingParams) -> bool:
@@ -158,7 +157,7 @@ def _equality_checks(
         used = results[0].schedule
         yield Check(
             name=name,
-            schedule=title if used == plan.schedule else f"{title} ({used})",
+            schedule=title if used == plan.name else f"{title} ({used})",
             verification=verification,
             is_passed=error is None and all(difference.is_tie for difference in differences),
             detail=error or f"{num_equal} of {len(expected)} texts equal, {num_tokens} tokens",
@@ -205,7 +204,7 @@ def _sampled_plans(ensemble: Ensemble) -> list[tuple[str, Plan]]:
     return [
         (name, replace(plan, verification=kind))
         for name, plan in tested_plans(ensemble).items()
-        for kind in (kinds if plan.schedule == "fixed" else ("token",))
+        for kind in (kinds if plan.name == "fixed" else ("token",))
     ]
 
 
@@ -215,7 +214,7 @@ def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort
     plans = _sampled_plans(ensemble)
     for number, (name, plan) in enumerate(plans, start=2):
         # With a seed `auto` keeps to one plan; without one, its changes of plan are tested too.
-        seed = effort.seed + number if plan.schedule != "auto" else None
+        seed = effort.seed + number if plan.name != OURS else None
         samples, own_error = _samples(ensemble.with_plan(plan), prompts, effort, seed)
         error = own_error or plain_error
         if error is not None:

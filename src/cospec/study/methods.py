@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..core.counts import Counts, DraftCounts, LaneCounts
-from ..core.sampling import SamplingParams
+from ..core.counts import Counts
+from ..core.events import Result
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidBenchmark, InvalidSchedule, UnknownName
-from ..results import ProposerStats, Result
-from ..schedule import Plan
-from ..schedule.planner import Planner
+from ..schedule import Plan, Setting, schedule_class, schedule_names
+from ..schedule.auto import Auto
 from .results import OURS, PLAIN, SINGLE
 
 # Prefix of methods whose target is softened, see `relaxed`.
@@ -47,7 +47,7 @@ class PlannedMethod:
         return self.name.startswith(SINGLE)
 
     @property
-    def planner(self) -> Planner | None:
+    def planner(self) -> Auto | None:
         """What chooses the plan while it decodes; None where the plan is fixed."""
         return self.ensemble.planner_for(self.params)
 
@@ -66,7 +66,7 @@ class PlannedMethod:
                 results.append(event.result)
         return Decoded(
             tokens=sum(result.completion_tokens for result in results),
-            counts=Counts.total(map(counts_of, results)),
+            counts=Counts.total(result.counts for result in results),
             first_token_seconds=tuple(seconds for _, seconds in sorted(first.items())),
             text_seconds=tuple(seconds for _, seconds in sorted(last.items())),
             error=first_error(results),
@@ -87,24 +87,6 @@ class PeerMethod:
 
 
 Method = PlannedMethod | PeerMethod
-
-
-def counts_of(result: Result) -> Counts:
-    """What one sequence cost."""
-    lanes = result.members | result.drafters
-    return Counts(
-        tokens=result.completion_tokens,
-        seconds=result.seconds,
-        lanes={name: LaneCounts(**vars(lane)) for name, lane in lanes.items()},
-        proposers={name: _draft_counts(drafts) for name, drafts in result.proposers.items()},
-        verified=_draft_counts(result.verified),
-        plans={result.plan: 1} if result.plan else {},
-    )
-
-
-def _draft_counts(drafts: ProposerStats) -> DraftCounts:
-    by_place = {"proposed_at": [*drafts.proposed_at], "accepted_at": [*drafts.accepted_at]}
-    return DraftCounts(drafts.proposed, drafts.accepted, drafts.dropped, **by_place)
 
 
 def first_error(results: Sequence[Result]) -> str | None:
@@ -137,23 +119,29 @@ def singles(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
     ]
 
 
-def published_plans(ensemble: Ensemble) -> dict[str, Plan]:
-    """What a benchmark times unless told otherwise: each schedule as it was published, and `auto`."""
+def setting_of(ensemble: Ensemble, params: SamplingParams, drafters: Sequence[str] | None = None) -> Setting:
+    """What plans are made for. drafters: other than the ensemble's own."""
+    return Setting(
+        combination=ensemble.combination,
+        members=ensemble.member_names,
+        drafters=ensemble.drafter_names if drafters is None else tuple(drafters),
+        params=params,
+    )
+
+
+def benchmarked_plans(ensemble: Ensemble, params: SamplingParams) -> dict[str, Plan]:
+    """What a benchmark times unless told otherwise: by schedule, its benchmarked plan, `plain` first."""
     own = ensemble.plan.proposer
-    drafter = own if own in ensemble.names else next(iter(ensemble.drafter_names), None)
-    fixed = {"fixed": Plan(schedule="fixed", proposer=drafter)} if drafter or len(ensemble.member_names) > 1 else {}
-    return {
-        PLAIN: Plan(schedule="plain"),
-        **fixed,
-        "alternate": Plan(schedule="alternate", gamma=1),
-        "mixture": Plan(schedule="mixture"),
-        OURS: Plan(schedule="auto"),
-    }
+    # A schedule with one proposer takes the first drafter; the ensemble's own proposer stands in its place.
+    drafters = dict.fromkeys([*([own] if own in ensemble.names else []), *ensemble.drafter_names])
+    setting = setting_of(ensemble, params, [*drafters])
+    names = dict.fromkeys([PLAIN, *schedule_names()])
+    return {name: plan for name in names if (plan := schedule_class(name).benchmarked(setting)) is not None}
 
 
 def ours(ensemble: Ensemble) -> str:
     """Name of the method on trial in a pilot: `auto`, or the ensemble's own plan where that is another."""
-    return OURS if ensemble.plan.schedule in (PLAIN, OURS) else str(ensemble.plan)
+    return OURS if ensemble.plan.name in (PLAIN, OURS) else str(ensemble.plan)
 
 
 def pilot_methods(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
@@ -161,7 +149,7 @@ def pilot_methods(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMet
 
     Raises InvalidSchedule if it does not allow the method on trial.
     """
-    published = published_plans(ensemble)
+    published = benchmarked_plans(ensemble, params)
     plans = {name: published[name] for name in (PLAIN, "alternate", OURS)}
     on_trial = ours(ensemble)
     methods, skipped = planned(ensemble, {**plans, **({} if on_trial in plans else {on_trial: ensemble.plan})}, params)

@@ -73,7 +73,7 @@ def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
         proposers = [drafters.get(plan.proposer, plan.proposer)]
     else:
         # All, where the plan chooses among them or has one for each member.
-        proposers = [] if plan.schedule in ("plain", "alternate") else list(drafters.values())
+        proposers = [] if plan.name in ("plain", "alternate") else list(drafters.values())
     return {
         "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
         "combine": {"type": ensemble.combination.name, **combination},

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..core.combine import Mixture
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark
 from ..runner import Feed, Runner
 from ..runner.hf import HfRunner, cache_argument
 from ..schedule import Plan
-from .methods import Method, PeerMethod, planned, published_plans, singles
+from .methods import Method, PeerMethod, benchmarked_plans, planned, singles
 
 WEIGHTED = "hf-ensemble-weight (not exact)"
 
@@ -28,7 +28,7 @@ def bench_methods(
 
     extra: plans that are timed beside the published ones.
     """
-    plans = {**published_plans(ensemble), **{str(plan): plan for plan in extra}}
+    plans = {**benchmarked_plans(ensemble, params), **{str(plan): plan for plan in extra}}
     methods, refused = planned(ensemble, plans, params)
     skipped = {name: str(error) for name, error in refused.items()}
     names = dict(zip(ensemble.names, ensemble.runners, strict=True))

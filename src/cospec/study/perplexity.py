@@ -12,7 +12,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Prompt
 from ..runner import Tokenizer
 from .ledger import TextLogprob
@@ -68,7 +68,7 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
         results = plain.generate([text.before for text in texts], params)
         entries = [result.logprobs or [] for result in results]
     else:
-        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=1, prompt_logprobs=0))
+        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=0, prompt_logprobs=0))
         entries = [
             [entry for entry in (result.prompt_logprobs or [])[-len(text.tokens) :] if entry]
             for result, text in zip(results, texts, strict=True)

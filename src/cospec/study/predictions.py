@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.counts import Counts
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..schedule import Plan
-from ..schedule.planner import Planner
-from ..schedule.theory import cycle
+from ..schedule.auto import Auto
 from .methods import Method, PlannedMethod
 from .results import OURS, PLAIN
 
@@ -24,17 +23,17 @@ class MeasuredBeliefs:
     those of all. names: of the lanes.
     """
 
-    planner: Planner
+    planner: Auto
     names: Sequence[str]
     counts: Counts
 
     @property
     def num_members(self) -> int:
-        return self.planner.num_members
+        return self.planner.beliefs.num_members
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
         """The planner's cost of a forward pass."""
-        return self.planner.seconds(lane, num_tokens, share)
+        return self.planner.beliefs.seconds(lane, num_tokens, share)
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """accepted / proposed at this place in a block, or at the last place before it that was reached.
@@ -44,7 +43,7 @@ class MeasuredBeliefs:
         """
         drafts = self.counts.proposers.get(self.names[proposer])
         if drafts is None or drafts.acceptance is None:
-            return self.planner.acceptance(proposer, target, place)
+            return self.planner.beliefs.acceptance(proposer, target, place)
         reached = [i for i, num in enumerate(drafts.proposed_at) if num and place is not None and i <= place]
         if not reached:
             return drafts.acceptance
@@ -64,21 +63,21 @@ def predictions(
     without `plain`. `auto` is predicted as the plan that it chose last.
     """
     planner = ensemble.with_plan(Plan(verification=ensemble.plan.verification)).planner_for(params)
-    if planner is None or not planner.acceptances or PLAIN not in counts:
+    if planner is None or not planner.beliefs.acceptances or PLAIN not in counts:
         return {}
-    planner.num_rows = concurrency
+    planner.beliefs.num_live = concurrency
     schedules = {
         method.name: method.ensemble.schedule_for(params)
         for method in methods
-        if isinstance(method, PlannedMethod) and not method.is_single and method.ensemble.plan.schedule != "auto"
+        if isinstance(method, PlannedMethod) and not method.is_single and method.ensemble.plan.name != OURS
     }
     if planner.chosen:
-        schedules[OURS] = planner.candidates[planner.chosen]
-    plain_speed = cycle(planner.candidates[PLAIN], planner).speed
+        schedules[OURS] = planner.plans[planner.chosen]
+    plain_speed = planner.plans[PLAIN].cycle(planner.beliefs).speed
     found = {}
     for name, schedule in schedules.items():
         beliefs = MeasuredBeliefs(planner, ensemble.names, counts.get(name, Counts()))
-        found[name] = _with_prefill(cycle(schedule, beliefs).speed / plain_speed, counts[PLAIN], concurrency)
+        found[name] = _with_prefill(schedule.cycle(beliefs).speed / plain_speed, counts[PLAIN], concurrency)
     return found
 
 

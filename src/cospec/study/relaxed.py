@@ -7,7 +7,7 @@ so that what is lost has a formula, and the drafter is accepted more often.
 from typing import Literal
 
 from ..core.combine import Mixture
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot
 from ..runner.lookup import LookupRunner

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.combine import Combination, Contrastive, Mixture
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan
-from .methods import PlannedMethod, planned, published_plans
+from .methods import PlannedMethod, benchmarked_plans, planned
 from .results import PLAIN
 
 
@@ -64,7 +64,7 @@ def of_schedules(available: Sequence[PlannedMethod], names: Sequence[str]) -> li
 
     Raises InvalidBenchmark where nothing but `plain` is left.
     """
-    left = [m for m in available if not names or m.name in names or m.ensemble.plan.schedule in names]
+    left = [m for m in available if not names or m.name in names or m.ensemble.plan.name in names]
     if len(left) < 2:
         known = ", ".join(method.name for method in available)
         raise InvalidBenchmark(f"nothing to vary among the methods {', '.join(names)}; here are {known}")
@@ -88,18 +88,18 @@ def _with_weight(ensemble: Ensemble, params: SamplingParams, value: float) -> li
     if not isinstance(mixture, Mixture) or len(mixture.weights) < 2 or not 0 < value < 1:
         raise InvalidBenchmark(f"weight varies a mixture's first member between 0 and 1, got {value} of {mixture.name}")
     first, *others = mixture.weights
-    return _published(ensemble, Mixture([value, *(weight * (1 - value) / (1 - first) for weight in others)]), params)
+    return _benchmarked(ensemble, Mixture([value, *(weight * (1 - value) / (1 - first) for weight in others)]), params)
 
 
 def _with_mu(ensemble: Ensemble, params: SamplingParams, value: float) -> list[PlannedMethod]:
     if not isinstance(ensemble.combination, Contrastive):
         raise InvalidBenchmark(f"mu belongs to a contrastive combination, and this is {ensemble.combination.name}")
-    return _published(ensemble, replace(ensemble.combination, mu=value), params)
+    return _benchmarked(ensemble, replace(ensemble.combination, mu=value), params)
 
 
-def _published(ensemble: Ensemble, combine: Combination, params: SamplingParams) -> list[PlannedMethod]:
+def _benchmarked(ensemble: Ensemble, combine: Combination, params: SamplingParams) -> list[PlannedMethod]:
     changed = ensemble.with_combination(combine)
-    methods, _ = planned(changed, published_plans(changed), params)
+    methods, _ = planned(changed, benchmarked_plans(changed, params), params)
     return methods
 
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from ..core.counts import Counts
 from ..errors import CospecError, InvalidPilot
-from ..schedule.planner import Planner
+from ..schedule.auto import Auto
 from .batches import Batch
 from .energy import Meter
 from .ledger import Ledger, at
@@ -48,13 +48,13 @@ def run_steps(
     return True
 
 
-def until_steady(planner: Planner, decode: Iterator[object], num_steady: int) -> Iterator[str]:
+def until_steady(planner: Auto, decode: Iterator[object], num_steady: int) -> Iterator[str]:
     """Decode, item by item, until the planner's choice has been the same `num_steady` times in a row, or there are no
     more items. Yields the choice after each, which is empty before the planner has measured enough."""
     choices: list[str] = []
     for _ in decode:
-        choices.append(planner.chosen)
-        yield planner.chosen
+        choices.append(planner.chosen or "")
+        yield choices[-1]
         if planner.chosen and choices[-num_steady:] == [planner.chosen] * num_steady:
             return
 

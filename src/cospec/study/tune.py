@@ -10,13 +10,15 @@ from typing import Any
 
 import yaml
 
-from ..core.sampling import SamplingParams
+from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
-from ..schedule import DrawnMember, Plan, Setting, plans
-from ..schedule.planner import Planner
+from ..schedule import Plan, plans
+from ..schedule.auto import Auto
+from ..schedule.mixture import DrawnMember
 from ..storage import keep
+from .methods import setting_of
 from .timing import until_steady
 
 # The choice is steady once so many prompts in a row have ended with it.
@@ -91,7 +93,7 @@ def tune(
         ),
         acceptances={
             f"{learner.names[proposer]} for {'r' if target is None else learner.names[target]}": average.value
-            for (proposer, target), average in sorted(planner.acceptances.items(), key=str)
+            for (proposer, target), average in sorted(planner.beliefs.acceptances.items(), key=str)
         },
         num_texts=num_texts,
     )
@@ -110,23 +112,17 @@ def _tokens_per_second(ensembles: list[Ensemble], prompts: Sequence[Prompt], par
 
 
 def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
-    setting = Setting(
-        combination=ensemble.combination,
-        members=ensemble.member_names,
-        drafters=ensemble.drafter_names,
-        params=params,
-    )
-    return next(plan for plan in plans(setting, ensemble.plan.verification) if str(plan) == name)
+    weighed = plans(setting_of(ensemble, params), ensemble.plan.verification)
+    return next(plan for plan in weighed if str(plan) == name)
 
 
-def _drafters(planner: Planner, names: Sequence[str]) -> tuple[str, ...]:
+def _drafters(planner: Auto, names: Sequence[str]) -> tuple[str, ...]:
     """The drafter of each member under the chosen plan, one name where it is the same for all; empty where the plan
     assigns none."""
-    schedule = planner.candidates[planner.chosen]
-    drafters = schedule.drafters if isinstance(schedule, DrawnMember) else None
-    if drafters is None or len(drafters.among) == 1:
+    schedule = planner.plans[planner.chosen or ""]
+    if not isinstance(schedule, DrawnMember) or schedule.drafters is None or len(schedule.among) == 1:
         return ()
-    own = tuple(names[lane] for lane in drafters.lanes)
+    own = tuple(names[lane] for lane in schedule.drafters)
     return own if len(set(own)) > 1 else own[:1]
 
 

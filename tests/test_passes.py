@@ -1,4 +1,4 @@
-"""Calls of a round, one after the other and side by side: the texts are the same, and the seconds add up."""
+"""Forward passes of a round, one after the other and side by side: the texts are the same, and the seconds add up."""
 
 import threading
 import time
@@ -7,8 +7,8 @@ import weakref
 import pytest
 import torch
 
-from cospec import Ensemble, Mixture, SamplingParams
-from cospec.core.calls import Calls
+from cospec import Ensemble, MemberFailed, Mixture, SamplingParams
+from cospec.core.passes import Fed, Passes
 from cospec.runner import Feed
 
 from .test_engine import SCHEDULES
@@ -30,12 +30,12 @@ def decoded(ensemble, calls_at_once, prompts, params):
     ids = [engine.add(ensemble.request(prompt, own)) for prompt, own in zip(prompts, params, strict=True)]
     done = {}
     while engine.num_live:
-        done |= {update.id: live for live, update in engine.step() if update.is_finished}
-    return [(list(done[id].sequence.output), done[id].sequence.error) for id in ids]
+        done |= {event.id: event.sheet for event in engine.step() if event.result is not None}
+    return [(list(done[id].output), done[id].error) for id in ids]
 
 
 def asked(runners, num_texts):
-    return [(runner, [Feed(runner.open(), [1], 1) for _ in range(num_texts)]) for runner in runners]
+    return [("member", runner, [Feed(runner.open(), [1], 1) for _ in range(num_texts)]) for runner in runners]
 
 
 @pytest.mark.parametrize(("schedule", "gamma", "verification"), SCHEDULES)
@@ -66,32 +66,33 @@ def test_calls_of_several_texts_are_side_by_side_in_threads_of_their_own():
         threads.append(threading.current_thread())
         barrier.wait(timeout=10)
 
-    calls = Calls(2).of(asked([Wrapped(table(seed), meet) for seed in (1, 2)], 2))
-    assert [call.error for call in calls] == [None, None]
+    outcomes = Passes(2).run(asked([Wrapped(table(seed), meet) for seed in (1, 2)], 2))
+    assert all(isinstance(outcome, Fed) for own in outcomes for outcome in own)
     assert threads[0] is not threads[1]
 
 
 def test_a_text_alone_is_fed_in_the_thread_that_asks():
     threads = []
     runners = [Wrapped(table(seed), lambda: threads.append(threading.current_thread())) for seed in (1, 2)]
-    assert [len(call.rows) for call in Calls(2).of(asked(runners, 1))] == [1, 1]
+    assert [len(own) for own in Passes(2).run(asked(runners, 1))] == [1, 1]
     assert threads == [threading.current_thread()] * 2
 
 
 def test_rows_are_those_of_the_runner_that_was_asked():
-    calls = Calls(2).of(asked([slow(table(1), 0.05), table(2)], 2))
-    for call, (runner, feeds) in zip(calls, asked([table(1), table(2)], 2), strict=True):
-        assert all((given == own).all() for given, own in zip(call.rows, runner.feed(feeds), strict=True))
+    outcomes = Passes(2).run(asked([slow(table(1), 0.05), table(2)], 2))
+    for own, (_, runner, feeds) in zip(outcomes, asked([table(1), table(2)], 2), strict=True):
+        assert all((fed.rows == rows).all() for fed, rows in zip(own, runner.feed(feeds), strict=True))
 
 
 def test_calls_side_by_side_share_the_time_that_they_took_together():
     runners = [slow(table(1), 0.06), slow(table(2), 0.03), slow(table(3), 0.03)]
     started = time.perf_counter()
-    calls = Calls(3).of(asked(runners, 2))
+    outcomes = Passes(3).run(asked(runners, 2))
     took = time.perf_counter() - started
-    assert 0.06 <= sum(call.seconds for call in calls) <= took
+    seconds = [own[0].forward.seconds for own in outcomes]
+    assert 0.06 <= sum(seconds) <= took
     assert took < 0.12
-    assert calls[0].seconds > 1.5 * calls[1].seconds
+    assert seconds[0] > 1.5 * seconds[1]
 
 
 @pytest.mark.parametrize("num_at_once", [1, 2])
@@ -103,9 +104,10 @@ def test_an_error_holds_nothing_of_its_call(num_at_once):
         left.append(weakref.ref(scratch))
         raise MemoryError("no room")
 
-    calls = Calls(num_at_once).of(asked([Wrapped(table(1), fill), table(2)], 2))
-    assert [type(call.error) for call in calls] == [MemoryError, type(None)]
-    assert [ref() for ref in left] == [None]
+    outcomes = Passes(num_at_once).run(asked([Wrapped(table(1), fill), table(2)], 2))
+    assert [[type(outcome) for outcome in own] for own in outcomes] == [[MemberFailed] * 2, [Fed] * 2]
+    # Of the call for both, and of one for each.
+    assert [ref() for ref in left] == [None] * 3
 
 
 def test_a_call_that_raises_ends_the_text_that_it_raised_over():

@@ -1,0 +1,66 @@
+"""Random draws, counter-based: each is a hash of (seed, sequence, position, purpose, epoch).
+
+So a sequence's text depends neither on the order of forward passes nor on what else is in the batch.
+"""
+
+import enum
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .gumbel import gumbel
+
+
+class Purpose(enum.IntEnum):
+    """What a draw is for: draws of different purposes are independent."""
+
+    SETTLE = 0
+    PROPOSE = 1
+    ACCEPT = 2
+    REPLACE = 3
+    MEMBER = 4
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One sequence's randomness. `index` tells the n samples of one prompt apart."""
+
+    seed: int
+    index: int = 0
+
+    def key(self, position: int, purpose: Purpose, epoch: int = 0) -> int:
+        """A signed 64-bit hash."""
+        packed = struct.pack("<QqqqQ", self.seed % 2**64, self.index, position, purpose, epoch)
+        return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little", signed=True)
+
+    def uniform(self, position: int, purpose: Purpose, epoch: int = 0) -> float:
+        """In (0, 1), a multiple of 2^-48 off by half of one, so that neither end is ever drawn."""
+        return ((self.key(position, purpose, epoch) & (2**48 - 1)) + 0.5) / 2**48
+
+    def noise_keys(self, start: int, num_positions: int) -> list[int]:
+        """Those of the noise that settles positions start, start + 1, ..."""
+        return [self.key(position, Purpose.SETTLE) for position in range(start, start + num_positions)]
+
+    def gumbel(self, start: int, num_positions: int, like: Tensor) -> Tensor:
+        """G_t(x) for positions start, start + 1, ...: [num_positions, vocab], of the last dimension of `like`.
+
+        It depends on (seed, sequence, position, token) alone: it is drawn once for a position, whoever asks.
+        """
+        return gumbel(self.noise_keys(start, num_positions), like)
+
+
+def probabilities(log_probs: Tensor) -> Tensor:
+    """exp of normalised rows [..., vocab], as softmax: of what underflows, exp alone takes 5 to 20 times as long."""
+    return torch.softmax(log_probs, dim=-1)
+
+
+def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """For each row of `probs` [rows, vocab] the token at which its running sum, in float64, passes that uniform of its
+    total: [rows, 1] ids."""
+    running = probs.cumsum(-1, dtype=torch.float64)
+    parts = torch.tensor([[uniform] for uniform in uniforms], dtype=torch.float64, device=running.device)
+    return torch.searchsorted(running, running[:, -1:] * parts, right=True)

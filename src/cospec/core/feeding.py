@@ -1,0 +1,286 @@
+"""Feeding: what each lane is fed in a round, and the forward passes that do it.
+
+A lane is fed for one of four reasons: it is its turn; its prompt is read in chunks; its model runs anyway and it is
+behind (lazy KV synchronisation); or it is an idle drafter whose acceptance is to be known (a shadow).
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..errors import CospecError, MemberFailed
+from ..runner import Feed, Runner
+from .faults import attributed
+from .live import Live, schedule_of
+from .passes import Fed, ForwardPass, Passes
+from .prefill import PrefillBudget
+from .sheet import Lane, Sheet
+
+logger = logging.getLogger(__name__)
+
+# Where rows are kept for log-probabilities, idle lanes are fed after so many positions, to bound the memory of the
+# rows.
+MOST_UNSCORED = 64
+
+
+@dataclass(frozen=True)
+class Participant:
+    """A member or drafter: a name, and the runner that it may share with others."""
+
+    name: str
+    runner: Runner
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a schedule answers for one sequence and round.
+
+    lanes: to be fed what they have not seen, each up to a position. syncs: whether members that wait may be fed settled
+    tokens. shadows: idle drafters to be fed for what their rows say alone.
+    """
+
+    lanes: Sequence[tuple[Lane, int]]
+    syncs: bool = False
+    shadows: Sequence[Lane] = ()
+
+
+class LaneFeed(NamedTuple):
+    """What a lane is fed. is_turn: whether the sequence cannot go on without it."""
+
+    live: Live
+    lane: Lane
+    feed: Feed
+    is_turn: bool = True
+    is_shadow: bool = False
+
+
+@dataclass
+class RoundFeeds:
+    """What a round fed. moved: the sequences that had a turn. seconds: in forward passes. num_turns: lanes fed in their
+    turn. has_prefill: whether a prompt was fed."""
+
+    moved: Sequence[Live]
+    seconds: float = 0.0
+    num_turns: int = 0
+    has_prefill: bool = False
+
+
+Batches = dict[int, list[LaneFeed]]
+"""By runner: what is fed to it in one forward pass."""
+
+
+class Feeding:
+    """Feeds lanes, one forward pass for each runner and round, however many sequences and members share it.
+
+    participants: the members, then the drafters. num_at_once: how many forward passes may run side by side.
+    """
+
+    def __init__(self, participants: Sequence[Participant], num_members: int, num_at_once: int = 1) -> None:
+        self._participants = tuple(participants)
+        self._num_members = num_members
+        self._vocab_size = min(participant.runner.vocab_size for participant in participants)
+        self._passes = Passes(num_at_once, self._on_retry)
+        self._budgets: dict[int, PrefillBudget] = defaultdict(PrefillBudget)
+        # Members of which a failed batch was reported.
+        self._reported: set[str] = set()
+
+    def feed(self, lives: Sequence[Live]) -> RoundFeeds:
+        """Ask each sequence's schedule whose turn it is, and feed those lanes, and others that are behind."""
+        turns = self._drafting_first(self._turns(lives))
+        batches: Batches = {}
+        for budget in self._budgets.values():
+            budget.begin()
+        for live, turn in turns.items():
+            live.unread = []
+            for lane, reach in turn.lanes:
+                self._add_turn(batches, live, lane, reach, has_others=len(lives) > 1)
+        for live, turn in turns.items():
+            if turn.syncs:
+                self._add_idle_members(batches, live, turn)
+        for live, turn in turns.items():
+            for lane in turn.shadows:
+                self._add_shadow(batches, live, lane)
+        feeds = RoundFeeds([*turns])
+        self._forward([*batches.values()], feeds)
+        return feeds
+
+    def trim(self, live: Live) -> None:
+        """Make the slots forget what the sheet's lanes have forgotten. A runner that cannot ends the sequence."""
+        for participant, lane in zip(self._participants, live.sheet.lanes, strict=True):
+            if lane.slot.length == lane.length:
+                continue
+            try:
+                participant.runner.trim(lane.slot, lane.length)
+                if lane.slot.length != lane.length:
+                    raise MemberFailed(
+                        f"{lane.name} keeps {lane.slot.length} tokens in a slot that was trimmed to {lane.length}"
+                    )
+            except Exception as error:
+                live.fail(MemberFailed.by(error, lane.name))
+
+    def release(self, live: Live) -> None:
+        """Give the sequence's slots back."""
+        for participant, lane in zip(self._participants, live.sheet.lanes, strict=True):
+            lane.rows = None
+            try:
+                participant.runner.close(lane.slot)
+            except Exception:
+                # The sequence is over, and its text is right: whoever keeps the runner must know, and nobody else.
+                logger.exception("%s could not close a slot", lane.name)
+
+    def _turns(self, lives: Sequence[Live]) -> dict[Live, Turn]:
+        """Each sequence's turn; one whose schedule raises is failed, and has none."""
+        asked = attributed(lambda some: [self._turn(live) for live in some], lives, schedule_of)
+        turns = {}
+        for live, turn in zip(lives, asked, strict=True):
+            if isinstance(turn, CospecError):
+                live.fail(turn)
+                turn = Turn(())
+            turns[live] = turn
+        return turns
+
+    def _turn(self, live: Live) -> Turn:
+        sheet, schedule = live.sheet, live.sheet.schedule
+        if sheet.is_finished:
+            # All that is left are rows for log-probabilities, and the last of them is that before the last token.
+            return Turn([(lane, sheet.position - 1) for lane in _behind(sheet)] if live.awaits_scores else ())
+        if live.unread:
+            lanes = live.unread
+        elif sheet.wants_logprobs and sheet.position - sheet.scored >= MOST_UNSCORED:
+            lanes = _behind(sheet)
+        else:
+            lanes = [sheet.lanes[index] for index in schedule.turn(sheet)]
+        if not lanes:
+            return Turn(())
+        feeds_drafter = any(self._is_drafter(lane) for lane in lanes)
+        return Turn(
+            [(lane, schedule.reach(sheet, lane.index)) for lane in lanes],
+            schedule.syncs_idle_members(sheet),
+            () if feeds_drafter else [sheet.lanes[index] for index in schedule.shadows(sheet)],
+        )
+
+    def _drafting_first(self, turns: dict[Live, Turn]) -> dict[Live, Turn]:
+        """While some sequences are drafting the others wait, so that members run for many sequences at once. A drafter
+        that is still to read its prompt is waited for by none."""
+        drafting = {
+            live: turn
+            for live, turn in turns.items()
+            if any(self._is_drafter(lane) and lane.seen >= 0 for lane, _ in turn.lanes)
+        }
+        return drafting or turns
+
+    def _add_turn(self, batches: Batches, live: Live, lane: Lane, reach: int, *, has_others: bool) -> None:
+        """Feed a lane whose turn it is what it has not seen, or a chunk of it."""
+        tokens = live.sheet.unseen(lane)[: reach - lane.seen]
+        if self._is_drafter(lane) and self._is_beyond(lane, len(tokens)):
+            live.sheet.decline(lane.index)
+            return
+        chunk = tokens
+        # A prompt takes its share of the round where other sequences wait for it.
+        if lane.seen < 0 and has_others:
+            chunk = tokens[: self._budgets[self._runner_key(lane)].take(len(tokens))]
+            if len(chunk) < len(tokens):
+                live.unread.append(lane)
+        if chunk:
+            feed = LaneFeed(live, lane, _with_rows(live.sheet, lane, chunk))
+            batches.setdefault(self._runner_key(lane), []).append(feed)
+
+    def _add_idle_members(self, batches: Batches, live: Live, turn: Turn) -> None:
+        """Feed waiting members what is settled, where their model runs anyway: the tokens cost about as much later, and
+        a batch whose sequences are all fed one token is neither padded nor copied."""
+        sheet, in_turn = live.sheet, {lane.index for lane, _ in turn.lanes}
+        # Where no row is wanted, the last token is settled in this round, and no lane needs what stands before it.
+        if not sheet.wants_logprobs and sheet.position + 1 >= sheet.limit:
+            return
+        for lane in sheet.lanes[: self._num_members]:
+            batch = batches.get(self._runner_key(lane))
+            # A prompt is left until it is known to be needed.
+            if batch is None or lane.index in in_turn or lane.seen < 0 or lane.name in live.unfed:
+                continue
+            tokens = sheet.unseen(lane)
+            if tokens:
+                feed = _with_rows(sheet, lane, tokens) if sheet.wants_logprobs else Feed(lane.slot, tokens, 0)
+                batch.append(LaneFeed(live, lane, feed, is_turn=False))
+
+    def _add_shadow(self, batches: Batches, live: Live, lane: Lane) -> None:
+        """Feed an idle drafter all that it has not seen."""
+        tokens = live.sheet.unseen(lane)
+        if tokens and lane.name not in live.unfed and not self._is_beyond(lane, len(tokens)):
+            shadow = LaneFeed(live, lane, _with_rows(live.sheet, lane, tokens), is_turn=False, is_shadow=True)
+            batches.setdefault(self._runner_key(lane), []).append(shadow)
+
+    def _forward(self, batches: Sequence[list[LaneFeed]], feeds: RoundFeeds) -> None:
+        """One forward pass a batch, whose rows go to the lanes."""
+        asked = [(batch[0].lane.name, self._runner(batch[0].lane), [each.feed for each in batch]) for batch in batches]
+        for batch, outcomes in zip(batches, self._passes.run(asked), strict=True):
+            passes: dict[ForwardPass, list[LaneFeed]] = defaultdict(list)
+            for each, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Fed):
+                    passes[outcome.forward].append(each)
+                elif each.is_turn:
+                    each.live.fail(outcome)
+                else:
+                    # Nobody waits for it yet, and it may never have a turn.
+                    each.live.unfed.add(each.lane.name)
+            for forward, own in passes.items():
+                self._account(forward, own, feeds)
+            for each, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Fed):
+                    share = outcome.forward.seconds / outcome.forward.num_feeds
+                    each.live.sheet.receive(each.lane, len(each.feed.tokens), self._cut(outcome.rows), share)
+                    if each.is_shadow:
+                        sheet = each.live.sheet
+                        each.live.report(partial(sheet.schedule.on_shadow, sheet, each.lane.index))
+
+    def _account(self, forward: ForwardPass, fed: Sequence[LaneFeed], feeds: RoundFeeds) -> None:
+        """Count a forward pass, and report it to the schedules of its sequences, once for each of their lanes."""
+        has_prefill = any(each.lane.seen < 0 for each in fed)
+        if has_prefill:
+            self._budgets[self._runner_key(fed[0].lane)].learn(forward.num_tokens, forward.seconds)
+        feeds.seconds += forward.seconds
+        feeds.num_turns += sum(each.is_turn for each in fed)
+        feeds.has_prefill |= has_prefill
+        reported = {(id(each.live.sheet.schedule), each.lane.index): each.live for each in fed}
+        for (_, lane), live in reported.items():
+            on_forward = live.sheet.schedule.on_forward
+            live.report(partial(on_forward, lane, forward.num_tokens, forward.seconds))
+
+    def _cut(self, rows: Tensor) -> Tensor:
+        """Without the padded columns beyond the shared vocabulary."""
+        return rows if rows.shape[-1] == self._vocab_size else rows[:, : self._vocab_size]
+
+    def _runner(self, lane: Lane) -> Runner:
+        return self._participants[lane.index].runner
+
+    def _runner_key(self, lane: Lane) -> int:
+        return id(self._participants[lane.index].runner)
+
+    def _is_drafter(self, lane: Lane) -> bool:
+        return lane.index >= self._num_members
+
+    def _is_beyond(self, lane: Lane, num_tokens: int) -> bool:
+        """Whether so many tokens more do not fit into the context of the lane's model."""
+        context = self._runner(lane).context
+        return context is not None and lane.length + num_tokens > context
+
+    def _on_retry(self, name: str, num_feeds: int, error: Exception) -> None:
+        if name not in self._reported:
+            # Where all sequences then go on, as where only a large batch fills the memory, only their speed shows it.
+            self._reported.add(name)
+            kind = type(error).__name__
+            logger.warning("%s raised %s for %d sequences at once; they are fed one by one", name, kind, num_feeds)
+
+
+def _behind(sheet: Sheet) -> list[Lane]:
+    """The members that lack a row for a settled token."""
+    return [lane for lane in sheet.lanes[: sheet.num_members] if lane.seen < sheet.position - 1]
+
+
+def _with_rows(sheet: Sheet, lane: Lane, tokens: list[int]) -> Feed:
+    """These tokens, with the rows of them that are needed."""
+    return Feed(lane.slot, tokens, sheet.num_rows_wanted(lane, len(tokens)))

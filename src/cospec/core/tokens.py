@@ -1,0 +1,51 @@
+"""What a position holds: a drafted token, then a settled one, with its log-probability where one is wanted."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A drafted token, not yet decided.
+
+    proposer: the lane that drew it. probs: [vocab], the distribution it was drawn from; None where verification needs
+    the token alone (coupled, and temperature 0). place: the number of undecided drafts before it. confidence: the
+    proposer's own probability of the token, before the target's transforms.
+    """
+
+    token: int
+    proposer: int
+    probs: Tensor | None
+    place: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """A settled token.
+
+    text: what it made certain of the sequence's text. proposer: the lane whose draft was accepted, None for a draw from
+    r. replaced: the draft that was rejected here, rejected: the lane that had proposed it. confidence: the draft's,
+    accepted or not.
+    """
+
+    token: int
+    text: str = ""
+    proposer: int | None = None
+    replaced: int | None = None
+    rejected: int | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """log r of the token at a position, and the most probable tokens there with theirs, in descending order.
+
+    position: counts from the first token of output; the prompt's are negative.
+    """
+
+    position: int
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]

@@ -1,0 +1,62 @@
+"""The base class of schedules: a policy, how it is made from a plan, what `auto` weighs of it, and its theory."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from ..core.policy import Policy
+from ..errors import InvalidSchedule
+from .plan import Plan, Setting
+from .theory import Cycle, Estimates, Measurements, seconds_of_all
+
+
+class Schedule(Policy):
+    """Who is fed next, who may propose, and which cells settle a position. Whatever it answers, the text follows r, as
+    long as `cells` are all members; it decides the speed alone.
+
+    A schedule of one's own overrides `turn` and `proposer`, and has a `name`. Everything else has a default: drafts of
+    none, settled by all members, no options in a plan, one plan for `auto` to weigh, and the theory of `plain`.
+    """
+
+    can_be_paced = False
+    """Whether a plan may have gamma "auto"."""
+    special_proposers: tuple[str, ...] = ()
+    """What a plan may name as proposer beside a member or drafter."""
+
+    @classmethod
+    def make(cls, plan: Plan, setting: Setting) -> "Schedule":
+        """The schedule of this plan, for these members and this sampling. By default an instance without arguments.
+
+        Raises InvalidSchedule for what the plan asks and the schedule cannot do.
+        """
+        for what, value in (("gamma", plan.gamma), ("proposer", plan.proposer), ("first", plan.first)):
+            if value is not None:
+                raise InvalidSchedule(f"{plan.name} takes no {what}, and {value!r} was given; leave it out")
+        return cls()
+
+    @classmethod
+    def candidates(cls, setting: Setting) -> Sequence[Plan]:
+        """The plans of this schedule that `auto` weighs. One that cannot be made for the setting is left out."""
+        return [Plan(schedule=cls.name)]
+
+    @classmethod
+    def benchmarked(cls, setting: Setting) -> Plan | None:
+        """The plan that `cospec bench` and the pilot run of this schedule, if any."""
+        return Plan(schedule=cls.name)
+
+    @classmethod
+    def verified(cls, setting: Setting) -> Sequence[Plan]:
+        """The plans that `cospec verify` compares with `plain`."""
+        return [Plan(schedule=cls.name)]
+
+    def cycle(self, estimates: Estimates) -> Cycle:
+        """The tokens and seconds of one cycle, which `auto` predicts its speed from. By default those of `plain`: each
+        member is fed one token. The clock corrects what `auto` tries; what theory says is slow, it seldom tries."""
+        return Cycle(1.0, seconds_of_all(estimates, 1))
+
+    def tuned(self, measured: Measurements, *, speed: float, best: float, by_confidence: Sequence[float]) -> Self:
+        """The same schedule, its free settings (thresholds, who drafts for whom) set by what was measured.
+
+        speed, best: predicted tokens a second of this plan, and of the one held to be the fastest; 0 where unknown.
+        by_confidence: the acceptance of drafts by their proposer's confidence, as `drafting.StopRule` takes it.
+        """
+        return self

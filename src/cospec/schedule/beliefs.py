@@ -1,0 +1,172 @@
+"""Beliefs of `auto`: the cost of forward passes, acceptance rates, and what plans gave by the clock. What is chosen by
+them is the business of `auto`."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.combine import Combination
+from ..core.counts import Average
+from ..core.draws import probabilities
+from ..core.params import SamplingParams
+from ..core.policy import Round
+from ..core.sheet import Sheet
+from ..core.transforms import warp
+from .costs import Costs
+from .theory import sequences_a_pass
+
+# The acceptance of a proposer that was never compared: high, so that it is tried.
+PRIOR_ACCEPTANCE = 0.7
+# Acceptances are kept by place in a block up to this one. Pseudo-counts of the place before, at each place.
+LAST_PLACE = 12
+NUM_TO_TELL_APART = 8
+# The least weight of a new measurement.
+OVERHEAD_RATE, ACCEPTANCE_RATE, WINDOW_RATE, SPEED_RATE = 0.2, 0.03, 0.05, 0.1
+# Optimism bonus of a drafter for a member, .3 / sqrt(1 + comparisons).
+OPTIMISM = 0.3
+# Pseudo-counts of the shrinkage: the mean correction of all plans weighs .3 windows; this plan's own at other batch
+# sizes at most 1.
+WINDOWS_OF_OTHERS, WINDOWS_ELSEWHERE = 0.3, 1
+# Pseudo-count of the corrected theory beside the measured speed, in windows.
+WINDOWS_OF_THEORY = 0.3
+# A window's speed is clipped to within this factor of theory: more is an accident of the machine.
+MOST_OFF = 2.0
+
+
+class Pair(NamedTuple):
+    """A proposer, and what its drafts are verified against: a member, or None for r."""
+
+    proposer: int
+    target: int | None
+
+
+class Beliefs:
+    """What one ensemble has measured under one way of sampling.
+
+    combination, num_members: of the ensemble. params: of the sampling. num_live: sequences in the last round.
+    """
+
+    def __init__(self, combination: Combination, num_members: int, params: SamplingParams) -> None:
+        self.num_members = num_members
+        self.num_live = 1
+        self.costs = Costs()
+        self.acceptances: dict[Pair, Average] = {}
+        self.by_place: dict[tuple[int, int | None, int], Average] = {}
+        self._combination, self._params = combination, params
+        self._overhead = Average(OVERHEAD_RATE)
+        # By plan and batch bucket: log of measured over predicted speed, and log of the measured speed.
+        self._corrections: dict[tuple[str, int], Average] = {}
+        self._speeds: dict[tuple[str, int], Average] = {}
+
+    # What is measured.
+
+    def record_round(self, done: Round) -> None:
+        """The engine's own time of a round, a feed."""
+        self.num_live = done.num_live
+        self._overhead.add((done.seconds - done.seconds_in_models) / max(1, done.num_feeds))
+
+    @torch.inference_mode()
+    def compare(self, sheet: Sheet, first: int, stop: int) -> None:
+        """Compare the rows of all lanes at positions first .. stop - 1: 1 - TV of each proposer and target.
+
+        A lane counts as far as its rows go: a drafter has none behind a block that was accepted whole, which must not
+        leave the block out.
+        """
+        stops = {i: min(lane.seen + 1, stop) for i, lane in enumerate(sheet.lanes) if lane.first <= first}
+        rows = {i: sheet.lanes[i].between(first, end) for i, end in stops.items() if end > first}
+        probs: dict[int | None, Tensor] = {i: self._probs(row) for i, row in rows.items()}
+        if all(i in rows for i in range(self.num_members)):
+            shared = min(rows[i].shape[0] for i in range(self.num_members))
+            stacked = torch.stack([rows[i][:shared].to(rows[0]) for i in range(self.num_members)])
+            probs[None] = self._probs(self._combination.log_probs(stacked))
+        for target in [None, *range(self.num_members)]:
+            for proposer in rows:
+                if target in probs and proposer != target:
+                    shared = min(probs[proposer].shape[0], probs[target].shape[0])
+                    self._record_overlap(Pair(proposer, target), probs[proposer][:shared], probs[target][:shared])
+
+    def _record_overlap(self, pair: Pair, q: Tensor, p: Tensor) -> None:
+        average = self.acceptances.setdefault(pair, Average(ACCEPTANCE_RATE))
+        # A lookup without a proposal has a row of -inf alone, which overlaps with nothing.
+        for place, overlap in enumerate(torch.minimum(q.to(p), p).nan_to_num(0.0).sum(-1).tolist()):
+            average.add(overlap)
+            key = (*pair, min(place, LAST_PLACE))
+            self.by_place.setdefault(key, Average(ACCEPTANCE_RATE)).add(overlap)
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        """Under the transforms that read nothing but a row; others are taken to change a draft's row and the target's
+        alike."""
+        return probabilities(logits if self._params.is_identity else warp(logits, self._params))
+
+    def record_window(self, plan: str, theory: float, tokens: int, seconds: float) -> None:
+        """A measurement window of this plan, for which theory predicts `theory` tokens a second."""
+        measured, bound, key = math.log(tokens / seconds), math.log(MOST_OFF), (plan, self.bucket)
+        off = min(bound, max(-bound, measured - math.log(theory)))
+        self._corrections.setdefault(key, Average(WINDOW_RATE)).add(off)
+        self._speeds.setdefault(key, Average(SPEED_RATE)).add(measured)
+
+    # What follows from it.
+
+    @property
+    def bucket(self) -> int:
+        """The number of live sequences, rounded up to a power of two: what is fastest for many is not for a few."""
+        return 1 << (self.num_live - 1).bit_length()
+
+    def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
+        """A sequence's part of a forward pass, and of the engine's own time around it."""
+        num_sequences = sequences_a_pass(self.num_live, share)
+        return self.costs.seconds(lane, num_sequences * num_tokens) / num_sequences + self._overhead.value
+
+    def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
+        """The measured 1 - TV; at a place, shrunk towards that of the place before."""
+        average = self.acceptances.get(Pair(proposer, target))
+        value = average.value if average is not None else PRIOR_ACCEPTANCE
+        for at in range(min(place, LAST_PLACE) + 1 if place is not None else 0):
+            here = self.by_place.get((proposer, target, at))
+            if here is not None:
+                value += (here.value - value) * here.count / (here.count + NUM_TO_TELL_APART)
+        return value
+
+    def optimism(self, proposer: int, target: int) -> float:
+        """The optimism bonus of a drafter for a member."""
+        compared = self.acceptances.get(Pair(proposer, target))
+        return OPTIMISM / math.sqrt(1 + (compared.count if compared else 0))
+
+    def num_windows(self, plan: str) -> int:
+        """Windows of this plan at the present batch size."""
+        known = self._corrections.get((plan, self.bucket))
+        return known.count if known else 0
+
+    def predicted(self, theories: dict[str, float]) -> dict[str, float]:
+        """Tokens a second of each plan, all sequences together, from what theory predicts of each: as the clock
+        corrects it, and as far as the plan was timed at this batch size, by the clock alone."""
+        usual = self._usual_correction()
+        return {plan: self._predicted(plan, theory, usual) if theory > 0 else 0.0 for plan, theory in theories.items()}
+
+    def _predicted(self, plan: str, theory: float, usual: float) -> float:
+        timed = self._speeds.get((plan, self.bucket), Average(SPEED_RATE))
+        expected = math.log(theory) + self._correction(plan, usual)
+        return math.exp((timed.value * timed.count + expected * WINDOWS_OF_THEORY) / (timed.count + WINDOWS_OF_THEORY))
+
+    def _correction(self, plan: str, usual: float) -> float:
+        """log of what is expected over theory: by the plan's windows at this batch size, its others, and all plans'."""
+        here = self._corrections.get((plan, self.bucket), Average(WINDOW_RATE))
+        own = [average for (other, _), average in self._corrections.items() if other == plan and average is not here]
+        elsewhere = min(sum(average.count for average in own), WINDOWS_ELSEWHERE)
+        parts = ((here.value, here.count), (_mean(own), elsewhere), (usual, WINDOWS_OF_OTHERS))
+        return sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
+
+    def _usual_correction(self) -> float:
+        """The same of a plan that was never timed: the mean over timed plans, with theory itself as one more."""
+        by_plan: dict[str, list[Average]] = {}
+        for (plan, _), average in self._corrections.items():
+            by_plan.setdefault(plan, []).append(average)
+        return sum(map(_mean, by_plan.values())) / (len(by_plan) + 1)
+
+
+def _mean(averages: Sequence[Average]) -> float:
+    """Over all that went into them; 0 if nothing did."""
+    return sum(each.value * each.count for each in averages) / max(1, sum(each.count for each in averages))

@@ -1,0 +1,101 @@
+"""What schedules that draft whole blocks have in common: how long a block is, and what its length is worth."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from ..core.sheet import Sheet
+from .base import Schedule
+from .drafting import MOST_DRAFTED, StopRule
+from .plan import DEFAULT_GAMMA, Plan
+from .theory import Cycle, Estimates, Measurements, standing
+
+# A paced block is taken to do at least as well as the best of these fixed lengths.
+PACED_GAMMAS = (1, 2, 3, 4, 6, 8, 12)
+# Bounds of the threshold that tuning sets.
+LEAST_FLOOR, MOST_FLOOR = 0.02, 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockDrafting(Schedule):
+    """Drafts blocks of `gamma` tokens at most; stop: ends a block earlier."""
+
+    can_be_paced = True
+
+    gamma: int = DEFAULT_GAMMA
+    stop: StopRule | None = None
+
+    def is_block_full(self, sheet: Sheet) -> bool:
+        """Whether no more is to be drafted behind the sheet's drafts. The last token of a block comes from r for free,
+        so the last one allowed is never drafted."""
+        is_long = len(sheet.drafts) >= self.gamma or sheet.num_draftable <= 1
+        return is_long or (self.stop is not None and not self.stop.goes_on(sheet.drafts))
+
+    def cycle(self, estimates: Estimates) -> Cycle:
+        """A block of `gamma` tokens, or of the best length where that is paced."""
+        return self.blocks_of(self.gamma if self.stop is None else self.best_gamma(estimates), estimates)
+
+    def tuned(self, measured: Measurements, *, speed: float, best: float, by_confidence: Sequence[float]) -> Self:
+        """The threshold set to the probability, that a block stands, at which one more draft gives as many tokens a
+        second as all the rest.
+
+        A draft more gives (probability that all before stand) * acceptance tokens, and takes its own seconds. (A
+        stretch pays if it gives more than the average: the marginal value theorem of renewal rewards.)
+        """
+        if self.stop is None:
+            return self
+        gamma = self.best_gamma(measured)
+        pays = speed * self.seconds_of_one_more(gamma, measured)
+        floor = pays / max(self.acceptance(measured, None), 1e-3)
+        stop = StopRule(min(MOST_FLOOR, max(LEAST_FLOOR, floor)), tuple(by_confidence))
+        return replace(self, stop=stop)
+
+    def best_gamma(self, estimates: Estimates) -> int:
+        """The length of the blocks that give the most tokens a second."""
+        return max(PACED_GAMMAS, key=lambda gamma: self.blocks_of(gamma, estimates).speed)
+
+    def blocks_of(self, gamma: int, estimates: Estimates) -> Cycle:
+        """The cycle with blocks of `gamma` drafts."""
+        stand = standing([self.acceptance(estimates, place) for place in range(gamma)])
+        return self.cycle_of(stand, estimates)
+
+    def seconds_of_one_more(self, gamma: int, estimates: Estimates) -> float:
+        """What one more draft costs all who are fed it, in a block of about `gamma`."""
+        scoring = sum(
+            self.share_of(i) * (estimates.seconds(i, gamma + 1) - estimates.seconds(i, 1)) / gamma
+            for i in self.scorers(estimates)
+        )
+        return self.drafting_seconds(estimates) + max(0.0, scoring)
+
+    @abstractmethod
+    def acceptance(self, estimates: Estimates, place: int | None) -> float:
+        """Of a draft at this place by whatever it is verified against."""
+
+    @abstractmethod
+    def drafting_seconds(self, estimates: Estimates) -> float:
+        """Seconds of the proposers for one draft."""
+
+    @abstractmethod
+    def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
+        """The cycle of a block whose first 0, 1, ..., gamma drafts are all accepted with these probabilities."""
+
+    def scorers(self, estimates: Estimates) -> Sequence[int]:
+        """The members that are fed the drafts of others."""
+        return range(estimates.num_members)
+
+    def share_of(self, member: int) -> float:
+        """The share of the drafts that a member is fed."""
+        return 1.0
+
+
+def block_length(plan: Plan) -> tuple[int, StopRule | None]:
+    """gamma and stop rule of a plan of block drafting."""
+    if plan.is_paced:
+        return MOST_DRAFTED, StopRule()
+    return plan.gammas[0] if plan.gammas else DEFAULT_GAMMA, None
+
+
+def is_being_verified(sheet: Sheet, *, but: int) -> bool:
+    """Whether a member other than `but` was fed some of the drafts."""
+    return any(i != but and sheet.lanes[i].seen > sheet.position for i in sheet.members)

@@ -1,0 +1,64 @@
+"""Draft-length control: a proposer goes on as long as its drafts are likely enough to be accepted for one more to
+pay."""
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.counts import Average
+from ..core.tokens import Draft
+
+# The longest block.
+MOST_DRAFTED = 16
+# The threshold where nothing was measured.
+FLOOR = 0.3
+# Drafts are binned by their proposer's confidence, at these edges.
+_EDGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+# The acceptance of a draft that its proposer held to be impossible, and of a sure one, before any was verified.
+_LEAST, _MOST = 0.55, 1.0
+# Pseudo-counts of these priors, and the least weight of a new verdict.
+_PRIOR_COUNT, _RATE = 4, 0.005
+
+_MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)]
+PRIOR = tuple(_LEAST + (_MOST - _LEAST) * middle for middle in _MIDDLES)
+"""Acceptance in each bin of confidence, before any draft was verified."""
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """Stops a proposer once the probability that all its drafts are accepted is below `floor`.
+
+    It reads nothing but drafts already drawn, so that the length of a block is a stopping rule, under which every
+    verification keeps its law. (A threshold on predicted acceptance: SpecDec++, Huang et al. 2024. Here the prediction
+    is the acceptance measured at the same confidence.) acceptances: by bin of confidence.
+    """
+
+    floor: float = FLOOR
+    acceptances: tuple[float, ...] = PRIOR
+
+    def goes_on(self, drafts: Sequence[Draft]) -> bool:
+        """Whether one more is worth drafting behind these."""
+        if len(drafts) >= MOST_DRAFTED:
+            return False
+        return math.prod(self.acceptances[_bin(draft.confidence)] for draft in drafts) >= self.floor
+
+
+class AcceptanceByConfidence:
+    """The measured acceptance of drafts, by their proposer's confidence."""
+
+    def __init__(self) -> None:
+        self._bins = [Average(_RATE, value, _PRIOR_COUNT) for value in PRIOR]
+
+    def add(self, confidence: float, *, is_accepted: bool) -> None:
+        """A draft of this confidence was verified."""
+        self._bins[_bin(confidence)].add(float(is_accepted))
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The acceptance in each bin."""
+        return tuple(average.value for average in self._bins)
+
+
+def _bin(confidence: float) -> int:
+    return bisect.bisect_left(_EDGES, confidence)

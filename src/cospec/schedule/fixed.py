@@ -1,0 +1,89 @@
+"""`fixed`: one proposer drafts a block, then every member scores it.
+
+Speculative decoding with the combined target (Naive-CoS in Fu et al. 2025; speculative contrastive decoding, Yuan et
+al. 2024).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.sheet import Sheet
+from ..errors import InvalidSchedule
+from .blocks import BlockDrafting, block_length, is_being_verified
+from .plan import PACED, Plan, Setting
+from .theory import Cycle, Estimates, seconds_of_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(BlockDrafting):
+    """The lane `lane`, a member or not, drafts; then the members that lack rows are fed the block.
+
+    one_by_one: a member a round, where the first one's row may settle a position alone.
+    """
+
+    lane: int
+    one_by_one: bool = False
+    name = "fixed"
+
+    def turn(self, sheet: Sheet) -> Sequence[int]:
+        if self._drafts_more(sheet):
+            return [self.lane]
+        # A member that proposed has its rows but for the bonus, and gets that with its next draft.
+        needed = sheet.frontier - 1 if sheet.drafts else sheet.frontier
+        lacking = [i for i in sheet.members if sheet.lanes[i].seen < needed]
+        return lacking[:1] if self.one_by_one else lacking
+
+    def proposer(self, sheet: Sheet) -> int | None:
+        return self.lane if self._drafts_more(sheet) and sheet.lanes[self.lane].has(sheet.frontier) else None
+
+    def _drafts_more(self, sheet: Sheet) -> bool:
+        # Once members have begun to verify a block they finish it, though a part is settled and there were room for
+        # more.
+        is_over = sheet.has_declined(self.lane) or is_being_verified(sheet, but=self.lane)
+        return not is_over and not self.is_block_full(sheet)
+
+    @classmethod
+    def make(cls, plan: Plan, setting: Setting) -> "Fixed":
+        """By the first drafter, or else the first member, unless the plan names another."""
+        if len(plan.gammas) > 1:
+            raise InvalidSchedule(f"fixed has one proposer and takes one gamma, got {list(plan.gammas)}")
+        gamma, stop = block_length(plan)
+        lane = setting.lanes.index(plan.proposer or (setting.drafters or setting.members)[0])
+        return cls(lane=lane, gamma=gamma, stop=stop, one_by_one=setting.may_settle_early)
+
+    @classmethod
+    def candidates(cls, setting: Setting) -> Sequence[Plan]:
+        proposers = setting.lanes if len(setting.members) > 1 else setting.drafters
+        return [Plan(schedule="fixed", gamma=PACED, proposer=name) for name in proposers]
+
+    @classmethod
+    def benchmarked(cls, setting: Setting) -> Plan | None:
+        if not setting.drafters and len(setting.members) == 1:
+            return None
+        return Plan(schedule="fixed", proposer=next(iter(setting.drafters), None))
+
+    @classmethod
+    def verified(cls, setting: Setting) -> Sequence[Plan]:
+        by_member = Plan(schedule="fixed", gamma=3, proposer=setting.members[0] if setting.drafters else None)
+        return [by_member, *(Plan(schedule="fixed", gamma=PACED, proposer=name) for name in setting.drafters)]
+
+    def acceptance(self, estimates: Estimates, place: int | None) -> float:
+        return estimates.acceptance(self.lane, None, place)
+
+    def drafting_seconds(self, estimates: Estimates) -> float:
+        return estimates.seconds(self.lane, 1)
+
+    def scorers(self, estimates: Estimates) -> Sequence[int]:
+        return [i for i in range(estimates.num_members) if i != self.lane]
+
+    def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
+        gamma = len(stand) - 1
+        if self.lane >= estimates.num_members:
+            drafting = gamma * estimates.seconds(self.lane, 1)
+            return Cycle(sum(stand), drafting + seconds_of_all(estimates, gamma + 1))
+        # A member is not fed its last draft with the others: the token behind a block accepted whole takes its pass. So
+        # sequences come out of step, and while some draft, others are scored.
+        passes = gamma + stand[gamma]
+        drafting = passes * estimates.seconds(self.lane, 1, passes / (passes + 1))
+        scoring = seconds_of_all(estimates, gamma + 1, without=self.lane, share=1 / (passes + 1))
+        return Cycle(sum(stand), drafting + scoring)

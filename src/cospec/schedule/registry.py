@@ -1,0 +1,70 @@
+"""From names to schedules: cospec's own, and those that packages register under `cospec.schedules`."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidSchedule, UnknownName
+from ..plugins import Registry
+
+if TYPE_CHECKING:
+    from .base import Schedule
+    from .plan import Plan, Setting
+
+_SCHEDULES = Registry(
+    "schedule",
+    {
+        "plain": "cospec.schedule.plain:Plain",
+        "mixture": "cospec.schedule.mixture:DrawnMember",
+        "fixed": "cospec.schedule.fixed:Fixed",
+        "alternate": "cospec.schedule.alternate:Alternate",
+        "cascade": "cospec.schedule.cascade:Cascade",
+        "auto": "cospec.schedule.auto:Auto",
+    },
+    "cospec.schedules",
+)
+
+
+def schedule_names() -> list[str]:
+    """The names of all schedules, sorted."""
+    return sorted(_SCHEDULES.names())
+
+
+def schedule_class(name: str) -> "type[Schedule]":
+    """The class of that name. Raises UnknownName, or InvalidSchedule for what is registered and is no schedule."""
+    from .base import Schedule
+
+    found = _SCHEDULES.load(name)
+    if not isinstance(found, type) or not issubclass(found, Schedule):
+        raise InvalidSchedule(f"the schedule {name!r} stands for {found!r}, which is no subclass of cospec.Schedule")
+    return found
+
+
+def make_schedule(plan: "Plan", setting: "Setting") -> "Schedule":
+    """The plan's schedule for these members and this sampling. Raises InvalidSchedule or UnknownName."""
+    from .base import Schedule
+    from .plan import PACED
+
+    kind = schedule_class(plan.schedule) if isinstance(plan.schedule, str) else plan.schedule
+    for what, name, known in (("first", plan.first, setting.members), ("proposer", plan.proposer, setting.lanes)):
+        if name is not None and name not in (*known, *(kind.special_proposers if what == "proposer" else ())):
+            raise UnknownName(what, name, known)
+    if isinstance(kind, Schedule):
+        return kind
+    if plan.is_paced and not kind.can_be_paced:
+        raise InvalidSchedule(f'gamma "{PACED}" is for fixed and mixture, and the schedule is {plan.name}')
+    return kind.make(plan, setting)
+
+
+def plans(setting: "Setting", verification: str) -> "list[Plan]":
+    """All plans that `auto` weighs for these members and this sampling, `plain` first: the candidates of each schedule
+    that can be had."""
+    found: list[Plan] = []
+    for name in _SCHEDULES.names():
+        for plan in schedule_class(name).candidates(setting):
+            whole = replace(plan, verification=verification)
+            try:
+                make_schedule(whole, setting)
+            except InvalidSchedule:
+                continue
+            found.append(whole)
+    return found
