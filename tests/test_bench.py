@@ -19,7 +19,7 @@ from cospec.study.intervals import ratio
 from cospec.study.ledger import Ledger, at
 from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked_plans, planned, selected
 from cospec.study.peers import bench_methods, encoded
-from cospec.study.predictions import MeasuredBeliefs, predictions
+from cospec.study.predictions import MethodEstimates, predictions
 from cospec.study.results import Measurement
 from cospec.study.sweep import of_schedules
 from cospec.study.timing import run_steps
@@ -115,15 +115,15 @@ def test_results_of_other_settings_are_not_mixed_in(tmp_path):
 
 
 def test_theory_takes_a_methods_acceptances_from_its_own_drafts():
-    class Planner:
+    class Measured:
         def acceptance(self, proposer, target, place=None):
             return 0.1
 
     counts = Counts(proposers={"small": DraftCounts(18, 12, 0, [10, 8], [8, 4])})
-    beliefs = MeasuredBeliefs(Planner(), ("large", "small"), counts)
-    assert [beliefs.acceptance(1, None, place) for place in (0, 1, 5)] == [0.8, 0.5, 0.5]
-    assert beliefs.acceptance(1, None) == pytest.approx(12 / 18)
-    assert beliefs.acceptance(0, None, 0) == 0.1
+    estimates = MethodEstimates(Measured(), ("large", "small"), counts)
+    assert [estimates.acceptance(1, None, place) for place in (0, 1, 5)] == [0.8, 0.5, 0.5]
+    assert estimates.acceptance(1, None) == pytest.approx(12 / 18)
+    assert estimates.acceptance(0, None, 0) == 0.1
 
 
 def test_theory_counts_the_prompt_that_every_method_feeds():

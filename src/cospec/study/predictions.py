@@ -10,40 +10,39 @@ from ..core.counts import Counts
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..schedule import Plan
-from ..schedule.auto import Auto
+from ..schedule.theory import Estimates
 from .methods import Method, PlannedMethod
 from .results import OURS, PLAIN
 
 
 @dataclass(frozen=True)
-class MeasuredBeliefs:
-    """Costs as the planner measured them, and acceptances from the counts of one method's own drafts.
+class MethodEstimates:
+    """Costs as `auto` measured them, and acceptances from the counts of one method's own drafts.
 
-    The planner's acceptances are running means that follow the latest sequences; a prediction for all prompts needs
-    those of all. names: of the lanes.
+    The acceptances of `auto` are running means that follow the latest sequences; a prediction for all prompts needs
+    those of all. measured: by `auto`. names: of the lanes.
     """
 
-    planner: Auto
+    measured: Estimates
     names: Sequence[str]
     counts: Counts
 
     @property
     def num_members(self) -> int:
-        return self.planner.beliefs.num_members
+        return self.measured.num_members
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
-        """The planner's cost of a forward pass."""
-        return self.planner.beliefs.seconds(lane, num_tokens, share)
+        return self.measured.seconds(lane, num_tokens, share)
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """accepted / proposed at this place in a block, or at the last place before it that was reached.
 
-        Without a place, over all places; the planner's where this proposer proposed nothing. All targets are taken
-        together: a fixed plan has one for each proposer, and `auto` mostly that of the plan it chose.
+        Without a place, over all places; as `auto` measured it where this proposer proposed nothing. All targets are
+        taken together: a fixed plan has one for each proposer, and `auto` mostly that of the plan it chose.
         """
         drafts = self.counts.proposers.get(self.names[proposer])
         if drafts is None or drafts.acceptance is None:
-            return self.planner.beliefs.acceptance(proposer, target, place)
+            return self.measured.acceptance(proposer, target, place)
         reached = [i for i, num in enumerate(drafts.proposed_at) if num and place is not None and i <= place]
         if not reached:
             return drafts.acceptance
@@ -74,11 +73,11 @@ def predictions(
     if planner.chosen:
         schedules[OURS] = planner.plans[planner.chosen]
     plain_speed = planner.plans[PLAIN].cycle(planner.beliefs).speed
-    found = {}
+    speeds = {}
     for name, schedule in schedules.items():
-        beliefs = MeasuredBeliefs(planner, ensemble.names, counts.get(name, Counts()))
-        found[name] = _with_prefill(schedule.cycle(beliefs).speed / plain_speed, counts[PLAIN], concurrency)
-    return found
+        estimates = MethodEstimates(planner.beliefs, ensemble.names, counts.get(name, Counts()))
+        speeds[name] = _with_prefill(schedule.cycle(estimates).speed / plain_speed, counts[PLAIN], concurrency)
+    return speeds
 
 
 def _with_prefill(ratio: float, plain: Counts, concurrency: int) -> float:
