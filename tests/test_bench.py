@@ -22,7 +22,6 @@ from cospec.study.peers import bench_methods, encoded
 from cospec.study.predictions import MethodEstimates, predictions
 from cospec.study.results import Measurement
 from cospec.study.sweep import of_schedules
-from cospec.study.timing import run_steps
 
 from .toys import table
 
@@ -47,7 +46,7 @@ def benchmark(*methods, prompts=("p", "q"), repeats=1, ledger=None, **changes):
 
 
 def measure(made, on_step=lambda step: None, should_stop=lambda: False):
-    return run_steps(made.steps(), made.ledger, on_step, should_stop)
+    return made.run(on_step, should_stop)
 
 
 def load(path, settings):

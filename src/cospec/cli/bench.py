@@ -22,16 +22,13 @@ from ..study.methods import selected
 from ..study.peers import bench_methods
 from ..study.predictions import predictions
 from ..study.sweep import Sweep
-from ..study.timing import Step, run_steps
 from .bench_tables import tables
-from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note
 from .options import EnsembleOptions
-from .progress import progress
 from .prompts import read_prompts
-from .screen import Screen
 from .spread import spread
+from .study import parse_counts, run_study
 from .tables import print_tables
 
 EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --tokens 64 --out results"
@@ -102,11 +99,8 @@ class BenchOptions:
         return SamplingParams(max_tokens=self.tokens, temperature=self.temperature, ignore_eos=True)
 
     def levels(self) -> list[int]:
-        """Raises InvalidBenchmark for what is no list of counts."""
-        parts = self.concurrency.split(",") if self.concurrency else []
-        if not all(part.strip().isdecimal() and int(part) for part in parts):
-            raise InvalidBenchmark(f"--concurrency must be counts such as 1,2,4, got {self.concurrency!r}")
-        return [int(part) for part in parts]
+        """Raises InvalidBenchmark for anything but counts."""
+        return parse_counts(self.concurrency, "1,2,4", InvalidBenchmark) if self.concurrency else []
 
     def sweeps(self) -> list[Sweep]:
         return [Sweep.parse(text) for text in self.vary or []]
@@ -148,8 +142,12 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     available, skipped = bench_methods(ensemble, params, plans)
     named = options.methods.split(",") if options.methods else []
     methods = selected(available, named, skipped)
+    file = options.out / RESULTS if options.out else None
+    ledger = Ledger(settings=settings)
+    if file is not None:
+        ledger = Ledger.load(file, settings, content="results of a benchmark", error_type=InvalidBenchmark)
     benchmark = Benchmark(
-        ledger=_ledger(options.out, settings),
+        ledger=ledger,
         methods=methods,
         prompts=prompts,
         repeats=options.repeats,
@@ -157,7 +155,9 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         variations=[each for sweep in sweeps for each in sweep.variations(ensemble, params, named)],
         predict=partial(predictions, ensemble, params, methods),
     )
-    _measure(benchmark, options)
+    run_study(benchmark, file, is_plain=options.as_json)
+    if not ledger.measurements:
+        raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
     figures = benchmark.figures(skipped)
     if not options.as_json:
         print_tables(*tables(figures))
@@ -169,29 +169,6 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
             plots.plot(figures, options.out)
         print_note(f"results are in {options.out}")
     sys.stdout.write(to_line(figures))
-
-
-def _ledger(out: Path | None, settings: dict[str, Any]) -> Ledger:
-    """What an earlier run of the same command measured, or an empty ledger. Raises InvalidBenchmark for another's."""
-    if out is None:
-        return Ledger(settings=settings)
-    return Ledger.load(out / RESULTS, settings, content="results of a benchmark", error_type=InvalidBenchmark)
-
-
-def _measure(benchmark: Benchmark, options: BenchOptions) -> None:
-    """Run all steps that are left and save the ledger after each; Ctrl-C stops after the step that runs."""
-    steps = benchmark.steps()
-    console = Screen(is_plain=options.as_json).console
-    with Interrupt() as interrupt, progress(sum(step.weight for step in steps), console, is_wanted=True) as advance:
-
-        def on_step(step: Step) -> None:
-            if options.out is not None:
-                benchmark.ledger.save(options.out / RESULTS)
-            advance(step.weight, step.phase)
-
-        run_steps(steps, benchmark.ledger, on_step, interrupt.is_noted)
-    if not benchmark.ledger.measurements:
-        raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
 
 
 def _plan(text: str) -> Plan:

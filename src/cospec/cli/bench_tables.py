@@ -25,10 +25,10 @@ def _methods(rows: Mapping[str, Any]) -> FittedTable:
             TableColumn(name="tokens/s", is_number=True),
             TableColumn(name="over plain", priority=0, is_number=True),
             TableColumn(name="theory", priority=2, is_number=True),
-            TableColumn(name="calls / 100 tokens", priority=4, is_number=True, wraps=True),
-            TableColumn(name="accepted / proposed", priority=3, is_number=True, wraps=True),
+            TableColumn(name="calls / 100 tokens", priority=4, is_number=True),
+            TableColumn(name="accepted / proposed", priority=3, is_number=True),
             TableColumn(name="engine", priority=5, is_number=True),
-            TableColumn(name="peak MiB", priority=6, is_number=True, wraps=True),
+            TableColumn(name="peak MiB", priority=6, is_number=True),
         ],
         rows=[
             [

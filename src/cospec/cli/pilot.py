@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -30,16 +30,13 @@ from ..study.report import write as write_report
 from ..study.results import ALL, Results
 from ..study.scoring import SCORERS, check_scorer
 from ..study.template import write_criteria
-from ..study.timing import Step
 from ..study.verdict import served
-from .interrupt import Interrupt
 from .jsonline import to_line
 from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
 from .pilot_tables import comparison_table, tables
-from .progress import progress
-from .screen import Screen
 from .spread import spread
+from .study import parse_counts, run_study
 from .tables import print_tables
 
 EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
@@ -123,6 +120,7 @@ class PilotOptions:
         check_prompts(ensemble, [*questions, *texts])
         if self.language not in LANGUAGES:
             raise UnknownName("--language", self.language, LANGUAGES)
+        concurrencies = parse_counts(self.concurrency, "1,8", InvalidPilot)
         asked = Asked(
             source=source,
             ours=ours(ensemble),
@@ -134,7 +132,7 @@ class PilotOptions:
             tokens=self.tokens,
             temperature=self.temperature,
             repeats=self.repeats,
-            concurrencies=self._concurrencies(criteria),
+            concurrencies=tuple(sorted({*concurrencies, criteria.planned_concurrency})),
             score_temperature=self.score_temperature,
             score_tokens=self.score_tokens,
             stop=tuple(self.stop or ()),
@@ -146,12 +144,6 @@ class PilotOptions:
         )
         check_concurrencies(ensemble, asked.concurrencies)
         return asked
-
-    def _concurrencies(self, criteria: Criteria) -> tuple[int, ...]:
-        parts = [part.strip() for part in self.concurrency.split(",")]
-        if not all(part.isdecimal() and int(part) for part in parts):
-            raise InvalidPilot(f"--concurrency must be counts such as 1,8, got {self.concurrency!r}")
-        return tuple(sorted({*map(int, parts), criteria.planned_concurrency}))
 
 
 @app.callback()
@@ -175,7 +167,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     asked = options.asked(ensemble, source)
     measurements = options.out / MEASUREMENTS
     study = Pilot(ensemble, asked, Ledger.load(measurements, asked.binding(binding(ensemble))))
-    is_finished = _run(study, measurements, is_plain=options.as_json)
+    is_finished = run_study(study, measurements, is_plain=options.as_json)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
@@ -191,7 +183,10 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
         print_tables(*tables(found))
     print_note(f"the report is {options.out / 'report.html'}")
     print_note(_next_step(found, options.out / ENSEMBLE))
-    sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
+    values = found.to_dict()
+    speeds = [row for row in values["speed"]["rows"] if row["category"] == ALL]
+    last_line = {"out": str(options.out), "verdict": values["verdict"], "best": found.speed.best, "speed": speeds}
+    sys.stdout.write(to_line(last_line))
 
 
 def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
@@ -204,33 +199,11 @@ def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
     return ensemble, source
 
 
-def _run(study: Pilot, measurements: Path, *, is_plain: bool) -> bool:
-    """Run all steps that are left and save the ledger after each; Ctrl-C stops after the step that runs.
-
-    Whether all were run.
-    """
-    total = sum(step.weight for step in study.steps())
-    console = Screen(is_plain=is_plain).console
-    with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
-
-        def on_step(step: Step) -> None:
-            study.ledger.save(measurements)
-            advance(step.weight, step.phase)
-
-        return study.run(on_step, interrupt.is_noted)
-
-
 def _next_step(found: Results, path: Path) -> str:
     chosen = served(found)
     if chosen.verdict.decision == "no-go":
         return f"no go; what was on trial, {chosen.method}, is in {path} for another look"
     return f"serve it with: cospec serve --ensemble {path}"
-
-
-def _summary(found: Results) -> dict[str, Any]:
-    """What the last line says: the verdict, and the speeds over all prompts. The rest is in the results."""
-    rows = [row for row in found.to_dict()["speed"]["rows"] if row["category"] == ALL]
-    return {"verdict": found.to_dict()["verdict"], "best": found.speed.best, "speed": rows}
 
 
 @app.command()

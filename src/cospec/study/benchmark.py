@@ -14,7 +14,7 @@ from .methods import Method, PlannedMethod
 from .results import ALL, PLAIN, Measurement
 from .speeds import seconds_per_token
 from .sweep import Variation
-from .timing import PairedTiming, Step
+from .timing import PairedTiming, Step, Study
 
 MIB = 2**20
 
@@ -25,7 +25,7 @@ def no_theory(counts: Mapping[str, Counts]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(Study):
     """What is measured, and the ledger that it goes to.
 
     levels: numbers of prompts that are decoded at once. variations: methods at values of a setting. predict: what each
@@ -41,7 +41,6 @@ class Benchmark:
     predict: Callable[[Mapping[str, Counts]], dict[str, float]] = no_theory
 
     def steps(self) -> list[Step]:
-        """What is left to measure, in order."""
         each = [Batch(number, ALL, (number,)) for number in range(len(self.prompts))]
         timing = self._timing(self.methods, each)
         steps = replace(timing, on_measured=self._note_theory).steps("speed")

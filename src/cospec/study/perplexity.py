@@ -64,7 +64,15 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
     """
     plain = method.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
     if any(source.prompt is not None for source in plain.sources):
-        params = [_forcing(text.tokens, plain.vocab_size) for text in texts]
+        params = [
+            SamplingParams(
+                max_tokens=len(text.tokens),
+                ignore_eos=True,
+                logprobs=0,
+                constraint=ForcedText(text.tokens, plain.vocab_size),
+            )
+            for text in texts
+        ]
         results = plain.generate([text.before for text in texts], params)
         entries = [result.logprobs or [] for result in results]
     else:
@@ -75,11 +83,6 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
         ]
     check(method.name, len(results), first_error(results))
     return [_summed([entry.logprob for entry in own]) for own in entries]
-
-
-def _forcing(tokens: Sequence[int], vocab_size: int) -> SamplingParams:
-    constraint = ForcedText(tokens, vocab_size)
-    return SamplingParams(max_tokens=len(tokens), ignore_eos=True, logprobs=0, constraint=constraint)
 
 
 def _summed(logprobs: Sequence[float]) -> TextLogprob:

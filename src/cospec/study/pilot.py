@@ -22,7 +22,7 @@ from .questions import balanced
 from .relaxed import relaxed_methods
 from .results import OURS, PLAIN, CheckRow, DifferenceRow
 from .scoring import scorer
-from .timing import RESUMABLE, PairedTiming, Step, check, run_steps
+from .timing import RESUMABLE, PairedTiming, Step, Study, check
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ NUM_CHECKED_PROMPTS, CHECKED_TOKENS, NUM_SAMPLES = 6, 32, 100
 
 
 @dataclass
-class Pilot:
+class Pilot(Study):
     """An ensemble on trial on these questions; what is measured goes to the ledger."""
 
     ensemble: Ensemble
@@ -64,16 +64,13 @@ class Pilot:
         return {key: text for key, text in texts.items() if text.tokens}
 
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
-        """Run all steps that are left; whether they were finished. on_step: called after each."""
-
         def noted(step: Step) -> None:
             note_memory(self.ensemble, self.ledger)
             on_step(step)
 
-        return run_steps(self.steps(), self.ledger, noted, should_stop)
+        return super().run(noted, should_stop)
 
     def steps(self) -> list[Step]:
-        """What is left to do, in order."""
         steps: list[Step] = []
         for concurrency in sorted(self.asked.concurrencies):
             steps += self._timing("speed", self.methods, concurrency)

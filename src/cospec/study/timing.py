@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -32,20 +33,28 @@ class Step:
     run: Callable[[], None]
 
 
-def run_steps(
-    steps: Iterable[Step], ledger: Ledger, on_step: Callable[[Step], None], should_stop: Callable[[], bool]
-) -> bool:
-    """Run the steps in order; whether all of them were. on_step: called after each. should_stop: asked before each."""
-    if not ledger.started:
-        ledger.started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-    for step in steps:
-        if should_stop():
-            return False
-        started = time.perf_counter()
-        step.run()
-        ledger.seconds += time.perf_counter() - started
-        on_step(step)
-    return True
+class Study(ABC):
+    """What is measured step by step, so that it can be interrupted after any step and resumed from its ledger."""
+
+    ledger: Ledger
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """What is left to do, in order."""
+
+    def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
+        """Run all steps that are left; whether they were finished. on_step: called after each. should_stop: asked
+        before each."""
+        if not self.ledger.started:
+            self.ledger.started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        for step in self.steps():
+            if should_stop():
+                return False
+            started = time.perf_counter()
+            step.run()
+            self.ledger.seconds += time.perf_counter() - started
+            on_step(step)
+        return True
 
 
 def until_steady(planner: Auto, decode: Iterator[object], num_steady: int) -> Iterator[str]:
