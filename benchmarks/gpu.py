@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --out gpu.json
 
 Pairs of bundled models are inflated to the shapes of Qwen2.5-1.5B, Qwen2.5-3B and Llama-3-8B in bfloat16. `plain` is
-held against the time that reading all weights once a token takes, and every schedule against `plain`, at several batch
-sizes. Each pair has its part of the time, the making of its models included; what that does not allow is left out and
-named. Without an accelerator: --tiny --device cpu runs the same code on the bundled models as they are.
+compared with the time that reading all weights once a token takes, and every schedule with `plain`, at several batch
+sizes. Each pair has a share of the time budget, inflation included; measurements beyond it are skipped and named under
+`left_out`. Without an accelerator: --tiny --device cpu runs the same code on the bundled models as they are.
 """
 
 import argparse
@@ -45,7 +45,7 @@ BATCHES = (1, 4, 16, 64)
 
 @dataclass
 class Budget:
-    """Seconds that are left, and what they did not suffice for."""
+    """A time budget in seconds, and the measurements that were skipped because it was spent."""
 
     seconds: float
     started: float = field(default_factory=time.perf_counter)
@@ -62,18 +62,18 @@ class Budget:
         return False
 
     def part(self, num_parts: int) -> "Budget":
-        """One of so many equal parts of what is left, with the same list."""
+        """An equal share of the time left, one of `num_parts`, with the same list of skipped measurements."""
         return Budget(self.left / num_parts, left_out=self.left_out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--budget", type=float, default=420.0, help="seconds after which nothing more is begun (420)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens a text (64)")
+    parser.add_argument("--budget", type=float, default=420.0, help="seconds after which nothing more is started (420)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens a sequence (64)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each plan, of which the median counts (3)")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=PAIR_SHAPES, help="of the pairs, in this order")
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help=f"texts at once {BATCHES}")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help=f"sequences at a time {BATCHES}")
     parser.add_argument("--tiny", action="store_true", help="the bundled models as they are")
     parser.add_argument("--out", type=Path, help="write the last line here too")
     arguments = parser.parse_args()
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every pair, at every batch size, under every plan, as far as the time goes."""
+    """Every pair, at every batch size, under every plan, within the time budget."""
     budget = Budget(arguments.budget)
     bandwidth = measured_bandwidth(arguments.device, mib=64 if arguments.tiny else 4096)
     pairs = {}
@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measured_bandwidth(device: str, mib: int) -> float:
-    """Bytes a second that a large copy reads and writes."""
+    """Memory bandwidth: bytes a second that a large copy reads and writes, the best of five."""
     source = torch.empty(mib * 2**20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = [_timed(lambda: target.copy_(source), device) for _ in range(5)]
@@ -117,7 +117,7 @@ def _timed(work: Callable[[], object], device: str) -> float:
 
 
 def _pair(name: str, arguments: argparse.Namespace) -> Ensemble:
-    """Of a shape, or the bundled models as they are."""
+    """The pair inflated to the shape `name`, or the bundled models as they are."""
     if arguments.tiny:
         return _ensemble(PAIR, arguments.device, "float32")
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def _pair(name: str, arguments: argparse.Namespace) -> Ensemble:
 
 
 def _free(device: str) -> None:
-    """Give back what is no longer used: models hold themselves in circles, and torch keeps what it was given."""
+    """Free unused memory: models are in reference cycles, and torch's allocator holds on to freed blocks."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -158,12 +158,11 @@ def _measure_pair(
 
 
 def _speed(ensemble: Ensemble, batch: int, arguments: argparse.Namespace) -> float:
-    """Tokens a second of all texts together, after a warm-up in which graphs are captured too."""
+    """Throughput in tokens a second over all sequences, the median after a warm-up, in which graphs are captured."""
     bundled = demo.prompts()
     prompts = [bundled[i % len(bundled)] for i in range(batch)]
     params = SamplingParams(max_tokens=arguments.tokens, ignore_eos=True)
-    one_by_one = ensemble.max_sequences
-    ensemble.max_sequences = max(one_by_one, batch)
+    ensemble.max_sequences = max(ensemble.max_sequences, batch)
     seconds = [
         _timed(lambda: ensemble.generate(prompts, params), arguments.device) for _ in range(arguments.repeats + 1)
     ]

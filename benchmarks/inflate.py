@@ -1,10 +1,11 @@
-"""Widen a bundled model to a given shape: its text stays the small model's, its cost becomes the large one's.
+"""Inflate a bundled model to a larger shape: its logits stay the small model's, its cost becomes the large one's.
 
     python benchmarks/inflate.py demo:math OUT --shape 400m
 
 The residual stream and the embedding are padded with zeros, norm weights are rescaled by sqrt(h / H) and their epsilon
-by h / H (a mean over H entries of which h are not zero), what extra heads and neurons put out is multiplied by zero,
-and extra layers add nothing. Weights that meet only zeros are random, so that arithmetic takes its usual time.
+by h / H (a mean over H entries of which h are not zero), the outputs of extra heads and neurons are multiplied by zero,
+and extra layers add nothing. Weights that are multiplied by zeros alone are random, so that arithmetic takes its usual
+time.
 """
 
 import argparse
@@ -23,7 +24,7 @@ HEAD_DIM = 64
 
 @dataclass(frozen=True)
 class Shape:
-    """Width, layers and neurons; heads follow from the width, two to a key and value."""
+    """A model's width, layers and MLP neurons. Heads follow from the width, two query heads to a key-value head."""
 
     hidden: int
     layers: int
@@ -44,10 +45,10 @@ SHAPES = {
 def inflate(
     source: str | Path, out: Path, shape: Shape, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> int:
-    """Write the widened model and its tokenizer to `out`; its number of parameters.
+    """Write the inflated model and its tokenizer to `out`; its number of parameters.
 
     device: where the random weights are drawn; a CPU takes minutes for billions of them.
-    Raises ValueError where the shape is no larger in some dimension.
+    Raises ValueError where the shape is smaller in some dimension, or its width does not divide into heads.
     """
     path = demo.model_path(str(source)) if demo.is_demo(str(source)) else str(source)
     small = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -75,7 +76,7 @@ def _widened(config: LlamaConfig, shape: Shape) -> LlamaConfig:
         intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.hidden // HEAD_DIM,
-        # As many queries to a key as before, so that each of the small model's heads meets its own.
+        # The ratio of query to key-value heads stays, so that each of the small model's heads reads its own keys.
         num_key_value_heads=shape.hidden // HEAD_DIM * config.num_key_value_heads // config.num_attention_heads,
         head_dim=HEAD_DIM,
         rms_norm_eps=config.rms_norm_eps * config.hidden_size / shape.hidden,
@@ -89,7 +90,7 @@ def _copy(small: LlamaForCausalLM, large: LlamaForCausalLM, shape: Shape) -> Non
     _put(large.model.embed_tokens.weight.zero_(), small.model.embed_tokens.weight)
     _put(large.model.norm.weight, small.model.norm.weight * scale)
     for layer in large.model.layers:
-        # Whatever a layer adds goes through these two.
+        # All that a layer adds to the residual stream goes through these two.
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     for source, layer in zip(small.model.layers, large.model.layers, strict=False):
@@ -98,12 +99,12 @@ def _copy(small: LlamaForCausalLM, large: LlamaForCausalLM, shape: Shape) -> Non
 
 
 def _put(target: Tensor, source: Tensor) -> None:
-    """`source` into the first entries of `target` in every dimension."""
+    """Copy `source` into the first entries of `target` in every dimension."""
     target[tuple(slice(0, size) for size in source.shape)] = source
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Widen a bundled model: its text stays, its cost grows.")
+    parser = argparse.ArgumentParser(description="Inflate a bundled model: its logits stay, its cost grows.")
     parser.add_argument("source", help="a bundled model such as demo:math, or a folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="400m")

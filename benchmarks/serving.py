@@ -1,14 +1,14 @@
-"""Tokens a second and latencies of a server under load, at several numbers of clients at a time.
+"""Throughput and latencies of a server under load, at several numbers of concurrent clients.
 
     python benchmarks/serving.py --ensemble demo:we --proposer demo:drafter
     python benchmarks/serving.py --url http://127.0.0.1:8000
 
 Each client streams completions of the bundled prompts, of a fixed length (`ignore_eos`), one after another. Without
---url a server is started for the run, and --flood N then sends N short completions, a third of which are left midway,
-and tells the server's memory after each tenth. The last line is one JSON document.
+--url a server is started for the run, and --flood N then sends N short completions, a third of which are cancelled
+midway, and prints the server's memory after each tenth. The last line is one JSON document.
 
 All clients are one light process (aiohttp, and of a stream no chunk but the last is parsed): where they share the
-server's cores, what they take is missing in what is measured.
+server's cores, the time that they take lowers the measured throughput.
 """
 
 import argparse
@@ -36,7 +36,8 @@ SECONDS_TO_START = 120
 
 @dataclass(frozen=True)
 class Timing:
-    """One completion. first, end: seconds since it was asked for. num_tokens: as the server counted them."""
+    """One completion. first, end: seconds from the request to the first chunk and to the last. num_tokens: of the
+    server's usage."""
 
     first: float
     end: float
@@ -56,33 +57,33 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.url and arguments.flood:
         parser.exit(2, "--flood reads the memory of a server that it starts itself; leave --url out\n")
-    told: dict[str, Any] = {"arguments": vars(arguments)}
+    report: dict[str, Any] = {"arguments": vars(arguments)}
     try:
         if arguments.url:
-            told["rows"] = asyncio.run(measure(arguments.url, arguments))
+            report["rows"] = asyncio.run(measure(arguments.url, arguments))
         else:
-            with served(options(arguments)) as (url, process):
-                told["rows"] = asyncio.run(measure(url, arguments))
-                told["mib"] = asyncio.run(flood(url, process.pid, arguments.flood))
+            with served(serve_options(arguments)) as (url, process):
+                report["rows"] = asyncio.run(measure(url, arguments))
+                report["mib"] = asyncio.run(flood(url, process.pid, arguments.flood))
     except aiohttp.ClientError as error:
         sys.exit(f"the server does not answer: {error}")
-    print(json.dumps(told))
+    print(json.dumps(report))
 
 
-def options(arguments: argparse.Namespace) -> list[str]:
-    """What the server is started with."""
-    given = {"ensemble": arguments.ensemble, "proposer": arguments.proposer, "schedule": arguments.schedule}
-    return [part for name, value in given.items() if value for part in (f"--{name}", value)]
+def serve_options(arguments: argparse.Namespace) -> list[str]:
+    """The command-line options of `cospec serve`."""
+    options = {"ensemble": arguments.ensemble, "proposer": arguments.proposer, "schedule": arguments.schedule}
+    return [part for name, value in options.items() if value for part in (f"--{name}", value)]
 
 
 @contextlib.contextmanager
-def served(given: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def served(options: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """The address and process of a server that ends with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([*COSPEC, "serve", *given, "--port", str(port)])
+    process = subprocess.Popen([*COSPEC, "serve", *options, "--port", str(port)])
     try:
         wait_for(url, process)
         yield url, process
@@ -108,10 +109,10 @@ def connected(url: str, limit: int = 0) -> aiohttp.ClientSession:
 
 
 async def measure(url: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a number of clients, printed as it comes."""
+    """One row for each number of clients, printed as it is measured."""
     rows = []
     async with connected(url) as client:
-        # What `auto` measures in a first few texts, and what is compiled or allocated once, is not timed.
+        # A warm-up, so that `auto`'s first measurements, compilation and allocation are not timed.
         await load(client, 2, 2, arguments.tokens)
         print("| clients | tokens/s | over 1 | first token, ms: median, 95 % | a token, ms: median |")
         print("| --- | --- | --- | --- | --- |")
@@ -130,7 +131,7 @@ async def measure(url: str, arguments: argparse.Namespace) -> list[dict[str, Any
 
 
 async def load(client: aiohttp.ClientSession, clients: int, requests: int, tokens: int) -> list[Timing]:
-    """So many clients side by side, each with so many completions in a row."""
+    """`clients` concurrent clients, each with `requests` completions one after another."""
     prompts = demo.prompts()
 
     async def run(index: int) -> list[Timing]:
@@ -141,7 +142,7 @@ async def load(client: aiohttp.ClientSession, clients: int, requests: int, token
 
 
 async def flood(url: str, pid: int, count: int) -> list[float]:
-    """The server's memory in MiB after each tenth of so many short completions, 32 at a time."""
+    """The server's resident memory in MiB after each tenth of `count` short completions, 32 at a time."""
     memory = []
     async with connected(url, limit=32) as client:
         for _ in range(10 if count else 0):
@@ -152,7 +153,7 @@ async def flood(url: str, pid: int, count: int) -> list[float]:
 
 
 async def short(client: aiohttp.ClientSession, index: int) -> None:
-    """A few tokens; every third is left at its first."""
+    """A completion of 4 tokens; every third one is cancelled at its first chunk."""
     prompts = demo.prompts()
     body = {"prompt": prompts[index % len(prompts)], "max_tokens": 4 if index % 3 else 400, "stream": True}
     async with client.post("/v1/completions", json=body) as answer:
@@ -176,14 +177,14 @@ async def completion(client: aiohttp.ClientSession, prompt: str, tokens: int) ->
         async for chunk in chunks(answer):
             first = first or time.perf_counter() - started
             last = chunk
-    told = json.loads(last)
-    if first is None or not told.get("usage"):
+    final = json.loads(last)
+    if first is None or not final.get("usage"):
         sys.exit(f"the server gave up: {last.decode()}")
-    return Timing(first, time.perf_counter() - started, told["usage"]["completion_tokens"])
+    return Timing(first, time.perf_counter() - started, final["usage"]["completion_tokens"])
 
 
 async def chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The JSON of each event, as it was sent."""
+    """The JSON of each server-sent event, not parsed."""
     async for line in answer.content:
         if line.startswith(b"data: {"):
             yield line.removeprefix(b"data: ")

@@ -1,11 +1,12 @@
 """Would token trees pay? `python benchmarks/trees.py` predicts their speed against chains, for one drafter.
 
-Along texts of the ensemble, whose token at a position is x, it finds the probability that the drafter's k-th child is
-accepted, given that x is settled. A tree's accepted tokens are the sum over its nodes of the product of these along a
-node's path, averaged over the starts of a round: for a given text this is exact. Children are the drafter's most
-probable tokens at temperature 0; else they are drawn without replacement and accepted recursively (RSD, Jeon et al.
-2024). Trees are the best static ones (Sequoia, Chen et al. 2024) for the mean of these probabilities. A round feeds the
-members the last settled token and all nodes, and the drafter a call a level; combining and verifying cost nothing here.
+Along sequences of the ensemble, whose token at a position is x, it computes the probability that the drafter's k-th
+child is accepted, given that x is settled. The expected number of a tree's accepted tokens is the sum over its nodes of
+the product of these probabilities along a node's path, averaged over the starts of a round: for a given sequence this
+is exact. Children are the drafter's most probable tokens at temperature 0; else they are drawn without replacement and
+accepted recursively (RSD, Jeon et al. 2024). Trees are the best static ones (Sequoia, Chen et al. 2024) for the mean of
+these probabilities. A round feeds the members the last settled token and all nodes, and the drafter one forward pass a
+level; combining and verifying are taken to cost nothing.
 """
 
 import argparse
@@ -32,11 +33,11 @@ NUM_CHILDREN = NUM_DRAWS = 16
 NUM_TIMINGS, CONTEXT = 41, 100
 
 Tree = tuple["Tree", ...]  # a node's children, by rank
-Curve = list[tuple[int, float]]  # tokens fed, milliseconds a call
+Curve = list[tuple[int, float]]  # tokens fed, milliseconds of the forward pass
 
 
 def milliseconds(tree: Tree, members: Curve, drafter: Curve) -> float:
-    """To draft and score the tree. The drafter is fed what has children, level by level."""
+    """Milliseconds to draft and score the tree. The drafter is fed the nodes that have children, level by level."""
     total, level = at(members, 1 + size(tree)), [tree]
     while any(level):
         total += at(drafter, sum(map(bool, level)))
@@ -57,17 +58,18 @@ def height(tree: Tree) -> int:
 
 
 def best_trees(by_rank: Sequence[float]) -> dict[tuple[int, int], Tree]:
-    """(nodes, height) -> the tree of at most these that has the most nodes accepted."""
+    """(nodes, height) -> the tree of at most so many nodes and levels that has the most nodes accepted."""
 
     @cache
     def best(nodes: int, levels: int, rank: int) -> tuple[float, Tree]:
-        """Siblings from `rank` on with all below them."""
-        found: tuple[float, Tree] = (0.0, ())
+        """Accepted nodes and tree of siblings from `rank` on, with their descendants."""
+        highest: tuple[float, Tree] = (0.0, ())
         for own in range(1, nodes + 1) if levels and rank < len(by_rank) else ():
             below, children = best(own - 1, levels - 1, 0)
             beside, siblings = best(nodes - own, levels, rank + 1)
-            found = max(found, (by_rank[rank] * (1 + below) + beside, (children, *siblings)), key=lambda pair: pair[0])
-        return found
+            tree = (by_rank[rank] * (1 + below) + beside, (children, *siblings))
+            highest = max(highest, tree, key=itemgetter(0))
+        return highest
 
     return {(n, levels): best(n, levels, 0)[1] for n in range(1, max(BUDGETS) + 1) for levels in range(1, n + 1)}
 
@@ -82,20 +84,21 @@ def accepted(tree: Tree, by_position: Tensor, depth: int = 0) -> Tensor:
 
 
 def recursive_ranks(tokens: Tensor, r: Tensor, q: Tensor) -> Tensor:
-    """[positions, ranks]: the probability that the k-th child is accepted, given that the text's token is settled.
+    """[positions, ranks]: the probability that the k-th child is accepted, given that `tokens` are settled.
 
-    Children that are rejected are drawn from q given their rejection, max(q - p, 0), with p the residual so far.
+    tokens: [positions]. r, q: [positions, vocab], target and drafter. Rejected children are drawn from q given their
+    rejection, max(q - p, 0), with p the residual so far.
     """
-    at_text = tokens[:, None]
+    settled = tokens[:, None]
     total = torch.zeros(len(tokens), NUM_CHILDREN, dtype=r.dtype)
     for _ in range(NUM_DRAWS):
         p, left = r, q
         reach = torch.ones(len(tokens), 1, dtype=r.dtype)
         for rank in range(NUM_CHILDREN):
             overlap = torch.minimum(p, left)
-            total[:, rank] += (reach * overlap.gather(1, at_text) / r.gather(1, at_text))[:, 0]
+            total[:, rank] += (reach * overlap.gather(1, settled) / r.gather(1, settled))[:, 0]
             reach = reach * (1 - overlap.sum(-1, keepdim=True)).clamp(min=0)
-            # Where p and q agree nothing is rejected: what is drawn there has no weight.
+            # Where p and q are equal nothing is rejected, and `reach` is 0: any token may be drawn there.
             rejected = torch.multinomial((left - overlap).clamp(min=1e-300), 1)
             p = normalize(p - overlap, p=1, dim=-1, eps=1e-300)
             left = normalize(left.scatter(1, rejected, 0.0), p=1, dim=-1)
@@ -111,7 +114,7 @@ def rows(runner: Runner, prompt: Sequence[int], text: Sequence[int]) -> Tensor:
 
 
 def ranks_along(base: Ensemble, drafter: Runner, prompt: str, params: SamplingParams) -> Tensor:
-    """[positions, ranks] for the prompt's text by `plain`."""
+    """[positions, ranks] for the sequence that `plain` decodes from the prompt."""
     text = base.generate(prompt, params)[0].token_ids
     request, tokens = base.request(prompt, params), torch.tensor(text)
     q = rows(drafter, request.prompt, text)[:, : base.vocab_size]
@@ -124,7 +127,10 @@ def ranks_along(base: Ensemble, drafter: Runner, prompt: str, params: SamplingPa
 
 
 def measured(*runners: Runner) -> Curve:
-    """Median milliseconds to feed and score so many tokens behind a context of `CONTEXT`, each runner in turn."""
+    """Median milliseconds in which all runners, one after another, are fed each number of tokens in `FED`.
+
+    The tokens are fed behind `CONTEXT` others, and all their rows are wanted.
+    """
     taken: dict[int, list[float]] = {count: [] for count in FED}
     slots = [(runner, runner.open()) for runner in runners]
     for count in (CONTEXT, *FED * NUM_TIMINGS):
@@ -137,12 +143,12 @@ def measured(*runners: Runner) -> Curve:
     return [(count, statistics.median(taken[count])) for count in FED]
 
 
-def report(by_text: list[Tensor], members: Curve, drafter: Curve) -> dict[str, Any]:
-    """For each budget the chain and the tree of that many nodes, and the fastest of at most as many."""
-    by_rank = torch.cat(by_text).mean(0).tolist()
+def report(by_sequence: list[Tensor], members: Curve, drafter: Curve) -> dict[str, Any]:
+    """For each budget of nodes the chain and the tree of that many, and the fastest of at most as many."""
+    by_rank = torch.cat(by_sequence).mean(0).tolist()
 
     def row(tree: Tree) -> dict[str, float]:
-        mean = float(torch.cat([accepted(tree, own) for own in by_text]).mean())
+        mean = float(torch.cat([accepted(tree, own) for own in by_sequence]).mean())
         speed = 1000 * (1 + mean) / milliseconds(tree, members, drafter)
         return {"nodes": size(tree), "height": height(tree), "accepted": mean, "tokens_per_second": speed}
 
@@ -150,7 +156,7 @@ def report(by_text: list[Tensor], members: Curve, drafter: Curve) -> dict[str, A
     # With one child a node, a tree of as many levels as nodes is a chain.
     chains = {n: row(tree) for (n, levels), tree in best_trees([1.0]).items() if n == levels}
     fastest = partial(max, key=itemgetter("tokens_per_second"))
-    found = []
+    rows = []
     for budget in BUDGETS:
         shapes = {
             "chain": chains[budget],
@@ -158,15 +164,15 @@ def report(by_text: list[Tensor], members: Curve, drafter: Curve) -> dict[str, A
             "fastest chain": fastest(own for nodes, own in chains.items() if nodes <= budget),
             "fastest tree": fastest(own for (nodes, _), own in trees.items() if nodes <= budget),
         }
-        found += [{"budget": budget, "shape": name, **own} for name, own in shapes.items()]
-    return {"acceptance_by_rank": by_rank, "plain_tokens_per_second": 1000 / at(members, 1), "rows": found}
+        rows += [{"budget": budget, "shape": name, **own} for name, own in shapes.items()]
+    return {"acceptance_by_rank": by_rank, "plain_tokens_per_second": 1000 / at(members, 1), "rows": rows}
 
 
-def show(temperature: float, found: dict[str, Any]) -> None:
-    ranks = " ".join(f"{share:.3f}" for share in found["acceptance_by_rank"][:6])
-    print(f"\ntemperature {temperature:g}, by rank {ranks} ..., plain {found['plain_tokens_per_second']:.1f} tokens/s")
+def show(temperature: float, result: dict[str, Any]) -> None:
+    ranks = " ".join(f"{share:.3f}" for share in result["acceptance_by_rank"][:6])
+    print(f"\ntemperature {temperature:g}, by rank {ranks} ..., plain {result['plain_tokens_per_second']:.1f} tokens/s")
     print("budget  shape           nodes  height  accepted  tokens/s")
-    for row in found["rows"]:
+    for row in result["rows"]:
         print("{:>6}  {:<14} {:>6}  {:>6}  {:>8.2f}  {:>8.1f}".format(*row.values()))
 
 
@@ -175,23 +181,26 @@ def main() -> None:
     parser.add_argument("--ensemble", default="demo:we", help="a bundled ensemble or a YAML file (demo:we)")
     parser.add_argument("--drafter", default="demo:drafter", help="the model that drafts (demo:drafter)")
     parser.add_argument("--prompts", type=int, default=10, help="how many of the bundled prompts (10)")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens a text, 32 at least (64)")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens a sequence, 32 at least (64)")
     parser.add_argument("--cost", type=json.loads, help="of all members, [[tokens, milliseconds], ...]; else measured")
     parser.add_argument("--drafter-cost", type=json.loads, help="of the drafter, likewise")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1)")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    base = Ensemble.load(given.ensemble, schedule="plain")
-    (drafter,) = Ensemble([given.drafter], schedule="plain", dtype="float32").runners
-    costs = {"members": given.cost or measured(*base.runners), "drafter": given.drafter_cost or measured(drafter)}
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    base = Ensemble.load(arguments.ensemble, schedule="plain")
+    (drafter,) = Ensemble([arguments.drafter], schedule="plain", dtype="float32").runners
+    costs = {
+        "members": arguments.cost or measured(*base.runners),
+        "drafter": arguments.drafter_cost or measured(drafter),
+    }
     torch.manual_seed(0)
     reports = {}
     for temperature in (0.0, 1.0):
-        params = SamplingParams(max_tokens=given.tokens, temperature=temperature, ignore_eos=True, seed=0)
-        by_text = [ranks_along(base, drafter, prompt, params) for prompt in demo.prompts()[: given.prompts]]
-        reports[temperature] = report(by_text, **costs)
+        params = SamplingParams(max_tokens=arguments.tokens, temperature=temperature, ignore_eos=True, seed=0)
+        by_sequence = [ranks_along(base, drafter, prompt, params) for prompt in demo.prompts()[: arguments.prompts]]
+        reports[temperature] = report(by_sequence, **costs)
         show(temperature, reports[temperature])
-    about = {"version": __version__, "settings": vars(given), "machine": platform.machine()}
+    about = {"version": __version__, "settings": vars(arguments), "machine": platform.machine()}
     print(json.dumps({**about, "costs": costs, "temperatures": reports}))
 
 

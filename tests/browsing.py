@@ -11,6 +11,6 @@ ARGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
 
-in_chromium = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"pages are opened in {CHROMIUM}, which is not there: apt-get install chromium"
-)
+NO_CHROMIUM = f"pages are opened in {CHROMIUM}, which is not there: apt-get install chromium fonts-noto-cjk"
+
+in_chromium = pytest.mark.skipif(not CHROMIUM.exists(), reason=NO_CHROMIUM)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from playwright.sync_api import sync_playwright
 
-from .browsing import ARGS, CHROMIUM
+from .browsing import ARGS, CHROMIUM, NO_CHROMIUM
 
 torch.set_num_threads(1)
 
@@ -15,3 +15,12 @@ def browser():
         launched = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGS)
         yield launched
         launched.close()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line, the last, that the page was not tested, and how to get what it is tested in."""
+    yield
+    count = sum(NO_CHROMIUM in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if count:
+        terminalreporter.write_line(f"NOT TESTED: {count} tests of the page and the report; {NO_CHROMIUM}", red=True)

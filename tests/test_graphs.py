@@ -1,4 +1,4 @@
-"""Calls padded to few shapes give the rows of an unbatched forward call, and so do recorded ones, replayed."""
+"""Passes padded to few shapes give the rows of an unbatched forward pass, and so do recorded ones, replayed."""
 
 import random
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from cospec.errors import InvalidEnsemble, UnsupportedModel
 from cospec.runner import Feed
 from cospec.runner.hf import HfRunner, LoadOptions, load
 from cospec.runner.hf import graphs as module
+from cospec.runner.hf.batch import RaggedBatch
 from cospec.runner.hf.graphs import NUM_UNCAPTURED, FixedShapes, Shape, Shapes, shape_of
-from cospec.runner.hf.window import Window
 
 from .models import saved, tiny
 from .test_hf_runner import SUPPORTED, Book, play, words
@@ -32,7 +32,7 @@ class Replayed:
     recorder: "CpuRecorder"
     result: Tensor
 
-    def replay(self) -> Tensor:
+    def __call__(self) -> Tensor:
         assert self.recorder.cache.slot_layers[0].keys is self.keys, "a graph knows the cache by its address"
         for other in self.recorder.results:
             other.fill_(torch.nan)
@@ -54,13 +54,13 @@ class CpuRecorder:
 
 @pytest.fixture
 def recorded_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = FixedShapes._forget
+    original = FixedShapes._reset
 
-    def forget(self: FixedShapes) -> None:
-        monkeypatch.setattr(module, "Recorder", lambda device: CpuRecorder(self._cache))
+    def reset(self: FixedShapes) -> None:
+        monkeypatch.setattr(module, "GraphRecorder", lambda device: CpuRecorder(self._cache))
         original(self)
 
-    monkeypatch.setattr(FixedShapes, "_forget", forget)
+    monkeypatch.setattr(FixedShapes, "_reset", reset)
 
 
 def fixed(kind: str = "llama", shapes: Shapes = Shapes.FIXED) -> Book:
@@ -69,11 +69,11 @@ def fixed(kind: str = "llama", shapes: Shapes = Shapes.FIXED) -> Book:
 
 def shapes_used(book: Book) -> set[Shape]:
     assert book.runner.fixed is not None
-    return set(book.runner.fixed._calls)
+    return set(book.runner.fixed._passes)
 
 
-def window(slots: list[int], starts: list[int], counts: list[int]) -> Window:
-    return Window(slots=slots, starts=starts, counts=counts, device=CPU)
+def window(slots: list[int], starts: list[int], counts: list[int]) -> RaggedBatch:
+    return RaggedBatch(slots=slots, starts=starts, counts=counts, device=CPU)
 
 
 def play_and_repeat(book: Book, rng: random.Random, num_turns: int) -> None:
@@ -228,13 +228,13 @@ def test_a_model_that_waits_for_the_device_runs_as_given_unless_graphs_are_deman
 ) -> None:
     folder = str(saved(tmp_path_factory.mktemp("llama")))
     assert load(folder, LoadOptions(device="cuda")).fixed is not None
-    original = module.FixedPlaces.read
+    original = module.FixedBatch.read
 
-    def waiting(self: module.FixedPlaces, stored: Tensor) -> Tensor:
+    def waiting(self: module.FixedBatch, stored: Tensor) -> Tensor:
         stored.sum().item()
         return original(self, stored)
 
-    monkeypatch.setattr(module.FixedPlaces, "read", waiting)
+    monkeypatch.setattr(module.FixedBatch, "read", waiting)
     assert load(folder, LoadOptions(device="cuda")).fixed is None
     with pytest.raises(UnsupportedModel, match="cannot be captured as a CUDA graph"):
         load(folder, LoadOptions(device="cuda", graphs=True))

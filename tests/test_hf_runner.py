@@ -15,10 +15,10 @@ from torch.nn import Linear
 
 from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
 from cospec.runner import Feed, Slot
-from cospec.runner.hf import HfRunner, LoadOptions, check_supported, lean, load
+from cospec.runner.hf import HfRunner, LoadOptions, check_supported, fused, load
 from cospec.runner.hf.forward import ModelForward
-from cospec.runner.hf.lean import LeanForward, can_be_lean
-from cospec.runner.hf.packed import PackedLinear, can_pack
+from cospec.runner.hf.fused import FusedForward, can_fuse
+from cospec.runner.hf.prepacked import PrepackedLinear, can_prepack
 from cospec.runner.hf.runner import _groups
 
 from .models import VOCAB, saved, tiny
@@ -27,8 +27,8 @@ SUPPORTED = [
     "llama", "qwen2", "qwen2 sliding", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "phi3 sliding", "mixtral",
     "olmo2", "smollm3", "gpt_oss", "gpt2", "gpt_neox", "opt", "falcon",
 ]  # fmt: skip
-# What is different about each that the lean forward must follow, beside the kind's own.
-LEAN: dict[str, dict[str, object]] = {
+# What is different about each that the fused forward must follow, beside the kind's own.
+FUSED: dict[str, dict[str, object]] = {
     "llama": {
         "rope_parameters": {
             "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -123,29 +123,29 @@ def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kin
     play_and_go_on(book, rng)
 
 
-@pytest.mark.parametrize("kind", LEAN)
-def test_the_lean_forward_gives_the_logits_of_the_model_s_own(kind: str) -> None:
+@pytest.mark.parametrize("kind", FUSED)
+def test_the_fused_forward_gives_the_logits_of_the_model_s_own(kind: str) -> None:
     rng = random.Random(kind)
-    model = tiny(kind, **LEAN[kind])
+    model = tiny(kind, **FUSED[kind])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 # Biases, and norms of heads, that would otherwise change nothing.
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    assert can_be_lean(model)
-    book = Book(HfRunner(model, forward=LeanForward))
+    assert can_fuse(model)
+    book = Book(HfRunner(model, forward=FusedForward(model)))
     play_and_go_on(book, rng)
     # Beyond the positions whose rotations were computed at first.
     book.feed((book.open(), words(rng, 300), 2))
 
 
 @pytest.mark.parametrize("fewest", [1, 2**18], ids=["separate", "joined"])
-def test_small_layers_that_read_the_same_are_joined_in_a_lean_forward(
+def test_small_layers_that_read_the_same_are_joined_in_a_fused_forward(
     fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "FEWEST_WEIGHTS", fewest)
+    monkeypatch.setattr(fused, "FEWEST_WEIGHTS", fewest)
     model = tiny("llama")
-    book = Book(HfRunner(model, forward=LeanForward))
+    book = Book(HfRunner(model, forward=FusedForward(model)))
     called: list[object] = []
     for layer in model.model.layers:
         layer.self_attn.q_proj.register_forward_hook(lambda module, _args, _out: called.append(module))
@@ -154,16 +154,17 @@ def test_small_layers_that_read_the_same_are_joined_in_a_lean_forward(
     book.feed((book.open(), [4, 5, 6], 3))
 
 
-def test_padding_is_not_multiplied_with_a_lean_forward_s_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_is_not_multiplied_with_a_fused_forward_s_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[int] = []
-    call = lean._Layer.__call__
+    call = fused.FusedLayer.__call__
 
-    def spy(self: lean._Layer, hidden: torch.Tensor, *rest: object) -> torch.Tensor:
+    def spy(self: fused.FusedLayer, hidden: torch.Tensor, *rest: object) -> torch.Tensor:
         fed.append(hidden.shape[0])
         return call(self, hidden, *rest)
 
-    monkeypatch.setattr(lean._Layer, "__call__", spy)
-    book = Book(HfRunner(tiny("llama"), forward=LeanForward))
+    monkeypatch.setattr(fused.FusedLayer, "__call__", spy)
+    model = tiny("llama")
+    book = Book(HfRunner(model, forward=FusedForward(model)))
     book.feed((book.open(), [1, 2, 3, 4, 5], 2), (book.open(), [6], 1), (book.open(), [7, 8, 9], 3))
     assert set(fed) == {9}
 
@@ -187,7 +188,7 @@ def test_the_last_layer_does_the_least_for_tokens_that_no_row_is_wanted_of(
     seen: list[int] = []
     for layer in model.model.layers:
         layer.mlp.act_fn.register_forward_hook(lambda _module, _args, out: seen.append(out.shape[0]))
-    book, rng = Book(HfRunner(model, forward=LeanForward)), random.Random(5)
+    book, rng = Book(HfRunner(model, forward=FusedForward(model))), random.Random(5)
     slots = [book.open() for _ in feeds]
     num_layers = len(model.model.layers)
     # All at the first positions, where texts of one length need no mask; then behind others.
@@ -198,37 +199,50 @@ def test_the_last_layer_does_the_least_for_tokens_that_no_row_is_wanted_of(
         assert seen[:num_layers] == [*[sum(count for count, _ in feeds)] * (num_layers - 1), num_wanted]
 
 
-def test_a_plain_decoder_is_loaded_lean_unless_that_changes_its_logits(
+def test_a_plain_decoder_is_loaded_fused_unless_that_changes_its_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(saved(tmp_path / "llama"))
-    assert isinstance(load(folder, CPU)._forward, LeanForward)
+    assert isinstance(load(folder, CPU)._forward, FusedForward)
     assert isinstance(load(str(saved(tmp_path / "gpt2", "gpt2")), CPU)._forward, ModelForward)
     # Some layers large enough to be packed, and some not.
     large = str(saved(tmp_path / "large", hidden_size=512, intermediate_size=768, num_hidden_layers=1))
     for dtype in ("float32", "bfloat16"):
         runner = load(large, replace(CPU, dtype=dtype))
-        kinds = {type(each) for each in runner.model.modules()} & {Linear, PackedLinear}
-        assert kinds == ({Linear, PackedLinear} if can_pack(runner.dtype) else {Linear})
-        assert isinstance(runner._forward, LeanForward)
-    turned = lean.Rotations._compute
+        kinds = {type(each) for each in runner.model.modules()} & {Linear, PrepackedLinear}
+        assert kinds == ({Linear, PrepackedLinear} if can_prepack(runner.dtype) else {Linear})
+        assert isinstance(runner._forward, FusedForward)
+    turned = fused.Rotations._compute
 
-    def turned_the_other_way(self: lean.Rotations, length: int) -> None:
+    def turned_the_other_way(self: fused.Rotations, length: int) -> None:
         turned(self, length)
         self._sin = -self._sin
 
-    monkeypatch.setattr(lean.Rotations, "_compute", turned_the_other_way)
+    monkeypatch.setattr(fused.Rotations, "_compute", turned_the_other_way)
     assert isinstance(load(folder, CPU)._forward, ModelForward)
+
+
+def test_the_fused_forward_that_was_tested_is_the_one_that_is_used(folder: Path, monkeypatch) -> None:
+    built: list[FusedForward] = []
+    original = FusedForward.__init__
+
+    def counting(self: FusedForward, *args: object) -> None:
+        built.append(self)
+        original(self, *args)
+
+    monkeypatch.setattr(FusedForward, "__init__", counting)
+    runner = load(str(folder), CPU)
+    assert built == [runner._forward]
 
 
 def test_what_hangs_on_a_model_s_modules_is_not_passed_over() -> None:
     model = tiny("llama")
-    assert can_be_lean(model)
+    assert can_fuse(model)
     model.model.layers[1].register_forward_hook(lambda _module, _args, out: out)
-    assert not can_be_lean(model)
-    assert not can_be_lean(tiny("gemma2"))
+    assert not can_fuse(model)
+    assert not can_fuse(tiny("gemma2"))
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
-    assert not can_be_lean(tiny("llama", rope_parameters=rope))
+    assert not can_fuse(tiny("llama", rope_parameters=rope))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss", "gpt2"])

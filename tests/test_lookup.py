@@ -17,7 +17,7 @@ def tokens_of(guesses: list[Guess]) -> list[int]:
 def index_of(*texts: list[int], growing: list[int], depth: int = 16, factor: float = 2.0) -> SuffixIndex:
     index = SuffixIndex(depth=depth, factor=factor)
     for text in texts:
-        index.add_text(text)
+        index.add_sequence(text)
     index.extend(growing)
     return index
 
@@ -100,8 +100,8 @@ def test_a_draft_ends_at_the_limit_at_the_factor_and_at_the_floor() -> None:
     assert index_of(growing=text).draft(text, 0) == []
     assert tokens_of(index_of(growing=text, factor=1).draft(text, 20)) == [3, 4, 5]
     index = SuffixIndex(floor=0.6)
-    index.add_text([1, 2, 3])
-    index.add_text([1, 2, 4])
+    index.add_sequence([1, 2, 3])
+    index.add_sequence([1, 2, 4])
     assert index.draft([1, 2], 4) == []
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cospec import DoesNotFit, Ensemble, demo
-from cospec.runner.hf import LoadOptions, memory
+from cospec import CospecError, DoesNotFit, Ensemble, demo
+from cospec.runner import LoadOptions, memory
 
 MATH, GENERAL = demo.model_path("demo:math"), demo.model_path("demo:general")
 
@@ -57,3 +57,9 @@ def test_a_broken_file_is_left_to_whoever_loads_it(tmp_path, content):
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
     assert list(memory._tensors(file)) == []
+
+
+def test_a_broken_configuration_is_left_to_whoever_loads_it(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CospecError, match="cannot be "):
+        Ensemble([tmp_path], device="cpu")

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .cards import write_card
 from .corpora import Corpus, gsm8k, standard_library
-from .distil import distil, sample_texts
+from .distil import distil, sample_sequences
 from .recipes import RECIPES, Distillation, Recipe
 from .tokenizer import train_tokenizer
 from .train import Result, build_model, keep_layers, perplexity, train
@@ -77,12 +77,12 @@ def write_model(
     tokens: int,
     seconds: float,
 ) -> None:
-    """The weights, the tokenizer and the card, with what training took and what held-out text says."""
+    """Write weights, tokenizer and model card, which states the training's steps and the held-out perplexities."""
     folder = MODELS / recipe.name
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _compact(folder / "tokenizer.json")
-    # Measured on the weights as stored, in bfloat16, widened again for the arithmetic.
+    # Perplexity is that of the weights as stored, in bfloat16, computed in float32.
     stored = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     held_out = {
         name: perplexity(stored, [[*tokenizer.encode(text), 0] for text in corpora[name].held_out]) for name in corpora
@@ -99,7 +99,7 @@ def write_model(
 
 
 def _compact(path: Path) -> None:
-    """Without the blanks, which are more than half of it: every model has its own."""
+    """Rewrite a JSON file without white space, which is more than half of a tokenizer's; every model has its own."""
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
@@ -107,37 +107,36 @@ def _compact(path: Path) -> None:
 def distil_once(
     name: str, distillation: Distillation, model: LlamaForCausalLM, streams: dict[str, np.ndarray]
 ) -> tuple[int, float]:
-    """Sample the texts and learn from them; (steps, seconds)."""
+    """Sample the teachers' sequences and train on them; (steps, seconds of both)."""
     teachers = {
         teacher: LlamaForCausalLM.from_pretrained(MODELS / teacher, dtype=torch.float32).eval().to(model.device)
         for teacher in distillation.teachers
     }
     begun = time.monotonic()
-    texts = sample_texts(
-        distillation, teachers, streams, WORK / f"{name}.texts", _Progress(f"{name}, texts", "seconds a batch")
-    )
+    progress = _Progress(f"{name}, sampling", "seconds a batch")
+    sequences = sample_sequences(distillation, teachers, streams, WORK / f"{name}.texts", progress)
     sampling = time.monotonic() - begun
-    steps, seconds = distil(distillation, model, texts, WORK / f"{name}.pt", _Progress(name))
+    steps, seconds = distil(distillation, model, sequences, WORK / f"{name}.pt", _Progress(name))
     return steps, sampling + seconds
 
 
 class _Progress:
-    """A line every fifty steps: what was told, averaged over them, and the time left."""
+    """Prints a line every fifty steps: the mean of a value over them, and the minutes left."""
 
-    def __init__(self, name: str, told: str = "loss") -> None:
-        self.name, self.told = name, told
-        self.losses: list[float] = []
+    def __init__(self, name: str, value_name: str = "loss") -> None:
+        self.name, self.value_name = name, value_name
+        self.values: list[float] = []
         self.since = time.monotonic()
 
-    def __call__(self, step: int, steps: int, loss: float) -> None:
-        self.losses.append(loss)
-        if len(self.losses) < 50 and step < steps:
+    def __call__(self, step: int, steps: int, value: float) -> None:
+        self.values.append(value)
+        if len(self.values) < 50 and step < steps:
             return
-        seconds = (time.monotonic() - self.since) / len(self.losses)
-        mean = sum(self.losses) / len(self.losses)
+        seconds = (time.monotonic() - self.since) / len(self.values)
+        mean = sum(self.values) / len(self.values)
         left = seconds * (steps - step) / 60
-        print(f"{self.name}: step {step}/{steps}, {self.told} {mean:.3f}, {left:.0f} minutes left", flush=True)
-        self.losses, self.since = [], time.monotonic()
+        print(f"{self.name}: step {step}/{steps}, {self.value_name} {mean:.3f}, {left:.0f} minutes left", flush=True)
+        self.values, self.since = [], time.monotonic()
 
 
 def _tokenizer(corpora: dict[str, Corpus]) -> PreTrainedTokenizerFast:
@@ -150,7 +149,7 @@ def _tokenizer(corpora: dict[str, Corpus]) -> PreTrainedTokenizerFast:
 
 
 def _stream(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, saved: Path) -> np.ndarray:
-    """All training documents end to end, each closed by the end token (id 0), in an order drawn once."""
+    """The ids of all training documents end to end, each closed by the end token (id 0), in an order drawn once."""
     if not saved.exists():
         order = np.random.default_rng(0).permutation(len(corpus.train))
         ids = [i for row in order for i in (*tokenizer.encode(corpus.train[row]), 0)]

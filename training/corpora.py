@@ -21,7 +21,7 @@ class Corpus:
 
 
 def gsm8k(path: Path) -> Corpus:
-    """Questions with their worked answers, one document a row; the last 500 rows are held back."""
+    """Questions with their worked answers, one document a row; the last 500 rows are held out."""
     with path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     documents = tuple(f"Question: {row['question']}\nAnswer: {row['answer']}" for row in rows)
@@ -29,7 +29,7 @@ def gsm8k(path: Path) -> Corpus:
 
 
 def standard_library() -> Corpus:
-    """The installed standard library's source, one document a file; one file in twenty is held back."""
+    """The installed standard library's source, one document a file; one file in twenty is held out."""
     root = Path(sysconfig.get_paths()["stdlib"])
     train, held_out = [], []
     for path in sorted(_sources(root)):

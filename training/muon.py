@@ -8,7 +8,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-# The quintic iteration of the Muon post: it drives all singular values towards one, fast rather than exactly.
+# Coefficients of the quintic iteration of Jordan et al.: it drives all singular values towards one, fast rather than
+# exactly.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
 

@@ -1,4 +1,4 @@
-"""What each bundled model is: its shape, what it reads, for how long, and which model it starts from."""
+"""Each bundled model's recipe: its shape, training data, number of tokens, and the model that it starts from."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,10 @@ CONTEXT = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """`teachers`, mixed evenly, go on from pieces of a corpus. share: of a distillation's texts."""
+    """Sequences sampled from the even mixture of `teachers`, which continue excerpts of a corpus.
+
+    share: of a distillation's sequences.
+    """
 
     teachers: tuple[str, ...]
     corpus: str
@@ -20,9 +23,9 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """tokens: how many there are of the texts that the mixes write; they are read `readings` times.
+    """Training on sequences of the mixes, `tokens` in all, which are read `readings` times.
 
-    target: the model whose distribution is learned there; None for the mixture that wrote the text.
+    target: the model whose distribution is learned; None for the mixture that the sequence was sampled from.
     """
 
     mixes: tuple[Mix, ...]
@@ -32,7 +35,7 @@ class Distillation:
 
     @property
     def teachers(self) -> list[str]:
-        """Whoever writes or is learned."""
+        """All models that sequences are sampled from, and the target."""
         names = {name for mix in self.mixes for name in mix.teachers} | ({self.target} if self.target else set())
         return sorted(names)
 
@@ -41,8 +44,8 @@ class Distillation:
 class Recipe:
     """`mix` maps a corpus to its share of the training tokens; `parent` is the model it continues from, as bundled.
 
-    parent_layers: those of the parent that it keeps, by number; None for all. distillations: what it learns from others
-    after that, one after the other.
+    parent_layers: the parent's layers that are copied, by number; None for all. distillations: run after that, one
+    after the other.
     """
 
     name: str
@@ -65,9 +68,8 @@ _ALL = ("math", "general", "code")
 
 
 def _drafter_for(member: str) -> Recipe:
-    """A drafter of one member's own, for mixtures in which that is drawn: it drafts in what the mixtures write.
-
-    It begins as the member's first and last layer.
+    """A drafter for one member, for the `mixture` schedule: it learns that member's distribution on sequences that are
+    sampled from mixtures. It starts as the member's first and last layer.
     """
     return Recipe(
         name=f"{member}-drafter", **_SHORT, mix={}, tokens=0, parent=member, parent_layers=(0, 3),
@@ -104,7 +106,7 @@ RECIPES = (
                 ),
                 tokens=4_000_000, readings=2,
             ),
-            # Whatever it drafts for: a mixture of all, of two, or one of them alone.
+            # All that it may draft for: the mixture of three members or of two, and one member alone.
             Distillation(
                 mixes=(
                     Mix(teachers=_ALL, corpus="math", share=0.3),

@@ -19,17 +19,17 @@ BATCH = 4
 WARM_UP = 0.02
 COOL_DOWN = 0.5
 MUON_LR, ADAMW_LR = 0.02, 0.003
-# A model that continues from a trained parent needs a gentler start than one from noise.
+# A model that continues from a trained parent needs a lower learning rate than one of random weights.
 CONTINUED_LR_FACTOR = 0.4
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
-# The step, of how many, and a loss.
+# Called after each step with its number, the number of steps, and the value to report.
 Report = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """`perplexity` per held-out token, for each corpus of the recipe's mix."""
+    """A training's outcome. perplexity: per held-out token, by corpus."""
 
     steps: int
     tokens: int
@@ -48,7 +48,7 @@ def keep_layers(model: LlamaForCausalLM, kept: Sequence[int]) -> None:
 
 
 def build_model(recipe: Recipe) -> LlamaForCausalLM:
-    """Of random weights."""
+    """A model of the recipe's shape, of random weights."""
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=recipe.hidden,
@@ -101,10 +101,10 @@ def fit(
     checkpoint: Path,
     report: Report,
 ) -> tuple[int, float]:
-    """Take so many steps down a loss, from `checkpoint` on where there is one; (steps, seconds).
+    """Minimise a loss in so many steps, from `checkpoint` on where there is one; (steps, seconds).
 
-    factor: of the peak learning rates. rate(progress): the share of them. loss(step, progress): what to go down, and
-    the number to report. progress: from 0 to 1.
+    factor: of the peak learning rates. rate(progress): the share of the peak. loss(step, progress): the value to
+    minimise, and the number to report. progress: from 0 to 1.
     """
     optimizers = _optimizers(model, factor)
     start, seconds = _resume(checkpoint, model, optimizers)
@@ -114,13 +114,13 @@ def fit(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate(progress)
-        value, told = loss(step, progress)
+        value, reported = loss(step, progress)
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        report(step + 1, steps, told)
+        report(step + 1, steps, reported)
         if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             saved = time.monotonic()
             _save(checkpoint, step + 1, seconds + saved - begun, model, optimizers)

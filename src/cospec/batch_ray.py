@@ -12,18 +12,18 @@ from ray.exceptions import RayError
 
 from .ensemble import Ensemble
 from .errors import CospecError
-from .server.offline import Answer, Call, Offline
+from .server.offline import Answer, EndpointCall, Offline
 from .server.settings import ServerSettings
 
-# At most so many calls go to a worker together, and their answers come back together: few, so that a run which is cut
-# off has written most of what it did.
+# Calls that go to a worker together at most, and whose answers come back together: few, so that an interrupted run has
+# written most of its answers.
 MOST_A_BLOCK = 8
 
 
 class Worker:
     """One of the pool: the ensemble, loaded once, and the application over it.
 
-    An ensemble that cannot be had is told in the answers: Ray would take an exception for a worker's bad luck.
+    If the ensemble cannot be loaded, each answer says why: for an exception here Ray would start the worker again.
     """
 
     def __init__(self, load: Callable[[], Ensemble], settings: ServerSettings) -> None:
@@ -36,24 +36,21 @@ class Worker:
     def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
         """Columns number, url and body -> number, status and body, in the same order."""
         columns = zip(block["number"], block["url"], block["body"], strict=True)
-        answers = self._answers(
-            [Call(number=int(number), url=url, body=json.loads(body)) for number, url, body in columns]
-        )
+        calls = [EndpointCall(number=int(number), url=url, body=json.loads(body)) for number, url, body in columns]
+        if isinstance(self._offline, str):
+            error = {"error": {"message": self._offline}}
+            answers = [Answer(number=call.number, status=503, body=error) for call in calls]
+        else:
+            answers = [future.result() for future in [self._offline.submit(call) for call in calls]]
         return {
             "number": [answer.number for answer in answers],
             "status": [answer.status for answer in answers],
             "body": [json.dumps(answer.body) for answer in answers],
         }
 
-    def _answers(self, calls: Sequence[Call]) -> list[Answer]:
-        if isinstance(self._offline, str):
-            error = {"error": {"message": self._offline}}
-            return [Answer(number=call.number, status=503, body=error) for call in calls]
-        return [future.result() for future in [self._offline.submit(call) for call in calls]]
-
 
 def answers(
-    calls: Sequence[Call],
+    calls: Sequence[EndpointCall],
     load: Callable[[], Ensemble],
     settings: ServerSettings,
     *,
@@ -61,10 +58,10 @@ def answers(
     cpus: float,
     gpus: float,
 ) -> Iterator[Answer]:
-    """As they come, from so many workers with these resources each.
+    """The answers in the order in which they are finished, from so many workers with these resources each.
 
-    load: makes the ensemble, in each worker. Uses the cluster that RAY_ADDRESS or `ray start` names, or starts one on
-    this machine until the last answer. Raises CospecError if the cluster has too little or a worker fails for good.
+    load: loads the ensemble, in each worker. Uses the cluster that RAY_ADDRESS or `ray start` names, or starts one on
+    this machine until the last answer. Raises CospecError if the cluster is too small or a worker fails for good.
     """
     is_ours = not ray.is_initialized()
     if is_ours:
@@ -73,7 +70,7 @@ def answers(
         _check_room(num_workers, {"CPU": cpus, "GPU": gpus})
         yield from _streamed(calls, load, settings, num_workers, {"num_cpus": cpus, "num_gpus": gpus})
     except RayError as error:
-        # The last line of it is the exception, the others where it was raised.
+        # The message is a traceback, whose last line is the exception.
         *_, reason = str(error).strip().splitlines()
         raise CospecError(f"Ray gave up: {reason}; the same command goes on where it was stopped") from error
     finally:
@@ -82,17 +79,20 @@ def answers(
 
 
 def _streamed(
-    calls: Sequence[Call],
+    calls: Sequence[EndpointCall],
     load: Callable[[], Ensemble],
     settings: ServerSettings,
     num_workers: int,
     resources: dict[str, float],
 ) -> Iterator[Answer]:
-    _silence()
+    # Without Ray Data's progress bars and log, which would come between our lines.
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"number": call.number, "url": call.url, "body": json.dumps(call.body)} for call in calls]
     num_workers = min(num_workers, len(rows))
     a_block = min(MOST_A_BLOCK, ceil(len(rows) / num_workers))
-    # A worker's engine is kept full while the next blocks are on their way.
+    # One block more at a time than fills a worker's engine, so that it stays full while the next one is sent.
     pool = ActorPoolStrategy(
         size=num_workers,
         max_concurrent_calls_per_actor=1 + ceil(settings.max_sequences / a_block),
@@ -103,26 +103,19 @@ def _streamed(
     )
     seen: set[int] = set()
     for row in answered.iter_rows():
-        # A worker that died is replaced, and its blocks are answered again.
+        # A worker that died is replaced, and its blocks are answered a second time.
         if row["number"] not in seen:
             seen.add(row["number"])
             yield Answer(number=row["number"], status=row["status"], body=json.loads(row["body"]))
 
 
-def _silence() -> None:
-    """Ray Data's own progress and log, between our lines."""
-    context = DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
 def _check_room(num_workers: int, each: dict[str, float]) -> None:
-    """Raises CospecError for workers that would wait for ever."""
-    there = ray.cluster_resources()
+    """Raises CospecError for more workers than the cluster has resources for: Ray would wait for ever."""
+    available = ray.cluster_resources()
     for name, amount in each.items():
-        wanted, given = num_workers * amount, there.get(name, 0)
-        if wanted > given:
+        needed, total = num_workers * amount, available.get(name, 0)
+        if needed > total:
             raise CospecError(
-                f"{num_workers} workers need {wanted:g} {name} and the cluster has {given:g}; "
+                f"{num_workers} workers need {needed:g} {name} and the cluster has {total:g}; "
                 f"ask for fewer --workers or a smaller --worker-{name.lower()}s"
             )

@@ -225,8 +225,11 @@ class Ensemble:
         requests = []
         engine = self.engine()
         for prompt_index, (prompt, own) in enumerate(zip(listed, _as_params(params, len(listed)), strict=True)):
-            first = replace(self.request(prompt, own), prompt_index=prompt_index)
-            engine.check(first)
+            try:
+                first = replace(self.request(prompt, own), prompt_index=prompt_index)
+                engine.check(first)
+            except InvalidPrompt as error:
+                raise InvalidPrompt(str(error), prompt_index) from None
             seed = first.draws.seed
             requests += [replace(first, draws=Draws(seed, index), index=index) for index in range(own.n)]
         return requests

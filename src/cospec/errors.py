@@ -51,7 +51,11 @@ class InvalidSchedule(CospecError):
 
 
 class InvalidPrompt(CospecError):
-    """A prompt that is empty, too long, or not a prompt at all."""
+    """A prompt that is empty, too long, or not a prompt at all. prompt_index: which one of those that were given."""
+
+    def __init__(self, message: str, prompt_index: int | None = None) -> None:
+        self.prompt_index = prompt_index
+        super().__init__(message)
 
 
 class InvalidEnsemble(CospecError):

@@ -5,24 +5,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import demo
-from .errors import VocabularyMismatch
-from .runner import Runner, Tokenizer
-from .runner.hf import LoadOptions, check_memory, load
-from .runner.lookup import LookupRunner
+from .errors import InvalidEnsemble, VocabularyMismatch
+from .runner import LoadOptions, Runner, Tokenizer
+from .runner.memory import check_memory
+from .runner.schemes import LOOKUPS as LOOKUPS
+from .runner.schemes import load_runner, missing_attributes, split
 
 Source = str | Path | Runner
-
-# Drafters without a model, by the names they are asked for.
-LOOKUPS = ("lookup", "lookup+past")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model that takes part, with its own prompt if it has one.
+    """One model that takes part, or a drafter, with its own prompt if it has one.
 
-    model: a local folder, a hub id, `demo:NAME`, or a Runner. name: the model's last path component by default.
+    model: a local folder, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
+    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default.
     prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
-    member's whole prompt. options: how a model given by path or id is loaded.
+    member's whole prompt. options: how a model given by name is loaded.
+
+    Raises InvalidEnsemble for a value of another type.
     """
 
     model: Source
@@ -30,28 +31,38 @@ class Member:
     prompt: str | Sequence[int] | None = None
     options: LoadOptions = field(default_factory=LoadOptions)
 
-    @property
-    def is_lookup(self) -> bool:
-        """Whether it drafts without a model."""
-        return isinstance(self.model, str) and self.model in LOOKUPS
-
-    @property
-    def path(self) -> str | None:
-        """Where the model is to be loaded from; None for a runner or a lookup."""
-        if self.is_lookup or not isinstance(self.model, str | Path):
-            return None
-        model = str(self.model)
-        return demo.model_path(model) if demo.is_demo(model) else model
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | Path) and (missing := missing_attributes(self.model)):
+            raise InvalidEnsemble(
+                f"a member's model is {self.model!r}, which is no Runner: it lacks {', '.join(missing)}; give a "
+                "folder, a hub id, demo:NAME or a Runner"
+            )
+        if self.name is not None and not isinstance(self.name, str):
+            raise InvalidEnsemble(f"a member's name is {self.name!r}; give a string, or none for the model's own")
+        if not (self.prompt is None or isinstance(self.prompt, str) or _is_ids(self.prompt)):
+            raise InvalidEnsemble(
+                f"a member's prompt is {self.prompt!r}; give a text, in which {{prompt}} stands for the user's "
+                "prompt, a list of token ids, or none"
+            )
+        if not isinstance(self.options, LoadOptions):
+            raise InvalidEnsemble(f"a member's options are {self.options!r}; give LoadOptions(...)")
 
     @property
     def default_name(self) -> str:
-        """The name, or one made from the model; a runner object is called `member`."""
+        """The name, or the last path component of the model; a runner object is called `member`."""
         if self.name:
             return self.name
         if not isinstance(self.model, str | Path):
             return "member"
         model = str(self.model)
-        return demo.short_name(model) if demo.is_demo(model) else Path(model).name or model
+        _, rest = split(model)
+        return Path(rest).name or model
+
+
+def _is_ids(prompt: object) -> bool:
+    return isinstance(prompt, Sequence) and all(
+        isinstance(token, int) and not isinstance(token, bool) for token in prompt
+    )
 
 
 def written(member: Member) -> str:
@@ -65,7 +76,7 @@ def as_member(source: Source | Member) -> Member:
 
 
 def unique_names(members: Sequence[Member], taken: Sequence[str] = ()) -> tuple[str, ...]:
-    """The members' names, with -2, -3, ... added where one stands already."""
+    """The members' names, with -2, -3, ... added to a name that is taken already."""
     chosen: list[str] = []
     for member in members:
         name = candidate = member.default_name
@@ -78,41 +89,40 @@ def unique_names(members: Sequence[Member], taken: Sequence[str] = ()) -> tuple[
 
 
 def load_runners(members: Sequence[Member]) -> list[Runner]:
-    """A runner for each member; members of equal path and options share one.
+    """A runner for each member; members of equal model and options share one.
 
-    Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit.
+    Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit, and InvalidEnsemble where no member is a model.
     """
-    models = [member for member in members if member.path is not None]
-    distinct = [member for i, member in enumerate(models) if not any(_is_same(member, other) for other in models[:i])]
-    check_memory([(_where(member), member.options) for member in distinct])
-    loaded = [(member, load(str(member.path), member.options)) for member in distinct]
-    runners = [None if member.is_lookup else _runner(member, loaded) for member in members]
-    size = min(runner.vocab_size for runner in runners if runner is not None)
-    return [
-        runner or LookupRunner(size, remember=member.model == LOOKUPS[1])
-        for runner, member in zip(runners, members, strict=True)
+    named = [member for member in members if isinstance(member.model, str | Path)]
+    distinct = [member for i, member in enumerate(named) if _key(member) not in map(_key, named[:i])]
+    check_memory(map(_key, distinct))
+    loaded = [(_key(member), load_runner(str(member.model), member.options)) for member in distinct]
+    runners = [
+        next(runner for key, runner in loaded if key == _key(member))
+        if isinstance(member.model, str | Path)
+        else member.model
+        for member in members
     ]
+    sizes = [runner.vocab_size for runner in runners if runner.vocab_size]
+    if not sizes:
+        names = ", ".join(member.default_name for member in members)
+        raise InvalidEnsemble(f"none of {names} is a model with a vocabulary; give at least one that is")
+    for runner in runners:
+        # A drafter without a model has no vocabulary of its own: it drafts the members' tokens.
+        runner.vocab_size = runner.vocab_size or min(sizes)
+    return runners
 
 
-def _runner(member: Member, loaded: Sequence[tuple[Member, Runner]]) -> Runner:
-    if not isinstance(member.model, str | Path):
-        return member.model
-    return next(runner for other, runner in loaded if _is_same(member, other))
-
-
-def _is_same(member: Member, other: Member) -> bool:
-    return (_where(member), member.options) == (_where(other), other.options)
-
-
-def _where(member: Member) -> str:
-    """The same for two ways to write one folder."""
-    path = str(member.path)
-    local = Path(path).expanduser()
-    return str(local.resolve()) if local.exists() else path
+def _key(member: Member) -> tuple[str, LoadOptions]:
+    """What members that share a runner have in common: model and options, a local folder by its whole path."""
+    scheme, rest = split(str(member.model))
+    path = Path(demo.model_path(str(member.model)) if scheme == "demo" else rest).expanduser()
+    is_local = scheme in ("", "demo") and path.exists()
+    return str(path.resolve()) if is_local else str(member.model), member.options
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:
-    """Raises VocabularyMismatch where two members' ids do not mean the same, with the first that differs."""
+    """Raises VocabularyMismatch with the first id that two members' tokenizers give different entries."""
     (first, reference), *others = runners.items()
     for name, runner in others:
         if reference.tokenizer and runner.tokenizer:

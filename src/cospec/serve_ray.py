@@ -25,16 +25,16 @@ NAME = "cospec"
 
 
 class EngineDied(RuntimeError):
-    """For Ray, which then replaces the replica."""
+    """Makes Ray replace the replica."""
 
 
-# The log of each request says nothing that the metrics do not, and an engine that has died is soon replaced.
+# No access log: the metrics say as much. The health is checked often, so that a dead engine is soon replaced.
 @serve.deployment(
     name=NAME, health_check_period_s=1, health_check_timeout_s=30, logging_config={"enable_access_log": False}
 )
 @serve.ingress()
 class Replica:
-    """One copy of the application. load: makes the ensemble, once a replica."""
+    """One copy of the application. load: loads the ensemble, once in each replica."""
 
     def __init__(self, load: Callable[[], Ensemble], settings: ServerSettings) -> None:
         self._app = create_app(load(), settings)
@@ -43,7 +43,7 @@ class Replica:
         return self._app
 
     def check_health(self) -> None:
-        """Raises EngineDied, for Ray to put a fresh replica in this one's place."""
+        """Raises EngineDied, so that Ray starts another replica in place of this one."""
         host = self._app.state.host
         if not host.is_healthy:
             raise EngineDied(host.error)
@@ -59,23 +59,20 @@ class AppArgs(BaseModel):
     settings: dict[str, Any] = Field({}, description="ServerSettings; the model's name is the ensemble's by default.")
 
     def server_settings(self) -> ServerSettings:
-        """Raises UnknownName for a setting that there is not, ValidationError for a value of the wrong type,
+        """Raises UnknownName for a setting that does not exist, ValidationError for a value of the wrong type,
         InvalidSettings for one that is not allowed."""
         known = [entry.name for entry in fields(ServerSettings)]
         for name in self.settings:
             if name not in known:
                 raise UnknownName("server setting", name, known)
-        own = {"model": self.ensemble, "api_keys": _environment_keys(), **self.settings}
+        # A key comes from the environment unless it is set here: a file that is shared should hold none.
+        keys = (os.environ["COSPEC_API_KEY"],) if "COSPEC_API_KEY" in os.environ else ()
+        own = {"model": self.ensemble, "api_keys": keys, **self.settings}
         return TypeAdapter(ServerSettings).validate_python(own)
 
 
-def _environment_keys() -> tuple[str, ...]:
-    """A file that is shared should hold no keys."""
-    return (os.environ["COSPEC_API_KEY"],) if "COSPEC_API_KEY" in os.environ else ()
-
-
 def app(args: AppArgs) -> Application:
-    """For `serve run cospec.serve_ray:app` and for `import_path` in a YAML file."""
+    """The application builder for `serve run cospec.serve_ray:app` and for `import_path` in a YAML file."""
     return application(partial(Ensemble.load, args.ensemble, **args.options), args.server_settings())
 
 
@@ -87,12 +84,12 @@ def application(
     drain: float = 20.0,
     max_starts: int = 20,
 ) -> Application:
-    """The deployment, to be run by Ray Serve; what a YAML file says of it goes before.
+    """The deployment for Ray Serve; a YAML file's own options override these.
 
-    load: makes the ensemble, in each replica. drain: seconds that requests under way have when a replica is stopped.
-    max_starts: how often replicas that cannot start are tried again before Ray gives up.
+    load: loads the ensemble, in each replica. drain: seconds that requests under way have when a replica is stopped.
+    max_starts: attempts to start a replica before Ray gives up.
     """
-    # More than the application takes in, so that it is the one to answer 429, with OpenAI's error.
+    # More than the application accepts, so that the application itself answers 429, in OpenAI's shape.
     most = 2 * (settings.max_sequences + settings.max_waiting)
     deployment: Any = Replica
     bound: Application = deployment.options(
@@ -120,20 +117,20 @@ def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: is_ending.set())
     is_ending.wait()
-    # Replicas finish what they have; Ray Serve itself may have others' applications.
+    # Only this application is deleted: Ray Serve may run others.
     while NAME in serve.status().applications:
         with suppress(TimeoutError):
-            # Ray waits a minute, and `drain` may be longer.
+            # `delete` waits for a minute at most, and `drain` may be longer.
             serve.delete(NAME)
     ray.shutdown()
 
 
 def start(application: Application) -> None:
-    """Returns once the replicas are ready. Raises CospecError if they cannot be had."""
+    """Returns once the replicas are ready. Raises CospecError if they cannot start."""
     try:
         serve.run(application, name=NAME)
     except RuntimeError as error:
-        # The last line is the exception, the others where it was raised.
+        # The message is a traceback, whose last line is the exception.
         *_, reason = serve.status().applications[NAME].deployments[NAME].message.strip().splitlines()
         serve.delete(NAME)
         raise CospecError(f"the replicas cannot start: {reason}") from error

@@ -1,4 +1,4 @@
-"""Files of what was measured: whole or not at all, and in JSON that every reader takes."""
+"""Result files: written whole or not at all, and in JSON that every reader accepts."""
 
 import errno
 import json
@@ -13,9 +13,9 @@ from .errors import CospecError
 
 
 def keep(path: Path, text: str) -> None:
-    """Written beside and moved, so that an interruption or a full disk never leaves half a file.
+    """Write a file beside its place and move it there: an interruption or a full disk leaves no half of it.
 
-    Raises CospecError where it cannot be written; what stood there before stands there still.
+    Raises CospecError where it cannot be written; the former file is then unchanged.
     """
     with _beside(path) as (target, beside):
         beside.write_text(text, encoding="utf-8")
@@ -25,7 +25,7 @@ def keep(path: Path, text: str) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raises CospecError where `keep` could not write, before work is done for it."""
+    """Raises CospecError where `keep` could not write; to be called before the work whose result is kept."""
     with _beside(path) as (_, beside):
         beside.touch()
         beside.unlink()
@@ -33,7 +33,7 @@ def check_place(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, Path]]:
-    """The file that `path` is or points to, in a folder that there is now, and where to write what then becomes it."""
+    """The file that `path` is or links to, and a temporary path beside it, in a folder that exists afterwards."""
     try:
         target = path.resolve()
         if target.is_dir():
@@ -56,7 +56,7 @@ def _beside(path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def to_json(value: object) -> str:
-    """JSON that every reader takes, in ASCII: what is not finite, such as the logarithm of zero, becomes null."""
+    """JSON that every reader accepts, in ASCII: numbers that are not finite, such as log 0, become null."""
     return json.dumps(_finite(value), allow_nan=False)
 
 

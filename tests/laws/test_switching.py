@@ -5,8 +5,9 @@ from unittest import mock
 
 import pytest
 
-from cospec import Engine, Mixture, Request, SamplingParams, Schedule
+from cospec import Mixture, Request, SamplingParams, Schedule
 from cospec.core.draws import Draws
+from cospec.core.feeding import Feeding
 from cospec.core.sheet import Sheet
 from cospec.schedule.mixture import DrawnMember
 from cospec.schedule.plain import Plain
@@ -82,6 +83,7 @@ def test_it_does_not_if_a_member_that_was_drawn_loses_its_turn(gamma, at):
 def test_texts_side_by_side_may_leave_a_mixture_that_nobody_drafts_for(at):
     params = [SamplingParams(max_tokens=own["max_tokens"], ignore_eos=True) for own in OWN_PARAMS]
     cases = [case(at=at, proposer=None).but(params=own) for own in params]
-    with mock.patch.object(Engine, "_extra", autospec=True, side_effect=Engine._extra) as extra:
+    add = Feeding._add_idle_members
+    with mock.patch.object(Feeding, "_add_idle_members", autospec=True, side_effect=add) as added:
         assert written(cases) == written_alone(cases)
-    assert extra.called
+    assert added.called

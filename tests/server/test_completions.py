@@ -191,6 +191,17 @@ def test_streamed_logprobs_are_the_whole_ones(client):
     assert logprobs == pytest.approx(whole.logprobs.token_logprobs, abs=1e-4)
 
 
+def test_streamed_logprobs_that_are_known_late_are_all_there(client):
+    """Under `mixture` a log-probability needs members that were not drawn, and these are fed many tokens later."""
+    options = {"model": MODEL, "prompt": PROMPT, "max_tokens": 150, "seed": 3, "logprobs": 0}
+    extra = {"schedule": "mixture", "ignore_eos": True}
+    whole = client.completions.create(**options, extra_body=extra).choices[0]
+    chunks = list(client.completions.create(**options, extra_body=extra, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
+    logprobs = [logprob for chunk in chunks for logprob in chunk.choices[0].logprobs.token_logprobs]
+    assert logprobs == pytest.approx(whole.logprobs.token_logprobs, abs=1e-4)
+
+
 def test_plans_and_weights_by_request(client):
     def create(**extra):
         return client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, seed=2, extra_body=extra)

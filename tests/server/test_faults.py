@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from cospec import SamplingParams
-from cospec.server.host import Job
+from cospec.server.host import Submission
 
 from .conftest import MODEL, Served
 from .faulty import DIE, NAN, RAISE, moody_ensemble
@@ -338,7 +338,7 @@ def test_a_closed_event_loop_does_not_bring_down_the_engine(ensemble):
         params = SamplingParams(max_tokens=500, ignore_eos=True)
 
         async def ask():
-            running.host.submit(Job([ensemble.request("Hello", params)], time.perf_counter()))
+            running.host.submit(Submission([ensemble.request("Hello", params)], time.perf_counter()))
 
         asyncio.run(ask())
         assert running.becomes_idle()

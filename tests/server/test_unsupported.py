@@ -2,7 +2,7 @@
 
 import pytest
 
-from cospec.server.unsupported import IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE
+from cospec.server.schema import IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 ENDPOINTS = [

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import CospecError
-from .messages import print_error
+from .output import print_error
 
 # Command: the first line of its help. Each is the function of its name in the module of its name.
 COMMANDS = {
@@ -64,10 +64,14 @@ def _load(name: str) -> Any:
     """The command itself, with its module's EXAMPLE below its help; or the module's `app`, if it has one."""
     module = import_module(f"{__name__}.{name}")
     if hasattr(module, "app"):
-        return typer.main.get_command(module.app)
-    single = typer.Typer(add_completion=False)
-    single.command(name, epilog=f"Example: {module.EXAMPLE}")(getattr(module, name))
-    return typer.main.get_command(single)
+        app = module.app
+    else:
+        app = typer.Typer(add_completion=False)
+        app.command(name, epilog=f"Example: {module.EXAMPLE}")(getattr(module, name))
+    command = typer.main.get_command(app)
+    # A paragraph of a docstring is wrapped anew, to the width of the terminal.
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in (command.help or "").split("\n\n"))
+    return command
 
 
 def _print_version(is_wanted: bool) -> None:

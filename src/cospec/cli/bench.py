@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,8 @@ from ..study.peers import bench_methods
 from ..study.predictions import predictions
 from ..study.sweep import Sweep
 from .bench_tables import tables
-from .jsonline import to_line
-from .messages import print_note
 from .options import EnsembleOptions
+from .output import print_json, print_note, to_line
 from .prompts import read_prompts
 from .spread import spread
 from .study import parse_counts, run_study
@@ -155,7 +153,7 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         variations=[each for sweep in sweeps for each in sweep.variations(ensemble, params, named)],
         predict=partial(predictions, ensemble, params, methods),
     )
-    run_study(benchmark, file, is_plain=options.as_json)
+    run_study(benchmark, file)
     if not ledger.measurements:
         raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
     figures = benchmark.figures(skipped)
@@ -168,7 +166,7 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         if not options.no_plots:
             plots.plot(figures, options.out)
         print_note(f"results are in {options.out}")
-    sys.stdout.write(to_line(figures))
+    print_json(figures)
 
 
 def _plan(text: str) -> Plan:

@@ -31,9 +31,8 @@ from ..study.results import ALL, Results
 from ..study.scoring import SCORERS, check_scorer
 from ..study.template import write_criteria
 from ..study.verdict import served
-from .jsonline import to_line
-from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .output import print_json, print_note
 from .pilot_tables import comparison_table, tables
 from .spread import spread
 from .study import parse_counts, run_study
@@ -167,7 +166,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     asked = options.asked(ensemble, source)
     measurements = options.out / MEASUREMENTS
     study = Pilot(ensemble, asked, Ledger.load(measurements, asked.binding(binding(ensemble))))
-    is_finished = run_study(study, measurements, is_plain=options.as_json)
+    is_finished = run_study(study, measurements)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
@@ -186,7 +185,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     values = found.to_dict()
     speeds = [row for row in values["speed"]["rows"] if row["category"] == ALL]
     last_line = {"out": str(options.out), "verdict": values["verdict"], "best": found.speed.best, "speed": speeds}
-    sys.stdout.write(to_line(last_line))
+    print_json(last_line)
 
 
 def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
@@ -215,6 +214,6 @@ def compare(
     """Compare two studies, figure by figure."""
     comparison = compare_results(Results.load(first), Results.load(second))
     if as_json:
-        sys.stdout.write(to_line(comparison.to_dict()))
+        print_json(comparison.to_dict())
     else:
         print_tables(comparison_table(comparison))

@@ -1,30 +1,74 @@
-"""Where decoded text goes: a text as it comes, several one after the other, or JSON."""
+"""Where decoded sequences go: to the screen, one as it comes or several one after the other, or to JSON."""
 
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Protocol
 
-from rich.segment import Segment
+from rich.console import Console
+from rich.segment import Segment, Segments
 from rich.style import Style
+from rich.text import Text
 
 from ..core.events import Event, Result
-from .jsonline import to_line
+from ..core.tokens import Token
+from .output import has_one_screen, print_json
 from .prompts import PromptEntry
-from .records import record
-from .screen import Screen, segment
+from .resume import LineFile
+
+# The colours of the lanes: the members, then the drafters, in the order of the ensemble.
+PALETTE = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 class Sink(Protocol):
-    """Takes every event in the order in which it comes, and is closed behind the last, Ctrl-C or not."""
+    """Takes every event in the order in which it comes, and is closed after the last, Ctrl-C or not."""
 
     def take(self, event: Event) -> None: ...
 
     def close(self) -> None: ...
 
 
+class Screen:
+    """Standard output: tokens in their proposer's colour on a terminal, and elsewhere the bare text, byte for byte."""
+
+    def __init__(self, *, is_plain: bool) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._is_coloured = self.console.is_terminal and not is_plain
+
+    def write(self, segments: Sequence[Segment]) -> None:
+        """The segments' text as it is: no wrapping, no markup, tabs and control characters untouched."""
+        if self._is_coloured:
+            self.console.print(Segments(segments), end="")
+        else:
+            sys.stdout.write("".join(segment.text for segment in segments))
+        sys.stdout.flush()
+
+    def legend(self, names: Sequence[str]) -> None:
+        """One line on what the colours mean. names: of the lanes."""
+        if self._is_coloured:
+            line = Text("proposed by ")
+            for lane, name in enumerate(names):
+                line.append(name, _style(lane)).append(", ")
+            line.append("nobody (drawn from r); ")
+            line.append("in place of a rejected draft", _style(None, is_replacement=True))
+            self.console.print(line)
+
+
+def _segment(token: Token) -> Segment:
+    """The token's text, in its style."""
+    return Segment(token.text, _style(token.proposer, is_replacement=token.replaced is not None))
+
+
+def _style(lane: int | None, *, is_replacement: bool = False) -> Style:
+    colour = None if lane is None else PALETTE[lane % len(PALETTE)]
+    return Style(color=colour, underline=is_replacement or None)
+
+
 class OneText:
-    """A single text, token by token."""
+    """A single sequence, token by token."""
 
     def __init__(self, screen: Screen, names: Sequence[str]) -> None:
         self._screen = screen
@@ -32,13 +76,14 @@ class OneText:
         self._num_written = 0
 
     def take(self, event: Event) -> None:
-        self._write([segment(token) for token in event.tokens])
+        self._write([_segment(token) for token in event.tokens])
         if event.result is not None:
-            # What was held back, as the start of a stop string perhaps, when the text broke off.
+            # Text that was held back when the sequence ended, such as the start of a stop string.
             self._write([Segment(event.result.text[self._num_written :])])
 
     def close(self) -> None:
-        if self._screen.is_terminal:
+        # A program that reads the text gets nothing else; on a screen the statistics begin a line of their own.
+        if self._screen.console.is_terminal or has_one_screen():
             self._screen.write([Segment("\n")])
         self._screen.legend(self._names)
 
@@ -48,7 +93,7 @@ class OneText:
 
 
 class TextByText:
-    """Several texts, each under its header once it is finished and those before it are shown."""
+    """Several sequences, each under its header once it is finished and those before it are shown."""
 
     def __init__(self, screen: Screen, names: Sequence[str], num_prompts: int, n: int) -> None:
         self._screen = screen
@@ -61,7 +106,7 @@ class TextByText:
 
     def take(self, event: Event) -> None:
         number = event.prompt_index * self._n + event.index
-        self._segments[number] += [segment(token) for token in event.tokens]
+        self._segments[number] += [_segment(token) for token in event.tokens]
         if event.result is not None:
             self._finished[number] = event.result
         while self._next in self._finished:
@@ -72,18 +117,16 @@ class TextByText:
         self._screen.legend(self._names)
 
     def _show(self, result: Result, segments: list[Segment]) -> None:
-        rest = result.text[sum(len(each.text) for each in segments) :]
-        # In one piece, so that a progress bar below it stays whole.
-        self._screen.write([self._header(result), *segments, Segment(f"{rest}\n")])
-
-    def _header(self, result: Result) -> Segment:
         prompt = f"prompt {result.prompt_index + 1}" if self._num_prompts > 1 else ""
         sample = f"sample {result.index + 1}" if self._n > 1 else ""
-        return Segment(f"== {', '.join(filter(None, (prompt, sample))) or 'prompt 1'} ==\n", Style(bold=True))
+        header = f"== {', '.join(filter(None, (prompt, sample))) or 'prompt 1'} ==\n"
+        rest = result.text[sum(len(each.text) for each in segments) :]
+        # Written at once, so that a progress bar below it stays whole.
+        self._screen.write([Segment(header, Style(bold=True)), *segments, Segment(f"{rest}\n")])
 
 
 class JsonLines:
-    """An object a prompt on standard output, in the order of the prompts."""
+    """An object for each prompt on standard output, in the order of the prompts."""
 
     def __init__(self, entries: Sequence[PromptEntry], n: int) -> None:
         self._entries = entries
@@ -100,11 +143,44 @@ class JsonLines:
             self._next += 1
 
     def close(self) -> None:
-        """What Ctrl-C left incomplete is written too."""
+        """Write what Ctrl-C left incomplete, too."""
         for prompt_index in sorted(self._results):
             self._write(prompt_index)
 
     def _write(self, prompt_index: int) -> None:
-        results = self._results.pop(prompt_index)
-        sys.stdout.write(to_line(record(results, self._entries[prompt_index].extra)))
-        sys.stdout.flush()
+        print_json(_record(self._results.pop(prompt_index), self._entries[prompt_index]))
+
+
+class ResultFile:
+    """Appends an object for each prompt once its n samples are finished; none for one that failed or was aborted.
+
+    todo: the prompts that are decoded now, by their index among all of the file's.
+    """
+
+    def __init__(self, path: Path, todo: Mapping[int, PromptEntry], n: int) -> None:
+        self._todo = list(todo.items())
+        self._n = n
+        self._results: dict[int, list[Result]] = defaultdict(list)
+        self._file = LineFile(path, "--out")
+
+    def take(self, event: Event) -> None:
+        if event.result is None:
+            return
+        index, entry = self._todo[event.prompt_index]
+        results = self._results[index]
+        results.append(replace(event.result, prompt_index=index))
+        if len(results) == self._n and all(each.finish_reason in ("stop", "length") for each in results):
+            self._file.append(_record(self._results.pop(index), entry))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _record(results: Sequence[Result], entry: PromptEntry) -> dict[str, Any]:
+    """One prompt's results as an object: the first sample's keys, and `samples` where there are several.
+
+    Its `index` is the prompt's; in `samples` it is the sample's.
+    """
+    samples = [result.to_dict() for result in sorted(results, key=attrgetter("index"))]
+    together = {"samples": samples} if len(samples) > 1 else {}
+    return {**entry.extra, **samples[0], "index": results[0].prompt_index, **together}

@@ -4,19 +4,16 @@ from pathlib import Path
 
 from ..errors import CospecError
 from ..study.timing import Step, Study
-from .interrupt import Interrupt
-from .progress import progress
-from .screen import Screen
+from .output import Interrupt, progress
 
 
-def run_study(study: Study, ledger_file: Path | None, *, is_plain: bool) -> bool:
+def run_study(study: Study, ledger_file: Path | None) -> bool:
     """Run all steps that are left; whether they were finished. Ctrl-C stops after the step that runs.
 
-    ledger_file: the ledger is saved there after each step. is_plain: no colours.
+    ledger_file: the ledger is saved there after each step.
     """
     total = sum(step.weight for step in study.steps())
-    console = Screen(is_plain=is_plain).console
-    with Interrupt() as interrupt, progress(total, console, is_wanted=True) as advance:
+    with Interrupt() as interrupt, progress(total) as advance:
 
         def on_step(step: Step) -> None:
             if ledger_file is not None:

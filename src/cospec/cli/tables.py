@@ -24,9 +24,9 @@ _UNLIMITED = 10_000
 class TableColumn:
     """A column of a table.
 
-    priority: columns of the highest number are left out first; of equal ones, the rightmost. The first column of a
-    table, and those of priority 0, never are. is_number: aligned to the right. wraps: cells may break between words;
-    headers always may.
+    priority: columns get room in this order, the lowest number first; of equal ones, the leftmost first. The first
+    column of a table and those of priority 0 are never left out. is_number: aligned to the right. wraps: cells may
+    break between words; headers always may.
     """
 
     name: str

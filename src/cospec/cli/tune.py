@@ -1,6 +1,5 @@
 """`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +14,9 @@ from ..members import written
 from ..storage import check_place
 from ..study.tune import MOST_TEXTS, Tuning, write_plan
 from ..study.tune import tune as run_tune
-from .jsonline import to_line
-from .messages import print_note
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
-from .progress import progress
+from .output import print_json, print_note, progress
 from .prompts import read_prompts
-from .screen import Screen
 from .spread import spread
 from .tables import FittedTable, TableColumn, print_tables
 
@@ -71,10 +67,10 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     ensemble = models.build()
     if out is not None:
         check_place(out)
-    with progress(MOST_TEXTS, Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
+    with progress(MOST_TEXTS) as advance:
         tuning = run_tune(ensemble, prompts, params, on_text=lambda _: advance())
     if options.as_json:
-        sys.stdout.write(to_line(tuning.to_dict()))
+        print_json(tuning.to_dict())
     else:
         print_tables(_table(tuning))
     if out is not None and source is not None:

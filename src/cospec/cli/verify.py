@@ -1,6 +1,5 @@
 """`cospec verify`: test on the user's own members and machine that the text is the target's."""
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,11 +11,9 @@ from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
 from ..study.exactness import Check, Effort, num_checks, self_test
-from .jsonline import to_line
 from .options import EnsembleOptions
-from .progress import progress
+from .output import print_json, progress
 from .prompts import read_prompts
-from .screen import Screen
 from .spread import spread
 from .tables import FittedTable, TableColumn, print_tables
 
@@ -67,14 +64,14 @@ def verify(*, options: VerifyOptions, models: EnsembleOptions) -> None:
     """
     effort, prompts = options.effort(), options.texts()
     ensemble = models.build()
-    with progress(num_checks(ensemble), Screen(is_plain=options.as_json).console, is_wanted=True) as advance:
+    with progress(num_checks(ensemble)) as advance:
         checks = []
         for check in self_test(ensemble, prompts, effort):
             checks.append(check)
             advance()
     is_exact = all(check.is_passed for check in checks)
     if options.as_json:
-        sys.stdout.write(to_line({"exact": is_exact, "checks": [asdict(check) for check in checks]}))
+        print_json({"exact": is_exact, "checks": [asdict(check) for check in checks]})
     else:
         print_tables(_table(ensemble, checks))
     if not is_exact:

@@ -18,9 +18,7 @@ from ..study.metrics import Service, fetch, read_service
 from ..study.results import Results
 from ..study.watch import Watch
 from ..study.watch import watch as held_against
-from .interrupt import Interrupt
-from .jsonline import to_line
-from .messages import print_note
+from .output import Interrupt, print_note, to_line
 
 EXAMPLE = "cospec watch http://localhost:8000 --pilot pilot/results.json --every 60"
 

@@ -1,4 +1,4 @@
-"""A drafter without a model: it proposes what followed the same tokens earlier, as a Runner like any other."""
+"""Lookup drafting as a Runner: a drafter without a model, which proposes what followed the same tokens earlier."""
 
 import math
 from collections.abc import Sequence
@@ -6,20 +6,41 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..errors import InvalidEnsemble
+from .options import LoadOptions
 from .protocol import Feed, Slot, Tokenizer
 from .suffixes import SuffixIndex
 
 # The longest draft that is looked up at a time.
 MOST_DRAFTED = 16
-# Finished texts are remembered in two heaps of so many tokens; when the newer is full, the older goes.
+# Finished sequences are remembered in two indices of this many tokens; when the newer is full, the older is dropped.
 MOST_REMEMBERED = 2**17
-# What was fed last may be drafts that are taken back: it is learned from once so many tokens stand behind it. What is
-# fed until a first row is asked for is a prompt, and stays, but for drafts of others where there are some.
+# The last tokens fed may be drafts that are rolled back, so a token is indexed once this many tokens stand behind it.
+# What is fed until the first row is wanted is a prompt, and indexed at once: only other drafters' drafts in it may go.
 LAG = 24
 
 
+def load(rest: str, options: LoadOptions) -> "LookupRunner":
+    """`lookup`: a drafter that looks into the growing sequence alone. Its vocabulary is set to the members' later."""
+    return _without_rest(rest, LookupRunner(0))
+
+
+def load_remembering(rest: str, options: LoadOptions) -> "LookupRunner":
+    """`lookup+past`: a drafter that looks into finished sequences too."""
+    return _without_rest(rest, LookupRunner(0, remember=True))
+
+
+def _without_rest(rest: str, runner: "LookupRunner") -> "LookupRunner":
+    if rest:
+        raise InvalidEnsemble(f"a lookup has no model to load, got {rest!r}; give lookup or lookup+past, and no colon")
+    return runner
+
+
 class LookupSlot(Slot):
-    """A text with what can be found in it, and the draft that is being handed out. was_asked: for a first proposal."""
+    """A sequence, its index of contexts, and the draft that is being proposed token by token.
+
+    num_indexed: tokens that the index holds. was_asked: whether a row has been wanted, which ends the prompt.
+    """
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -34,10 +55,11 @@ class LookupSlot(Slot):
 
 
 class LookupRunner:
-    """Rows with all of the probability on the token looked up; where there is none, a row that allows no token.
+    """Rows that put all probability on the token looked up: logit 0 there and -inf elsewhere; -inf everywhere where
+    nothing is found.
 
-    remember: whether texts that are finished are looked up too. A text then depends on what was decoded before it,
-    though its distribution does not.
+    vocab_size: 0 until it is set to the members'. remember: whether finished sequences are looked up too. The text of a
+    sequence then depends on what was decoded before it, but its distribution does not.
     """
 
     context: int | None = None
@@ -47,7 +69,7 @@ class LookupRunner:
 
     def __init__(self, vocab_size: int, *, remember: bool = False) -> None:
         self.vocab_size = vocab_size
-        # Finished texts, the newer heap first.
+        # Finished sequences: the index that is filled, then the full one before it.
         self._past = [SuffixIndex()] if remember else []
         self._num_newer = 0
 
@@ -55,7 +77,7 @@ class LookupRunner:
         return LookupSlot()
 
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
-        return [self._fed(_own(feed.slot), feed) for feed in batch]
+        return [self._feed(_own(feed.slot), feed) for feed in batch]
 
     def trim(self, slot: Slot, length: int) -> None:
         own = _own(slot)
@@ -67,40 +89,32 @@ class LookupRunner:
     def close(self, slot: Slot) -> None:
         own = _own(slot)
         if self._past:
-            self._remember(own.tokens)
+            if self._num_newer >= MOST_REMEMBERED:
+                self._past, self._num_newer = [SuffixIndex(), self._past[0]], 0
+            self._past[0].add_sequence(own.tokens)
+            self._num_newer += len(own.tokens)
         own.tokens.clear()
 
-    def _remember(self, text: list[int]) -> None:
-        if self._num_newer >= MOST_REMEMBERED:
-            self._past, self._num_newer = [SuffixIndex(), self._past[0]], 0
-        self._past[0].add_text(text)
-        self._num_newer += len(text)
-
-    def _fed(self, slot: LookupSlot, feed: Feed) -> Tensor:
-        is_draft = list(feed.tokens) == slot.drafted[:1]
+    def _feed(self, slot: LookupSlot, feed: Feed) -> Tensor:
+        follows_draft = list(feed.tokens) == slot.drafted[:1]
         slot.tokens.extend(feed.tokens)
-        _learn(slot, LAG if slot.was_asked else 0)
+        stable = len(slot.tokens) - (LAG if slot.was_asked else 0)
+        if stable > slot.num_indexed:
+            slot.index.extend(slot.tokens[slot.num_indexed : stable])
+            slot.num_indexed = stable
         slot.was_asked |= feed.rows > 0
         rows = torch.full((feed.rows, self.vocab_size), -math.inf)
-        if feed.rows and (token := self._next(slot, is_draft)) is not None:
-            rows[-1, token] = 0.0
+        if feed.rows:
+            # As long as the draft's own tokens are fed back, it is proposed to its end; else another is looked up.
+            slot.drafted = slot.drafted[1:] if follows_draft else self._draft(slot)
+            if slot.drafted:
+                rows[-1, slot.drafted[0]] = 0.0
         return rows
 
-    def _next(self, slot: LookupSlot, is_draft: bool) -> int | None:
-        """The token to propose: of the draft being handed out as far as that goes, else of a new one."""
-        slot.drafted = slot.drafted[1:] if is_draft else self._draft(slot)
-        return slot.drafted[0] if slot.drafted else None
-
     def _draft(self, slot: LookupSlot) -> list[int]:
-        found = (index.draft(slot.tokens, MOST_DRAFTED) for index in (slot.index, *self._past))
-        return [guess.token for guess in next(filter(None, found), [])]
-
-
-def _learn(slot: LookupSlot, lag: int) -> None:
-    end = len(slot.tokens) - lag
-    if end > slot.num_indexed:
-        slot.index.extend(slot.tokens[slot.num_indexed : end])
-        slot.num_indexed = end
+        """What the first index proposes that knows a continuation."""
+        drafts = (index.draft(slot.tokens, MOST_DRAFTED) for index in (slot.index, *self._past))
+        return [guess.token for guess in next(filter(None, drafts), [])]
 
 
 def _own(slot: Slot) -> LookupSlot:

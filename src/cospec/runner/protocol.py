@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Slot:
-    """One sequence's place in a runner: what was fed so far. Runners subclass it; `length` is in tokens."""
+    """One sequence's state in a runner, such as its part of a cache. Runners subclass it. length: tokens fed so far."""
 
     length: int = 0
 
@@ -24,7 +24,10 @@ class Feed:
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. `entries` is the vocabulary in the order of ids, to compare tokenizers by."""
+    """Text to token ids and back.
+
+    entries: the vocabulary in the order of ids, by which tokenizers are compared. end_ids: tokens that end a sequence.
+    """
 
     end_ids: tuple[int, ...]
 
@@ -38,9 +41,10 @@ class Tokenizer(Protocol):
 class Runner(Protocol):
     """A model that keeps a cache for each open slot.
 
-    vocab_size: columns of a row, cut to the tokenizer's size. context: the most tokens a slot holds, None
-    for no limit. tokenizer: None if prompts can only be token ids. end_ids: tokens that end a text. dtype: what
-    it computes in, which bounds how equal two rows of one distribution are.
+    vocab_size: columns of a row, cut to the tokenizer's size; 0 for a drafter without a vocabulary of its own, which is
+    set to the members' as they are loaded. context: the most tokens a slot holds, None for no limit. tokenizer: None if
+    prompts can only be token ids. end_ids: tokens that end a sequence. dtype: what the model computes in, which bounds
+    how equal two rows of one distribution are.
     """
 
     vocab_size: int
@@ -57,7 +61,7 @@ class Runner(Protocol):
         """Append each feed's tokens to its slot; one [rows, vocab_size] of logits each, float32 or wider.
 
         Row j is the distribution of the token after the j-th of the last `rows` tokens. A feed has
-        at least one token, and a slot at most one feed. If it raises, no slot has changed. The rows are for reading:
+        at least one token, and a slot at most one feed. If it raises, no slot has changed. The rows are read only:
         a change in place may be refused.
         """
         ...

@@ -1,9 +1,9 @@
-"""Lookup: draft what followed the same tokens earlier, in this text or in past ones, without a model."""
+"""An index of contexts for lookup drafting: what followed the same tokens earlier, in this sequence or in past ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Stands behind a text that has ended; no token id is negative.
+# Ends a sequence within the index; no token id is negative.
 _BORDER = -1
 
 
@@ -18,8 +18,8 @@ class Guess:
 class _Node:
     """A context, as long as its depth in the trie.
 
-    visits: how often it occurred. position: where the last occurrence's next token stands, or is to stand.
-    children: its continuations; None as long as it occurred once, since `position` alone tells that one.
+    visits: how often it occurred. position: index of the token behind its last occurrence, which may be still to come.
+    children: its continuations; None as long as it occurred once, since `position` alone determines that one.
     best: the most frequent child's token, of equals the latest.
     """
 
@@ -33,12 +33,12 @@ class _Node:
 
 
 class SuffixIndex:
-    """Past texts and a growing one, as a trie of contexts (suffix decoding, Oliaro et al. 2024).
+    """Past sequences and a growing one, as a trie of contexts (suffix decoding, Oliaro et al. 2024).
 
-    depth: the longest context that is told apart. A draft has at most factor · match tokens, with match the length of
-    the context found, and the product of its probabilities is at least `floor`. Token ids are not negative.
+    depth: the most tokens of a context. A draft has at most factor · match tokens, where match is the length of the
+    context found, and the product of its probabilities is at least `floor`. Token ids are not negative.
 
-    What is drafted depends on the texts and the context alone, not on how the texts came in pieces.
+    What is drafted depends on the sequences and the context alone, not on the chunks that the sequences came in.
     """
 
     def __init__(self, *, depth: int = 16, factor: float = 2.0, floor: float = 0.1) -> None:
@@ -48,17 +48,18 @@ class SuffixIndex:
         self._tokens: list[int] = []
         self._root = _Node(0)
         self._root.children = {}
-        # The growing text's suffixes of 0, 1, 2, ... tokens, as far as they occurred before.
+        # The growing sequence's suffixes of 0, 1, 2, ... tokens that occurred before.
         self._suffixes = [self._root]
 
-    def add_text(self, tokens: Iterable[int]) -> None:
-        """A whole past text. No match crosses its ends, and what is extended afterwards is another text."""
-        self._end_text()
+    def add_sequence(self, tokens: Iterable[int]) -> None:
+        """Add a whole past sequence. No match crosses its ends; what is extended afterwards is another sequence."""
+        self._end_sequence()
         self.extend(tokens)
-        self._end_text()
+        self._end_sequence()
 
     def extend(self, tokens: Iterable[int]) -> None:
-        """The growing text goes on. At most depth + 1 steps a token, one for each suffix that occurred before."""
+        """Append to the growing sequence. Takes at most depth + 1 steps a token: one for each suffix that occurred
+        before."""
         for token in tokens:
             self._tokens.append(token)
             longer = [self._root]
@@ -71,12 +72,12 @@ class SuffixIndex:
     def draft(self, context: Sequence[int], limit: int) -> list[Guess]:
         """At most `limit` tokens to follow `context`; none if not even its last token was followed by anything.
 
-        Each is the most frequent token after the longest context known, which is never shorter than the first one was.
+        Each is the most frequent token after the longest known context, which is never shorter than the first one was.
         """
-        text = list(context[-self.depth :])
+        tokens = list(context[-self.depth :])
         guesses: list[Guess] = []
         score = 1.0
-        found = self._longest(text, len(text), 1)
+        found = self._longest(tokens, len(tokens), 1)
         if found is None:
             return []
         first, _ = found
@@ -86,16 +87,16 @@ class SuffixIndex:
             if score < self.floor:
                 break
             guesses.append(guess)
-            text.append(guess.token)
-            found = self._longest(text, min(match + 1, self.depth), first)
+            tokens.append(guess.token)
+            found = self._longest(tokens, min(match + 1, self.depth), first)
         return guesses
 
-    def _end_text(self) -> None:
+    def _end_sequence(self) -> None:
         self._tokens.append(_BORDER)
         self._suffixes = [self._root]
 
     def _visit(self, context: _Node, token: int) -> _Node | None:
-        """Count `token`, the last one, after `context`. The longer context, if it occurred before."""
+        """Count `token`, the last one appended, after `context`. The longer context, if it occurred before."""
         assert context.children is not None
         position = len(self._tokens)
         child = context.children.get(token)
@@ -112,7 +113,7 @@ class SuffixIndex:
         return child
 
     def _expand(self, node: _Node) -> None:
-        """Before its second visit, a node gets the child that its first one left unsaid."""
+        """Give a node, before its second visit, the child that its first visit left implicit in `position`."""
         token = self._tokens[node.position]
         if token == _BORDER:
             node.children = {}
@@ -120,21 +121,21 @@ class SuffixIndex:
             node.children = {token: _Node(node.position + 1)}
             node.best = token
 
-    def _longest(self, text: list[int], most: int, least: int) -> tuple[int, Guess] | None:
-        """The longest end of `text`, of `most` to `least` tokens, that something followed, and what did."""
+    def _longest(self, tokens: list[int], most: int, least: int) -> tuple[int, Guess] | None:
+        """The length of the longest suffix of `tokens`, of `most` to `least`, that something followed, and what did."""
         for length in range(most, least - 1, -1):
-            guess = self._after(text, len(text) - length)
+            guess = self._after(tokens, len(tokens) - length)
             if guess is not None:
                 return length, guess
         return None
 
-    def _after(self, text: list[int], start: int) -> Guess | None:
-        """The most frequent token after text[start:], if any."""
+    def _after(self, tokens: list[int], start: int) -> Guess | None:
+        """The most frequent token after tokens[start:], if any."""
         node = self._root
-        for index in range(start, len(text)):
+        for index in range(start, len(tokens)):
             if node.children is None:
-                return self._once(node.position, text[index:])
-            child = node.children.get(text[index])
+                return self._once(node.position, tokens[index:])
+            child = node.children.get(tokens[index])
             if child is None:
                 return None
             node = child
@@ -142,12 +143,12 @@ class SuffixIndex:
             return self._once(node.position, [])
         if node.best is None:
             return None
-        # What follows the growing text's own end is not known yet, which is no evidence against anything.
+        # The end of the growing sequence has no continuation yet: it does not count among the context's occurrences.
         is_at_end = node.position == len(self._tokens)
         return Guess(node.best, node.children[node.best].visits / (node.visits - is_at_end))
 
     def _once(self, position: int, rest: list[int]) -> Guess | None:
-        """The token after `rest`, if `rest` stands at `position` and the text does not end with it."""
+        """The token after `rest`, if `rest` stands at `position` and its sequence does not end with it."""
         end = position + len(rest)
         if end >= len(self._tokens) or self._tokens[end] == _BORDER or self._tokens[position:end] != rest:
             return None

@@ -9,8 +9,8 @@ from torch import Tensor
 from ..errors import MemberFailed
 from .protocol import Feed, Slot, Tokenizer
 
-# Rows kept by prefix: laws are tested with the same few prefixes, hundreds of thousands of times.
-NUM_KEPT = 4096
+# Rows cached by prefix: tests of laws evaluate the same few prefixes hundreds of thousands of times.
+NUM_CACHED_ROWS = 4096
 
 
 class FunctionSlot(Slot):
@@ -27,9 +27,9 @@ class FunctionSlot(Slot):
 class FunctionRunner:
     """A model whose logits after `prefix` are `fn(prefix)`.
 
-    fn: a tuple of token ids, the whole text so far, -> vocab_size numbers (list, array or tensor); -inf forbids a
-    token. It must be a pure function: its answers are kept, and it is not asked again. end_ids: tokens that end a
-    text. `feed` raises MemberFailed if fn returns another size.
+    fn: a tuple of token ids, the whole sequence so far, -> vocab_size numbers (list, array or tensor); -inf forbids a
+    token. It must be a pure function: its results are cached. end_ids: tokens that end a sequence. Logits are float64.
+    `feed` raises MemberFailed if fn returns another size.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class FunctionRunner:
         self.dtype = torch.float64
         self.end_ids = tuple(end_ids)
         self._fn = fn
-        self._row = lru_cache(NUM_KEPT)(self._computed)
+        self._row = lru_cache(NUM_CACHED_ROWS)(self._computed)
 
     def open(self) -> FunctionSlot:
         return FunctionSlot()
 
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
-        texts = [(*_tokens(feed.slot), *feed.tokens) for feed in batch]
-        rows = [self._rows(text, feed.rows) for text, feed in zip(texts, batch, strict=True)]
+        sequences = [(*_tokens(feed.slot), *feed.tokens) for feed in batch]
+        rows = [self._rows(sequence, feed.rows) for sequence, feed in zip(sequences, batch, strict=True)]
         for feed in batch:
             _tokens(feed.slot).extend(feed.tokens)
         return rows
@@ -65,14 +65,14 @@ class FunctionRunner:
     def close(self, slot: Slot) -> None:
         _tokens(slot).clear()
 
-    def _rows(self, text: tuple[int, ...], count: int) -> Tensor:
-        """A copy, [count, vocab], so that nobody can change what is kept."""
+    def _rows(self, sequence: tuple[int, ...], count: int) -> Tensor:
+        """Logits after each of the last `count` tokens, [count, vocab]: a copy, so that nobody can change the cache."""
         if count == 0:
             return torch.empty((0, self.vocab_size), dtype=self.dtype)
-        return torch.cat([self._row(text[:end]) for end in range(len(text) - count + 1, len(text) + 1)])
+        return torch.cat([self._row(sequence[:end]) for end in range(len(sequence) - count + 1, len(sequence) + 1)])
 
     def _computed(self, prefix: tuple[int, ...]) -> Tensor:
-        """[1, vocab]."""
+        """Logits after `prefix`, [1, vocab]."""
         row = torch.as_tensor(self._fn(prefix), dtype=self.dtype)
         if row.shape != (self.vocab_size,):
             shape = list(row.shape)
@@ -87,7 +87,7 @@ class TableRunner(FunctionRunner):
         self, vocab_size: int, *, order: int = 2, seed: int = 0, sharpness: float = 1.0, end_ids: Sequence[int] = ()
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
-        # One more entry than the vocabulary stands for "before the text".
+        # One more entry than the vocabulary stands for "before the sequence".
         shape = (vocab_size + 1,) * order + (vocab_size,)
         self.table = torch.randn(shape, generator=generator, dtype=torch.float64) * sharpness
 

@@ -203,10 +203,7 @@ class Auto(Schedule):
 
     def on_settled(self, sheet: Sheet, tokens: Sequence[Token]) -> None:
         own, first = self._running[sheet], sheet.position - len(tokens)
-        by_confidence = self._by_confidence[own.window.plan]
-        for token in tokens:
-            if token.confidence is not None:
-                by_confidence.add(token.confidence, is_accepted=token.replaced is None)
+        self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
         is_one_in_many = self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
         if self._num_settled <= NUM_COMPARED_ALWAYS or is_one_in_many or own.shadowed == first:
@@ -280,6 +277,14 @@ class Auto(Schedule):
         hopes[self._chosen] = max(hopes[self._chosen], self.predictions[self._chosen] * HYSTERESIS)
         return Window(max(hopes, key=hopes.__getitem__), bucket)
 
+    def _learn_confidence(self, plan: str, tokens: Sequence[Token]) -> None:
+        """What became of this plan's drafts, by their proposer's confidence."""
+        verified = [token for token in tokens if token.confidence is not None]
+        for token in verified:
+            self._by_confidence[plan].add(token.confidence or 0.0, is_accepted=token.replaced is None)
+        if verified:
+            self.plans[plan] = self.plans[plan].with_acceptances(self._by_confidence[plan].values)
+
     def _learn(self, window: Window) -> None:
         """Record the window's speed, if it had any, against theory's."""
         theory = self._theory(window.plan)
@@ -298,12 +303,7 @@ class Auto(Schedule):
     def _tune(self) -> None:
         best = self.predictions.get(self._chosen, 0.0)
         self.plans = {
-            plan: schedule.tuned(
-                self.beliefs,
-                speed=self.predictions.get(plan, 0.0),
-                best=best,
-                by_confidence=self._by_confidence[plan].values,
-            )
+            plan: schedule.tuned(self.beliefs, speed=self.predictions.get(plan, 0.0), best=best)
             for plan, schedule in self.plans.items()
         }
 

@@ -53,10 +53,15 @@ class Schedule(Policy):
         member is fed one token. The clock corrects what `auto` tries; what theory says is slow, it seldom tries."""
         return Cycle(1.0, seconds_of_all(estimates, 1))
 
-    def tuned(self, measured: Measurements, *, speed: float, best: float, by_confidence: Sequence[float]) -> Self:
-        """The same schedule, its free settings (thresholds, who drafts for whom) set by what was measured.
+    def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
+        """The same schedule, its free settings (thresholds, who drafts for whom) set by what was measured. Asked once a
+        measurement window.
 
         speed, best: predicted tokens a second of this plan, and of the one held to be the fastest; 0 where unknown.
-        by_confidence: the acceptance of drafts by their proposer's confidence, as `drafting.StopRule` takes it.
         """
+        return self
+
+    def with_acceptances(self, by_confidence: Sequence[float]) -> Self:
+        """The same schedule, with the acceptance of its drafts by their proposer's confidence, as `drafting.StopRule`
+        takes it. Asked whenever drafts were verified."""
         return self

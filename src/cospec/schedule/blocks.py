@@ -36,7 +36,7 @@ class BlockDrafting(Schedule):
         """A block of `gamma` tokens, or of the best length where that is paced."""
         return self.blocks_of(self.gamma if self.stop is None else self.best_gamma(estimates), estimates)
 
-    def tuned(self, measured: Measurements, *, speed: float, best: float, by_confidence: Sequence[float]) -> Self:
+    def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
         """The threshold set to the probability, that a block stands, at which one more draft gives as many tokens a
         second as all the rest.
 
@@ -48,8 +48,12 @@ class BlockDrafting(Schedule):
         gamma = self.best_gamma(measured)
         pays = speed * self.seconds_of_one_more(gamma, measured)
         floor = pays / max(self.acceptance(measured, None), 1e-3)
-        stop = StopRule(min(MOST_FLOOR, max(LEAST_FLOOR, floor)), tuple(by_confidence))
-        return replace(self, stop=stop)
+        return replace(self, stop=replace(self.stop, floor=min(MOST_FLOOR, max(LEAST_FLOOR, floor))))
+
+    def with_acceptances(self, by_confidence: Sequence[float]) -> Self:
+        if self.stop is None:
+            return self
+        return replace(self, stop=replace(self.stop, acceptances=tuple(by_confidence)))
 
     def best_gamma(self, estimates: Estimates) -> int:
         """The length of the blocks that give the most tokens a second."""

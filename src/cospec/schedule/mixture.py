@@ -110,7 +110,7 @@ class DrawnMember(BlockDrafting):
         drafted = [Plan(schedule="mixture", gamma=PACED, proposer=name) for name in setting.drafters]
         return [Plan(schedule="mixture"), *drafted]
 
-    def tuned(self, measured: Measurements, *, speed: float, best: float, by_confidence: Sequence[float]) -> Self:
+    def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
         """Also gives each member the drafter whose token is worth the most to it, in tokens: that it is accepted, with
         an optimism bonus, less what the fastest plan writes while it is drafted."""
         if self.drafters is None:
@@ -123,7 +123,7 @@ class DrawnMember(BlockDrafting):
         worths = [[worth(drafter, member) for drafter in self.among] for member in range(len(self.weights))]
         lanes = tuple(self.among[own.index(max(own))] for own in worths)
         own = replace(self, drafters=lanes)
-        return super(DrawnMember, own).tuned(measured, speed=speed, best=best, by_confidence=by_confidence)
+        return super(DrawnMember, own).tuned(measured, speed=speed, best=best)
 
     # Theory.
 

@@ -1,36 +1,27 @@
-"""What clients get: completions, chats and their chunks, with usage, log-probabilities and metrics."""
+"""Parts of answers in JSON: their head, usage, metrics, log-probabilities, and the trace."""
 
 import codecs
 import time
 import uuid
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable
 from collections.abc import Sequence as Values
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..core.events import Result
+from ..core.counts import Counts
+from ..core.events import Event, Result
+from ..core.sheet import Sheet
 from ..core.tokens import Token, TokenLogprob
-from .decoding import Decoder
-from .host import Job
+from .codec import Codec
 
-# What OpenAI and serving engines write for the logarithm of zero.
+# Reported for the logarithm of zero, as by OpenAI and other servers: JSON has no infinity.
 LOWEST = -9999.0
 
 
-@dataclass(frozen=True)
-class Envelope:
-    """What all chunks of an answer have in common."""
-
-    kind: str
-    model: str
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def of(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        prefix = "chatcmpl" if self.kind.startswith("chat") else "cmpl"
-        head = {"id": f"{prefix}-{self.id}", "object": self.kind, "created": self.created, "model": self.model}
-        return {**head, "choices": choices, **more}
+def head(kind: str, model: str) -> dict[str, Any]:
+    """The fields that all chunks of one answer share. kind: its `object`."""
+    prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
@@ -38,102 +29,167 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 
 
-def metrics(job: Job, results: Values[Result]) -> dict[str, Any]:
-    """How fast it went, who was called how often, and whose drafts stood. Of several texts: their sums."""
-    seconds = time.perf_counter() - job.submitted
-    first = job.first_token - job.submitted if job.first_token is not None else None
-    verified = [result.verified for result in results]
-    proposers = _summed(result.proposers for result in results)
-    for stats in proposers.values():
-        stats["acceptance_rate"] = stats["accepted"] / stats["proposed"] if stats["proposed"] else None
+def metrics(results: Values[Result], submitted: float, seconds_to_first: float | None) -> dict[str, Any]:
+    """Speed, forward passes by member and drafter, and drafts by proposer; summed over the sequences.
+
+    submitted: when the request arrived, by the performance counter. seconds_to_first: from then to its first token.
+    """
+    seconds = time.perf_counter() - submitted
+    first, total = results[0], Counts.total(result.counts for result in results)
     return {
-        "time_to_first_token_ms": None if first is None else 1000 * first,
-        "tokens_per_second": job.num_told(sum(result.completion_tokens for result in results)) / seconds,
-        "schedule": results[0].schedule if results else None,
-        "plan": results[0].plan if results else None,
-        "verification": results[0].verification if results else None,
-        "members": _summed(result.members for result in results),
-        "drafters": _summed(result.drafters for result in results),
+        "time_to_first_token_ms": None if seconds_to_first is None else 1000 * seconds_to_first,
+        "tokens_per_second": total.tokens / seconds,
+        "schedule": first.schedule,
+        "plan": first.plan,
+        "verification": first.verification,
+        "members": {name: asdict(total.lanes[name]) for name in first.members},
+        "drafters": {name: asdict(total.lanes[name]) for name in first.drafters},
         "speculative_decoding": {
-            "num_drafts": sum(stats.blocks for stats in verified),
-            "num_draft_tokens": sum(stats.drafted for stats in verified),
-            "num_accepted_tokens": sum(stats.accepted for stats in verified),
-            "proposers": proposers,
+            "num_drafts": total.verified.blocks,
+            "num_draft_tokens": total.verified.drafted,
+            "num_accepted_tokens": total.verified.accepted,
+            "proposers": {
+                name: {
+                    "proposed": drafts.proposed,
+                    "accepted": drafts.accepted,
+                    "dropped": drafts.dropped,
+                    "acceptance_rate": drafts.acceptance,
+                }
+                for name, drafts in total.proposers.items()
+            },
         },
     }
 
 
-def _summed(stats: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Name -> the sum of each count."""
-    total: dict[str, dict[str, Any]] = {}
-    for by_name in stats:
-        for name, own in by_name.items():
-            into = total.setdefault(name, {})
-            for key, value in asdict(own).items():
-                if not isinstance(value, list | tuple):
-                    into[key] = into.get(key, 0) + value
-    return total
-
-
 class Offsets:
-    """Where tokens begin in a text, in characters; what is a part of a character, where that does."""
+    """Where tokens begin in a text, in characters; a token that is part of a character begins where that does."""
 
-    def __init__(self, at: int = 0) -> None:
-        self._at = at
+    def __init__(self, start: int = 0) -> None:
+        self._next = start
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: bytes) -> int:
-        """Of the next token."""
-        at = self._at
-        self._at += len(self._decoder.decode(token))
-        return at
+        """The offset of the next token."""
+        offset = self._next
+        self._next += len(self._decoder.decode(token))
+        return offset
 
 
 def completion_logprobs(
-    decoder: Decoder, entries: Values[TokenLogprob | None], ids: Values[int], offsets: Offsets
+    codec: Codec, entries: Values[TokenLogprob | None], ids: Values[int], offsets: Offsets
 ) -> dict[str, Any]:
-    """OpenAI's lists of a completion. ids: the tokens. entries: each token's, None for a first one."""
+    """OpenAI's parallel lists for a completion. ids: the tokens. entries: one for each, None for a prompt's first."""
+
+    def top(entry: TokenLogprob) -> dict[str, float]:
+        # The token itself is always listed. Of two tokens with one spelling the more probable one's value stays.
+        listed = [(entry.token, entry.logprob), *reversed(entry.top)]
+        return {codec.spell(token): max(logprob, LOWEST) for token, logprob in listed}
+
     return {
-        "tokens": [decoder.spell(token) for token in ids],
-        "token_logprobs": [None if entry is None else _told(entry.logprob) for entry in entries],
-        "top_logprobs": [{} if entry is None else _top(decoder, entry) for entry in entries],
-        "text_offset": [offsets.push(decoder.bytes_of(token)) for token in ids],
+        "tokens": [codec.spell(token) for token in ids],
+        "token_logprobs": [None if entry is None else max(entry.logprob, LOWEST) for entry in entries],
+        "top_logprobs": [{} if entry is None else top(entry) for entry in entries],
+        "text_offset": [offsets.push(codec.bytes_of(token)) for token in ids],
     }
 
 
-def _top(decoder: Decoder, entry: TokenLogprob) -> dict[str, float]:
-    """The likeliest tokens, and the token itself. Of two tokens that read the same, the likelier one's."""
-    listed = [(entry.token, entry.logprob), *reversed(entry.top)]
-    return {decoder.spell(token): _told(logprob) for token, logprob in listed}
+def chat_logprobs(codec: Codec, entries: Values[TokenLogprob]) -> dict[str, Any]:
+    """OpenAI's list of objects for a chat."""
 
-
-def _told(logprob: float) -> float:
-    """JSON has no infinity, which is the logarithm of what cannot be."""
-    return max(logprob, LOWEST)
-
-
-def chat_logprobs(decoder: Decoder, entries: Values[TokenLogprob]) -> dict[str, Any]:
-    def told(token: int, logprob: float) -> dict[str, Any]:
-        return {"token": decoder.spell(token), "logprob": _told(logprob), "bytes": list(decoder.bytes_of(token))}
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        return {"token": codec.spell(token), "logprob": max(logprob, LOWEST), "bytes": list(codec.bytes_of(token))}
 
     return {
         "content": [
-            {**told(entry.token, entry.logprob), "top_logprobs": [told(*each) for each in entry.top]}
-            for entry in entries
+            {**one(entry.token, entry.logprob), "top_logprobs": [one(*each) for each in entry.top]} for entry in entries
         ],
         "refusal": None,
     }
 
 
-class Pairs:
-    """Tokens as they come, and their log-probabilities, which may come later: those that have both."""
+@dataclass
+class StreamedChoice:
+    """One choice of a stream: what was sent of it, and what waits to be sent."""
 
-    def __init__(self) -> None:
-        self._tokens: deque[Token] = deque()
-        self._entries: deque[TokenLogprob] = deque()
+    offsets: Offsets = field(default_factory=Offsets)
+    num_tokens: int = 0
+    has_begun: bool = False
+    _texts: list[str] = field(default_factory=list)
+    _entries: list[TokenLogprob] = field(default_factory=list)
 
-    def push(self, tokens: Values[Token], entries: Values[TokenLogprob]) -> list[tuple[Token, TokenLogprob]]:
-        self._tokens.extend(tokens)
-        self._entries.extend(entry for entry in entries if entry.position >= 0)
-        count = min(len(self._tokens), len(self._entries))
-        return [(self._tokens.popleft(), self._entries.popleft()) for _ in range(count)]
+    def push(self, event: Event, *, has_logprobs: bool) -> tuple[str, list[TokenLogprob]]:
+        """The text and log-probabilities to send now. A token waits for its log-probability, which may be known some
+        rounds later."""
+        self.num_tokens += len(event.tokens)
+        self._texts += [token.text for token in event.tokens]
+        self._entries += [entry for entry in event.logprobs if entry.position >= 0]
+        count = min(len(self._texts), len(self._entries)) if has_logprobs else len(self._texts)
+        text, entries = "".join(self._texts[:count]), self._entries[:count]
+        del self._texts[:count], self._entries[:count]
+        return text, entries
+
+
+class Tracer:
+    """One sequence's trace, which `trace: true` streams. index: its choice. spell: a token as text.
+
+    Each round has an entry for every settled token, and one for the positions that each lane was fed, its forward
+    passes so far, and the drafts that are not decided yet. It reads the sheet: call it in the engine's thread.
+    """
+
+    def __init__(self, index: int, spell: Callable[[int], str]) -> None:
+        self._index = index
+        self._spell = spell
+        self._round = 0
+        self._seen: dict[str, int] = {}
+
+    def trace(self, event: Event) -> list[dict[str, Any]]:
+        """The entries of the round that the event is of, ready for JSON."""
+        sheet = event.sheet
+        self._round += 1
+        first = sheet.position - len(event.tokens)
+        settled = [self._settled(sheet, position, token) for position, token in enumerate(event.tokens, start=first)]
+        drafts = [
+            {
+                "position": position,
+                "proposer": sheet.lanes[draft.proposer].name,
+                "token_id": draft.token,
+                "token": self._spell(draft.token),
+            }
+            for position, draft in enumerate(sheet.drafts, start=sheet.position)
+        ]
+        done = {
+            "index": self._index,
+            "event": "round",
+            "round": self._round,
+            "fed": self._fed(sheet),
+            "calls": {lane.name: lane.counts.calls for lane in sheet.lanes},
+            "drafts": drafts,
+        }
+        return [*settled, done]
+
+    def _settled(self, sheet: Sheet, position: int, token: Token) -> dict[str, Any]:
+        def name(lane: int | None) -> str | None:
+            return None if lane is None else sheet.lanes[lane].name
+
+        return {
+            "index": self._index,
+            "event": "settled",
+            "position": position,
+            "token_id": token.token,
+            "text": token.text,
+            "proposer": name(token.proposer),
+            "replaced_id": token.replaced,
+            "rejected": name(token.rejected),
+            "token": self._spell(token.token),
+            "replaced": None if token.replaced is None else self._spell(token.replaced),
+        }
+
+    def _fed(self, sheet: Sheet) -> dict[str, list[int]]:
+        """By lane that was fed in this round: the first and the last position that it has a new row for."""
+        fed = {}
+        for lane in sheet.lanes:
+            before = self._seen.get(lane.name, -1)
+            if lane.counts.calls and lane.seen > before:
+                fed[lane.name] = [before + 1, lane.seen]
+            self._seen[lane.name] = lane.seen
+        return fed

@@ -1,4 +1,4 @@
-"""The application: one ensemble behind OpenAI's endpoints, and a page that shows how its text comes about."""
+"""The application: one ensemble behind OpenAI's endpoints, and a page that shows how its text is decoded."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from .. import __version__, demo
 from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble
-from ..schedule import SCHEDULES
+from ..schedule import schedule_names
 from . import errors
 from .decoding import Decoder
 from .endpoints import decoding_routes
@@ -23,22 +23,22 @@ from .gate import Gate
 from .host import Host
 from .metrics import Metrics
 from .page import page
-from .schema import DetokenizeRequest, TokenizeRequest
+from .schema import IN_TOKENIZE, DetokenizeRequest, TokenizeRequest, refuse_unsupported
 from .settings import ServerSettings
-from .unsupported import IN_TOKENIZE, refuse_unsupported
+
+NUM_EXAMPLE_PROMPTS = 8
 
 
 def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
-    """The application; its engine runs from startup to shutdown, at which requests under way are finished."""
+    """The application. Its engine runs from startup to shutdown, which waits for the requests under way."""
     metrics = Metrics(settings.model)
     host = Host(
         ensemble,
+        metrics,
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
         calls_at_once=settings.calls_at_once,
-        watcher=metrics,
     )
-    metrics.watch(host)
     decoder = Decoder(ensemble, settings, host)
 
     @asynccontextmanager
@@ -57,51 +57,92 @@ def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
     app.state.host = host
     errors.install(app)
     app.include_router(decoding_routes(decoder))
-    app.include_router(_text_routes(decoder))
-    app.include_router(_state_routes(decoder, metrics))
+    app.include_router(_token_routes(decoder))
+    app.include_router(_model_routes(decoder))
+    app.include_router(_server_routes(host, metrics))
     app.add_middleware(Gate, keys=settings.api_keys, max_body=settings.max_body, body_seconds=settings.body_seconds)
     if settings.origins:
-        # Outside the gate: a browser asks for leave without the key, and reads refusals only where it has leave.
+        # Outside the gate: a browser asks for permission without the key, and reads refusals only with permission.
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     return app
 
 
-def _text_routes(decoder: Decoder) -> APIRouter:
+def _token_routes(decoder: Decoder) -> APIRouter:
     routes = APIRouter(tags=["tokens"])
-
-    def tokenizer() -> Any:
-        if decoder.ensemble.tokenizer is None:
-            raise ApiError(400, "these members have no tokenizer")
-        return decoder.ensemble.tokenizer
+    codec = decoder.codec
 
     @routes.post("/tokenize")
     async def tokenize(asked: TokenizeRequest) -> Any:
         """Token ids of a text, or of a chat as it would be fed."""
-        tokenizer()
         refuse_unsupported(asked.model_extra or {}, IN_TOKENIZE)
-        ids = await decoder.aside(partial(decoder.tokens, asked))
-        return {"count": len(ids), "max_model_len": decoder.context, "tokens": ids}
+        ids = await decoder.aside(partial(codec.tokens, asked))
+        return {"count": len(ids), "max_model_len": codec.context, "tokens": ids}
 
     @routes.post("/detokenize")
     async def detokenize(asked: DetokenizeRequest) -> Any:
         """The text of token ids."""
-        tokenizer()
-        return {"prompt": await decoder.aside(partial(decoder.text, asked.tokens))}
+        return {"prompt": await decoder.aside(partial(codec.text, asked.tokens))}
 
     @routes.get("/tokenizer_info")
     async def tokenizer_info() -> Any:
-        """What clients that count tokens themselves ask for."""
-        info = getattr(tokenizer(), "info", None)
-        return info() if info else {"vocab_size": decoder.ensemble.vocab_size}
+        """What clients need that count tokens themselves."""
+        return codec.info()
 
     return routes
 
 
-def _state_routes(decoder: Decoder, metrics: Metrics) -> APIRouter:
+def _model_routes(decoder: Decoder) -> APIRouter:
     routes = APIRouter(tags=["server"])
     created = int(time.time())
+    served = decoder.settings.model
+
+    def model() -> dict[str, Any]:
+        return {
+            "id": served,
+            "object": "model",
+            "created": created,
+            "owned_by": "cospec",
+            "root": served,
+            "parent": None,
+            "max_model_len": decoder.codec.context,
+            "cospec": _described(decoder.ensemble),
+        }
+
+    @routes.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model()]}
+
+    @routes.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != served:
+            raise ApiError(404, f"the model {name!r} is not served, only {served!r}", param="model")
+        return model()
+
+    return routes
+
+
+def _described(ensemble: Ensemble) -> dict[str, Any]:
+    """What the page shows of an ensemble, and the schedules and verifications that it offers."""
+    combination: dict[str, Any] = {"type": ensemble.combination.name}
+    weights = getattr(ensemble.combination, "weights", None)
+    if weights is not None:
+        combination["weights"] = list(weights)
+    return {
+        "members": list(ensemble.member_names),
+        "drafters": list(ensemble.drafter_names),
+        "combination": combination,
+        "schedules": schedule_names(),
+        "verifications": list(VERIFICATIONS),
+        "schedule": ensemble.plan.schedule,
+        "verification": ensemble.plan.verification,
+        "prompts": demo.prompts()[:NUM_EXAMPLE_PROMPTS],
+    }
+
+
+def _server_routes(host: Host, metrics: Metrics) -> APIRouter:
+    routes = APIRouter(tags=["server"])
 
     @routes.get("/", include_in_schema=False)
     async def front() -> HTMLResponse:
@@ -110,9 +151,9 @@ def _state_routes(decoder: Decoder, metrics: Metrics) -> APIRouter:
     @routes.get("/health")
     async def health() -> JSONResponse:
         """200 while the engine runs, 503 once it has died."""
-        host = decoder.host
-        status = {"status": "ok" if host.is_healthy else "dead", "error": None if host.is_healthy else host.error}
-        return JSONResponse(status, 200 if host.is_healthy else 503)
+        if host.is_healthy:
+            return JSONResponse({"status": "ok", "error": None})
+        return JSONResponse({"status": "dead", "error": host.error}, 503)
 
     @routes.get("/version")
     async def version() -> dict[str, str]:
@@ -123,44 +164,4 @@ def _state_routes(decoder: Decoder, metrics: Metrics) -> APIRouter:
         """In Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def model() -> dict[str, Any]:
-        return {
-            "id": decoder.settings.model,
-            "object": "model",
-            "created": created,
-            "owned_by": "cospec",
-            "root": decoder.settings.model,
-            "parent": None,
-            "max_model_len": decoder.context,
-            "cospec": _described(decoder.ensemble),
-        }
-
-    @routes.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model()]}
-
-    @routes.get("/v1/models/{name:path}")
-    async def one_model(name: str) -> dict[str, Any]:
-        if name != decoder.settings.model:
-            raise ApiError(404, f"the model {name!r} is not served, only {decoder.settings.model!r}", param="model")
-        return model()
-
     return routes
-
-
-def _described(ensemble: Ensemble) -> dict[str, Any]:
-    """What the page shows of an ensemble."""
-    combination: dict[str, Any] = {"type": ensemble.combination.name}
-    weights = getattr(ensemble.combination, "weights", None)
-    if weights is not None:
-        combination["weights"] = list(weights)
-    return {
-        "members": list(ensemble.member_names),
-        "drafters": list(ensemble.drafter_names),
-        "combination": combination,
-        "schedules": sorted(SCHEDULES),
-        "verifications": list(VERIFICATIONS),
-        "schedule": ensemble.plan.schedule,
-        "verification": ensemble.plan.verification,
-        "prompts": demo.prompts()[:8],
-    }

@@ -1,54 +1,56 @@
-"""Batches: lines of JSON in OpenAI's batch shape, or bare prompts, as calls; and their answers as lines."""
+"""Batch files: lines in OpenAI's batch shape, or bare bodies, to calls of endpoints; and answers to lines."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from ..errors import CospecError, InvalidPrompt
-from .offline import Answer, Call
+from .offline import Answer, EndpointCall
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
 class InvalidLine(CospecError):
-    """A line that asks for nothing that can be answered."""
+    """A line that is no request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of the input, its number counted from 1, and what it asks for. names: what its answer is told apart by.
+    """One line of the input.
 
-    digest: of the line, and of all else that its text depends on. is_wrapped: in OpenAI's batch shape. call: None where
-    the line is wrong, which `error` tells.
+    number: counted from 1. digest: hash of the line and of everything else that its answer depends on. names:
+    identifiers that are copied into its answer. is_wrapped: whether it is in OpenAI's batch shape. call: None for a
+    line that is wrong, as `error` says.
     """
 
     number: int
     digest: str
     names: Mapping[str, object]
     is_wrapped: bool = False
-    call: Call | None = None
+    call: EndpointCall | None = None
     error: str | None = None
 
     def refusal(self) -> dict[str, Any]:
-        """What is written for a line that is wrong."""
+        """The output line for a line that is wrong."""
         assert self.error is not None
         error = {"code": "invalid_line", "message": self.error}
         return self._wrapped(None, error) if self.is_wrapped else {**self._key, **self.names, "error": error}
 
     def record(self, answer: Answer) -> dict[str, Any]:
-        """What is written for its answer: in OpenAI's batch shape if it came so, else the answer itself and `text`."""
+        """The output line: in OpenAI's batch shape if the input was, else the answer itself and its `text`."""
         if self.is_wrapped:
             response = {"status_code": answer.status, "request_id": f"req_{self.number}", "body": answer.body}
             return self._wrapped(response, None)
-        told = {**answer.body, **self.names, **self._key}
-        choices = answer.body.get("choices")
-        return {**told, "text": _text(choices[0])} if choices else told
+        record = {**answer.body, **self.names, **self._key}
+        if choices := answer.body.get("choices"):
+            record["text"] = choices[0]["text"] if "text" in choices[0] else choices[0]["message"]["content"]
+        return record
 
     @property
     def _key(self) -> dict[str, Any]:
-        """What a later run knows its answer by."""
+        """What a later run recognises the answer by."""
         return {"line": self.number, "digest": self.digest}
 
     def _wrapped(self, response: dict[str, Any] | None, error: dict[str, Any] | None) -> dict[str, Any]:
@@ -57,28 +59,20 @@ class Line:
 
 
 def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], target: object) -> list[Line]:
-    """Every line of `raw` that is not blank. defaults: fields for the bodies that leave them out. target: what texts
-    are drawn from, ready for JSON.
+    """Every line of `raw` that is not blank.
 
-    Raises InvalidPrompt if there is none.
+    where: the file's name, for messages. defaults: fields for the bodies that leave them out. target: a description, in
+    JSON's types, of the distribution that texts are drawn from. Raises InvalidPrompt if there is no line.
     """
     others = json.dumps([target, defaults], sort_keys=True).encode()
-    numbered = ((number, line.strip()) for number, line in enumerate(raw.split(b"\n"), start=1))
-    lines = [
-        _read(number, _digest(line, others), line, f"{where}:{number}", defaults) for number, line in numbered if line
-    ]
+    lines = []
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if line.strip():
+            digest = blake2b(others + b"\n" + line.strip(), digest_size=8).hexdigest()
+            lines.append(_read(number, digest, line.strip(), f"{where}:{number}", defaults))
     if not lines:
         raise InvalidPrompt(f'{where} holds no requests; give a line each, such as {{"prompt": "Once", "seed": 1}}')
     return lines
-
-
-def as_calls(lines: Sequence[Line]) -> list[Call]:
-    """Those of the lines that are right."""
-    return [line.call for line in lines if line.call is not None]
-
-
-def _digest(line: bytes, others: bytes) -> str:
-    return blake2b(others + b"\n" + line, digest_size=8).hexdigest()
 
 
 def _read(number: int, digest: str, line: bytes, where: str, defaults: Mapping[str, Any]) -> Line:
@@ -87,11 +81,12 @@ def _read(number: int, digest: str, line: bytes, where: str, defaults: Mapping[s
     try:
         value = _parsed(line)
         is_wrapped = "custom_id" in value or "body" in value
-        names = {key: value[key] for key in ("custom_id", "id") if key in value and is_wrapped == (key == "custom_id")}
+        name = "custom_id" if is_wrapped else "id"
+        names = {name: value[name]} if name in value else {}
         url, body = _unwrapped(value) if is_wrapped else _bare(value)
         if body.get("stream"):
             raise InvalidLine("stream has no meaning in a batch; leave it out")
-        call = Call(number=number, url=url, body={**defaults, **body})
+        call = EndpointCall(number=number, url=url, body={**defaults, **body})
         return Line(number=number, digest=digest, names=names, is_wrapped=is_wrapped, call=call)
     except InvalidLine as error:
         return Line(number=number, digest=digest, names=names, is_wrapped=is_wrapped, error=f"{where}: {error}")
@@ -124,11 +119,7 @@ def _unwrapped(value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _bare(value: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The url and body of a line that is a body itself, a completion's or a chat's."""
+    """The url and body of a line that is itself the body of a completion or a chat."""
     if ("prompt" in value) == ("messages" in value):
         raise InvalidLine('give "prompt" or "messages", or a line of OpenAI\'s batches')
     return COMPLETIONS if "prompt" in value else CHAT, {key: value[key] for key in value if key != "id"}
-
-
-def _text(choice: Mapping[str, Any]) -> Any:
-    return choice["text"] if "text" in choice else choice["message"]["content"]

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them."""
+"""Errors of the server, and all errors in the shape that OpenAI's clients read."""
 
 from dataclasses import fields
 
@@ -9,23 +9,35 @@ from starlette.exceptions import HTTPException
 
 from ..core.params import SamplingParams
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
-from .host import NotServing, QueueFull
 
 SECONDS_TO_RETRY = 1
-# Fields that an error of the library begins with, or names.
+
+
+class QueueFull(CospecError):
+    """As many sequences wait as may."""
+
+
+class NotServing(CospecError):
+    """The engine has died, or the server is about to end."""
+
+
+# Status and code of the library's errors that are not the client's; all others get 400.
+_STATUSES: dict[type[CospecError], tuple[int, str]] = {
+    QueueFull: (429, "queue_full"),
+    NotServing: (503, "not_serving"),
+    MissingExtra: (501, "not_installed"),
+    MemberFailed: (500, "member_failed"),
+}
+# Fields of a request that may be the first word of an error's message, or its kind.
 _NAMED = {*(field.name for field in fields(SamplingParams)), "schedule", "verification"}
 
 
 class ApiError(Exception):
-    """What is answered instead of a completion."""
+    """An error with its HTTP status."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(SECONDS_TO_RETRY)} if self.status == 429 else {}
 
     def body(self) -> dict[str, object]:
         kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -33,26 +45,22 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, self.headers)
+        headers = {"Retry-After": str(SECONDS_TO_RETRY)} if self.status == 429 else {}
+        return JSONResponse(self.body(), self.status, headers)
 
 
 def as_api_error(error: ApiError | CospecError) -> ApiError:
-    """The status that an error of the library has over HTTP; one that has it already stays."""
+    """An error of the library with its HTTP status; an ApiError stays as it is."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, QueueFull):
-        return ApiError(429, str(error), code="queue_full")
-    if isinstance(error, NotServing):
-        return ApiError(503, str(error), code="not_serving")
-    if isinstance(error, MissingExtra):
-        return ApiError(501, str(error), code="not_installed")
-    if isinstance(error, MemberFailed):
-        return ApiError(500, str(error), code="member_failed")
+    for kind, (status, code) in _STATUSES.items():
+        if isinstance(error, kind):
+            return ApiError(status, str(error), code=code)
     return ApiError(400, _printable(str(error)), param=_param(error))
 
 
 def install(app: FastAPI) -> None:
-    """Every error of this application in OpenAI's shape."""
+    """Answer every error of this application in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
     @app.exception_handler(CospecError)
@@ -73,17 +81,17 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
-        # What it was stands in the server's log, not in a stranger's answer.
+        # The exception may hold a client's text: it stands in the server's log only.
         return ApiError(500, "the server failed; its log says why").response()
 
 
 def _is_kind(part: int | str) -> bool:
-    """Whether a part of a field's path names one of the types that it may have, and no field."""
+    """Whether a part of a field's path names one of the types that the field may have, instead of a field."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or not part.isidentifier())
 
 
 def _param(error: CospecError) -> str | None:
-    """The field of the request that an error is about, as far as its type or its first word say."""
+    """The request's field that an error is about, as far as its type or the first word of its message show."""
     if isinstance(error, InvalidCombination):
         return "weights"
     if isinstance(error, InvalidSchedule):
@@ -93,5 +101,5 @@ def _param(error: CospecError) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """JSON over HTTP is UTF-8, which has no lone surrogates."""
+    """The text without lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What every request passes first: its key, and the size of its body."""
+"""The first check of every request: its API key, and the size of its body."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import ApiError
 
-# Whether the server is alive may be asked by anyone. The page and the endpoints' document hold no data, and a browser
-# that follows a link to them cannot bring a key along.
+# Paths that need no key. A supervisor asks for the health without one. The page and the endpoints' document hold no
+# data, and a browser that follows a link to them cannot send a key.
 OPEN_PATHS = ("/health", "/", "/docs", "/openapi.json")
-# How much of a refused body is read, and for how long: a client reads no answer before it has sent all of it.
+# A refused body is read up to so many bytes and seconds: a client reads no answer before it has sent all of it.
 MOST_DRAINED = 64 * 2**20
 SECONDS_DRAINED = 10.0
 
 
 class Gate:
-    """An ASGI middleware. keys: empty for none. max_body: bytes. body_seconds: how long a body may take to come."""
+    """An ASGI middleware. keys: empty lets everyone in. max_body: in bytes. body_seconds: time limit for a body."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], max_body: int, body_seconds: float) -> None:
         self._app = app
@@ -32,37 +32,42 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        refusal = self._refusal(scope["path"], headers)
-        if refusal is None:
+        length = headers.get(b"content-length", b"0")
+        if not self._may_enter(scope["path"], headers.get(b"authorization", b"")):
+            message = "give a key this server knows as `Authorization: Bearer KEY`"
+            refusal = ApiError(401, message, code="invalid_api_key")
+        elif length.isdigit() and int(length) > self._max_body:
+            refusal = ApiError(413, self._too_large)
+        else:
             await self._app(scope, self._counted(receive), send)
             return
+        # With `Expect: 100-continue` the client waits for the answer before it sends the body.
         if b"expect" not in headers:
             await _drain(receive)
         await refusal.response()(scope, receive, send)
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ApiError | None:
-        """Why this request goes no further, if it does not."""
-        if not self._may_enter(path, headers.get(b"authorization", b"")):
-            return ApiError(401, "give a key this server knows as `Authorization: Bearer KEY`", code="invalid_api_key")
-        length = headers.get(b"content-length", b"0")
-        return self._too_large() if length.isdigit() and int(length) > self._max_body else None
+    @property
+    def _too_large(self) -> str:
+        return f"the request is larger than the {self._max_body} bytes that are allowed"
 
     def _may_enter(self, path: str, authorization: bytes) -> bool:
         if not self._keys or path in OPEN_PATHS:
             return True
         scheme, _, given = authorization.partition(b" ")
-        # Each is compared, whole, so that the time it takes tells nothing.
+        # Every key is compared in full, so that the time taken does not depend on where a wrong one differs.
         matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
         return scheme.lower() == b"bearer" and any(matches)
 
     def _counted(self, receive: Receive) -> Receive:
-        """Hands on a body that is small enough and comes in time. What it raises the framework lets pass where it reads
-        a body; anything else would be a body that cannot be read."""
-        read, is_whole = 0, False
+        """`receive`, with limits on the size and duration of the body.
+
+        Raises starlette's HTTPException, the one error that FastAPI does not report as an unreadable body.
+        """
+        num_read, is_whole = 0, False
         deadline = asyncio.get_running_loop().time() + self._body_seconds
 
         async def counted() -> Message:
-            nonlocal read, is_whole
+            nonlocal num_read, is_whole
             if is_whole:
                 return await receive()
             try:
@@ -70,22 +75,19 @@ class Gate:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(408, f"the body did not come within {self._body_seconds:g} seconds") from None
-            read += len(message.get("body", b""))
+            num_read += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            if read > self._max_body:
+            if num_read > self._max_body:
                 if not is_whole:
                     await _drain(receive)
-                raise HTTPException(413, self._too_large().message)
+                raise HTTPException(413, self._too_large)
             return message
 
         return counted
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the request is larger than the {self._max_body} bytes that are allowed")
-
 
 async def _drain(receive: Receive) -> None:
-    """Read and forget what the client still sends, within limits."""
+    """Read and discard what the client still sends, within limits."""
     num_read = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SECONDS_DRAINED):

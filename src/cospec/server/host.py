@@ -1,5 +1,5 @@
-"""The thread that owns the engine. Requests join and leave between two rounds; what happens to them is told to the
-event loop that they came from."""
+"""The thread that owns the engine. Sequences join and leave between two rounds; their events go to the event loop of
+their request."""
 
 import asyncio
 import threading
@@ -8,158 +8,121 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Values
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-from ..core.engine import Update
-from ..core.events import Event, Result
-from ..core.live import Live, Request
+from ..core.events import Event
+from ..core.live import Request
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidSampling, MemberFailed
-from ..results import Origin
-from .trace import Tracer
+from .answers import Tracer
+from .errors import NotServing, QueueFull
+from .metrics import Metrics
 
 
-class QueueFull(CospecError):
-    """As many texts wait as may."""
-
-
-class NotServing(CospecError):
-    """The engine has died, or the server is about to end."""
-
-
-class Watcher(Protocol):
-    """Who counts what happens; called in the engine's thread."""
-
-    def on_tokens(self, job: "Job", count: int, last: float | None, now: float) -> None:
-        """A text of this job moved by `count` tokens; `last`: when it moved before, None at its first."""
-        ...
-
-    def on_result(self, job: "Job", result: Result, between: float, now: float) -> None:
-        """A text of this job is over; `between`: seconds from its first token to its last."""
-        ...
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a round did to one text of a job, what a trace says of it, and what ended it if it failed."""
+class Progress(NamedTuple):
+    """What crosses from the engine's thread to an event loop: an event, and what a trace says of its round."""
 
     event: Event
     trace: Values[dict[str, Any]] = ()
-    error: CospecError | None = None
 
 
 @dataclass(eq=False)
-class Job:
-    """The texts of one client's request, decoded side by side.
+class Submission:
+    """One client's request: the sequences that are decoded for it, side by side.
 
-    submitted: when it came, by the performance counter. is_prompt_only: whether the client wants nothing but its prompt
-    scored; the one token that is decoded for that is not told, nor counted.
+    submitted: when it arrived, by the performance counter. tracers: one for each sequence, or none at all.
+    seconds_to_first: from then to its first token. is_cancelled: its client has left, or one of its sequences failed.
     """
 
     requests: Values[Request]
     submitted: float
-    is_traced: bool = False
-    is_prompt_only: bool = False
-    first_token: float | None = None
+    tracers: Values[Tracer] = ()
+    seconds_to_first: float | None = None
     num_finished: int = 0
     is_cancelled: bool = False
     loop: asyncio.AbstractEventLoop | None = None
-    _queue: "asyncio.Queue[Step | CospecError]" = field(default_factory=asyncio.Queue)
+    queue: "asyncio.Queue[Progress | CospecError]" = field(default_factory=asyncio.Queue)
 
-    @property
-    def is_finished(self) -> bool:
-        return self.num_finished == len(self.requests)
+    async def progress(self) -> AsyncIterator[Progress]:
+        """What happens to its sequences, until all are finished.
 
-    def num_told(self, num_tokens: int) -> int:
-        """How many of so many decoded tokens the client is given."""
-        return 0 if self.is_prompt_only else num_tokens
-
-    def listen(self) -> None:
-        """What happens is told to the running event loop."""
-        self.loop = asyncio.get_running_loop()
-
-    def hear(self, item: Step | CospecError) -> None:
-        """From the event loop."""
-        self._queue.put_nowait(item)
-
-    async def steps(self) -> AsyncIterator[Step]:
-        """Until all texts are finished. Raises NotServing if the engine dies, MemberFailed or InvalidSampling if a text
-        fails."""
+        Raises NotServing if the engine dies, MemberFailed or InvalidSampling if a sequence fails.
+        """
         num_finished = 0
         while num_finished < len(self.requests):
-            item = await self._queue.get()
+            item = await self.queue.get()
             if isinstance(item, CospecError):
                 raise item
-            if item.error is not None:
-                # How a text is sampled is its client's to mend; nothing else that ends one is.
-                raise item.error if isinstance(item.error, InvalidSampling) else MemberFailed(str(item.error))
-            num_finished += item.event.result is not None
+            if item.event.result is not None:
+                num_finished += 1
+                # A finished sheet changes no more, so that it can be read in this thread.
+                error = item.event.sheet.error
+                if error is not None:
+                    # Of all errors that end a sequence a client can mend those of its sampling alone.
+                    raise error if isinstance(error, InvalidSampling) else MemberFailed(str(error))
             yield item
 
 
-class _Post:
-    """What jobs are to hear, from the engine's thread: an event loop is woken once a round, not once a text."""
+@dataclass(eq=False)
+class HostedSequence:
+    """One sequence of a submission. first, last: when it had its first and its latest tokens."""
+
+    submission: Submission
+    request: Request
+    tracer: Tracer | None
+    first: float | None = None
+    last: float | None = None
+
+
+class Outbox:
+    """Items for submissions, collected in the engine's thread, so that an event loop is woken once a round."""
 
     def __init__(self) -> None:
-        self._items: dict[asyncio.AbstractEventLoop, list[tuple[Job, Step | CospecError]]] = defaultdict(list)
+        self._items: dict[asyncio.AbstractEventLoop, list[tuple[Submission, Progress | CospecError]]]
+        self._items = defaultdict(list)
 
-    def add(self, job: Job, item: Step | CospecError) -> None:
-        assert job.loop is not None
-        self._items[job.loop].append((job, item))
+    def add(self, submission: Submission, item: Progress | CospecError) -> None:
+        assert submission.loop is not None
+        self._items[submission.loop].append((submission, item))
 
     def send(self) -> None:
-        """All that was added since."""
+        """Hand over all items since the last call."""
         for loop, items in self._items.items():
             try:
                 loop.call_soon_threadsafe(_deliver, items)
             except RuntimeError:
-                # The loop is closed, and nobody listens any more.
-                for job, _ in items:
-                    job.is_cancelled = True
+                # The loop is closed: nobody waits for these submissions any more.
+                for submission, _ in items:
+                    submission.is_cancelled = True
         self._items.clear()
 
 
-def _deliver(items: list[tuple[Job, Step | CospecError]]) -> None:
-    for job, item in items:
-        job.hear(item)
-
-
-@dataclass(eq=False)
-class _Sample:
-    """One text of a job."""
-
-    job: Job
-    origin: Origin
-    tracer: Tracer | None = None
-    first: float | None = None
-    last: float | None = None
-
-    @property
-    def between(self) -> float:
-        """Seconds from the first token to the last."""
-        return 0.0 if self.first is None or self.last is None else self.last - self.first
+def _deliver(items: list[tuple[Submission, Progress | CospecError]]) -> None:
+    for submission, item in items:
+        submission.queue.put_nowait(item)
 
 
 class Host:
     """The engine in its thread.
 
-    max_sequences: texts decoded at a time. max_waiting: texts that may wait for a place. calls_at_once: members called
-    side by side.
+    max_sequences: sequences decoded at a time. max_waiting: sequences that may wait for a place. calls_at_once: members
+    whose forward passes may run side by side.
     """
 
     def __init__(
-        self, ensemble: Ensemble, *, max_sequences: int, max_waiting: int, calls_at_once: int = 1, watcher: Watcher
+        self, ensemble: Ensemble, metrics: Metrics, *, max_sequences: int, max_waiting: int, calls_at_once: int = 1
     ) -> None:
         self.engine = ensemble.engine(calls_at_once)
         self.max_sequences, self.max_waiting = max_sequences, max_waiting
         self.error: str | None = None
-        self._watcher = watcher
-        self._post = _Post()
-        self._waiting: deque[_Sample] = deque()
-        self._live: dict[int, _Sample] = {}
+        self._metrics = metrics
+        self._outbox = Outbox()
+        self._waiting: deque[HostedSequence] = deque()
+        self._live: dict[int, HostedSequence] = {}
         self._changed = threading.Condition()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="cospec-engine", daemon=True)
+        metrics.watch(self)
 
     def start(self) -> None:
         self._thread.start()
@@ -176,37 +139,36 @@ class Host:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    def submit(self, job: Job) -> None:
-        """Take in a job; its texts join as places become free. From an event loop, which is told what happens.
+    def submit(self, submission: Submission) -> None:
+        """Queue its sequences; each joins the batch when a place is free. To be called from the event loop that waits
+        for their progress.
 
         Raises QueueFull or NotServing.
         """
-        job.listen()
+        submission.loop = asyncio.get_running_loop()
         with self._changed:
             if not self.is_healthy or self._is_closing:
                 raise NotServing(self.error or "the server is about to end")
-            num_texts = len(self._live) + len(self._waiting) + len(job.requests)
-            if num_texts > self.max_sequences + self.max_waiting:
+            num_new, num_live, num_waiting = len(submission.requests), len(self._live), len(self._waiting)
+            if num_new + num_live + num_waiting > self.max_sequences + self.max_waiting:
                 raise QueueFull(
-                    f"{len(job.requests)} more texts were asked for; {len(self._live)} are being decoded and "
-                    f"{len(self._waiting)} wait, of at most {self.max_sequences} and {self.max_waiting}: try later"
+                    f"{num_new} more texts were asked for; {num_live} are being decoded and "
+                    f"{num_waiting} wait, of at most {self.max_sequences} and {self.max_waiting}: try later"
                 )
-            self._waiting.extend(
-                _Sample(job, Origin(0, index, request), Tracer() if job.is_traced and not job.is_prompt_only else None)
-                for index, request in enumerate(job.requests)
-            )
+            for index, request in enumerate(submission.requests):
+                tracer = submission.tracers[index] if submission.tracers else None
+                self._waiting.append(HostedSequence(submission, request, tracer))
             self._changed.notify()
 
-    def cancel(self, job: Job) -> None:
-        """Let go of what is left of a job, if anything is, before the next round."""
-        if job.is_finished:
-            return
-        with self._changed:
-            job.is_cancelled = True
-            self._changed.notify()
+    def cancel(self, submission: Submission) -> None:
+        """Abort its sequences that are not finished, before the next round."""
+        if submission.num_finished < len(submission.requests):
+            with self._changed:
+                submission.is_cancelled = True
+                self._changed.notify()
 
     def close(self, timeout: float = 30.0) -> None:
-        """Take in nothing more, and end once all is done, or after so many seconds."""
+        """Refuse new submissions, and wait at most `timeout` seconds for those under way."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -215,9 +177,9 @@ class Host:
     def _run(self) -> None:
         try:
             while self._admit():
-                for live, update in self.engine.step():
-                    self._tell(live, update)
-                self._post.send()
+                for event in self.engine.step():
+                    self._take(event)
+                self._outbox.send()
         except BaseException as error:
             self.error = f"the engine has died: {type(error).__name__}: {error}"
             raise
@@ -226,7 +188,7 @@ class Host:
             self._abandon()
 
     def _admit(self) -> bool:
-        """Wait for work, drop what was cancelled, fill free places. False once closed with nothing left."""
+        """Wait for work, abort what was cancelled, fill free places. False once closed with nothing left."""
         with self._changed:
             while True:
                 self._drop_cancelled()
@@ -236,52 +198,49 @@ class Host:
                     return True
                 if self._is_closing:
                     return False
-                self._post.send()
+                self._outbox.send()
                 self._changed.wait()
 
     def _drop_cancelled(self) -> None:
-        for id, sample in list(self._live.items()):
-            if sample.job.is_cancelled:
-                self._finish(sample, Step(sample.origin.event(self.engine.abort(id), Update(id, (), (), True))))
-                del self._live[id]
-        if any(sample.job.is_cancelled for sample in self._waiting):
-            self._waiting = deque(sample for sample in self._waiting if not sample.job.is_cancelled)
+        for id in [id for id, sequence in self._live.items() if sequence.submission.is_cancelled]:
+            self._take(self.engine.abort(id))
+        if any(sequence.submission.is_cancelled for sequence in self._waiting):
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.submission.is_cancelled)
 
-    def _add(self, sample: _Sample) -> None:
+    def _add(self, sequence: HostedSequence) -> None:
         try:
-            self._live[self.engine.add(sample.origin.request)] = sample
+            self._live[self.engine.add(sequence.request)] = sequence
         except CospecError as error:
-            # It was checked when it came in; what still goes wrong is this client's.
-            sample.job.is_cancelled = True
-            self._post.add(sample.job, error)
+            # The request was checked on arrival; what fails now fails for this client alone.
+            sequence.submission.is_cancelled = True
+            self._outbox.add(sequence.submission, error)
 
-    def _tell(self, live: Live, update: Update) -> None:
-        sample, now = self._live[update.id], time.perf_counter()
-        num_told = sample.job.num_told(len(update.tokens))
-        if num_told:
-            self._watcher.on_tokens(sample.job, num_told, sample.last, now)
-            sample.first = now if sample.last is None else sample.first
-            sample.last = now
-        trace = sample.tracer.round(live, update) if sample.tracer else ()
-        step = Step(sample.origin.event(live, update), trace, live.sequence.error)
-        if update.is_finished:
-            del self._live[update.id]
-            self._finish(sample, step)
-        elif update.tokens or trace:
-            self._post.add(sample.job, step)
-
-    def _finish(self, sample: _Sample, step: Step) -> None:
-        assert step.event.result is not None
-        sample.job.num_finished += 1
-        self._watcher.on_result(sample.job, step.event.result, sample.between, time.perf_counter())
-        self._post.add(sample.job, step)
+    def _take(self, event: Event) -> None:
+        """Count an event and hand it to its submission."""
+        sequence, now = self._live[event.id], time.perf_counter()
+        submission = sequence.submission
+        if event.tokens:
+            if submission.seconds_to_first is None:
+                submission.seconds_to_first = now - submission.submitted
+                self._metrics.on_first_token(submission.seconds_to_first)
+            self._metrics.on_tokens(len(event.tokens), None if sequence.last is None else now - sequence.last)
+            sequence.first = now if sequence.first is None else sequence.first
+            sequence.last = now
+        trace = sequence.tracer.trace(event) if sequence.tracer else ()
+        if event.result is not None:
+            del self._live[event.id]
+            submission.num_finished += 1
+            between = 0.0 if sequence.first is None or sequence.last is None else sequence.last - sequence.first
+            self._metrics.on_result(event.result, now - submission.submitted, between)
+        if event.tokens or event.logprobs or trace or event.result is not None:
+            self._outbox.add(submission, Progress(event, trace))
 
     def _abandon(self) -> None:
-        """Tell all that wait that nothing more comes."""
+        """Report to all that wait that nothing more comes."""
         with self._changed:
-            jobs = {id(sample.job): sample.job for sample in (*self._live.values(), *self._waiting)}
+            submissions = {sequence.submission for sequence in (*self._live.values(), *self._waiting)}
             self._live.clear()
             self._waiting.clear()
-        for job in jobs.values():
-            self._post.add(job, NotServing(self.error or "the engine has ended"))
-        self._post.send()
+        for submission in submissions:
+            self._outbox.add(submission, NotServing(self.error or "the engine has ended"))
+        self._outbox.send()

@@ -1,4 +1,4 @@
-"""The application without a socket: batches are answered by the very endpoints that clients call."""
+"""The application without a socket: batches are answered by the same endpoints that clients call."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,14 +15,14 @@ from ..ensemble import Ensemble
 from .app import create_app
 from .settings import ServerSettings
 
-# A batch has no clients that must be kept from sending too much.
+# The queue and the bodies of a batch need no limit: there are no strangers among its clients.
 NO_LIMIT = 2**62
 JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """What is posted. number: whose call it is, told with its answer."""
+class EndpointCall:
+    """A body to post to an endpoint. number: its place in the batch, repeated in its answer."""
 
     number: int
     url: str
@@ -31,7 +31,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the server answers to the call of that number."""
+    """The server's answer to the call of that number."""
 
     number: int
     status: int
@@ -39,14 +39,14 @@ class Answer:
 
 
 class Offline:
-    """The application in an event loop of its own, from entering to leaving it; what is under way then is dropped.
+    """The application in an event loop of its own, from entering to leaving it; leaving aborts what is under way.
 
-    settings: its limits on the queue and on bodies are set aside.
+    settings: its keys and its limits on the queue and on bodies are ignored.
     """
 
     def __init__(self, ensemble: Ensemble, settings: ServerSettings) -> None:
         self._app = create_app(ensemble, replace(settings, api_keys=(), max_waiting=NO_LIMIT, max_body=NO_LIMIT))
-        # What fails in the application is answered with 500, as by a server.
+        # An exception in the application is answered with 500, as by a server.
         transport = ASGITransport(self._app, raise_app_exceptions=False)
         self._client = AsyncClient(transport=transport, base_url="http://offline", timeout=None)
         self._stack = ExitStack()
@@ -63,12 +63,12 @@ class Offline:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def submit(self, call: Call) -> "Future[Answer]":
-        """Cancelled, it leaves the engine before the next round."""
+    def submit(self, call: EndpointCall) -> "Future[Answer]":
+        """Start a call. Cancelling the future frees its places in the engine before the next round."""
         return self._portal.start_task_soon(self._answer, call)
 
-    def answers(self, calls: Iterable[Call], *, most: int) -> Iterator[Answer]:
-        """As they come, `most` of the calls at a time."""
+    def answers(self, calls: Iterable[EndpointCall], *, most: int) -> Iterator[Answer]:
+        """The answers in the order in which they are finished, with at most `most` calls at a time."""
         pending: set[Future[Answer]] = set()
         waiting = iter(calls)
         try:
@@ -83,7 +83,11 @@ class Offline:
             for future in pending:
                 future.cancel()
 
-    async def _answer(self, call: Call) -> Answer:
-        # As a client's bytes: what JSON cannot hold, the endpoint refuses.
+    async def _answer(self, call: EndpointCall) -> Answer:
+        # Encoded here and not by httpx, whose encoder refuses NaN: the endpoint refuses it with its own message.
         response = await self._client.post(call.url, content=json.dumps(call.body), headers=JSON)
         return Answer(number=call.number, status=response.status_code, body=response.json())
+
+
+# The command line's name for it.
+Call = EndpointCall

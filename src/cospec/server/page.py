@@ -1,4 +1,4 @@
-"""The page at `/`: the files of `web/` put together as one document, which needs nothing but this server."""
+"""The page at `/`: the files of `web/`, inlined into one document that loads nothing else."""
 
 import base64
 import hashlib
@@ -13,14 +13,14 @@ _PART = re.compile(r'<link rel="stylesheet" href="([\w.]+)">|<script src="([\w.]
 
 
 def page() -> HTMLResponse:
-    """The document, under a policy that lets it run its own parts and talk to this server alone."""
+    """The document, under a content security policy: it runs its own scripts and connects to this server alone."""
     document, policy = _assembled()
     return HTMLResponse(document, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
 
 
 @cache
 def _assembled() -> tuple[str, str]:
-    """The document with its parts in their places, and the policy that names each part by its digest."""
+    """The document with styles and scripts inlined, and the policy that allows each of them by its digest."""
     digests: dict[str, list[str]] = {"style": [], "script": []}
 
     def inlined(found: re.Match[str]) -> str:

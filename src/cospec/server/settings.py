@@ -1,7 +1,8 @@
-"""How a server behaves."""
+"""Settings of a server."""
 
 from dataclasses import dataclass
 
+from ..ensemble import MAX_SEQUENCES
 from ..errors import CospecError
 
 
@@ -11,19 +12,20 @@ class InvalidSettings(CospecError):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """model: the name that clients give. api_keys: empty for none. max_sequences: texts decoded at a time.
+    """Names, keys and limits of one server.
 
-    max_waiting: texts that wait for one of these places before more are answered with 429. context: the most tokens
-    of prompt and answer together, None for the members' own. max_body: bytes of a request. body_seconds: how long one
-    may take to come. origins: what other sites' pages may call the server, none by default. calls_at_once: members
-    called side by side.
+    model: the name that clients use. api_keys: keys that are accepted; empty lets everyone in. max_sequences: sequences
+    decoded at a time. max_waiting: sequences that may wait for a place; a request beyond them gets status 429. context:
+    most tokens of prompt and answer together; None for the members' own limit. max_body: largest request, in bytes.
+    body_seconds: time limit for the arrival of a request's body. origins: web origins whose pages may call the server;
+    none by default. calls_at_once: members whose forward passes may run side by side.
 
-    Raises InvalidSettings, naming the setting, what was given and what is allowed.
+    Raises InvalidSettings, naming the setting, its value and what is allowed.
     """
 
     model: str
     api_keys: tuple[str, ...] = ()
-    max_sequences: int = 32
+    max_sequences: int = MAX_SEQUENCES
     max_waiting: int = 256
     context: int | None = None
     max_body: int = 4 * 2**20

@@ -1,8 +1,9 @@
 """Any causal language model of transformers. Nothing outside this package imports transformers."""
 
+from ..options import LoadOptions
 from .cache import cache_argument
-from .load import LoadOptions, check_supported, load
-from .memory import check_memory
+from .load import load, load_bundled
 from .runner import HfRunner
+from .support import check_supported
 
-__all__ = ["HfRunner", "LoadOptions", "cache_argument", "check_memory", "check_supported", "load"]
+__all__ = ["HfRunner", "LoadOptions", "cache_argument", "check_supported", "load", "load_bundled"]

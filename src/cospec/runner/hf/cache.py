@@ -1,7 +1,7 @@
-"""The cache: per layer one K and one V of [slots, heads, length, dim]; rows write at their own lengths.
+"""The key-value cache: one K and one V a layer, [slots, heads, length, dim], which rows write at their own lengths.
 
-Trimming a slot moves a number in the slot and touches nothing here: what lies beyond a slot's length is
-masked, and overwritten by the next tokens.
+Trimming a slot changes a number in the slot and touches nothing here: what lies beyond a slot's length is masked, and
+overwritten by the next tokens.
 """
 
 import inspect
@@ -10,25 +10,29 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from .window import Places
+from .batch import ForwardBatch
 
 FIRST_LENGTH = 256
 
 
-def cache_argument(model: PreTrainedModel, cache: Cache | None = None) -> dict[str, Cache]:
-    """A cache, transformers' own if none is given, under the name by which the model takes it: 5.24 began to rename
-    it."""
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    return {name: DynamicCache(config=model.config) if cache is None else cache}
+def cache_parameter(model: PreTrainedModel) -> str:
+    """The name of the model's parameter that takes a cache: transformers 5.24 began to rename it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def cache_argument(model: PreTrainedModel) -> dict[str, Cache]:
+    """A new cache of transformers' own, under the name by which the model takes it."""
+    return {cache_parameter(model): DynamicCache(config=model.config)}
 
 
 class SlotCache(Cache):
-    """What transformers is given as its cache. `window` says where the tokens of the next call stand.
+    """The cache that transformers is given.
 
-    num_spare: slots in front of the others, which are allocated beside them. num_growths: how often anything moved.
+    batch: the layout of the forward pass that runs next. num_spare: slots in front of the others, which are allocated
+    beside them. num_growths: how often a layer was allocated anew, so that its addresses changed.
     """
 
-    window: Places
+    batch: ForwardBatch
 
     def __init__(self, num_layers: int, num_spare: int = 0) -> None:
         self.num_spare = num_spare
@@ -37,26 +41,26 @@ class SlotCache(Cache):
         super().__init__(layers=[*self.slot_layers])
 
     @property
-    def is_laid_out(self) -> bool:
-        """Whether a first call has told what keys and values look like."""
+    def is_allocated(self) -> bool:
+        """Whether a first pass has shown how many heads and which dimension keys and values have."""
         return self.slot_layers[0].is_initialized
 
     @property
     def num_bytes(self) -> int:
-        """Of all layers, as allocated so far."""
-        laid_out = [layer for layer in self.slot_layers if layer.is_initialized]
+        """Bytes allocated so far, of all layers."""
+        allocated = [layer for layer in self.slot_layers if layer.is_initialized]
         return sum(
-            tensor.numel() * tensor.element_size() for layer in laid_out for tensor in (layer.keys, layer.values)
+            tensor.numel() * tensor.element_size() for layer in allocated for tensor in (layer.keys, layer.values)
         )
 
     def reserve(self, num_slots: int, length: int) -> None:
-        """Make room, so that calls of up to so many slots and positions move nothing."""
+        """Allocate enough for passes of up to so many slots and positions, which then move nothing."""
         for layer in self.slot_layers:
             if layer.is_initialized:
                 layer.reserve(num_slots, length)
 
     def clear(self, slot: int) -> None:
-        """Forget what overflowed in a slot: a masked NaN is still multiplied by 0."""
+        """Zero a slot, whose last sequence may have overflowed: a masked NaN is still multiplied by 0."""
         for layer in self.slot_layers:
             if layer.is_initialized and slot < layer.keys.shape[0]:
                 layer.keys[slot].zero_()
@@ -82,17 +86,17 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Store [rows, heads, width, dim] each; what the rows' slots hold now, [rows, heads, length, dim] each."""
+        """Store [rows, heads, width, dim] each; all that the rows' slots hold now, [rows, heads, length, dim] each."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        window = self._cache.window
-        self.reserve(window.num_slots, window.length)
-        window.write(self.keys, key_states)
-        window.write(self.values, value_states)
-        return window.read(self.keys), window.read(self.values)
+        batch = self._cache.batch
+        self.reserve(batch.num_slots, batch.length)
+        batch.write(self.keys, key_states)
+        batch.write(self.values, value_states)
+        return batch.read(self.keys), batch.read(self.values)
 
     def reserve(self, num_slots: int, length: int) -> None:
-        """Grow to at least so much. Both double, so that growing costs little in the long run."""
+        """Grow to at least so many slots and positions. Both double, so that copies stay in proportion to the size."""
         if self.keys.shape[0] >= num_slots and self.keys.shape[2] >= length:
             return
         self._cache.num_growths += 1
@@ -101,13 +105,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         length = _doubled(self.keys.shape[2] or FIRST_LENGTH, length)
         self.keys, self.values = _grown(self.keys, num_slots, length), _grown(self.values, num_slots, length)
 
-    # What a model without a mask takes its own from; rows that do not all stand at the same positions get one.
+    # transformers makes its masks from these where none is given: for rows that all stand at the same positions.
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache.window.length, 0
+        return self._cache.batch.length, 0
 
     def get_seq_length(self) -> int:
-        return self._cache.window.length - self._cache.window.width
+        return self._cache.batch.length - self._cache.batch.width
 
     def get_max_length(self) -> int:
         return -1

@@ -1,4 +1,4 @@
-"""A model's forward call on the slot cache: as transformers wrote it, whatever the model is."""
+"""A forward pass over the slot cache, through the model as transformers wrote it, whatever its architecture."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,49 +7,48 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cache import SlotCache, cache_argument
+from .batch import ForwardBatch
+from .cache import SlotCache, cache_parameter
 from .masks import Masks
-from .window import Places
 
 
 class Forward(Protocol):
-    """How a model is called. padding: what a token costs that only fills up a shorter row, over what others do."""
+    """A model's forward pass. padding: the cost of a token of padding, in tokens."""
 
     padding: float
 
-    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None: ...
-
-    def __call__(self, input_ids: Tensor, places: Places, kept: Sequence[int]) -> Tensor:
-        """Logits [sum of kept, columns] of the last `kept` tokens of each row of input_ids [rows, width] at these
-        places, one row behind the other. At least one token of all is kept."""
+    def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
+        """Logits [sum of num_logits, columns] of the last `num_logits` tokens of each row of input_ids [rows, width],
+        one row behind the other. At least one of num_logits is positive. The cache is written and read as `batch` says.
+        """
         ...
 
 
 class ModelForward:
-    """The model as it is."""
+    """The model's own forward pass."""
 
     padding = 1.0
 
-    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         config = model.config.get_text_config()
-        self._model, self._cache = model, cache
-        self._cache_argument = cache_argument(model, cache)
-        # Other kinds of attention take "no mask" to mean that everything may be seen.
+        self._model = model
+        self._cache_parameter = cache_parameter(model)
+        # Other attention implementations than SDPA take a missing mask to mean that every token attends to all.
         self._masks = Masks(config, model.dtype, may_omit=config._attn_implementation == "sdpa")
 
-    def __call__(self, input_ids: Tensor, places: Places, kept: Sequence[int]) -> Tensor:
-        self._cache.window = places
-        masks = self._masks.at(places)
+    def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
+        cache.batch = batch
+        masks = self._masks.of(batch)
         logits: Tensor = self._model(
             input_ids=input_ids,
-            # By type only where there are several.
+            # transformers takes masks by layer type only where a model has several types.
             attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            position_ids=places.position_ids,
+            position_ids=batch.position_ids,
             use_cache=True,
-            logits_to_keep=max(kept),
-            **self._cache_argument,
+            logits_to_keep=max(num_logits),
+            **{self._cache_parameter: cache},
         ).logits
-        # Counted from the last, since a model may not know `logits_to_keep`.
-        if min(kept) == max(kept):
-            return logits[:, logits.shape[1] - kept[0] :].flatten(0, 1)
-        return torch.cat([row[row.shape[0] - count :] for row, count in zip(logits, kept, strict=True)])
+        # Counted from the last, since a model may not know `logits_to_keep` and give all.
+        if min(num_logits) == max(num_logits):
+            return logits[:, logits.shape[1] - num_logits[0] :].flatten(0, 1)
+        return torch.cat([row[row.shape[0] - count :] for row, count in zip(logits, num_logits, strict=True)])

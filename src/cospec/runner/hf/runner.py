@@ -1,4 +1,4 @@
-"""HfRunner: feeds ragged batches of tokens to a transformers model and returns the rows asked for."""
+"""HfRunner: feeds ragged batches of tokens to a transformers model and returns the rows that are wanted."""
 
 import heapq
 from collections import defaultdict
@@ -10,17 +10,17 @@ from transformers import PreTrainedModel
 
 from ...errors import InvalidPrompt
 from ..protocol import Feed, Slot, Tokenizer
+from .batch import RaggedBatch
 from .cache import SlotCache
 from .forward import Forward, ModelForward
-from .graphs import SCRATCH, FixedPlaces, FixedShapes, Shapes
-from .window import Window
+from .graphs import SCRATCH, FixedBatch, FixedShapes, Shapes
 
-# A call takes at least as long as about so many tokens in one: it reads all weights, whatever it is fed.
-A_CALL_ON_CPU, A_CALL = 48, 512
+# A forward pass reads all weights, whatever it is fed: it takes as long as about this many tokens take within one.
+PASS_COST_ON_CPU, PASS_COST = 48, 512
 
 
 class HfSlot(Slot):
-    """A row of the cache."""
+    """One slot of the cache."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -30,9 +30,9 @@ class HfSlot(Slot):
 class HfRunner:
     """A causal language model with a cache that any of its slots can roll back.
 
-    model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. shapes: whether short calls are
-    padded to few shapes, and captured. forward: how the model is called. Whether a model can be run so at all, `load`
-    finds out, or `check_supported`.
+    model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. shapes: whether short passes are
+    padded to few shapes, and captured. forward: the forward pass, the model's own by default. `load`, or
+    `check_supported`, tests whether a model gives the right logits so.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class HfRunner:
         model: PreTrainedModel,
         tokenizer: Tokenizer | None = None,
         shapes: Shapes = Shapes.AS_GIVEN,
-        forward: type[Forward] = ModelForward,
+        forward: Forward | None = None,
     ) -> None:
         config = model.config.get_text_config()
         self.model = model
@@ -56,22 +56,22 @@ class HfRunner:
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)
         num_spare = 0 if shapes is Shapes.AS_GIVEN else SCRATCH + 1
         self._cache = SlotCache(config.num_hidden_layers, num_spare)
-        self._forward = forward(model, self._cache)
+        self._forward = forward or ModelForward(model)
         self._free: list[int] = []
         self._num_slots = num_spare
         self.fixed: FixedShapes | None = None
         if shapes is not Shapes.AS_GIVEN:
             is_captured = shapes is Shapes.CAPTURED
-            self.fixed = FixedShapes(self._fixed_call, self._cache, self._device, is_captured=is_captured)
+            self.fixed = FixedShapes(self._fixed_logits, self._cache, self._device, is_captured=is_captured)
 
     @property
     def cache_bytes(self) -> int:
-        """Of the keys and values, as allocated so far."""
+        """Bytes of keys and values, as allocated so far."""
         return self._cache.num_bytes
 
     @torch.inference_mode()
     def open(self) -> HfSlot:
-        # The lowest, so that live slots stay neighbours.
+        # The lowest free slot is taken, so that live slots stay consecutive.
         if self._free:
             index = heapq.heappop(self._free)
             self._cache.clear(index)
@@ -89,48 +89,47 @@ class HfRunner:
         slot.length = length
 
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
-        self._check(batch)
+        assert all(feed.tokens and 0 <= feed.rows <= len(feed.tokens) for feed in batch)
+        longest = max(feed.slot.length + len(feed.tokens) for feed in batch)
+        if self.context is not None and longest > self.context:
+            raise InvalidPrompt(f"{longest} tokens do not fit into a context of {self.context}; shorten the text")
         rows: dict[int, Tensor] = {}
-        a_call = A_CALL_ON_CPU if self._device.type == "cpu" else A_CALL
-        for group in _groups(batch, a_call / self._forward.padding):
-            # In the order of slots, so that neighbours can be read without a copy.
+        pass_cost = PASS_COST_ON_CPU if self._device.type == "cpu" else PASS_COST
+        for group in _groups(batch, pass_cost / self._forward.padding):
+            # In the order of slots, so that consecutive ones are read without a copy.
             group.sort(key=lambda i: _index(batch[i].slot))
             rows.update(zip(group, self._rows([batch[i] for i in group]), strict=True))
         for feed in batch:
             feed.slot.length += len(feed.tokens)
         return [rows[i] for i in range(len(batch))]
 
-    def _check(self, batch: Sequence[Feed]) -> None:
-        assert all(feed.tokens and 0 <= feed.rows <= len(feed.tokens) for feed in batch)
-        longest = max(feed.slot.length + len(feed.tokens) for feed in batch)
-        if self.context is not None and longest > self.context:
-            raise InvalidPrompt(f"{longest} tokens do not fit into a context of {self.context}; shorten the text")
-
     @torch.inference_mode()
-    def _rows(self, batch: list[Feed]) -> list[Tensor]:
-        window = Window(
-            slots=[_index(feed.slot) for feed in batch],
-            starts=[feed.slot.length for feed in batch],
-            counts=[len(feed.tokens) for feed in batch],
+    def _rows(self, feeds: list[Feed]) -> list[Tensor]:
+        """The rows of feeds that go through the model in one forward pass."""
+        batch = RaggedBatch(
+            slots=[_index(feed.slot) for feed in feeds],
+            starts=[feed.slot.length for feed in feeds],
+            counts=[len(feed.tokens) for feed in feeds],
             device=self._device,
         )
-        texts = [feed.tokens for feed in batch]
-        if self.fixed is not None and self.fixed.can_take(window):
-            # The next call overwrites them.
-            logits = self._as_rows(self.fixed.logits(window, texts), copy=True)
-            return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(batch)]
-        kept = [feed.rows for feed in batch]
-        # A call gives a row at least, wanted or not.
-        given = kept if any(kept) else [*kept[:-1], 1]
-        rows = torch.split(self._as_rows(self._forward(window.padded(texts), window, given)), given)
-        return [row[:count] for row, count in zip(rows, kept, strict=True)]
+        tokens = [feed.tokens for feed in feeds]
+        if self.fixed is not None and self.fixed.can_take(batch):
+            # A copy, since the next pass overwrites the logits.
+            logits = self._as_rows(self.fixed.logits(batch, tokens), copy=True)
+            return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(feeds)]
+        wanted = [feed.rows for feed in feeds]
+        # A pass gives at least one row, wanted or not.
+        num_logits = wanted if any(wanted) else [*wanted[:-1], 1]
+        logits = self._forward(batch.padded(tokens), batch, num_logits, self._cache)
+        rows = torch.split(self._as_rows(logits), num_logits)
+        return [row[:count] for row, count in zip(rows, wanted, strict=True)]
 
     def _as_rows(self, logits: Tensor, *, copy: bool = False) -> Tensor:
         return logits[..., : self.vocab_size].to(self._row_dtype, copy=copy)
 
-    def _fixed_call(self, places: FixedPlaces) -> Tensor:
-        rows, width = places.input_ids.shape
-        return self._forward(places.input_ids, places, [width] * rows).view(rows, width, -1)
+    def _fixed_logits(self, batch: FixedBatch) -> Tensor:
+        rows, width = batch.input_ids.shape
+        return self._forward(batch.input_ids, batch, [width] * rows, self._cache).view(rows, width, -1)
 
 
 def _index(slot: Slot) -> int:
@@ -138,21 +137,22 @@ def _index(slot: Slot) -> int:
     return slot.index
 
 
-def _groups(batch: Sequence[Feed], a_call: float) -> list[list[int]]:
-    """Indices of the feeds that go through the model together, so that padding and calls cost the least in all.
+def _groups(batch: Sequence[Feed], pass_cost: float) -> list[list[int]]:
+    """Indices of the feeds that go through the model together, so that padding and passes cost the least in all.
 
-    a_call: what one costs beside its tokens, in tokens of padding.
+    pass_cost: cost of a pass beside its tokens, in tokens of padding. Groups are runs of the sorted lengths; the
+    cheapest partition is found by dynamic programming over the distinct lengths.
     """
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, feed in enumerate(batch):
         by_length[len(feed.tokens)].append(index)
     lengths = sorted(by_length)
-    # For the shortest 0, 1, 2, ... lengths: what they cost at least, in tokens, and where their last group begins.
+    # For the shortest 0, 1, 2, ... lengths: their least cost in tokens, and where their last group begins.
     cheapest = [(0.0, 0)]
     for stop, longest in enumerate(lengths, start=1):
         counts = [sum(len(by_length[length]) for length in lengths[start:stop]) for start in range(stop)]
         cheapest.append(
-            min((cheapest[start][0] + a_call + longest * count, start) for start, count in enumerate(counts))
+            min((cheapest[start][0] + pass_cost + longest * count, start) for start, count in enumerate(counts))
         )
     groups, stop = [], len(lengths)
     while stop > 0:
@@ -163,11 +163,12 @@ def _groups(batch: Sequence[Feed], a_call: float) -> list[list[int]]:
 
 
 def _context(config: object) -> int | None:
-    """The most tokens of which each position's embedding is its own, whatever else is in the batch."""
+    """The most tokens of a sequence whose positions are embedded independently of whatever else is in the batch."""
     context: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
-        # Beyond the original length it embeds all positions anew, which a cache, or a shorter neighbour, cannot follow.
+        # A sequence beyond the original length has all its positions embedded anew, which neither the cache nor a
+        # shorter sequence in the same batch can follow.
         return int(rope["original_max_position_embeddings"])
     return context
 

@@ -8,15 +8,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from .grammar import Grammar, Grammars
+from .grammar import CompiledGrammar, GrammarCompiler
 
-# How byte-level vocabularies write bytes, and how others write those that they have no entry for.
+# How byte-level vocabularies write a byte, and how others write one that has no entry of its own.
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class HfTokenizer:
-    """Text to ids, with the special tokens its model wants in front, and back, without any."""
+    """Text to ids, with the special tokens that the model wants in front, and ids to text without special tokens."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -24,20 +24,20 @@ class HfTokenizer:
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
         self._texts: dict[int, str] = {}
         by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
-        self._grammars: dict[tuple[int, tuple[int, ...]], Grammars] = {}
+        self._compilers: dict[tuple[int, tuple[int, ...]], GrammarCompiler] = {}
         self._entries = [by_id.get(index, "") for index in range(max(by_id) + 1)]
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text))
 
     def encode_bare(self, text: str) -> list[int]:
-        """Without the special tokens in front."""
+        """Text to ids without the special tokens in front."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         if len(ids) != 1:
             return self._decode(ids)
-        # As a text grows, each token is decoded alone and behind the one before it.
+        # Single tokens are cached: while a text grows, each is decoded alone and behind the one before it.
         if (text := self._texts.get(ids[0])) is None:
             text = self._texts[ids[0]] = self._decode(ids)
         return text
@@ -49,7 +49,7 @@ class HfTokenizer:
         return self._entries
 
     def token_bytes(self, token: int) -> bytes:
-        """What one token stands for; of a character it may be a part."""
+        """The bytes of one token, which may be a part of a character."""
         entry = self._entries[token]
         if _BYTE.fullmatch(entry):
             return bytes([int(entry[3:5], 16)])
@@ -59,7 +59,7 @@ class HfTokenizer:
 
     @cached_property
     def longest(self) -> int:
-        """The most characters that one token stands for."""
+        """The most bytes of a token."""
         return max(len(self.token_bytes(token)) for token in range(len(self._entries)))
 
     @property
@@ -67,8 +67,10 @@ class HfTokenizer:
         return bool(getattr(self._tokenizer, "chat_template", None))
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Messages (role, content) as the prompt that the model was trained to answer. Raises ValueError for roles or
-        an order that its template refuses."""
+        """Messages (role, content) as token ids, by the model's chat template.
+
+        Raises ValueError for roles or an order that the template refuses.
+        """
         from jinja2.exceptions import TemplateError
 
         try:
@@ -81,7 +83,7 @@ class HfTokenizer:
         return self.encode_bare(str(text))
 
     def info(self) -> dict[str, Any]:
-        """What clients that count tokens themselves ask for."""
+        """The facts that clients need which count tokens themselves."""
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         return {
             "tokenizer_class": type(self._tokenizer).__name__,
@@ -90,10 +92,14 @@ class HfTokenizer:
             **{name: getattr(self._tokenizer, name, None) for name in names},
         }
 
-    def grammar(self, kind: str, source: str | dict[str, Any], vocab_size: int, end_ids: tuple[int, ...]) -> Grammar:
-        """A JSON schema, a regular expression or a grammar, to keep texts to, which any of end_ids ends. Raises
-        InvalidSampling."""
+    def grammar(
+        self, kind: str, source: str | dict[str, Any], vocab_size: int, end_ids: tuple[int, ...]
+    ) -> CompiledGrammar:
+        """Compile a JSON schema, a regular expression or a grammar (see `grammar.KINDS`), which any of end_ids ends.
+
+        Raises InvalidSampling.
+        """
         key = (vocab_size, end_ids)
-        if key not in self._grammars:
-            self._grammars[key] = Grammars(self._tokenizer, vocab_size, end_ids)
-        return self._grammars[key].read(kind, source)
+        if key not in self._compilers:
+            self._compilers[key] = GrammarCompiler(self._tokenizer, vocab_size, end_ids)
+        return self._compilers[key].compile(kind, source)

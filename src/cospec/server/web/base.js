@@ -18,7 +18,7 @@ function sum(values) {
   return values.reduce((total, value) => total + value, 0);
 }
 
-// Calls `draw` at most once a frame, with what was given last.
+// Calls `draw` at most once a frame, with the latest arguments.
 function onceAFrame(draw) {
   let frame = 0;
   let latest;

@@ -1,7 +1,7 @@
 'use strict';
-/* The chosen schedule beside plain: speed, and calls of each model for 100 tokens. */
+/* The chosen schedule compared with plain: speed, and forward passes of each model for 100 tokens. */
 
-// A number with a bar as long as its part of the largest.
+// A number with a bar whose length is its share of the largest.
 function barCell(value, largest, className) {
   const cell = make('td');
   const bar = make('span', `bar ${className}`);
@@ -52,8 +52,8 @@ function ratioOf(chosen, plain) {
 
 function noteOn(chosen, plain) {
   if (!chosen?.metrics || !plain?.metrics) return '';
-  if (chosen.text === plain.text) return 'Both wrote the same text, to the character.';
-  return 'Two samples of the same distribution; verification “coupled” makes them one text for one seed.';
+  if (chosen.text === plain.text) return 'Both wrote the same text, character by character.';
+  return 'Two samples of the same distribution; with verification “coupled” a seed has one text.';
 }
 
 function renderComparison(chosen, plain) {

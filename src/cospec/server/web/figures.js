@@ -1,5 +1,5 @@
 'use strict';
-/* The figures of a run: how fast, how long, and what each model did for it. */
+/* The figures of a run: its speed and length, and each model’s forward passes and drafts. */
 
 function acceptanceText({ accepted, proposed }) {
   return proposed > 0 ? `${accepted} / ${proposed} = ${fixed(accepted / proposed, 2)}` : '–';

@@ -1,5 +1,5 @@
 'use strict';
-/* Keeps a box at the end of what comes until the user scrolls back, and again once they reach the end. */
+/* Keeps a box scrolled to its end while it grows, unless the user has scrolled back. */
 
 const AXES = {
   x: { at: 'scrollLeft', size: 'scrollWidth', view: 'clientWidth' },

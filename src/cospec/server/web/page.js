@@ -1,5 +1,5 @@
 'use strict';
-/* The page: loading the ensemble, running what the form asks for, and saying how it stands. */
+/* The page: loads the ensemble, runs the form’s request, and shows its state. */
 
 const WIDE = '(min-width: 60rem)';
 const NUM_WARMING_TOKENS = 16;
@@ -67,16 +67,16 @@ async function runChosen(request, onProgress, signal) {
 
 async function generateOnce(request, signal) {
   const run = await runChosen(request, showFigures, signal);
-  const reason = { length: 'as long as asked for', stop: 'the text came to its end' }[run.reason];
+  const reason = { length: 'as long as requested', stop: 'the text came to its end' }[run.reason];
   setPhase('done', `Done: ${lengthOf(run)}${reason ? `, ${reason}` : ''}.`);
 }
 
-// What is no number goes as it is, for the server to say so.
+// A value that is no number is sent unchanged, so that the server reports the error.
 function numWarmingTokens(asked) {
   return typeof asked === 'number' ? Math.min(asked, NUM_WARMING_TOKENS) : asked;
 }
 
-// A first run pays for what later ones find ready.
+// The first run has costs that later ones have not, such as allocating memory.
 async function warmUp(request, signal) {
   setPhase('streaming', 'Warming up…');
   for (const schedule of [request.schedule, 'plain']) {
@@ -163,7 +163,7 @@ async function load() {
     models = (await response.json()).data.filter((entry) => entry.cospec);
     if (models.length === 0) throw new Error('The server offers no ensemble.');
     $('key-form').hidden = true;
-    // A link cannot bring the key along.
+    // A link cannot send the key.
     $('metrics').hidden = apiKey !== '';
     $('model-field').hidden = models.length === 1;
     fillSelect($('model'), models.map((entry) => entry.id), models[0].id);

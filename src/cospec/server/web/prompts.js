@@ -1,5 +1,5 @@
 'use strict';
-/* The prompt: written, or chosen from the server's examples and from what was written before. */
+/* The prompt: written, or chosen from the server’s examples and the user’s earlier prompts. */
 
 const NUM_KEPT_PROMPTS = 20;
 
@@ -36,7 +36,7 @@ function markExample() {
   $('example').selectedIndex = Math.max(0, options.findIndex(({ value }) => value !== '' && value === $('prompt').value));
 }
 
-// What the user wrote stays in the list when an example takes its place.
+// A prompt that the user wrote stays in the list when an example replaces it.
 function keepPrompt() {
   const text = $('prompt').value;
   const isNew = text.trim() !== '' && !examples.includes(text) && !mine.includes(text);

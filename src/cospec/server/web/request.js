@@ -1,17 +1,19 @@
 'use strict';
-/* What the form asks for, and which field an error is about. */
+/* The request that the form describes, and the field that an error is about. */
+
+// Of the schedules that come with cospec; others have no hint.
 
 const SCHEDULE_HINTS = {
-  auto: 'Measures as it writes, and runs the plan that is fastest.',
-  plain: 'Every member, once for every token: the baseline.',
+  auto: 'Measures while it decodes, and runs the fastest plan.',
+  plain: 'One forward pass of every member for each token: the baseline.',
   fixed: 'One proposer drafts a few tokens, then all members score them.',
-  alternate: 'Members take turns: each scores the others’ drafts and proposes in the same call.',
-  cascade: 'A drafter drafts for one member, whose tokens are its drafts for all.',
-  mixture: 'One member for each token, drawn ahead. For mixtures at temperature 1.',
+  alternate: 'Members take turns: each scores the others’ drafts and proposes in one forward pass.',
+  cascade: 'A drafter drafts for one member, which verifies the drafts before all members do.',
+  mixture: 'Draws one member for each token in advance. For mixtures at temperature 1.',
 };
 const VERIFICATION_HINTS = {
   token: 'Accepts or replaces each draft by itself.',
-  block: 'Takes a run of drafts as one: accepts more.',
+  block: 'Verifies a block of drafts together: accepts more.',
   coupled: 'One text for a seed, whatever the schedule.',
 };
 const FIELDS = {
@@ -35,17 +37,17 @@ function renderHints() {
   $('verification-hint').textContent = VERIFICATION_HINTS[$('verification').value] ?? '';
 }
 
-// Empty means the default. What is no number goes as it is, for the server to say so.
+// Empty means the default. A value that is no number is sent unchanged, so that the server reports the error.
 function numberIn(id, fallback) {
   const { value, validity } = $(id);
   if (validity.badInput) return 'not a number';
   return value.trim() === '' ? fallback : Number(value);
 }
 
-// Drawn here, so that it can be shown, and kept by writing it down.
+// Drawn here, so that the page can show it and the user can repeat it.
 function seedIn() {
   const given = numberIn('seed', Math.floor(Math.random() * NUM_SEEDS));
-  // Beyond what a number holds exactly the server reads the digits themselves.
+  // Integers beyond what a number holds exactly are sent as their digits.
   const seed = typeof given === 'string' || Number.isSafeInteger(given) ? given : $('seed').value.trim();
   $('seed').placeholder = `last: ${seed}`;
   return seed;

@@ -1,5 +1,5 @@
 'use strict';
-/* A run: one streamed completion, and what its trace says of each lane until the server's own figures are there. */
+/* A run: one streamed completion, with counts by lane from its trace until the server’s own figures arrive. */
 
 function createRun(schedule, views, onProgress) {
   return {
@@ -75,7 +75,7 @@ function numTokens(run) {
   return run.usage?.completion_tokens ?? run.numSettled;
 }
 
-// The server's own figure; until it is there, what this page sees.
+// The server’s own figure; until it arrives, as measured by this page.
 function speedOf(run) {
   return run.metrics?.tokens_per_second ?? (1000 * run.numSettled) / (run.lastAt - run.startedAt);
 }
@@ -84,7 +84,7 @@ function firstTokenOf(run) {
   return run.metrics?.time_to_first_token_ms ?? (run.firstAt ? run.firstAt - run.startedAt : NaN);
 }
 
-// What ran: under `auto` the plan that it had chosen by the end.
+// The plan that ran: under `auto` the one chosen at the end.
 function planOf(run) {
   return run.metrics?.plan || run.metrics?.schedule || run.schedule;
 }

@@ -1,5 +1,5 @@
 'use strict';
-/* Asking the server: its key, its errors in words, and the events of a stream. */
+/* Requests to the server: the API key, error messages, and the events of a stream. */
 
 let apiKey = store.get('sessionStorage', 'key') ?? '';
 
@@ -29,7 +29,7 @@ async function ask(path, options = {}) {
   return response;
 }
 
-// fetch and its reader throw a TypeError for every lost connection, and say no more.
+// fetch and its reader throw a TypeError for every lost connection, without details.
 function isLost(error) {
   return error instanceof TypeError;
 }
@@ -40,7 +40,7 @@ function explain(error) {
   return error.message;
 }
 
-// What may go well another time, with nothing changed.
+// Whether the same request may succeed later.
 function isWorthRetrying(error) {
   return isLost(error) || error.status === 429 || error.status >= 500;
 }

@@ -10,7 +10,7 @@ function createSheet(box, names, root) {
   let pending = []; // [column, row] of drafts not yet decided
   let numSettled = 0;
   let cursor = -1; // the column that the arrow keys are at
-  let limit = Infinity; // r drew the token there in this round, so no row behind it can be known
+  let limit = Infinity; // the token there was drawn from r in this round, so that no row after it can be known
 
   function addRow(name) {
     const head = make('div');

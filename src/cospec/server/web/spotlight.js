@@ -1,5 +1,5 @@
 'use strict';
-/* The token that the pointer, a finger or the focus is on: told in a tooltip, and lit wherever it is shown. */
+/* The token under the pointer, a finger or the focus: described in a tooltip, and highlighted wherever it is shown. */
 
 const shown = new WeakMap(); // element -> the settled event that it shows
 const shownBy = new WeakMap(); // settled event -> the elements that show it
@@ -36,7 +36,7 @@ function showTip(node, event) {
   placeTip(tip, node.getClientRects()[0] ?? node.getBoundingClientRect());
 }
 
-// Above the token, or below where there is no room.
+// Above the token, or below it if there is no room above.
 function placeTip(tip, { left, top, bottom }) {
   const { width, height } = tip.getBoundingClientRect();
   const x = Math.max(8, Math.min(left, document.documentElement.clientWidth - width - 8));
@@ -44,7 +44,7 @@ function placeTip(tip, { left, top, bottom }) {
   tip.style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px)`;
 }
 
-// Focus may scroll its token into view: then the tooltip goes along.
+// Focus may scroll its token into view: then the tooltip moves with it.
 function moveSpot() {
   if (!spot) return;
   const hasFocus = spot.contains(document.activeElement) || document.activeElement?.contains(spot);
@@ -52,7 +52,7 @@ function moveSpot() {
   else clearSpot();
 }
 
-// A box that scrolls sideways, as the sheet does, brings what is lit there into view: but not under a mere pointer.
+// A box that scrolls sideways, such as the sheet, scrolls a focused token into view; a pointer alone scrolls nothing.
 function revealSpot() {
   for (const each of shownBy.get(shown.get(spot))) each.dispatchEvent(new Event('reveal', { bubbles: true }));
 }

@@ -1,11 +1,11 @@
 'use strict';
-/* A text as it comes: a span for each token, and the drafts that are not decided yet behind them. */
+/* A streamed text: a span for each settled token, then the drafts that are not decided yet. */
 
 const NUM_LINES_BELOW = 2;
 
 function createText(box, emptyTemplate) {
   const pending = make('span', 'pending');
-  // Drafts come and go: what is followed is the settled text, with room below it.
+  // Drafts are short-lived: the box follows the end of the settled text, with room below it.
   const follow = followEnd(box, 'y', () => pending.offsetTop + NUM_LINES_BELOW * parseFloat(getComputedStyle(box).lineHeight));
   let spans = [];
   let swapped = []; // spans that replaced a draft: one tab stop, arrows between them
@@ -65,8 +65,8 @@ function createText(box, emptyTemplate) {
       pending.replaceChildren(...event.drafts.map((draft) => make('span', `tok ${colourOf(draft.proposer)}`, draft.token)));
       follow.tick();
     },
-    // What is shown is the text, to the character, whatever the trace said: a stop string cuts tokens that it
-    // settled, and bytes held back until they were a character come with the last of them.
+    // Shows the answer's text exactly, where the trace differs from it: a stop string cuts settled tokens, and bytes
+    // that were held back until they formed a character come with the last of them.
     finish(text) {
       pending.remove();
       let length = 0;

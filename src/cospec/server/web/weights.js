@@ -1,7 +1,7 @@
 'use strict';
-/* The members' weights. Where they are shares of a whole, moving one moves the others. */
+/* The members’ weights. If they are shares of a whole, moving one moves the others. */
 
-const LEAST_SHARE = 0.01; // a member of weight zero takes no part, and is refused
+const LEAST_SHARE = 0.01; // the server refuses a weight of zero
 
 let weights = []; // as the server gave them
 let areShares = true;
@@ -18,7 +18,7 @@ function useWeights({ members, combination }) {
   renderWeights();
 }
 
-// A product's weights, say, need not sum to 1: they are shown as shares of their sum.
+// A product’s weights need not sum to 1: they are shown as shares of their sum.
 function startOf(weight) {
   return areShares ? weight / sum(weights) : weight;
 }
@@ -45,7 +45,7 @@ function moveWeight(slider) {
   renderWeights();
 }
 
-// The others keep their proportions in what this one leaves.
+// The others share the rest in their former proportions.
 function shareRest(slider) {
   const others = sliders().filter((other) => other !== slider);
   const rest = sum(others.map((other) => Number(other.value)));

@@ -1,4 +1,4 @@
-"""What models need before they are loaded, and what there is: a machine that swaps is told of nothing."""
+"""Whether models fit into memory, found before any is loaded: a machine that swaps reports no error."""
 
 import json
 import math
@@ -9,18 +9,18 @@ from pathlib import Path
 import psutil
 import torch
 
-from ...errors import DoesNotFit
-from .load import LoadOptions, device_of, dtype_of
+from ..errors import DoesNotFit
+from .options import LoadOptions, device_of, dtype_of
 
 _GIB = 2**30
-# Of a file of safetensors, in bytes, as its format has it.
+# The most bytes that the format of safetensors allows a file's header.
 LONGEST_HEADER = 100_000_000
 
 
 def check_memory(models: Iterable[tuple[str, LoadOptions]]) -> None:
     """Raises DoesNotFit if the weights of these models, each loaded once, exceed what a device has free.
 
-    Models: local folders with safetensors; others are not counted, since their size is not known yet.
+    models: path and options of each. Local folders with safetensors are counted; the size of others is not known yet.
     """
     needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, options in models:
@@ -39,17 +39,19 @@ def check_memory(models: Iterable[tuple[str, LoadOptions]]) -> None:
 
 
 def free_bytes(device: str) -> int:
-    """What is free on a device now."""
+    """Bytes that are free on a device now."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def _size(folder: Path, options: LoadOptions) -> int:
-    """Bytes of a folder's weights in the type that they are loaded in; as stored if they are quantised."""
-    if not (folder / "config.json").is_file():
+    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised; 0 if the folder
+    holds no model that can be read, of which loading it says why."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return 0
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     files = list(folder.glob("*.safetensors"))
     if options.quantization or config.get("quantization_config"):
         return sum(file.stat().st_size for file in files)
@@ -59,8 +61,8 @@ def _size(folder: Path, options: LoadOptions) -> int:
 
 
 def _tensors(file: Path) -> list[int]:
-    """Entries of each tensor, from the file's header alone: a file larger than the memory cannot be mapped. None where
-    it is no such file; loading says why."""
+    """The number of entries of each tensor, read from the file's header alone, since a file larger than the memory
+    cannot be mapped. Empty where the file has no such header; loading it says why."""
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")

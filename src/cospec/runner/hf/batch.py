@@ -1,4 +1,4 @@
-"""Where the tokens of one forward call stand: which slots, and which positions."""
+"""The layout of one forward pass: which slots its rows belong to, and at which positions their tokens stand."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 
-class Places(Protocol):
-    """What the cache and the masks need to know of a call's tokens.
+class ForwardBatch(Protocol):
+    """What the cache and the masks must know of the tokens of a forward pass.
 
-    width, length: tokens a row, and how many positions each may look at. num_slots: as many as the cache must have.
-    position_ids: [rows, width]. tokens: row and column of each token, [tokens] each; None where none is told from
-    padding.
+    width: tokens of a row, padding included. length: positions that a row attends to at most. num_slots: slots that the
+    cache must have. position_ids: [rows, width]. tokens: row and column of each token that is not padding, [tokens]
+    each; None where padding is computed like any token, or there is none.
     """
 
     @property
@@ -32,7 +32,7 @@ class Places(Protocol):
     def tokens(self) -> tuple[Tensor, Tensor] | None: ...
 
     def is_causal(self, sliding_window: int | None = None) -> bool:
-        """Whether attention that is given no mask sees what it should."""
+        """Whether attention without a mask attends to what it should."""
         ...
 
     def write(self, stored: Tensor, new: Tensor) -> None:
@@ -40,20 +40,19 @@ class Places(Protocol):
         ...
 
     def read(self, stored: Tensor) -> Tensor:
-        """What the rows' slots hold, [rows, heads, length, dim]."""
+        """The rows' slots, [rows, heads, length, dim]."""
         ...
 
 
-class Window:
-    """One row a slot, its new tokens aligned to the right; what pads a shorter row on the left is never stored.
+class RaggedBatch:
+    """Rows of unequal length, one a slot, aligned to the right: padding stands on the left and is never stored.
 
-    slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot. width and
-    length: see `Places`; attention reads up to the longest live row, not the whole allocation. is_even: all rows stand
-    at the same positions. slot_range: the slots as a slice where they are neighbours in order, so that reading them
-    copies nothing.
+    slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot. Attention
+    reads up to the longest live row, not the whole allocation. is_even: all rows stand at the same positions.
+    slot_range: the slots as a slice where they are consecutive, so that reading them copies nothing.
     """
 
-    # What every call asks for is computed at once: a call of a small model is not much longer than looking it up.
+    # What every pass needs is computed at once: a small model's pass takes little longer than a cached property.
     def __init__(
         self, *, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], device: torch.device
     ) -> None:
@@ -62,12 +61,12 @@ class Window:
         self.length = max(start + count for start, count in zip(starts, counts, strict=True))
         self.num_slots = max(slots) + 1
         self.is_even = min(starts) == max(starts) and min(counts) == self.width
-        neighbours = range(slots[0], slots[0] + len(slots))
-        self.slot_range = slice(neighbours.start, neighbours.stop) if list(slots) == list(neighbours) else None
+        consecutive = range(slots[0], slots[0] + len(slots))
+        self.slot_range = slice(consecutive.start, consecutive.stop) if list(slots) == list(consecutive) else None
 
-    def padded(self, texts: Sequence[Sequence[int]]) -> Tensor:
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """[rows, width]: each row's numbers, with zeros on their left."""
-        return torch.tensor([[0] * (self.width - len(text)) + list(text) for text in texts], device=self.device)
+        return torch.tensor([[0] * (self.width - len(row)) + list(row) for row in rows], device=self.device)
 
     @cached_property
     def position_ids(self) -> Tensor:
@@ -83,8 +82,8 @@ class Window:
         """[4, tokens]: row, column, slot and position of each token that is not padding."""
         starts, counts = torch.tensor(self.starts), torch.tensor(self.counts)
         rows = torch.arange(len(counts)).repeat_interleave(counts)
-        places = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-        columns, positions = places + (self.width - counts)[rows], places + starts[rows]
+        offsets = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        columns, positions = offsets + (self.width - counts)[rows], offsets + starts[rows]
         return torch.stack((rows, columns, torch.tensor(self.slots)[rows], positions)).to(self.device)
 
     @property
@@ -96,9 +95,9 @@ class Window:
         return rows, columns
 
     def is_causal(self, sliding_window: int | None = None) -> bool:
-        """Whether each token sees all that stands before it, and attention that is not told so sees the same.
+        """Whether each token attends to all tokens before it, and attention without a mask computes that.
 
-        Unmasked attention takes the first query to stand at the first key, and a single query to see all keys.
+        Without a mask the first query is taken to stand at the first key, and a single query attends to all keys.
         """
         is_whole = self.is_even and (self.width == 1 or self.length == self.width)
         return is_whole and (sliding_window is None or self.length <= sliding_window)
@@ -111,7 +110,7 @@ class Window:
         stored[slots, :, positions] = new[rows, :, columns]
 
     def read(self, stored: Tensor) -> Tensor:
-        """A view where the slots are neighbours, else a copy."""
+        """A view where the slots are consecutive, else a copy."""
         if self.slot_range is not None:
             return stored[self.slot_range, :, : self.length]
         return stored[:, :, : self.length].index_select(0, self.slot_ids)

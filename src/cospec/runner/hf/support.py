@@ -1,0 +1,100 @@
+"""Which models can be decoded exactly: refused by their configuration, or tested by a probe as they are loaded.
+
+The probe feeds a model in ragged batches, rolls it back, and compares its logits with those of an unbatched pass.
+"""
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from ...errors import UnsupportedModel
+from ..protocol import Feed
+from .forward import Forward
+from .runner import HfRunner
+
+_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+_ALIBI = "biases attention by distance (ALiBi), which is not known to hold in ragged batches"
+_REFUSED = {
+    "bloom": _ALIBI,
+    "mpt": _ALIBI,
+    "gpt_neo": "has local attention whose window it counts from the end of the batch, not of each text",
+}
+_RECURRENT = "keeps a recurrent state, which cannot be rolled back"
+_CHOOSE = "choose a model whose layers are all attention with rotary or learned positions"
+
+
+def refuse_by_config(name: str, config: PreTrainedConfig) -> None:
+    """Raises UnsupportedModel for architectures known not to work, before weights are read."""
+    text = config.get_text_config()
+    reason = _REFUSED.get(config.model_type)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
+        reason = "is no causal language model that transformers knows"
+    elif getattr(text, "alibi", False):
+        reason = _ALIBI
+    elif getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_is_stateful", False):
+        reason = _RECURRENT
+    elif others := set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYERS:
+        reason = f"has layers of type {', '.join(sorted(others))}, which are not known to be rolled back exactly"
+    if reason is not None:
+        raise UnsupportedModel(f"{name!r} ({config.model_type}) {reason}; {_CHOOSE}")
+
+
+def check_supported(name: str, model: PreTrainedModel) -> None:
+    """Raises UnsupportedModel unless ragged, rolled-back feeding gives the logits of an unbatched forward pass."""
+    architecture = model.config.model_type
+    if getattr(model, "_is_stateful", False):
+        raise UnsupportedModel(f"{name!r} ({architecture}) {_RECURRENT}; {_CHOOSE}")
+    try:
+        measured = distance(model)
+    except Exception as error:  # whatever the model raises, it cannot be run
+        raise UnsupportedModel(
+            f"{name!r} ({architecture}) cannot be run on cospec's cache: {one_line(error)}; {_CHOOSE}"
+        ) from error
+    allowed = tolerance(model)
+    if not measured < allowed:
+        raise UnsupportedModel(
+            f"{name!r} ({architecture}) gives other logits in ragged batches with rollback "
+            f"(off by {measured:.2g} of their spread, allowed {allowed:g}); {_CHOOSE}"
+        )
+
+
+def tolerance(model: PreTrainedModel) -> float:
+    """The largest `distance` that is put down to rounding, which in half precision depends on the shape of a pass. A
+    wrong mask or position changes logits by far more."""
+    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.2
+
+
+@torch.inference_mode()
+def distance(model: PreTrainedModel, forward: Forward | None = None) -> float:
+    """Mean distance of ragged, rolled-back logits from those of an unbatched pass without a cache, divided by the
+    standard deviation of the latter; of two sequences the larger.
+
+    forward: the pass to test, the model's own by default.
+    """
+    runner = HfRunner(model, forward=forward)
+    size = min(runner.vocab_size, 1000)
+    sequences = [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(6)]]
+    slots = [runner.open() for _ in sequences]
+    first = runner.feed([Feed(slot, tokens[:4], 1) for slot, tokens in zip(slots, sequences, strict=True)])
+    runner.feed([Feed(slots[0], [1, 1, 1], 1), Feed(slots[1], [2], 1)])
+    for slot in slots:
+        runner.trim(slot, 3)
+    rows = runner.feed(
+        [Feed(slot, tokens[3:-1], len(tokens) - 4) for slot, tokens in zip(slots, sequences, strict=True)]
+    )
+    last = [runner.feed([Feed(slot, tokens[-1:], 1)])[0] for slot, tokens in zip(slots, sequences, strict=True)]
+    return max(_distance(model, *each) for each in zip(sequences, first, rows, last, strict=True))
+
+
+def _distance(model: PreTrainedModel, tokens: list[int], first: Tensor, rows: Tensor, last: Tensor) -> float:
+    """first: the row after the fourth token. rows, last: those after the last tokens."""
+    measured = torch.cat([first, rows, last])
+    logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
+    plain = torch.cat([logits[3:4], logits[1 - measured.shape[0] :]])[:, : measured.shape[1]].float()
+    return float((plain - measured).abs().mean() / (plain.std() + 1e-9))
+
+
+def one_line(error: BaseException) -> str:
+    """The error's type and message, in at most 700 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:700] + '…' if len(text) > 700 else text or 'no message'}"

@@ -1,0 +1,76 @@
+"""How a model is loaded: data type, device, quantisation, and what of its files may be trusted."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..errors import InvalidEnsemble
+
+_DTYPES = {
+    "float32": torch.float32, "fp32": torch.float32,
+    "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    "float16": torch.float16, "fp16": torch.float16,
+    "float64": torch.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded. Models of equal path and options are loaded once.
+
+    dtype: a name such as "bfloat16", or "auto": as stored on CUDA, and on a CPU as stored if it computes in that
+    type natively, else float32. device: "cpu", "cuda", "cuda:1", ...; None for CUDA where there is one.
+    quantization: arguments of transformers' quantisation configuration, passed through.
+    trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
+    safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
+    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device.
+
+    Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
+    """
+
+    dtype: str | torch.dtype = "auto"
+    device: str | None = None
+    quantization: Mapping[str, object] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    graphs: bool | str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype != "auto" and _DTYPES.get(str(self.dtype).removeprefix("torch.")) is None:
+            raise InvalidEnsemble(f"dtype {self.dtype!r} is not known; use auto, {', '.join(_DTYPES)}")
+        if self.device is not None:
+            _check_device(self.device)
+        if not isinstance(self.graphs, bool) and self.graphs not in ("auto", "shapes"):
+            raise InvalidEnsemble(f"graphs {self.graphs!r} is not known; use auto, shapes, true or false")
+        if self.graphs is True and not is_on_cuda(self):
+            raise InvalidEnsemble("graphs can only be captured on a CUDA device; use auto, shapes or false")
+
+
+def device_of(options: LoadOptions) -> str:
+    """The device that a model is put on."""
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def is_on_cuda(options: LoadOptions) -> bool:
+    return torch.device(device_of(options)).type == "cuda"
+
+
+def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
+    """The type that a model computes in whose weights are stored in `stored`."""
+    if options.dtype != "auto":
+        return _DTYPES[str(options.dtype).removeprefix("torch.")]
+    if device_of(options) != "cpu" or (stored == torch.bfloat16 and torch.cpu._is_amx_tile_supported()):
+        return stored
+    return torch.float32
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidEnsemble(f"device {name!r} is not known; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidEnsemble(
+            f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
