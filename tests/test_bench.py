@@ -1,15 +1,19 @@
 """`cospec bench`: the figures are those of the runs, and what was measured is kept."""
 
+import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
 from cospec.cli import app
 from cospec.cli.bench import BenchOptions
+from cospec.cli.bench_tables import tables
 from cospec.cli.options import EnsembleOptions
 from cospec.core.counts import Counts, DraftCounts, LaneCounts
 from cospec.errors import InvalidBenchmark, UnknownName
@@ -22,6 +26,7 @@ from cospec.study.peers import bench_methods, encoded
 from cospec.study.predictions import MethodEstimates, predictions
 from cospec.study.results import Measurement
 from cospec.study.sweep import of_schedules
+from cospec.study.timing import until_steady
 
 from .toys import table
 
@@ -111,6 +116,16 @@ def test_results_of_other_settings_are_not_mixed_in(tmp_path):
     path.write_text("no json")
     with pytest.raises(InvalidBenchmark, match="no results"):
         load(path, {})
+
+
+def test_a_planner_is_warmed_up_until_its_choice_is_steady():
+    planner = SimpleNamespace(chosen=None)
+
+    def decode():
+        for planner.chosen in (None, None, "a", "b", "b", "b", "b"):
+            yield
+
+    assert [*until_steady(planner, decode(), 3)] == ["", "", "a", "b", "b", "b"]
 
 
 def test_theory_takes_a_methods_acceptances_from_its_own_drafts():
@@ -235,6 +250,22 @@ def test_counts_are_per_hundred_tokens():
     assert row["acceptance_by_place"] == {"a": [None, 0.75]}
     assert row["share_outside_models"] == pytest.approx(0.1)
     assert row["theory_over_plain"] == 2.1
+
+
+def test_tables_fit_80_columns_and_break_no_name():
+    names = ["plain", "hf-ensemble-weight (not exact)", "fixed 4 by a-drafter"]
+    made = benchmark(*map(method, names))
+    made.ledger.measurements += [run_of(name, seconds) for name, seconds in zip(names, (1.0, 2.0, 1e-40), strict=True)]
+    made.ledger.counts[at(names[2], 1)] = Counts(
+        tokens=9, seconds=1.0, proposers={f"member-{i}": DraftCounts(4, 3, 0, [4], [3]) for i in range(9)}
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    for each in tables(made.figures({})):
+        console.print(each)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(any(name in line for line in lines) for name in [*names, "over plain"])
+    assert "accepted / proposed" in " ".join(lines[-2:])
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system forgets no peak")
