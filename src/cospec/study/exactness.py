@@ -197,7 +197,8 @@ def _coupled_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt)
 
 
 def _sampled_plans(ensemble: Ensemble) -> list[tuple[str, Plan]]:
-    """Each tested plan; `fixed` under every verification that samples, since the others verify by token anyway."""
+    """Each tested plan by token; `fixed`, whose blocks are verified against r itself, under every other verification
+    that samples as well."""
     kinds = dict.fromkeys(("token", "block"))
     if ensemble.plan.verification != "coupled":
         kinds = dict.fromkeys((ensemble.plan.verification, *kinds))

@@ -73,7 +73,9 @@ class Ledger:
         if not path.exists():
             return cls(settings=dict(settings))
         try:
-            ledger = TypeAdapter(cls).validate_json(path.read_bytes())
+            ledger = TypeAdapter(cls).validate_json(path.read_bytes(), extra="forbid")
+        except OSError as error:
+            raise error_type(f"{path} cannot be read: {error.strerror or error}") from None
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))
