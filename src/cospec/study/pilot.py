@@ -12,7 +12,7 @@ from ..errors import InvalidPilot
 from .batches import batches
 from .energy import Meter, find_meter
 from .exactness import Check, Effort, num_checks, self_test
-from .ledger import Ledger, at
+from .ledger import Ledger
 from .memory import note_memory
 from .methods import PlannedMethod, first_error, pilot_methods
 from .perplexity import ReferenceText, text_logprobs
@@ -20,7 +20,7 @@ from .pilot_settings import PilotSettings
 from .predictions import predictions
 from .questions import balanced
 from .relaxed import relaxed_methods
-from .results import OURS, PLAIN, CheckRow, DifferenceRow
+from .results import PLAIN, CheckRow, DifferenceRow
 from .scoring import scorer
 from .timing import RESUMABLE, PairedTiming, Step, Study, check
 
@@ -92,20 +92,9 @@ class Pilot(Study):
             repeats=self.settings.repeats,
             weight=self.settings.tokens,
             meter=self.meter,
-            on_measured=partial(self._note_plan, methods, concurrency),
+            predict=partial(predictions, self.ensemble, self.params, methods, concurrency=concurrency),
         )
         return timing.steps(phase)
-
-    def _note_plan(self, methods: Sequence[PlannedMethod], concurrency: int) -> None:
-        """Note the plan that `auto` chose and what theory predicts: a resumed run would have to measure them again."""
-        on_trial = next((method for method in methods if method.name == OURS), None)
-        if on_trial is None or on_trial.planner is None or not on_trial.planner.chosen:
-            return
-        self.ledger.plans[str(concurrency)] = on_trial.planner.chosen
-        keys = {method.name: at(method.name, concurrency) for method in methods}
-        counts = {name: self.ledger.counts[key] for name, key in keys.items()}
-        for name, speed in predictions(self.ensemble, self.params, methods, counts, concurrency).items():
-            self.ledger.theory[keys[name]] = speed
 
     def _self_test(self) -> list[Step]:
         """A step for each line; an interrupted self-test starts again, since its lines come from one iterator."""
