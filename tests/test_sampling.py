@@ -211,7 +211,7 @@ REFUSED = {
     "member_top_p": ([NAN, INF, 0, -0.1, 1.01, *ODD], "above 0 and at most 1"),
     "seed": ([NAN, INF, 1.0, "1", True, []], "a whole number or None"),
     "n": ([NAN, INF, 0, -1, 1.0, *ODD], "a whole number >= 1"),
-    "max_tokens": ([NAN, INF, 0, -1, 1.0, *ODD], "a whole number >= 1"),
+    "max_tokens": ([NAN, INF, -1, 1.0, *ODD], "a whole number >= 0"),
     "min_tokens": ([NAN, INF, -1, 1.0, 129, *ODD], "from 0 to max_tokens"),
     "stop": ([NAN, 3, "", ["a", ""], [3], True], "non-empty strings"),
     "stop_token_ids": ([NAN, "a", [-1], [1.0], [True], ["1"]], "token ids"),

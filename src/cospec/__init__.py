@@ -27,8 +27,7 @@ if TYPE_CHECKING:
         VocabularyMismatch,
     )
     from .members import Member
-    from .runner import Feed, Runner, Slot
-    from .runner.hf import LoadOptions
+    from .runner import Feed, LoadOptions, Runner, Slot
     from .schedule import Plan, Schedule, Setting
 
 __version__ = "0.1.0"
@@ -57,8 +56,7 @@ _HOMES = {
         "VocabularyMismatch",
     ),
     "members": ("Member",),
-    "runner": ("Feed", "Runner", "Slot"),
-    "runner.hf": ("LoadOptions",),
+    "runner": ("Feed", "LoadOptions", "Runner", "Slot"),
     "schedule": ("Plan", "Schedule", "Setting"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from . import demo
 from .core.combine import Combination, make_combination
 from .core.draws import Draws
 from .core.engine import Engine
@@ -21,7 +20,8 @@ from .core.params import SamplingParams
 from .core.verify import is_coupled
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
 from .files import LOAD_OPTIONS, read_settings
-from .members import LOOKUPS, Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .runner.schemes import DEFAULT, LOOKUPS, split
 from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class, schedule_names
 from .schedule.auto import Auto
 
@@ -272,8 +272,8 @@ class Ensemble:
             is_named = isinstance(proposer, str) and proposer in (name, member.model)
             if proposer is member or proposer is member.model or is_named:
                 return name
-        is_path = not isinstance(proposer, str) or "/" in proposer or demo.is_demo(proposer) or Path(proposer).exists()
-        if not is_path and proposer not in LOOKUPS:
+        is_model = not isinstance(proposer, str) or "/" in proposer or Path(proposer).exists()
+        if not is_model and split(str(proposer))[0] == DEFAULT and not str(proposer).startswith(f"{DEFAULT}:"):
             raise UnknownName("proposer", str(proposer), (*self.member_names, *LOOKUPS))
         return None
 

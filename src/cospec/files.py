@@ -11,8 +11,9 @@ from . import demo
 from .core.combine import make_combination
 from .errors import InvalidEnsemble, UnknownName
 from .inputs import read_yaml, validated
-from .members import LOOKUPS, Member, unique_names
-from .runner.hf import LoadOptions
+from .members import Member, unique_names
+from .runner import LoadOptions
+from .runner.schemes import LOOKUPS
 from .schedule import Plan
 
 # The settings that hold a plan.
@@ -78,7 +79,7 @@ def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, A
 
 def plan_settings(plan: Plan, proposers: Sequence[str]) -> dict[str, Any]:
     """The values of `PLAN_SETTINGS` that make this plan. proposers: as the file is to name them."""
-    settings: dict[str, Any] = {"schedule": plan.schedule}
+    settings: dict[str, Any] = {"schedule": plan.name}
     if plan.is_paced:
         settings["gamma"] = plan.gamma
     elif plan.gammas:

@@ -9,7 +9,6 @@ from .errors import InvalidEnsemble, VocabularyMismatch
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.memory import check_memory
 from .runner.schemes import DEFAULT, load_runner, missing_attributes, split
-from .runner.schemes import LOOKUPS as LOOKUPS
 
 Source = str | Path | Runner
 

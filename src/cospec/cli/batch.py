@@ -19,7 +19,7 @@ from .spread import option, spread
 
 try:
     from ..server.batch import Line, read_lines
-    from ..server.offline import Answer, Call, Offline
+    from ..server.offline import Answer, EndpointCall, Offline
 except ModuleNotFoundError:
     raise MissingExtra("batches need the server's libraries: pip install 'cospec[serve]'") from None
 
@@ -134,7 +134,7 @@ def _run(todo: Sequence[Line], file: LineFile, tally: Tally, options: BatchOptio
     return True
 
 
-def _answers(calls: Sequence[Call], options: BatchOptions, models: EnsembleOptions) -> Iterator[Answer]:
+def _answers(calls: Sequence[EndpointCall], options: BatchOptions, models: EnsembleOptions) -> Iterator[Answer]:
     """As they come, from this process or from Ray's workers."""
     settings = options.settings(models)
     if not options.use_ray:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from typer import Option
 
-from ..core.combine import COMBINATIONS, Contrastive, Guided, make_combination
+from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
 from ..core.verify import VERIFICATIONS
 from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
@@ -56,7 +56,7 @@ class EnsembleOptions:
     combine: str | None = _model_option(
         None,
         metavar="NAME",
-        help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(COMBINATIONS)}.",
+        help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(combination_names())}.",
         show_default="the ensemble's, else mixture",
     )
     weights: list[float] | None = _model_option(
@@ -175,11 +175,11 @@ class EnsembleOptions:
     def _check_combination(self) -> None:
         """Raises InvalidCombination for an option that the combination does not have."""
         kind = self.combine or ("mixture" if self.members else None)
-        if kind not in COMBINATIONS:
+        if kind not in combination_names():
             return
         for name in self._combination_options():
-            if name not in COMBINATIONS[kind].__dataclass_fields__:
-                takers = [other for other, cls in COMBINATIONS.items() if name in cls.__dataclass_fields__]
+            if name not in combination_options(kind):
+                takers = [other for other in combination_names() if name in combination_options(other)]
                 raise InvalidCombination(f"{_FLAGS[name]} has no meaning for {kind}; it goes with {', '.join(takers)}")
 
     def _settings(self) -> dict[str, Any]:

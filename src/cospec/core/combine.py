@@ -7,12 +7,14 @@ proposed what. Rows come as [members, positions, vocab]; a position's result dep
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ..errors import InvalidCombination, UnknownName
+from ..plugins import Registry
 
 # Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
 _FLOOR = -1e4
@@ -225,27 +227,49 @@ class Custom:
         return torch.log_softmax(torch.stack(rows), dim=-1)
 
 
-COMBINATIONS: dict[str, type[Mixture | Product | Arithmetic | Contrastive | Guided]] = {
-    "arithmetic": Arithmetic,
-    "contrastive": Contrastive,
-    "guided": Guided,
-    "mixture": Mixture,
-    "product": Product,
-}
+_COMBINATIONS = Registry(
+    "combination",
+    {
+        name.lower(): f"cospec.core.combine:{name}"
+        for name in ("Arithmetic", "Contrastive", "Guided", "Mixture", "Product")
+    },
+    "cospec.combinations",
+)
+
+
+def combination_names() -> list[str]:
+    """The names that `make_combination` knows: cospec's own, and those that packages register under
+    `cospec.combinations`."""
+    return sorted(_COMBINATIONS.names())
+
+
+def combination_options(kind: str) -> list[str]:
+    """The options of the combination of that name. Raises UnknownName."""
+    return [*signature(_kind(kind)).parameters]
 
 
 def make_combination(kind: str, num_members: int, **options: object) -> Combination:
-    """The combination of that name, by default with equal weights. Raises UnknownName or InvalidCombination."""
-    if kind not in COMBINATIONS:
-        raise UnknownName("combination", kind, COMBINATIONS)
-    cls = COMBINATIONS[kind]
-    allowed = cls.__dataclass_fields__
+    """The combination of that name; one that takes `weights` has equal ones by default.
+
+    Raises UnknownName for a name or an option that is not known, InvalidCombination for what cannot be combined so.
+    """
+    make, allowed = _kind(kind), combination_options(kind)
     for option in options:
         if option not in allowed:
             raise UnknownName(f"option of {kind}", option, allowed)
     if "weights" in allowed:
         options.setdefault("weights", [1 / num_members] * num_members)
     try:
-        return cls(**options)  # type: ignore[arg-type]
+        made = make(**options)
     except TypeError as error:
         raise InvalidCombination(f"{kind} with {options} cannot be made: {error}") from None
+    if not isinstance(made, Combination):
+        raise InvalidCombination(f"{kind} makes {made!r}, which is no combination; see cospec.Combination")
+    return made
+
+
+def _kind(kind: str) -> Callable[..., object]:
+    found = _COMBINATIONS.load(kind)
+    if not callable(found):
+        raise InvalidCombination(f"the combination {kind!r} stands for {found!r}, which makes none")
+    return found

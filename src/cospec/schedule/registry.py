@@ -1,14 +1,17 @@
 """From names to schedules: cospec's own, and those that packages register under `cospec.schedules`."""
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidSchedule, UnknownName
-from ..plugins import Registry
+from ..plugins import PluginFailed, Registry
 
 if TYPE_CHECKING:
     from .base import Schedule
     from .plan import Plan, Setting
+
+logger = logging.getLogger(__name__)
 
 _SCHEDULES = Registry(
     "schedule",
@@ -60,7 +63,13 @@ def plans(setting: "Setting", verification: str) -> "list[Plan]":
     that can be had."""
     found: list[Plan] = []
     for name in _SCHEDULES.names():
-        for plan in schedule_class(name).candidates(setting):
+        try:
+            candidates = schedule_class(name).candidates(setting)
+        except PluginFailed as error:
+            # Another package's fault is no reason to decode nothing.
+            logger.warning("auto leaves out a schedule: %s", error)
+            continue
+        for plan in candidates:
             whole = replace(plan, verification=verification)
             try:
                 make_schedule(whole, setting)

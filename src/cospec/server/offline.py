@@ -87,7 +87,3 @@ class Offline:
         # Encoded here and not by httpx, whose encoder refuses NaN: the endpoint refuses it with its own message.
         response = await self._client.post(call.url, content=json.dumps(call.body), headers=JSON)
         return Answer(number=call.number, status=response.status_code, body=response.json())
-
-
-# The command line's name for it.
-Call = EndpointCall

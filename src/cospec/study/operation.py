@@ -9,7 +9,7 @@ import yaml
 from ..ensemble import Ensemble
 from ..files import plan_settings
 from ..members import Member, written
-from ..runner.hf import LoadOptions
+from ..runner import LoadOptions
 from ..schedule import Plan
 from ..storage import keep
 from .methods import PlannedMethod
