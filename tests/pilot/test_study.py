@@ -489,8 +489,8 @@ def test_criteria_are_written_and_read(folder, prompts, tmp_path):
         (["--score", "close"], "module:function"),
         (["--score", "math:typo"], "--score 'math:typo' cannot be imported"),
         (["--prompts", "none.jsonl"], "none.jsonl"),
-        (["--criteria", "none.yaml"], "cannot be read"),
-        (["--prices", "none.yaml"], "cannot be read"),
+        (["--criteria", "none.yaml"], "can be read from 'none.yaml'"),
+        (["--prices", "none.yaml"], "can be read from 'none.yaml'"),
         (["--language", "fr"], "en, ja"),
     ],
 )
