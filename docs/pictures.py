@@ -1,4 +1,4 @@
-"""Make the pictures of the page again: `python docs/pictures.py`, with cospec[dev], Debian's chromium, fonts-inter."""
+"""Take the pictures of the page: `python docs/pictures.py`, with cospec[dev], Debian's chromium and fonts-inter."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ PICTURES = [("page.png", "light", 1360, 1420), ("page-phone.png", "dark", 390, 8
 
 
 def main() -> None:
-    """Serve the bundled ensemble, and take the pictures beside this file."""
+    """Serve the bundled ensemble, and write the pictures beside this file."""
     server = subprocess.Popen([*SERVE, "--ensemble", "demo:we", "--proposer", "demo:drafter"])
     try:
         wait_for_server()
@@ -45,7 +45,7 @@ def wait_for_server() -> None:
 
 
 def take(page: Page, path: Path) -> None:
-    """A comparison that is done, with a replaced draft pointed at."""
+    """A finished comparison, with a replaced draft in focus."""
     page.goto(URL)
     page.wait_for_selector("#generate:enabled")
     page.eval_on_selector("#sampling", "details => { details.open = true; }")

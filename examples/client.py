@@ -24,14 +24,14 @@ def main() -> None:
 
 
 def show_stream(client: openai.OpenAI, model: str) -> None:
-    """A text as it comes."""
+    """Stream a text."""
     for chunk in client.completions.create(model=model, prompt=PROMPT, max_tokens=48, seed=1, stream=True):
         print(chunk.choices[0].text, end="", flush=True)
     print()
 
 
 def show_speed(client: openai.OpenAI, model: str) -> None:
-    """The same text under two schedules, which coupled verification keeps equal, and what each cost."""
+    """The same text under two schedules, which coupled verification keeps equal, with the cost of each."""
     for schedule in ("plain", "alternate"):
         plan = {"schedule": schedule, "verification": "coupled"}
         answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=48, seed=1, extra_body=plan)
@@ -41,7 +41,7 @@ def show_speed(client: openai.OpenAI, model: str) -> None:
 
 
 def show_choice(client: openai.OpenAI, model: str) -> None:
-    """A chat whose answer is one of two words, with the logarithm of its probability under the combination."""
+    """A chat whose answer is one of two words, with its log-probability under the combination."""
     answer = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "Is 12 more than 7?"}],

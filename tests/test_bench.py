@@ -1,25 +1,32 @@
 """`cospec bench`: the figures are those of the runs, and what was measured is kept."""
 
+import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams
 from cospec.cli import app
 from cospec.cli.bench import BenchOptions
+from cospec.cli.bench_tables import tables
 from cospec.cli.options import EnsembleOptions
+from cospec.core.counts import Counts, DraftCounts, LaneCounts
 from cospec.errors import InvalidBenchmark, UnknownName
 from cospec.members import Member
-from cospec.schedule import Plan
-from cospec.study.benchmark import Study, measure, measure_concurrency
-from cospec.study.benchmark_tables import report
-from cospec.study.methods import Method, chosen, methods, of_schedules
-from cospec.study.peers import encoded
-from cospec.study.predictions import Tallied, predictions
-from cospec.study.timing import ratio
+from cospec.study.benchmark import Benchmark
+from cospec.study.intervals import ratio
+from cospec.study.ledger import Ledger, at
+from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked_plans, planned, selected
+from cospec.study.peers import bench_methods, encoded
+from cospec.study.predictions import MethodEstimates, predictions
+from cospec.study.results import Measurement
+from cospec.study.sweep import of_schedules
+from cospec.study.timing import until_steady
 
 from .toys import table
 
@@ -30,16 +37,32 @@ SMALL = ["--num-prompts", "2", "--tokens", "6", "--repeats", "1"]
 def method(name, log=None):
     """Decodes ten tokens a prompt, and writes down that it did."""
 
-    def run(prompts):
+    def decode_one(prompt):
         if log is not None:
-            log.append((name, tuple(prompts)))
-        return 10 * len(prompts), []
+            log.append((name, prompt))
+        return 10
 
-    return Method(name, run)
+    return PeerMethod(name=name, decode_one=decode_one)
 
 
-def never():
-    return False
+def benchmark(*methods, prompts=("p", "q"), repeats=1, ledger=None, **changes):
+    ledger = ledger or Ledger(settings={})
+    return Benchmark(ledger=ledger, methods=methods, prompts=prompts, repeats=repeats, **changes)
+
+
+def measure(made, on_step=lambda step: None, should_stop=lambda: False):
+    return made.run(on_step, should_stop)
+
+
+def load(path, settings):
+    return Ledger.load(path, settings, content="results of a benchmark", error_type=InvalidBenchmark)
+
+
+def run_of(name, seconds, tokens=1):
+    return Measurement(
+        method=name, concurrency=1, batch=0, repeat=0, category="all", prompts=(0,), tokens=tokens, seconds=seconds,
+        first_token_seconds=(), text_seconds=(), joules=None,
+    )  # fmt: skip
 
 
 def test_a_ratio_is_the_geometric_mean_with_its_interval():
@@ -52,83 +75,117 @@ def test_a_ratio_is_the_geometric_mean_with_its_interval():
 
 def test_methods_are_interleaved_after_a_warm_up():
     log = []
-    measure(Study({}), [method("a", log), method("b", log)], ["p", "q"], 2, lambda: None, never)
+    measure(benchmark(method("a", log), method("b", log), repeats=2))
     names = [name for name, _ in log]
-    assert names == ["a", "b"] * 5
-    assert [prompts for _, prompts in log] == [("p",)] * 6 + [("q",)] * 4
+    # Which comes first changes from run to run.
+    assert names == ["a", "b", *("a", "b"), *("b", "a"), *("b", "a"), *("a", "b")]
+    assert [prompt for _, prompt in log] == ["p"] * 6 + ["q"] * 4
 
 
 def test_an_interrupted_run_keeps_its_prompts_and_goes_on(tmp_path):
     path, log = tmp_path / "results.json", []
-    study = Study({"tokens": 10})
+    first = benchmark(method("a"), method("b"), ledger=Ledger(settings={"tokens": 10}))
     # Asked before each of two warm-ups and of two prompts.
     seen = iter([False, False, False, True])
-    measure(study, [method("a"), method("b")], ["p", "q"], 1, lambda: study.save(path), lambda: next(seen))
-    again = Study.load(path, {"tokens": 10})
-    assert again.seconds == study.seconds
-    assert list(again.seconds["a"]) == [0]
-    measure(again, [method("a", log), method("b", log)], ["p", "q"], 1, lambda: None, never)
-    assert {prompts for _, prompts in log} == {("q",)}
-    assert list(again.seconds["b"]) == [0, 1]
+    assert not measure(first, lambda step: first.ledger.save(path), lambda: next(seen))
+    again = benchmark(method("a", log), method("b", log), ledger=load(path, {"tokens": 10}))
+    assert again.ledger.measurements == first.ledger.measurements
+    assert [run.batch for run in again.ledger.runs("a", 1)] == [0]
+    assert measure(again)
+    assert {prompt for _, prompt in log} == {"q"}
+    assert [run.batch for run in again.ledger.runs("b", 1)] == [0, 1]
+
+
+def test_what_was_measured_survives_a_file(tmp_path):
+    ensemble = Ensemble([table(1), table(2)], schedule="alternate")
+    ledger = Ledger(settings={})
+    params = SamplingParams(max_tokens=20, ignore_eos=True)
+    counts = PlannedMethod(name="alternate", ensemble=ensemble, params=params).decode([[0], [1]]).counts
+    assert counts.tokens == 40
+    assert counts.proposers
+    ledger.counts[at("alternate", 2)] = counts
+    ledger.save(tmp_path / "results.json")
+    assert load(tmp_path / "results.json", {}) == ledger
 
 
 def test_results_of_other_settings_are_not_mixed_in(tmp_path):
     path = tmp_path / "results.json"
-    Study({"tokens": 10}).save(path)
+    Ledger(settings={"tokens": 10}).save(path)
     with pytest.raises(InvalidBenchmark, match="other settings"):
-        Study.load(path, {"tokens": 11})
-    path.write_text("no json")
-    with pytest.raises(InvalidBenchmark, match="no results"):
-        Study.load(path, {})
+        load(path, {"tokens": 11})
+    # The second is of an earlier version, whose counts had other names.
+    for text in ("no json", json.dumps({"settings": {}, "counts": {"plain": {"tokens": 3, "calls": {"math": 3}}}})):
+        path.write_text(text)
+        with pytest.raises(InvalidBenchmark, match="no results"):
+            load(path, {})
+
+
+def test_a_planner_is_warmed_up_until_its_choice_is_steady():
+    planner = SimpleNamespace(chosen=None)
+
+    def decode():
+        for planner.chosen in (None, None, "a", "b", "b", "b", "b"):
+            yield
+
+    assert [*until_steady(planner, decode(), 3)] == ["", "", "a", "b", "b", "b"]
 
 
 def test_theory_takes_a_methods_acceptances_from_its_own_drafts():
-    class Told:
+    class Measured:
         def acceptance(self, proposer, target, place=None):
             return 0.1
 
-    counts = {"proposed_at": {"small": {"0": 10, "1": 8}}, "accepted_at": {"small": {"0": 8, "1": 4}}}
-    tallied = Tallied(Told(), ("large", "small"), counts)
-    assert [tallied.acceptance(1, None, place) for place in (0, 1, 5)] == [0.8, 0.5, 0.5]
-    assert tallied.acceptance(1, None) == pytest.approx(12 / 18)
-    assert tallied.acceptance(0, None, 0) == 0.1
+    counts = Counts(proposers={"small": DraftCounts(18, 12, 0, [10, 8], [8, 4])})
+    estimates = MethodEstimates(Measured(), ("large", "small"), counts)
+    assert [estimates.acceptance(1, None, place) for place in (0, 1, 5)] == [0.8, 0.5, 0.5]
+    assert estimates.acceptance(1, None) == pytest.approx(12 / 18)
+    assert estimates.acceptance(0, None, 0) == 0.1
 
 
 def test_theory_counts_the_prompt_that_every_method_feeds():
     ensemble, params = Ensemble([table(1), table(2)], schedule="auto"), SamplingParams(max_tokens=200, ignore_eos=True)
     ensemble.generate([[0]], params)
-    timed = [Method(name, lambda prompts: (0, []), Plan(schedule=name)) for name in ("plain", "alternate")]
+    timed = scheduled(ensemble, "plain", "alternate")
     decoding, with_prompt = (
-        predictions(ensemble, params, timed, {"plain": {"seconds": 1.0, "prompt seconds": prompt}})
+        predictions(ensemble, params, timed, {"plain": Counts(seconds=1.0, lanes={"a": LaneCounts(0, 0, 0.0, prompt)})})
         for prompt in (0.0, 0.5)
     )
     assert decoding["plain"] == with_prompt["plain"] == pytest.approx(1)
     assert with_prompt["alternate"] == pytest.approx(1 / (0.5 + 0.5 / decoding["alternate"]))
 
 
+def scheduled(ensemble, *names):
+    """Its published plans of these names."""
+    params = SamplingParams()
+    methods, _ = planned(ensemble, benchmarked_plans(ensemble, params), params)
+    return [each for each in methods if each.name in names]
+
+
 def test_a_sweep_takes_so_many_texts_at_once():
-    log = []
-    study = Study({})
+    ensemble, params = Ensemble([table(1), table(2)], schedule="plain"), SamplingParams(max_tokens=5, ignore_eos=True)
+    plain, peer = PlannedMethod(name="plain", ensemble=ensemble, params=params), method("peer")
+    made = benchmark(plain, peer, prompts=([0], [1]), levels=[1, 4])
     kept = []
-    measure_concurrency(study, [method("a", log)], ["p", "q"], [1, 4], 1, lambda: kept.append(study.concurrency), never)
-    assert len(kept) == 2
-    assert {len(prompts) for _, prompts in log} == {1, 4}
-    assert set(study.concurrency["a"]) == {1, 4}
+    assert measure(made, kept.append)
+    assert [step.phase for step in kept if step.phase not in ("warm-up", "speed")] == ["4 at once"]
+    speeds = made.figures({})["concurrency"]
+    assert {name: set(by_level) for name, by_level in speeds.items()} == {"plain": {1, 4}}
+    assert [run.tokens for run in made.ledger.runs("plain", 4)] == [20]
 
 
 def test_there_must_be_two_methods():
     available = [method("plain"), method("a"), method("b")]
     for names in (["a"], ["plain"], ["a", "b"]):
         with pytest.raises(InvalidBenchmark, match="nothing to compare"):
-            chosen(available, names, {})
+            selected(available, names, {})
     with pytest.raises(UnknownName, match="method"):
-        chosen(available, ["a", "c"], {})
+        selected(available, ["a", "c"], {})
     with pytest.raises(InvalidBenchmark, match="c cannot run: the reason"):
-        chosen(available, ["plain", "c"], {"c": "the reason"})
+        selected(available, ["plain", "c"], {"c": "the reason"})
 
 
 def test_a_setting_is_varied_among_the_schedules_named():
-    found = [Method(name, lambda prompts: (0, []), Plan(schedule=name)) for name in ("plain", "fixed", "alternate")]
+    found = scheduled(Ensemble([table(1), table(2)]), "plain", "fixed", "alternate")
     assert [each.name for each in of_schedules(found, ["plain", "fixed"])] == ["plain", "fixed"]
     assert of_schedules(found, []) == found
     with pytest.raises(InvalidBenchmark, match="nothing to vary among the methods plain, auto"):
@@ -137,7 +194,7 @@ def test_a_setting_is_varied_among_the_schedules_named():
 
 def test_nothing_is_warmed_up_once_it_is_interrupted():
     log = []
-    measure(Study({}), [method("plain", log), method("a", log)], ["p"], 1, lambda: None, lambda: True)
+    measure(benchmark(method("plain", log), method("a", log)), should_stop=lambda: True)
     assert log == []
 
 
@@ -162,7 +219,7 @@ def test_an_ensemble_file_of_another_content_is_other_settings(tmp_path):
 
 def test_what_cannot_be_had_is_skipped_by_name():
     ensemble = Ensemble.load("demo:cd")
-    available, skipped = methods(ensemble, SamplingParams(temperature=0), [])
+    available, skipped = bench_methods(ensemble, SamplingParams(temperature=0), [])
     names = {each.name for each in available}
     assert {"plain", "fixed", "alternate", "auto", "bare", "parallel", "hf:general", "single:amateur"} <= names
     assert set(skipped) == {"mixture", "hf-assisted", "hf-ensemble-weight (not exact)"}
@@ -177,37 +234,51 @@ def test_peers_are_given_a_members_own_prompt():
 
 
 def test_counts_are_per_hundred_tokens():
-    study = Study({}, seconds={"plain": {0: 2.0}, "x": {0: 1.0}})
-    study.predictions["x"] = 2.1
-    study.counts["x"] = {
-        "tokens": 50,
-        "seconds": 10.0,
-        "seconds in models": 9.0,
-        "calls": {"a": 25},
-        "accepted": {"a": 3},
-        "proposed": {"a": 4},
-        "proposed_at": {"a": {"0": 0, "1": 4}},
-        "accepted_at": {"a": {"0": 0, "1": 3}},
-    }
-    row = report(study, {})["methods"]["x"]
+    made = benchmark(method("plain"), method("x"))
+    made.ledger.measurements += [run_of("plain", 2.0), run_of("x", 1.0)]
+    made.ledger.theory[at("x", 1)] = 2.1
+    made.ledger.counts[at("x", 1)] = Counts(
+        tokens=50,
+        seconds=10.0,
+        lanes={"a": LaneCounts(calls=25, seconds=9.0)},
+        # Nothing was drafted at the first place.
+        proposers={"a": DraftCounts(4, 3, 0, [0, 4], [0, 3])},
+    )
+    row = made.figures({})["methods"]["x"]
     assert row["over_plain"]["mean"] == pytest.approx(2.0)
     assert row["calls_per_100_tokens"] == {"a": 50}
     assert row["acceptance"] == {"a": 0.75}
-    # Nothing was drafted at the first place, and the second stays the second.
+    # The second place stays the second.
     assert row["acceptance_by_place"] == {"a": [None, 0.75]}
     assert row["share_outside_models"] == pytest.approx(0.1)
     assert row["theory_over_plain"] == 2.1
 
 
+def test_tables_fit_80_columns_and_break_no_name():
+    names = ["plain", "hf-ensemble-weight (not exact)", "fixed 4 by a-drafter"]
+    made = benchmark(*map(method, names))
+    made.ledger.measurements += [run_of(name, seconds) for name, seconds in zip(names, (1.0, 2.0, 1e-40), strict=True)]
+    made.ledger.counts[at(names[2], 1)] = Counts(
+        tokens=9, seconds=1.0, proposers={f"member-{i}": DraftCounts(4, 3, 0, [4], [3]) for i in range(9)}
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    for each in tables(made.figures({})):
+        console.print(each)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(any(name in line for line in lines) for name in [*names, "over plain"])
+    assert "accepted / proposed" in " ".join(lines[-2:])
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system forgets no peak")
 def test_a_methods_peak_of_memory_is_its_own():
-    def large(prompts):
+    def large(prompt):
         assert len(bytearray(64 * 2**20)) > 0
-        return 10, []
+        return 10
 
-    study = Study({})
-    measure(study, [Method("large", large), method("small")], ["x"], 2, lambda: None, never)
-    rows = report(study, {})["methods"]
+    made = benchmark(PeerMethod(name="large", decode_one=large), method("small"), prompts=("x",), repeats=2)
+    measure(made)
+    rows = made.figures({})["methods"]
     held = {name: row["peak_memory_mib"]["process"] for name, row in rows.items()}
     assert 48 < held["large"] - held["small"] < 128
 

@@ -66,11 +66,11 @@ def test_other_combinations_give_plains_text_too(name):
             assert check.is_passed, check
 
 
-def test_alternate_makes_no_more_member_calls_than_plain_over_fifty_prompts():
+def test_alternate_runs_no_more_forward_passes_than_plain_over_fifty_prompts():
     ensemble = Ensemble.load("demo:we", schedule="alternate")
     params = SamplingParams(max_tokens=24, seed=0, ignore_eos=True)
     results = ensemble.generate(fifty_prompts(), params)
-    # Plain calls both members once a token.
+    # `plain` runs one forward pass a member and token.
     assert all(sum(member.calls for member in result.members.values()) <= 2 * 24 for result in results)
     assert sum(member.calls for result in results for member in result.members.values()) < 0.9 * 2 * 24 * 50
 

@@ -77,7 +77,7 @@ def window(slots: list[int], starts: list[int], counts: list[int]) -> RaggedBatc
 
 
 def play_and_repeat(book: Book, rng: random.Random, num_turns: int) -> None:
-    """Calls of many shapes, then of two, until those are captured."""
+    """Passes of many shapes, then of two, until those are captured."""
     slots = play(book, rng, num_slots=5, num_turns=num_turns)
     for _ in range(2 * NUM_UNCAPTURED):
         book.feed(*((slot, words(rng, 1), 1) for slot in slots))
@@ -92,7 +92,7 @@ def test_a_window_goes_into_the_smallest_shape_that_holds_it() -> None:
 
 
 @pytest.mark.parametrize("kind", SUPPORTED)
-def test_padded_calls_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
+def test_padded_passes_give_the_logits_of_an_unbatched_forward(kind: str) -> None:
     book = fixed(kind)
     play_and_repeat(book, random.Random(kind), 8)
     used = shapes_used(book)
@@ -111,7 +111,7 @@ def test_the_cache_grows_midway_and_keeps_what_it_holds(kind: str) -> None:
         book.feed((first, words(rng, count), count))
     book.feed((first, words(rng, 70), 1))
     more = [book.open() for _ in range(6)]
-    # Past 256 positions and to seven slots, both in padded calls.
+    # Past 256 positions and to seven slots, both in padded passes.
     book.feed((first, words(rng, 9), 2), *((slot, words(rng, rng.randint(1, 9)), 1) for slot in more))
     book.feed((more[4], words(rng, 2), 1), (first, words(rng, 3), 2))
     assert {shape.length for shape in shapes_used(book)} == {256, 512} or {512}
@@ -140,7 +140,7 @@ def test_rows_are_in_memory_of_their_own() -> None:
 
 @pytest.mark.usefixtures("recorded_on_cpu")
 @pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
-def test_recorded_calls_read_inputs_and_leave_rows_where_they_should(kind: str) -> None:
+def test_recorded_passes_read_inputs_and_leave_rows_where_they_should(kind: str) -> None:
     book = fixed(kind, Shapes.CAPTURED)
     play_and_repeat(book, random.Random(3), 30)
     assert book.runner.fixed is not None
@@ -148,14 +148,14 @@ def test_recorded_calls_read_inputs_and_leave_rows_where_they_should(kind: str) 
 
 
 @pytest.mark.usefixtures("recorded_on_cpu")
-def test_a_call_is_recorded_once_it_recurs_and_dropped_when_the_cache_grows() -> None:
+def test_a_pass_is_recorded_once_it_recurs_and_dropped_when_the_cache_grows() -> None:
     rng = random.Random(4)
     book = fixed(shapes=Shapes.CAPTURED)
     fixed_shapes = book.runner.fixed
     assert fixed_shapes is not None
     slot = book.open()
     captured = []
-    # The first call of all lays out the cache.
+    # The first pass of all allocates the cache.
     for _ in range(NUM_UNCAPTURED + 3):
         book.feed((slot, words(rng, 1), 1))
         captured.append(fixed_shapes.num_captured)
@@ -168,7 +168,7 @@ def test_a_call_is_recorded_once_it_recurs_and_dropped_when_the_cache_grows() ->
 @pytest.mark.parametrize("name", ["demo:we", "demo:guided"])
 @pytest.mark.parametrize("verification", ["token", "coupled"])
 @pytest.mark.parametrize("schedule", ["plain", "fixed", "alternate"])
-def test_texts_are_those_of_calls_as_given(name: str, verification: str, schedule: str) -> None:
+def test_outputs_are_those_of_passes_as_given(name: str, verification: str, schedule: str) -> None:
     temperature = 0.0 if verification == "token" else 1.0
     params = SamplingParams(max_tokens=20, temperature=temperature, seed=5)
     settings = {"schedule": schedule, "verification": verification, "device": "cpu"}
@@ -200,7 +200,7 @@ def test_options_choose_the_shapes(tmp_path_factory: pytest.TempPathFactory) -> 
 
 @needs_cuda
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3", "gpt2"])
-def test_captured_calls_give_the_rows_of_calls_as_given(kind: str) -> None:
+def test_captured_passes_give_the_rows_of_passes_as_given(kind: str) -> None:
     rng = random.Random(6)
     model = tiny(kind).to("cuda")
     runners = [HfRunner(model, shapes=shapes) for shapes in (Shapes.AS_GIVEN, Shapes.CAPTURED)]

@@ -1,4 +1,4 @@
-"""Rows of the hf runner are those of an unbatched forward call, whatever was fed, trimmed, closed or reopened."""
+"""Rows of the hf runner are those of an unbatched forward pass, whatever was fed, trimmed, closed or reopened."""
 
 import json
 import random
@@ -79,7 +79,7 @@ class Book:
 
 @torch.inference_mode()
 def plain(runner: HfRunner, text: list[int]) -> Tensor:
-    """[tokens, vocab] of an unbatched forward call without a cache."""
+    """[tokens, vocab] of an unbatched forward pass without a cache."""
     return runner.model(input_ids=torch.tensor([text]), use_cache=False).logits[0, :, : runner.vocab_size]
 
 
@@ -302,7 +302,7 @@ def test_a_text_that_overflows_leaves_its_slot_clean_for_the_next(how, monkeypat
     runner.feed([Feed(slot, [3, 4], 1) for slot in slots])
     with overflowing(runner, 5):
         if how == "raised":
-            # The last thing that a call does: all layers have written by then.
+            # The last thing that a pass does: all layers have written by then.
             monkeypatch.setattr(runner, "_as_rows", lambda *_args, **_options: 1 // 0)
             with pytest.raises(ZeroDivisionError):
                 runner.feed([Feed(slots[0], [4, 5], 1)])
@@ -573,13 +573,13 @@ def test_code_shipped_with_weights_does_not_run_unless_allowed(folder: Path, tmp
     ("lengths", "expected"),
     [
         ([1] * 32, [[1] * 32]),
-        # One more call costs more than the padding of a few short texts.
+        # One more pass costs more than the padding of a few short sequences.
         ([1, 2, 5, 9], [[1, 2, 5, 9]]),
         ([2] * 20 + [16] * 12, [[2] * 20, [16] * 12]),
         ([300, 1, 2], [[1, 2], [300]]),
         ([40, 41, 42], [[40, 41, 42]]),
     ],
 )
-def test_feeds_are_padded_where_that_is_cheaper_than_a_call(lengths, expected):
+def test_feeds_are_padded_where_that_is_cheaper_than_a_pass(lengths, expected):
     batch = [Feed(None, [0] * length, 1) for length in lengths]
     assert [sorted(lengths[i] for i in group) for group in _groups(batch, 48)] == expected

@@ -25,7 +25,7 @@ def script():
 
 
 def rows(runner, tokens):
-    """Fed in two pieces beside another text, so that the cache takes part."""
+    """Fed in two chunks beside another sequence, so that the cache takes part."""
     slot, other = runner.open(), runner.open()
     runner.feed([Feed(slot, tokens[:7], 1), Feed(other, tokens[:3], 1)])
     answer, _ = runner.feed([Feed(slot, tokens[7:], len(tokens) - 7), Feed(other, tokens[3:4], 1)])

@@ -115,14 +115,14 @@ def test_a_loop_is_drafted_past_its_own_end() -> None:
     assert tokens_of(index_of(growing=text).draft(text, 8)) == [1, 2, 3, 1, 2, 3, 1, 2]
 
 
-def test_texts_may_come_in_pieces() -> None:
+def test_sequences_may_come_in_chunks() -> None:
     rng = random.Random(0)
     text = rng.choices(range(3), k=200)
-    whole, pieces = index_of(growing=text), SuffixIndex()
+    whole, chunks = index_of(growing=text), SuffixIndex()
     for token in text:
-        pieces.draft(text, 4)
-        pieces.extend([token])
-    assert all(whole.draft(text[:end], 8) == pieces.draft(text[:end], 8) for end in range(200))
+        chunks.draft(text, 4)
+        chunks.extend([token])
+    assert all(whole.draft(text[:end], 8) == chunks.draft(text[:end], 8) for end in range(200))
 
 
 @pytest.mark.parametrize("seed", range(40))

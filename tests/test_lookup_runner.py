@@ -32,7 +32,7 @@ def test_it_proposes_nothing_it_has_not_seen():
     assert proposed(rows[-1]) is None
 
 
-def test_a_prompt_may_come_in_pieces():
+def test_a_prompt_may_come_in_chunks():
     runner = LookupRunner(50)
     slot = runner.open()
     runner.feed([Feed(slot, [1, *PHRASE], 0)])

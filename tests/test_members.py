@@ -7,7 +7,8 @@ import pytest
 
 from cospec import Ensemble, InvalidEnsemble, Member, ModelNotFound, SamplingParams, UnknownName, UnsupportedModel, demo
 from cospec.members import load_runners, unique_names
-from cospec.runner import LoadOptions
+from cospec.plugins import PluginFailed, Registry
+from cospec.runner import LoadOptions, schemes
 from cospec.runner.lookup import LookupRunner
 from cospec.runner.schemes import load_runner, split
 
@@ -45,6 +46,8 @@ def plugin(tmp_path, monkeypatch):
         "[cospec.runners]\ntable = table_plugin:load\nabsent = no_such_module:load\ndemo = no_such_module:load\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Entry points are read once; a registry of the same loaders reads them again.
+    monkeypatch.setattr(schemes, "LOADERS", Registry("runner scheme", schemes.LOADERS._own, "cospec.runners"))
     yield __import__("table_plugin")
     del sys.modules["table_plugin"]
 
@@ -55,11 +58,12 @@ def plugin(tmp_path, monkeypatch):
         ("demo:math", ("demo", "math")),
         ("lookup", ("lookup", "")),
         ("lookup+past", ("lookup+past", "")),
-        ("Qwen/Qwen2.5-0.5B", ("", "Qwen/Qwen2.5-0.5B")),
-        ("/models/a:b", ("", "/models/a:b")),
-        ("c:/models/a", ("", "c:/models/a")),
-        ("C:\\models\\a", ("", "C:\\models\\a")),
-        ("./a:b", ("", "./a:b")),
+        ("Qwen/Qwen2.5-0.5B", ("hf", "Qwen/Qwen2.5-0.5B")),
+        ("/models/a:b", ("hf", "/models/a:b")),
+        ("c:/models/a", ("hf", "c:/models/a")),
+        ("C:\\models\\a", ("hf", "C:\\models\\a")),
+        ("./a:b", ("hf", "./a:b")),
+        ("hf:a/b", ("hf", "a/b")),
         ("table:3:4", ("table", "3:4")),
     ],
 )
@@ -70,13 +74,13 @@ def test_a_scheme_is_a_word_before_a_colon(plugin, model, expected):
 def test_an_unknown_scheme_is_refused_with_the_known_ones(plugin):
     with pytest.raises(UnknownName, match="unknown runner scheme 'tabl'; did you mean 'table'") as refusal:
         Ensemble(["tabl:1"])
-    assert "(absent, demo, lookup, lookup+past, table)" in str(refusal.value)
+    assert "(absent, demo, hf, lookup, lookup+past, table)" in str(refusal.value)
 
 
 def test_a_folder_whose_name_looks_like_a_scheme_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("my:model").mkdir()
-    assert split("my:model") == ("", "my:model")
+    assert split("my:model") == ("hf", "my:model")
     with pytest.raises(ModelNotFound, match=r"'my:model' has no config\.json"):
         load_runner("my:model", LoadOptions())
 
@@ -101,16 +105,17 @@ def test_members_of_equal_model_and_options_share_a_runner(plugin):
     assert plugin.loaded == [("1", LoadOptions()), ("1", narrow), ("2", LoadOptions())]
 
 
-def test_two_ways_to_write_a_folder_are_one_model():
-    members = [Member(model=model) for model in ("demo:drafter", demo.model_path("demo:drafter"))]
-    first, second = load_runners(members)
-    assert first is second
+def test_ways_to_write_a_folder_are_one_model():
+    folder = demo.model_path("demo:drafter")
+    members = [Member(model=model) for model in ("demo:drafter", folder, f"hf:{folder}")]
+    first, second, third = load_runners(members)
+    assert first is second is third
 
 
 def test_what_a_loader_raises_names_the_scheme(plugin):
     with pytest.raises(UnsupportedModel, match="runner scheme 'table' raised OSError for 'table:broken': the disk is"):
         load_runner("table:broken", LoadOptions())
-    with pytest.raises(UnsupportedModel, match="runner scheme 'absent' raised ModuleNotFoundError"):
+    with pytest.raises(PluginFailed, match="runner scheme 'absent' of no_such_module:load cannot be loaded: ModuleNot"):
         load_runner("absent:1", LoadOptions())
     with pytest.raises(UnsupportedModel, match=r"'table' returned None for 'table:nothing', .* lacks vocab_size"):
         load_runner("table:nothing", LoadOptions())
@@ -156,3 +161,12 @@ def test_names_are_the_last_part_of_a_model(plugin):
 def test_a_member_of_the_wrong_types_is_refused(settings, message):
     with pytest.raises(InvalidEnsemble, match=message):
         Member(**settings)
+
+
+def test_a_drafter_may_be_a_member_with_a_name_and_options_of_its_own(plugin):
+    drafter = Member(model="table:1", name="quick", options=LoadOptions(dtype="bfloat16"))
+    ensemble = Ensemble(["table:1", "table:2"], proposer=drafter, schedule="fixed", gamma=2)
+    assert ensemble.names == ("1", "2", "quick")
+    assert ensemble.runners[2] is not ensemble.runners[0]
+    (result,) = ensemble.generate([[0]], SamplingParams(max_tokens=8, seed=1, ignore_eos=True))
+    assert set(result.proposers) == {"quick"}

@@ -19,8 +19,7 @@ from cospec.core.verify import (
     verify_coupled,
     verify_token,
 )
-
-from .laws.enumerated import Path, Uniform, branching, outcomes
+from cospec.testing.enumeration import Path, Uniform, branching, outcomes
 
 Verify = Callable[..., list[Verdict]]
 BY_RATIO = [verify_token, verify_block]

@@ -3,51 +3,81 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
-import yaml
+from typing_extensions import TypedDict
 
 from . import demo
 from .core.combine import make_combination
 from .errors import InvalidEnsemble, UnknownName
-from .members import Member
+from .inputs import read_yaml, validated
+from .members import LOOKUPS, Member, unique_names
 from .runner.hf import LoadOptions
 from .schedule import Plan
 
-# Those that a plan stands in.
+# The settings that hold a plan.
 PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
 LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
-SETTINGS = {
-    "members",
-    "combine",
-    *PLAN_SETTINGS,
-    "max_sequences",
-    *LOAD_OPTIONS,
-}
-_MEMBER_SETTINGS = {"model", "name", "prompt", *LOAD_OPTIONS}
+SETTINGS = {"members", "combine", *PLAN_SETTINGS, "max_sequences", *LOAD_OPTIONS}
+
+
+class LoadSettings(TypedDict, total=False):
+    """The load options as a file writes them; see LoadOptions."""
+
+    dtype: str
+    device: str | None
+    quantization: dict[str, Any]
+    trust_remote_code: bool
+    allow_pickle: bool
+    graphs: bool | str
+
+
+class MemberSettings(LoadSettings, total=False):
+    """A member as a file lists it; see Member."""
+
+    model: Required[str]
+    name: str | None
+    prompt: str | list[int] | None
+
+
+class EnsembleSettings(LoadSettings, total=False):
+    """An ensemble's file; see Ensemble."""
+
+    members: list[str | MemberSettings]
+    combine: str | dict[str, float | str | list[float] | None] | None
+    schedule: str
+    gamma: int | list[int] | str | None
+    proposer: str | list[str] | None
+    first: str | None
+    verification: str
+    max_sequences: int
 
 
 def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The file's settings under the overrides: `members` as Member objects, `combine` as a combination.
 
-    Raises InvalidEnsemble for a file that cannot be read, UnknownName for settings that are not known.
+    Folders that the file names, of members and proposers, are relative to it. Overrides that are None count as absent.
+    Raises InvalidEnsemble for a file that cannot be read or used, UnknownName for unknown settings.
     """
     path = demo.ensemble_path(str(spec)) if demo.is_demo(str(spec)) else Path(spec).expanduser()
     own = _read(path)
-    settings = {**own, **{key: value for key, value in overrides.items() if value is not None}}
-    for key in settings:
+    for key in overrides:
         if key not in SETTINGS:
-            raise UnknownName("ensemble setting", str(key), SETTINGS)
-    members = settings.get("members")
-    if not isinstance(members, list | tuple) or not members:
+            raise UnknownName("ensemble setting", key, SETTINGS)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    settings = {**own, **given}
+    listed = settings.get("members")
+    if not isinstance(listed, list | tuple) or not listed:
         raise InvalidEnsemble(f"{path} lists no members; give `members:` a list of models")
-    settings["members"] = [_member(entry, path.parent) for entry in members]
-    settings["combine"] = _combination(settings.get("combine"), own.get("combine"), len(members))
-    return settings
+    members = [_member(entry, path.parent) for entry in listed]
+    if "proposer" in own and "proposer" not in given:
+        settings["proposer"] = _proposers(own["proposer"], unique_names(members), path.parent)
+    combination = _combination(settings.get("combine"), own.get("combine"), len(members))
+    return {**settings, "members": members, "combine": combination}
 
 
 def plan_settings(plan: Plan, proposers: Sequence[str]) -> dict[str, Any]:
-    """Those of `PLAN_SETTINGS` that make this plan. proposers: as the file is to name them."""
+    """The values of `PLAN_SETTINGS` that make this plan. proposers: as the file is to name them."""
     settings: dict[str, Any] = {"schedule": plan.schedule}
     if plan.is_paced:
         settings["gamma"] = plan.gamma
@@ -65,25 +95,35 @@ def _one_or_all(values: Sequence[Any]) -> Any:
 
 
 def has_relative_models(path: Path) -> bool:
-    """Whether the file names folders that are looked for beside it. Raises InvalidEnsemble if it cannot be read."""
-    members = _read(path).get("members") or ()
-    models = [str(entry.get("model", "") if isinstance(entry, Mapping) else entry) for entry in members]
-    return any(not Path(model).is_absolute() and (path.parent / model).is_dir() for model in models if model)
+    """Whether the file names folders relative to its own. Raises InvalidEnsemble if it cannot be read."""
+    settings = _read(path)
+    models = [entry if isinstance(entry, str) else entry["model"] for entry in settings.get("members", [])]
+    models += _listed(settings.get("proposer"))
+    return any(not Path(model).is_absolute() and _beside(model, path.parent) != model for model in models)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+def _read(path: Path) -> EnsembleSettings:
+    if not path.is_file():
         raise InvalidEnsemble(
-            f"no ensemble file at {str(path)!r} ({type(error).__name__}); "
-            f"give a YAML file or one of {', '.join(demo.ensembles())}"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InvalidEnsemble(f"{path} is not YAML: {error}") from None
-    if not isinstance(settings, dict):
-        raise InvalidEnsemble(f"{path} holds no settings; it needs at least `members:`")
-    return settings
+            f"no ensemble file at {str(path)!r}; give a YAML file or one of {', '.join(demo.ensembles())}"
+        )
+    return validated(EnsembleSettings, read_yaml(path, InvalidEnsemble), str(path), InvalidEnsemble)
+
+
+def _listed(proposer: str | list[str] | None) -> list[str]:
+    return [proposer] if isinstance(proposer, str) else proposer or []
+
+
+def _beside(model: str, folder: Path) -> str:
+    """The model's folder where `folder` holds it; otherwise the model as written."""
+    is_name = demo.is_demo(model) or model in LOOKUPS or not model
+    return str(folder / model) if not is_name and (folder / model).is_dir() else model
+
+
+def _proposers(given: str | list[str] | None, members: Sequence[str], folder: Path) -> str | list[str] | None:
+    """Members by their names, and other models by their folders."""
+    found = [name if name in members else _beside(name, folder) for name in _listed(given)]
+    return found[0] if isinstance(given, str) else found or None
 
 
 def _combination(given: Any, own: Any, num_members: int) -> Any:
@@ -101,20 +141,13 @@ def _options(combine: Any) -> dict[str, Any]:
 
 
 def _member(entry: Any, folder: Path) -> Member:
-    """A member as a file lists it: a model, or a mapping with `model` and what else there is."""
+    """A member from a file or an override: a Member, a model, or the mapping of MemberSettings."""
     if isinstance(entry, Member):
         return entry
-    if not isinstance(entry, str | Path | Mapping):
+    if isinstance(entry, str | Path):
+        return Member(model=_beside(str(entry), folder))
+    if not isinstance(entry, Mapping):
         return Member(model=entry)
-    settings: dict[str, Any] = dict(entry) if isinstance(entry, Mapping) else {"model": entry}
-    for key in settings:
-        if key not in _MEMBER_SETTINGS:
-            raise UnknownName("member setting", str(key), _MEMBER_SETTINGS)
-    if "model" not in settings:
-        raise InvalidEnsemble(f"a member without `model`: {settings}; name its folder, hub id or demo model")
-    model = str(settings.pop("model"))
-    # Relative paths in a file are relative to the file.
-    if not demo.is_demo(model) and (folder / model).is_dir():
-        model = str(folder / model)
-    name, prompt = settings.pop("name", None), settings.pop("prompt", None)
-    return Member(model=model, name=name, prompt=prompt, options=LoadOptions(**settings))
+    settings: dict[str, Any] = dict(validated(MemberSettings, entry, "members", InvalidEnsemble))
+    model, name, prompt = settings.pop("model"), settings.pop("name", None), settings.pop("prompt", None)
+    return Member(model=_beside(model, folder), name=name, prompt=prompt, options=LoadOptions(**settings))

@@ -8,8 +8,8 @@ from . import demo
 from .errors import InvalidEnsemble, VocabularyMismatch
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.memory import check_memory
+from .runner.schemes import DEFAULT, load_runner, missing_attributes, split
 from .runner.schemes import LOOKUPS as LOOKUPS
-from .runner.schemes import load_runner, missing_attributes, split
 
 Source = str | Path | Runner
 
@@ -67,8 +67,7 @@ def _is_ids(prompt: object) -> bool:
 
 def written(member: Member) -> str:
     """Its model as a file names it: as given, a folder by its whole path, since the file may be read from anywhere."""
-    local = Path(str(member.model)).expanduser()
-    return str(local.resolve()) if local.is_dir() else str(member.model)
+    return _whole_path(member.model) if isinstance(member.model, str | Path) else str(member.model)
 
 
 def as_member(source: Source | Member) -> Member:
@@ -114,11 +113,16 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
 
 
 def _key(member: Member) -> tuple[str, LoadOptions]:
-    """What members that share a runner have in common: model and options, a local folder by its whole path."""
-    scheme, rest = split(str(member.model))
-    path = Path(demo.model_path(str(member.model)) if scheme == "demo" else rest).expanduser()
-    is_local = scheme in ("", "demo") and path.exists()
-    return str(path.resolve()) if is_local else str(member.model), member.options
+    """Model and options, which members that share a runner have in common."""
+    model = str(member.model)
+    return _whole_path(demo.model_path(model) if demo.is_demo(model) else model), member.options
+
+
+def _whole_path(model: str | Path) -> str:
+    """The same for all ways to write one folder; any other model as it is given."""
+    scheme, rest = split(str(model))
+    path = Path(rest).expanduser()
+    return str(path.resolve()) if scheme == DEFAULT and path.exists() else str(model)
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:

@@ -22,9 +22,9 @@ from cospec import (
 from cospec.core.draws import Draws
 from cospec.core.feeding import Participant
 from cospec.schedule import Plan, Setting, make_schedule
+from cospec.testing.enumeration import engine_law
 
 from . import naive
-from .enumerated import engine_law
 from .naive import Law, Model, Target, Text
 
 # Models with a seed from here on forbid one token, another one after each text.

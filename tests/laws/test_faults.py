@@ -21,10 +21,10 @@ from cospec.core.target import Span, log_combined, stacked
 from cospec.core.tokens import Draft
 from cospec.core.verify import Runs, Uniforms, Verdict
 from cospec.schedule.mixture import DrawnMember
+from cospec.testing.enumeration import EnumeratedDraws
 
 from . import naive
 from .cases import Blend, Case
-from .enumerated import EnumeratedDraws
 
 NOTICEABLE = 0.01
 ROUNDING = 1e-9

@@ -1,6 +1,6 @@
 """What an engine writes has the law of naive decoding, for every combination, schedule, verification and transform.
 
-By enumeration, exact up to rounding: see enumerated.py.
+By enumeration, exact up to rounding: see cospec/testing/enumeration.py.
 """
 
 import math

@@ -6,13 +6,14 @@ from cospec import Ensemble
 from cospec.study.asked import Asked
 from cospec.study.criteria import Criteria
 from cospec.study.energy import Meter
-from cospec.study.found import binding, results
+from cospec.study.environment import binding
+from cospec.study.found import results
 from cospec.study.ledger import Ledger
+from cospec.study.methods import ours
+from cospec.study.pilot import Pilot
 from cospec.study.prices import Machine, Prices
 from cospec.study.questions import Question
 from cospec.study.results import Results
-from cospec.study.study import Study
-from cospec.study.trials import ours
 
 PROMPTS = [
     Question(
@@ -52,11 +53,11 @@ def asked(ensemble: Ensemble, **changes: object) -> Asked:
     return Asked(**{**given, **changes})
 
 
-def study(ensemble: Ensemble, path: Path | None = None, **changes: object) -> Study:
+def study(ensemble: Ensemble, path: Path | None = None, **changes: object) -> Pilot:
     what = asked(ensemble, **changes)
     settings = what.binding(binding(ensemble))
     ledger = Ledger.load(path, settings) if path else Ledger(settings=settings)
-    return Study(ensemble, what, ledger, Meter([]))
+    return Pilot(ensemble, what, ledger, Meter([]))
 
 
 def finished(ensemble: Ensemble, **changes: object) -> Results:

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 
 from cospec.errors import CospecError
-from cospec.study.criteria import Criteria, Limits, Softening
+from cospec.study.criteria import Criteria, Limits, Softening, write_criteria
 from cospec.study.prices import Prices
 from cospec.study.results import Results
-from cospec.study.template import write_criteria
 
 
 def written(tmp_path, text):
@@ -91,7 +90,7 @@ def test_prices_are_summed_over_machines(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("machines: [{name: a}]", "missing 1 required keyword-only argument: 'per_hour'"),
+        ("machines: [{name: a}]", "machines[0] without `per_hour`"),
         ("machines: [{name: a, per_hour: -1}]", "at least 0"),
         ("electricity_per_kwh: -1", "at least 0"),
         ("currency: 3", "want a text"),

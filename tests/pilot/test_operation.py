@@ -24,10 +24,10 @@ from cospec.errors import InvalidPilot
 from cospec.server.metrics import Metrics
 from cospec.study.criteria import Limits
 from cospec.study.energy import find_meter
+from cospec.study.methods import pilot_methods
 from cospec.study.metrics import Histogram, Service, parsed
 from cospec.study.operation import write_ensemble, write_relaxed
 from cospec.study.results import Relaxed, Results
-from cospec.study.trials import trials
 from cospec.study.verdict import Evidence, Served, judge, served
 from cospec.study.watch import watch
 
@@ -50,7 +50,7 @@ def with_best(results, best):
 def test_the_plan_that_was_judged_is_written_as_an_ensemble(folder, tmp_path, pair):
     path = tmp_path / "ensemble.yaml"
     for best, schedule in (("auto", "auto"), ("alternate", "alternate"), ("plain", "plain")):
-        write_ensemble(pair, trials(pair, SamplingParams()), with_best(asking(EXAMPLE), best), path)
+        write_ensemble(pair, pilot_methods(pair, SamplingParams()), with_best(asking(EXAMPLE), best), path)
         again = Ensemble.load(path)
         assert again.plan.schedule == schedule
         assert again.member_names == ("a", "b")
@@ -62,7 +62,7 @@ def test_the_plan_that_was_judged_is_written_as_an_ensemble(folder, tmp_path, pa
 def test_a_faster_plan_that_does_not_meet_the_criteria_is_not_written(tmp_path, pair):
     results = with_best(asking(EXAMPLE, min_speedup=1.0), "plain")
     assert served(results) == Served(method="auto", verdict=results.verdict)
-    write_ensemble(pair, trials(pair, SamplingParams()), results, tmp_path / "ensemble.yaml")
+    write_ensemble(pair, pilot_methods(pair, SamplingParams()), results, tmp_path / "ensemble.yaml")
     assert Ensemble.load(tmp_path / "ensemble.yaml").plan.schedule == "auto"
     # What is on trial stays, where it is good for fewer texts than planned.
     up_to = replace(results.verdict, decision="go up to", concurrency=8, up_to=1)
@@ -73,7 +73,7 @@ def test_a_faster_plan_that_does_not_meet_the_criteria_is_not_written(tmp_path, 
 def test_a_command_of_several_lines_stays_a_comment(tmp_path, pair):
     path = tmp_path / "ensemble.yaml"
     for command in ("cospec pilot --stop '\n\n'", "cospec pilot --stop '\u2028\x85\r\x1b'"):
-        write_ensemble(pair, trials(pair, SamplingParams()), commanded(asking(EXAMPLE), command), path)
+        write_ensemble(pair, pilot_methods(pair, SamplingParams()), commanded(asking(EXAMPLE), command), path)
         assert Ensemble.load(path).member_names == ("a", "b")
     assert r"--stop '\u2028\x85\r\x1b'" in path.read_text(encoding="utf-8")
 
@@ -93,7 +93,7 @@ def test_a_plan_of_ones_own_keeps_its_drafter_and_options(folder, tmp_path):
     ensemble = Ensemble.load(given)
     own = asking(replace(EXAMPLE, settings=replace(EXAMPLE.settings, ours=str(ensemble.plan))))
     results = with_best(own, str(ensemble.plan))
-    write_ensemble(ensemble, trials(ensemble, SamplingParams()), results, tmp_path / "out.yaml")
+    write_ensemble(ensemble, pilot_methods(ensemble, SamplingParams()), results, tmp_path / "out.yaml")
     again = Ensemble.load(tmp_path / "out.yaml")
     assert again.plan == ensemble.plan
     assert again.combination == ensemble.combination

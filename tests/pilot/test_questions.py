@@ -54,7 +54,7 @@ def test_json_lines_tables_and_plain_lines_say_the_same(tmp_path):
     [
         ("p.jsonl", "", "holds no prompts"),
         ("p.jsonl", '"a"\n{"prompt": ', "p.jsonl:2: not JSON"),
-        ("p.jsonl", '"a"\n\n{"prompt": 3}', "p.jsonl:3: prompt must be a text"),
+        ("p.jsonl", '"a"\n\n{"prompt": 3}', "p.jsonl:3: prompt: want a text, got 3"),
         ("p.jsonl", '"a"\n{"text": "b"}', 'p.jsonl:2: no "prompt"'),
         ("p.jsonl", '"a"\n{"prompt": "b", "categroy": "c"}', "p.jsonl:2 'categroy'; did you mean 'category'"),
         ("p.jsonl", '"a"\n{"prompt": "b", "score": "exactly"}', "p.jsonl:2: score must be"),

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +20,7 @@ from cospec.study.found import results
 from cospec.study.prices import Prices
 from cospec.study.questions import Question
 from cospec.study.report import LANGUAGES, write
-from cospec.study.report.markdown import plain
-from cospec.study.report.numbers import amount, money
+from cospec.study.report.filters import amount, money, plain
 from cospec.study.report.texts import load_texts
 from cospec.study.results import ALL, PLAIN, Reason, Results
 
@@ -159,6 +160,14 @@ def test_no_sentence_of_one_language_stands_in_the_report_of_the_other(tmp_path,
             assert "{" not in written
 
 
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_a_report_without_its_libraries_says_how_to_get_them(library):
+    code = f"import sys; sys.modules[{library!r}] = None; import cospec.study.report"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "MissingExtra" in run.stderr
+    assert "pip install 'cospec[pilot]'" in run.stderr
+
+
 # The page.
 
 
@@ -178,12 +187,16 @@ def test_verdict_tables_and_plots_are_there(visit, language):
         assert row.locator("td").first.locator("span").inner_text() == say(f"status.{rule.status}")
     rows = [row for row in EXAMPLE.speed.rows if row.category == ALL]
     assert page.locator("#speed table").last.locator("tbody tr").count() == len(rows)
-    for section, least in {"speed": 3, "mechanism": 2, "gained": 2, "cost": 1, "relaxed": 2}.items():
-        drawn = page.locator(f"#{section} svg.plot")
+    for section, least in {"speed": 3, "mechanism": 2, "gained": 2, "relaxed": 2}.items():
+        drawn = page.locator(f"#{section} svg.plot:visible")
         assert drawn.count() >= least, section
+        assert page.locator(f"#{section} svg.plot").count() == 2 * drawn.count()
         for plot in drawn.all():
             assert plot.get_attribute("aria-label")
-            assert plot.locator("path, rect").count() >= 2
+            assert plot.locator("path").count() >= 2
+    bars = page.locator("#cost .bars")
+    assert bars.get_attribute("aria-label")
+    assert bars.locator("[data-bar]").count() >= 2
     # The formulas of every section are one click away.
     for section in SECTIONS:
         details = page.locator(f"#{section} > details")
@@ -200,7 +213,7 @@ def test_the_interval_on_the_plot_is_that_of_the_study(visit):
     plot = page.locator("#speed svg.plot").first
     assert f"{row.over_plain.mean:.2f}× ({row.over_plain.low:.2f}× to {row.over_plain.high:.2f}×)" in plot.inner_html()
     mark, bar, one = (
-        plot.locator(selector).last.bounding_box() for selector in (".f-c0", ".whisker.s-c0", ".reference")
+        plot.locator(selector).last.bounding_box() for selector in (".mark-c0", ".interval-c0", ".reference")
     )
     over = row.over_plain
     place = (mark["x"] + mark["width"] / 2 - bar["x"]) / bar["width"]

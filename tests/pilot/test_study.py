@@ -18,15 +18,16 @@ from cospec.core.verify import Verdict
 from cospec.errors import CospecError, InvalidPilot
 from cospec.members import Member
 from cospec.runner.hf import LoadOptions
+from cospec.study.batches import batches
 from cospec.study.criteria import Criteria, Softening
 from cospec.study.exactness import Check, Difference
 from cospec.study.found import results
-from cospec.study.given import Given, given_logprobs
 from cospec.study.intervals import FEWEST_UNITS
 from cospec.study.ledger import Ledger
+from cospec.study.methods import PlannedMethod
+from cospec.study.perplexity import ReferenceText, text_logprobs
 from cospec.study.questions import TEXTS, Question, balanced, read_questions
 from cospec.study.results import ALL, OURS, PLAIN, Results
-from cospec.study.trials import Trial, batches
 
 from ..browsing import in_chromium
 from ..toys import Wrapped, slow
@@ -135,7 +136,8 @@ def test_the_bundled_prompts_suffice_for_an_interval_with_eight_at_once():
 
 def test_an_interrupted_study_goes_on_and_measures_nothing_twice(pair, tmp_path):
     path = tmp_path / "measurements.json"
-    first, stops = study(pair, path), iter([False] * 4 + [True])
+    # Each of five methods is warmed up before the first is timed.
+    first, stops = study(pair, path), iter([False] * (5 + 3) + [True])
     assert not first.run(lambda step: first.ledger.save(path), lambda: next(stops))
     kept = Ledger.load(path, first.ledger.settings).measurements
     assert kept
@@ -260,8 +262,8 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
     def faulty(spans, combination):
         log_rs = log_combined(spans, combination)
         for span, log_r in zip(spans, log_rs, strict=True):
-            if span.sequence.drafts and span.stop == span.sequence.frontier + 1:
-                log_r[-1:] = torch.log_softmax(span.sequence.lanes[0].between(span.stop - 1, span.stop), -1)
+            if span.sheet.drafts and span.stop == span.sheet.frontier + 1:
+                log_r[-1:] = torch.log_softmax(span.sheet.lanes[0].between(span.stop - 1, span.stop), -1)
         return log_rs
 
     with mock.patch("cospec.core.target.log_combined", faulty):
@@ -354,6 +356,10 @@ def test_a_full_disk_is_told_and_what_was_measured_is_kept(pair, tmp_path):
     assert again.run(lambda step: None, never)
 
 
+def as_plain(ensemble):
+    return PlannedMethod(name=PLAIN, ensemble=ensemble, params=SamplingParams())
+
+
 def log_probability(pair, ids, head):
     """Of the tokens from `head` on, by the members themselves."""
     with torch.no_grad():
@@ -363,8 +369,8 @@ def log_probability(pair, ids, head):
 
 
 def test_a_given_text_has_the_probability_that_its_tokens_have(pair):
-    trial = Trial(PLAIN, pair)
-    (logprob,) = given_logprobs(trial, [Given.of(pair.tokenizer, "the members", " propose tokens")])
+    trial = as_plain(pair)
+    (logprob,) = text_logprobs(trial, [ReferenceText.of(pair.tokenizer, "the members", " propose tokens")])
     ids = pair.tokenizer.encode("the members propose tokens")
     head = len(pair.tokenizer.encode("the members"))
     assert logprob.num_tokens == len(ids) - head
@@ -377,17 +383,17 @@ def test_a_token_of_both_the_prompt_and_the_text_is_the_texts(pair):
     ids = encode(whole)
     # Somewhere within a word of several letters.
     cut = next(i for i in range(12, len(whole)) if encode(whole[:i]) != ids[: len(encode(whole[:i]))])
-    given = Given.of(pair.tokenizer, whole[:cut], whole[cut:])
+    given = ReferenceText.of(pair.tokenizer, whole[:cut], whole[cut:])
     head = len(ids) - len(given.tokens)
     before = encode(whole[:cut])
     assert before[:head] == ids[:head]
     assert before[head] != ids[head]
-    (logprob,) = given_logprobs(Trial(PLAIN, pair), [given])
+    (logprob,) = text_logprobs(as_plain(pair), [given])
     assert logprob.num_tokens == len(ids) - head
     assert logprob.total == pytest.approx(log_probability(pair, ids, head), abs=1e-4)
     # Where members have prompts of their own, the text is said after the same tokens.
     own = Member(model=pair.runners[1], name="b", prompt="{prompt}")
-    (again,) = given_logprobs(Trial(PLAIN, Ensemble([pair.loaded("a"), own])), [given])
+    (again,) = text_logprobs(as_plain(Ensemble([pair.loaded("a"), own])), [given])
     assert again.total == pytest.approx(logprob.total, abs=1e-4)
 
 
@@ -403,8 +409,8 @@ def test_texts_of_their_own_are_weighed_from_their_second_token_on(found, pair):
 
 def test_a_member_with_its_own_prompt_is_given_that(pair):
     own = Member(model=pair.runners[1], name="b", prompt="say: {prompt}")
-    trial = Trial(PLAIN, Ensemble([pair.loaded("a"), own], Mixture([0.5, 0.5])))
-    (logprob,) = given_logprobs(trial, [Given.of(pair.tokenizer, "the members", " propose")])
+    trial = as_plain(Ensemble([pair.loaded("a"), own], Mixture([0.5, 0.5])))
+    (logprob,) = text_logprobs(trial, [ReferenceText.of(pair.tokenizer, "the members", " propose")])
     (result,) = trial.ensemble.with_plan(schedule="plain").generate(
         ["the members"], SamplingParams(max_tokens=1, logprobs=400)
     )

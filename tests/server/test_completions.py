@@ -146,6 +146,18 @@ def test_a_prompt_that_fills_the_context_can_be_scored_and_no_more(http, ensembl
         assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
+def test_scoring_a_prompt_feeds_each_member_once_whatever_the_schedule(http):
+    told = []
+    for schedule in ("plain", "fixed", "alternate", "cascade", "mixture", "auto"):
+        body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1, "schedule": schedule}
+        answer = http.post("/v1/completions", json=body).json()
+        told.append(answer["choices"][0]["logprobs"]["token_logprobs"][1:])
+        assert answer["choices"][0]["finish_reason"] == "length"
+        assert [member["calls"] for member in answer["metrics"]["members"].values()] == [1, 1]
+        assert answer["metrics"]["drafters"]["drafter"]["calls"] == 0
+    assert all(each == pytest.approx(told[0], abs=1e-4) for each in told)
+
+
 def test_a_prompt_alone_costs_no_token_of_an_answer(http):
     def counted():
         lines = http.get("/metrics").text.splitlines()

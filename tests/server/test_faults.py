@@ -312,7 +312,7 @@ def test_a_prompt_over_the_context_is_told_in_openais_shape(client, ensemble):
 
 def test_what_is_not_installed_is_the_servers_lack(ensemble, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    monkeypatch.setattr(ensemble.tokenizer, "_grammars", {})
+    monkeypatch.setattr(ensemble.tokenizer, "_compilers", {})
     with Served(ensemble) as running, running.http() as http:
         answer = http.post("/v1/completions", json={"prompt": "One", "guided_regex": "a"})
     assert answer.status_code == 501

@@ -1,13 +1,41 @@
 """What the server tells of itself: models, tokens, version, the document of its endpoints."""
 
+from importlib.metadata import EntryPoint
+
 import openai
 import pytest
 
 import cospec
+from cospec.schedule import registry
+from cospec.schedule.plain import Plain
 
-from .conftest import MODEL
+from .conftest import MODEL, Served
 
 TEXT = "Tom has 3 boxes."
+
+
+class Own(Plain):
+    """A schedule that another package brings along."""
+
+    name = "own"
+
+
+class Raising(Plain):
+    """One with an error in it."""
+
+    name = "raising"
+
+    def turn(self, sheet):
+        raise ZeroDivisionError("no turn")
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Registers `own`, `raising`, and `broken`, which cannot be imported."""
+    group = "cospec.schedules"
+    values = {"own": f"{__name__}:Own", "raising": f"{__name__}:Raising", "broken": "no_such_package:Broken"}
+    for name, value in values.items():
+        monkeypatch.setitem(registry._SCHEDULES._registered, name, EntryPoint(name, value, group))
 
 
 def test_models_one_and_all(client):
@@ -20,6 +48,41 @@ def test_models_one_and_all(client):
     assert one.cospec["members"] == ["math", "general"]
     with pytest.raises(openai.NotFoundError, match="demo:we"):
         client.models.retrieve("demo/other")
+
+
+def test_a_schedule_of_another_package_is_listed_and_can_be_asked_for(http, registered):
+    listed = http.get("/v1/models").json()["data"][0]["cospec"]["schedules"]
+    assert {"own", "plain", "auto"} <= set(listed)
+    body = {"prompt": TEXT, "max_tokens": 4, "seed": 1}
+    own, plain = (http.post("/v1/completions", json=body | {"schedule": name}).json() for name in ("own", "plain"))
+    assert own["metrics"]["schedule"] == "own"
+    assert own["choices"][0]["text"] == plain["choices"][0]["text"]
+
+
+def test_a_schedule_that_cannot_be_imported_is_the_servers_fault(http, registered):
+    answer = http.post("/v1/completions", json={"prompt": TEXT, "schedule": "broken"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "plugin_failed"
+    assert "'broken'" in answer.json()["error"]["message"]
+    assert http.get("/health").status_code == 200
+
+
+def test_a_schedule_that_raises_ends_its_own_request(http, served, registered):
+    answer = http.post("/v1/completions", json={"prompt": TEXT, "schedule": "raising"})
+    assert answer.status_code == 500
+    assert "raised ZeroDivisionError: no turn" in answer.json()["error"]["message"]
+    plain = {"prompt": TEXT, "max_tokens": 2, "schedule": "plain"}
+    assert http.post("/v1/completions", json=plain).status_code == 200
+    assert served.becomes_idle()
+
+
+def test_a_schedule_that_was_given_as_a_class_is_asked_for_by_its_name(ensemble):
+    with Served(ensemble.with_plan(schedule=Own)) as running, running.http() as http:
+        told = http.get("/v1/models").json()["data"][0]["cospec"]
+        answer = http.post("/v1/completions", json={"prompt": TEXT, "max_tokens": 2, "schedule": "own"}).json()
+    assert told["schedule"] == "own"
+    assert "own" in told["schedules"]
+    assert answer["metrics"]["schedule"] == "own"
 
 
 def test_tokens_there_and_back(http, ensemble):

@@ -1,39 +1,42 @@
-"""`cospec bench`: every method on the same prompts, interleaved, and what it comes to."""
+"""`cospec bench`: time every method on the same prompts, interleaved, and compare them with plain."""
 
 import hashlib
 import platform
-import sys
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from .. import __version__, demo
 from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan, as_gamma
-from ..storage import keep as keep_file
-from ..study.benchmark import Study, measure, measure_concurrency
-from ..study.benchmark_tables import concurrency_table, report, sweep_tables, table
-from ..study.methods import Method, chosen, methods, of_schedules
+from ..storage import keep
+from ..study.benchmark import Benchmark
+from ..study.ledger import Ledger
+from ..study.methods import selected
+from ..study.peers import bench_methods
 from ..study.predictions import predictions
 from ..study.sweep import Sweep
+from .bench_tables import tables
 from .options import EnsembleOptions
-from .output import Interrupt, print_note, progress, to_line
+from .output import print_json, print_note, to_line
 from .prompts import read_prompts
 from .spread import option, spread
+from .study import parse_counts, run_study
+from .tables import print_tables
 
 EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --tokens 64 --out results"
 
+RESULTS = "results.json"
 _PLAN_KEYS = ("schedule", "gamma", "proposer", "first")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What is measured, on what, and where it goes."""
+    """What is measured, on which prompts, and where the results go."""
 
     prompts: Path | None = option(
         None,
@@ -83,11 +86,8 @@ class BenchOptions:
         return SamplingParams(max_tokens=self.tokens, temperature=self.temperature, ignore_eos=True)
 
     def levels(self) -> list[int]:
-        """Raises InvalidBenchmark for what is no list of counts."""
-        parts = self.concurrency.split(",") if self.concurrency else []
-        if not all(part.strip().isdecimal() and int(part) for part in parts):
-            raise InvalidBenchmark(f"--concurrency must be counts such as 1,2,4, got {self.concurrency!r}")
-        return [int(part) for part in parts]
+        """Raises InvalidBenchmark for anything but counts."""
+        return parse_counts(self.concurrency, "1,2,4", InvalidBenchmark) if self.concurrency else []
 
     def sweeps(self) -> list[Sweep]:
         return [Sweep.parse(text) for text in self.vary or []]
@@ -96,13 +96,17 @@ class BenchOptions:
         return [_plan(text) for text in self.plan or []]
 
     def settings(self, models: EnsembleOptions, texts: list[str]) -> dict[str, Any]:
-        """What kept results must agree in. texts: the prompts."""
+        """What earlier results must agree in to be resumed. texts: the prompts."""
         own = {
             key: getattr(self, key) for key in ("num_prompts", "tokens", "temperature", "repeats", "methods", "plan")
         }
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
         prompts = {"from": str(self.prompts) if self.prompts else None, "sha256": _digest("\0".join(texts))}
-        return {"version": __version__, **own, "prompts": prompts, "models": _given(models), "machine": machine}
+        given = {key: value for key, value in vars(models).items() if value}
+        file = Path(str(given.get("ensemble", "")))
+        if file.is_file():
+            given["ensemble_sha256"] = _digest(file.read_text(encoding="utf-8"))
+        return {"version": __version__, **own, "prompts": prompts, "models": given, "machine": machine}
 
 
 @spread
@@ -115,80 +119,43 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.out is not None and not options.no_plots:
-        from ..study import benchmark_plots as plots
-    # Read once: what comes through a pipe cannot be read again.
-    texts = options.texts()
-    settings, plans = options.settings(models, texts), options.plans()
+        from ..study import plots
+    # Read once: a pipe cannot be read again.
+    prompts = options.texts()
+    settings, plans = options.settings(models, prompts), options.plans()
     levels, sweeps = options.levels(), options.sweeps()
     ensemble, params = models.build(), options.params()
-    # So many at once means so many at once.
     ensemble.max_sequences = max(ensemble.max_sequences, *levels, 1)
-    available, skipped = methods(ensemble, params, plans)
+    available, skipped = bench_methods(ensemble, params, plans)
     named = options.methods.split(",") if options.methods else []
-    picked = chosen(available, named, skipped)
-    swept = [
-        (each.name, value, of_schedules(each.methods(ensemble, params, value), named))
-        for each in sweeps
-        for value in each.values
-    ]
-    study = Study.load(options.out / "results.json", settings) if options.out else Study(settings)
-    _measure(study, picked, texts, levels, swept, options, lambda: predictions(ensemble, params, picked, study.counts))
-    figures = report(study, skipped)
+    methods = selected(available, named, skipped)
+    file = options.out / RESULTS if options.out else None
+    ledger = Ledger(settings=settings)
+    if file is not None:
+        ledger = Ledger.load(file, settings, content="results of a benchmark", error_type=InvalidBenchmark)
+    benchmark = Benchmark(
+        ledger=ledger,
+        methods=methods,
+        prompts=prompts,
+        repeats=options.repeats,
+        levels=levels,
+        variations=[each for sweep in sweeps for each in sweep.variations(ensemble, params, named)],
+        predict=partial(predictions, ensemble, params, methods),
+    )
+    run_study(benchmark, file)
+    if not ledger.measurements:
+        raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
+    figures = benchmark.figures(skipped)
     if not options.as_json:
-        _show(figures)
+        print_tables(*tables(figures))
+        for name, reason in skipped.items():
+            print_note(f"skipped {name}: {reason}")
     if options.out is not None:
-        keep_file(options.out / "report.json", to_line(figures))
+        keep(options.out / "report.json", to_line(figures))
         if not options.no_plots:
             plots.plot(figures, options.out)
         print_note(f"results are in {options.out}")
-    sys.stdout.write(to_line(figures))
-
-
-def _measure(
-    study: Study,
-    picked: list[Method],
-    texts: list[str],
-    levels: list[int],
-    swept: list[tuple[str, float, list[Method]]],
-    options: BenchOptions,
-    predict: Callable[[], dict[str, float]],
-) -> None:
-    """Prompt by prompt, kept as it comes; Ctrl-C ends it after the prompt at hand.
-
-    predict: what theory gives each method; asked for before many texts at once are decoded, which changes the plan.
-    """
-
-    def keep() -> None:
-        if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
-            study.save(options.out / "results.json")
-
-    total = len(texts) * (1 + len(swept))
-    with Interrupt() as interrupt, progress(total) as advance:
-
-        def on_prompt() -> None:
-            keep()
-            advance()
-
-        measure(study, picked, texts, options.repeats, on_prompt, interrupt.is_noted)
-        study.predictions |= predict()
-        for setting, value, methods_there in swept:
-            measure(study.at(setting, value), methods_there, texts, options.repeats, on_prompt, interrupt.is_noted)
-        measure_concurrency(study, picked, texts, levels, options.repeats, keep, interrupt.is_noted)
-        keep()
-    if not any(study.seconds.values()):
-        raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
-
-
-def _show(figures: Mapping[str, Any]) -> None:
-    console = Console()
-    console.print(table(figures))
-    if figures["concurrency"]:
-        console.print(concurrency_table(figures))
-    for each in sweep_tables(figures):
-        console.print(each)
-    for name, reason in figures["skipped"].items():
-        print_note(f"skipped {name}: {reason}")
+    print_json(figures)
 
 
 def _plan(text: str) -> Plan:
@@ -199,13 +166,6 @@ def _plan(text: str) -> Plan:
             raise UnknownName("setting of --plan", key, _PLAN_KEYS)
     gamma = as_gamma([part for part in pairs.pop("gamma", "").split("/") if part])
     return Plan(gamma=gamma, **pairs)
-
-
-def _given(models: EnsembleOptions) -> dict[str, Any]:
-    """The options that were given, as they were, and what stands in the ensemble's file."""
-    given = {key: value for key, value in vars(models).items() if value}
-    file = Path(str(given.get("ensemble", "")))
-    return {**given, "ensemble_sha256": _digest(file.read_text(encoding="utf-8"))} if file.is_file() else given
 
 
 def _digest(text: str) -> str:

@@ -4,37 +4,38 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from .. import demo
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json
-from ..study.asked import Asked
+from ..study.asked import Asked, check_concurrencies, check_prompts
 from ..study.compare import compare as compare_results
-from ..study.criteria import Criteria
-from ..study.found import binding, results
+from ..study.criteria import Criteria, write_criteria
+from ..study.environment import binding
+from ..study.found import results
 from ..study.ledger import Ledger
+from ..study.methods import ours
 from ..study.operation import write_ensemble, write_relaxed
+from ..study.pilot import Pilot
 from ..study.prices import Prices
 from ..study.questions import read_questions, read_texts
 from ..study.report import LANGUAGES
 from ..study.report import write as write_report
 from ..study.results import ALL, Results
 from ..study.scoring import SCORERS, check_scorer
-from ..study.study import Step, Study
-from ..study.template import write_criteria
-from ..study.trials import check_concurrencies, check_prompts, ours
 from ..study.verdict import served
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
-from .output import Interrupt, print_note, progress, to_line
+from .output import print_json, print_note
 from .pilot_tables import comparison_table, tables
 from .spread import option, spread
+from .study import parse_counts, run_study
+from .tables import print_tables
 
 EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
 
@@ -53,7 +54,7 @@ app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Ex
 
 @dataclass(frozen=True, kw_only=True)
 class PilotOptions:
-    """What is asked, on what, and where it goes."""
+    """What is measured, on which prompts, against which criteria, and where the results go."""
 
     prompts: Path | None = option(
         None,
@@ -106,6 +107,7 @@ class PilotOptions:
         check_prompts(ensemble, [*questions, *texts])
         if self.language not in LANGUAGES:
             raise UnknownName("--language", self.language, LANGUAGES)
+        concurrencies = parse_counts(self.concurrency, "1,8", InvalidPilot)
         asked = Asked(
             source=source,
             ours=ours(ensemble),
@@ -117,7 +119,7 @@ class PilotOptions:
             tokens=self.tokens,
             temperature=self.temperature,
             repeats=self.repeats,
-            concurrencies=self._concurrencies(criteria),
+            concurrencies=tuple(sorted({*concurrencies, criteria.planned_concurrency})),
             score_temperature=self.score_temperature,
             score_tokens=self.score_tokens,
             stop=tuple(self.stop or ()),
@@ -129,12 +131,6 @@ class PilotOptions:
         )
         check_concurrencies(ensemble, asked.concurrencies)
         return asked
-
-    def _concurrencies(self, criteria: Criteria) -> tuple[int, ...]:
-        parts = [part.strip() for part in self.concurrency.split(",")]
-        if not all(part.isdecimal() and int(part) for part in parts):
-            raise InvalidPilot(f"--concurrency must be counts such as 1,8, got {self.concurrency!r}")
-        return tuple(sorted({*map(int, parts), criteria.planned_concurrency}))
 
 
 @app.callback()
@@ -156,26 +152,28 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
         torch.set_num_threads(options.threads)
     ensemble, source = _ensemble(models)
     asked = options.asked(ensemble, source)
-    kept = options.out / MEASUREMENTS
-    study = Study(ensemble, asked, Ledger.load(kept, asked.binding(binding(ensemble))))
-    is_finished = _run(study, kept)
+    measurements = options.out / MEASUREMENTS
+    study = Pilot(ensemble, asked, Ledger.load(measurements, asked.binding(binding(ensemble))))
+    is_finished = run_study(study, measurements)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
     if not is_finished:
         print_note(
-            f"interrupted; what was measured is in {kept}, and the same command goes on from there; a report of it is "
-            f"in {options.out}"
+            f"interrupted; what was measured is in {measurements}, and the same command goes on from there; a report "
+            f"of it is in {options.out}"
         )
         raise typer.Exit(INTERRUPTED)
-    write_ensemble(ensemble, study.trials, found, options.out / ENSEMBLE)
+    write_ensemble(ensemble, study.methods, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
-        for table in tables(found):
-            Console().print(table)
+        print_tables(*tables(found))
     print_note(f"the report is {options.out / 'report.html'}")
     print_note(_next_step(found, options.out / ENSEMBLE))
-    sys.stdout.write(to_line({"out": str(options.out), **_summary(found)}))
+    values = found.to_dict()
+    speeds = [row for row in values["speed"]["rows"] if row["category"] == ALL]
+    last_line = {"out": str(options.out), "verdict": values["verdict"], "best": found.speed.best, "speed": speeds}
+    print_json(last_line)
 
 
 def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
@@ -188,29 +186,11 @@ def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
     return ensemble, source
 
 
-def _run(study: Study, kept: Path) -> bool:
-    """All that is left to do, kept step by step; Ctrl-C ends it after the step at hand, and then it is not finished."""
-    total = sum(step.weight for step in study.steps())
-    with Interrupt() as interrupt, progress(total) as advance:
-
-        def on_step(step: Step) -> None:
-            study.ledger.save(kept)
-            advance(step.weight, step.phase)
-
-        return study.run(on_step, interrupt.is_noted)
-
-
 def _next_step(found: Results, path: Path) -> str:
     chosen = served(found)
     if chosen.verdict.decision == "no-go":
         return f"no go; what was on trial, {chosen.method}, is in {path} for another look"
     return f"serve it with: cospec serve --ensemble {path}"
-
-
-def _summary(found: Results) -> dict[str, Any]:
-    """What the last line says: the verdict, and the speeds over all prompts. The rest is in the results."""
-    rows = [row for row in found.to_dict()["speed"]["rows"] if row["category"] == ALL]
-    return {"verdict": found.to_dict()["verdict"], "best": found.speed.best, "speed": rows}
 
 
 @app.command()
@@ -222,6 +202,6 @@ def compare(
     """Compare two studies, figure by figure."""
     comparison = compare_results(Results.load(first), Results.load(second))
     if as_json:
-        sys.stdout.write(to_line(comparison.to_dict()))
+        print_json(comparison.to_dict())
     else:
-        Console().print(comparison_table(comparison))
+        print_tables(comparison_table(comparison))

@@ -1,31 +1,48 @@
-"""What a pilot found, on a terminal: the verdict first, then speed. The report has the rest."""
+"""A pilot's results as tables: the verdict first, then speed. The report has the rest."""
 
 from collections.abc import Iterator
 
-from rich.table import Table
+from rich.text import Text
 
 from ..study.compare import Comparison
 from ..study.results import ALL, Interval, Results, Rule
+from .tables import FittedTable, TableColumn
 
 _COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
+# Where the columns are that a narrow terminal leaves out.
+_IN_REPORT = "see the report"
 
 
-def tables(results: Results) -> Iterator[Table]:
+def tables(results: Results) -> Iterator[FittedTable]:
     """The verdict's rules, and speed by method and concurrency."""
     yield _verdict(results)
     yield _speed(results)
 
 
-def _verdict(results: Results) -> Table:
+def _verdict(results: Results) -> FittedTable:
     verdict = results.verdict
     up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
-    title = f"{verdict.decision.upper()}{up_to} (asked for {verdict.concurrency} at once)"
-    table = Table("rule", "limit", "measured", "", "required", title=title)
-    for rule in verdict.rules:
-        status = f"[{_COLOURS[rule.status]}]{rule.status}[/]"
-        limit = "" if rule.limit is None else f"{rule.limit:g} {rule.unit}"
-        table.add_row(rule.name, limit, _measured(rule), status, "yes" if rule.is_required else "no")
-    return table
+    return FittedTable(
+        title=f"{verdict.decision.upper()}{up_to} (asked for {verdict.concurrency} at once)",
+        columns=[
+            TableColumn(name="rule", priority=0),
+            TableColumn(name="limit"),
+            TableColumn(name="measured", wraps=True),
+            TableColumn(name="status", priority=0),
+            TableColumn(name="required", priority=2),
+        ],
+        rows=[
+            [
+                rule.name,
+                "" if rule.limit is None else f"{rule.limit:g} {rule.unit}",
+                _measured(rule),
+                Text(rule.status, _COLOURS[rule.status]),
+                "yes" if rule.is_required else "no",
+            ]
+            for rule in verdict.rules
+        ],
+        hint=_IN_REPORT,
+    )
 
 
 def _measured(rule: Rule) -> str:
@@ -35,41 +52,59 @@ def _measured(rule: Rule) -> str:
     return f"{rule.value:.3g}{interval} {rule.unit} {rule.reason}".strip()
 
 
-def _speed(results: Results) -> Table:
-    table = Table("method", "at once", title="speed: geometric mean of paired ratios over plain (95 % interval)")
-    for column in ("tokens/s", "ms a token p50 / p95", "first token p50, ms", "over plain"):
-        table.add_column(column, justify="right")
-    for row in results.speed.rows:
-        if row.category == ALL:
-            table.add_row(
+def _speed(results: Results) -> FittedTable:
+    return FittedTable(
+        title="speed: geometric mean of paired ratios over plain (95 % interval)",
+        columns=[
+            TableColumn(name="method", priority=0),
+            TableColumn(name="at once", priority=0, is_number=True),
+            TableColumn(name="tokens/s", priority=2, is_number=True),
+            TableColumn(name="ms a token p50 / p95", priority=3, is_number=True),
+            TableColumn(name="first token p50, ms", priority=4, is_number=True),
+            TableColumn(name="over plain", is_number=True),
+        ],
+        rows=[
+            [
                 row.method,
                 str(row.concurrency),
                 f"{row.tokens_per_second:.1f}",
                 f"{row.ms_per_token.p50:.2f} / {row.ms_per_token.p95:.2f}",
                 f"{row.first_token_ms.p50:.1f}",
                 _interval(row.over_plain),
-            )
-    return table
+            ]
+            for row in results.speed.rows
+            if row.category == ALL
+        ],
+        hint=_IN_REPORT,
+    )
 
 
-def _interval(found: Interval | None) -> str:
-    if found is None:
+def _interval(estimate: Interval | None) -> str:
+    if estimate is None:
         return ""
-    return f"{found.mean:.2f}" if found.low is None else f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
+    ends = "" if estimate.low is None else f" ({estimate.low:.2f} to {estimate.high:.2f})"
+    return f"{estimate.mean:.2f}{ends}"
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Both studies, a line a figure; what differs in their settings stands below."""
+def comparison_table(comparison: Comparison) -> FittedTable:
+    """Both pilots, a row for each figure; settings that differ are named below."""
     paired = [f"{_interval(ratio)} times as fast at {n}" for n, ratio in comparison.second_over_first.items()]
     caption = "; ".join([*paired, f"settings that differ: {', '.join(comparison.differing) or 'none'}"])
-    table = Table("figure", title="two pilots", caption=f"the second, paired by prompt: {caption}")
-    for column in ("first", "second"):
-        table.add_column(column, justify="right")
-    table.add_column("the second is")
-    for figure in comparison.figures:
-        change = {True: "[green]better[/]", False: "[red]worse[/]", None: ""}[figure.is_better]
-        table.add_row(figure.name, _shown(figure.first), _shown(figure.second), change)
-    return table
+    change = {True: Text("better", "green"), False: Text("worse", "red"), None: Text()}
+    return FittedTable(
+        title="two pilots",
+        columns=[
+            TableColumn(name="figure", priority=0),
+            TableColumn(name="first", is_number=True),
+            TableColumn(name="second", is_number=True),
+            TableColumn(name="the second is", priority=2),
+        ],
+        rows=[
+            [figure.name, _shown(figure.first), _shown(figure.second), change[figure.is_better]]
+            for figure in comparison.figures
+        ],
+        caption=f"the second, paired by prompt: {caption}",
+    )
 
 
 def _shown(value: float | str | None) -> str:

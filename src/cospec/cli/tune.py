@@ -1,11 +1,7 @@
 """`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from .. import demo
 from ..core.params import SamplingParams
@@ -16,16 +12,17 @@ from ..storage import check_place
 from ..study.tune import MOST_TEXTS, Tuning, write_plan
 from ..study.tune import tune as run_tune
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
-from .output import print_note, progress, to_line
+from .output import print_json, print_note, progress
 from .prompts import read_prompts
 from .spread import option, spread
+from .tables import FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec tune --ensemble mine.yaml --proposer demo:drafter --prompts prompts.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """What it learns from, and where the plan goes."""
+    """What `auto` measures on, and where the plan is written."""
 
     prompts: Path | None = option(
         None,
@@ -66,9 +63,9 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     with progress(MOST_TEXTS) as advance:
         tuning = run_tune(ensemble, prompts, params, on_text=lambda _: advance())
     if options.as_json:
-        sys.stdout.write(to_line(tuning.to_dict()))
+        print_json(tuning.to_dict())
     else:
-        Console().print(_table(tuning))
+        print_tables(_table(tuning))
     if out is not None and source is not None:
         sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
         write_plan(tuning, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
@@ -81,7 +78,17 @@ def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, 
         if options.out is not None:
             raise InvalidEnsemble("--out writes an ensemble's file with its plan; give --ensemble FILE, not --member")
         return None, None
-    given = [flag for flag, value in _changes(models).items() if value]
+    changes = {
+        "--member-prompt": models.member_prompts,
+        "--combine": models.combine,
+        "--weight": models.weights,
+        "--mu": models.mu is not None,
+        "--plausibility": models.plausibility is not None,
+        "--scale": models.scale is not None,
+        "--dtype": models.dtype,
+        "--device": models.device,
+    }
+    given = [flag for flag, value in changes.items() if value]
     if given:
         raise InvalidEnsemble(
             f"{', '.join(given)} would change what the file's ensemble samples from, or on what it runs, and only a "
@@ -96,25 +103,22 @@ def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, 
     return source, out
 
 
-def _changes(models: EnsembleOptions) -> dict[str, object]:
-    """What was given, by option, of all that is no part of a plan."""
-    return {
-        "--member-prompt": models.member_prompts,
-        "--combine": models.combine,
-        "--weight": models.weights,
-        "--mu": models.mu is not None,
-        "--plausibility": models.plausibility is not None,
-        "--scale": models.scale is not None,
-        "--dtype": models.dtype,
-        "--device": models.device,
-    }
-
-
-def _table(tuning: Tuning) -> Table:
-    table = Table(title=f"fastest of what was weighed: {tuning.plan} (after {tuning.num_texts} texts)")
-    for column in ("plan", "predicted tokens/s", "measured tokens/s", "predicted / measured"):
-        table.add_column(column, justify="left" if column == "plan" else "right")
-    for row in tuning.comparisons:
-        ratio = row.predicted / row.measured
-        table.add_row(str(row.plan), f"{row.predicted:.1f}", f"{row.measured:.1f}", f"{ratio:.2f}")
-    return table
+def _table(tuning: Tuning) -> FittedTable:
+    return FittedTable(
+        title=f"fastest of what was weighed: {tuning.plan} (after {tuning.num_texts} texts)",
+        columns=[
+            TableColumn(name="plan", priority=0),
+            TableColumn(name="predicted tokens/s", is_number=True),
+            TableColumn(name="measured tokens/s", is_number=True),
+            TableColumn(name="predicted / measured", priority=2, is_number=True),
+        ],
+        rows=[
+            [
+                str(row.plan),
+                f"{row.predicted:.1f}",
+                f"{row.measured:.1f}",
+                f"{row.predicted / row.measured:.2f}",
+            ]
+            for row in tuning.comparisons
+        ],
+    )

@@ -1,22 +1,20 @@
 """`cospec verify`: test on the user's own members and machine that the text is the target's."""
 
-import sys
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
 from ..study.exactness import Check, Effort, num_checks, self_test
 from .options import EnsembleOptions
-from .output import progress, to_line
+from .output import print_json, progress
 from .prompts import read_prompts
 from .spread import option, spread
+from .tables import FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec verify --ensemble demo:we --verification block --max-tokens 32"
 
@@ -25,7 +23,7 @@ _NUM_DEMO_PROMPTS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """How much is compared, and how it is told."""
+    """How much is compared, and in which form the result is printed."""
 
     prompts: Path | None = option(
         None,
@@ -64,30 +62,40 @@ def verify(*, options: VerifyOptions, models: EnsembleOptions) -> None:
     effort, prompts = options.effort(), options.texts()
     ensemble = models.build()
     with progress(num_checks(ensemble)) as advance:
-        checks = list(_advancing(self_test(ensemble, prompts, effort), advance))
+        checks = []
+        for check in self_test(ensemble, prompts, effort):
+            checks.append(check)
+            advance()
     is_exact = all(check.is_passed for check in checks)
     if options.as_json:
-        sys.stdout.write(to_line({"exact": is_exact, "checks": [asdict(check) for check in checks]}))
+        print_json({"exact": is_exact, "checks": [asdict(check) for check in checks]})
     else:
-        Console().print(_table(ensemble, checks))
+        print_tables(_table(ensemble, checks))
     if not is_exact:
         raise typer.Exit(1)
 
 
-def _advancing(checks: Iterator[Check], advance: Callable[[], None]) -> Iterator[Check]:
-    for check in checks:
-        yield check
-        advance()
-
-
-def _table(ensemble: Ensemble, checks: list[Check]) -> Table:
-    table = Table(title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}: against plain")
-    for column in ("check", "schedule", "verification", "result", "what was compared"):
-        table.add_column(column)
-    for check in checks:
-        result = "[green]passed[/]" if check.is_passed else "[red]FAILED[/]"
-        table.add_row(check.name, check.schedule, check.verification, result, _detail(check))
-    return table
+def _table(ensemble: Ensemble, checks: list[Check]) -> FittedTable:
+    return FittedTable(
+        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}: against plain",
+        columns=[
+            TableColumn(name="check", priority=0, wraps=True),
+            TableColumn(name="schedule", priority=0, wraps=True),
+            TableColumn(name="verification", priority=2),
+            TableColumn(name="result", priority=0),
+            TableColumn(name="what was compared", wraps=True),
+        ],
+        rows=[
+            [
+                check.name,
+                check.schedule,
+                check.verification,
+                Text("passed", "green") if check.is_passed else Text("FAILED", "red"),
+                _detail(check),
+            ]
+            for check in checks
+        ],
+    )
 
 
 def _detail(check: Check) -> str:

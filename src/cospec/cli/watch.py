@@ -1,4 +1,4 @@
-"""`cospec watch`: whether a server still does what its pilot did."""
+"""`cospec watch`: whether a server still performs as in its pilot."""
 
 import json
 import sys
@@ -17,13 +17,13 @@ from ..errors import InvalidPilot
 from ..study.metrics import Service, fetch, read_service
 from ..study.results import Results
 from ..study.watch import Watch
-from ..study.watch import watch as held_against
+from ..study.watch import watch as compared
 from .output import Interrupt, print_note, to_line
 
 EXAMPLE = "cospec watch http://localhost:8000 --pilot pilot/results.json --every 60"
 
 DRIFTED = 1
-# So often in a row a server may fail to answer.
+# The failed readings in a row after which the watch ends.
 MOST_MISSED = 5
 _COLOURS = {"steady": "green", "drifted": "red", "too few": "yellow"}
 
@@ -43,30 +43,30 @@ def watch(
 ) -> None:
     """Compare a server with the pilot that it came from.
 
-    Acceptance and speed of each window of service, held against the criteria and the pilot's own figures. Exit code 1
-    if the last window had drifted. Under `auto` the planner measures on, and changes its plan by itself; what it
-    cannot mend is a service that does other work than its pilot did: then run the pilot again.
+    Acceptance and latency of each window of service, against the criteria and the pilot's own figures. Exit code 1 if
+    the last window had drifted. Under `auto` the planner keeps measuring and changes its plan by itself; it cannot make
+    up for a workload that differs from the pilot's: then run the pilot again.
     """
     results = Results.load(pilot)
-    hold = partial(held_against, results, tolerance=tolerance, schedule=_schedule(url, api_key))
+    compare = partial(compared, results, tolerance=tolerance, schedule=_schedule(url, api_key))
     before = read_service(url, api_key)
     if once:
-        found = hold(before)
+        found = compare(before)
         _show(found, as_json)
     else:
-        found = _windows(partial(read_service, url, api_key), hold, before, every, as_json)
+        found = _windows(partial(read_service, url, api_key), compare, before, every, as_json)
     if found.has_drifted:
         raise typer.Exit(DRIFTED)
 
 
 def _windows(
-    read: Callable[[], Service], hold: Callable[[Service], Watch], before: Service, every: float, as_json: bool
+    read: Callable[[], Service], compare: Callable[[Service], Watch], before: Service, every: float, as_json: bool
 ) -> Watch:
-    """Window after window, until Ctrl-C; the last one. A server that does not answer may be starting anew.
+    """Window after window, until Ctrl-C; returns the last. A server that does not answer may be restarting.
 
     Raises InvalidPilot once it has not answered MOST_MISSED times in a row.
     """
-    found, num_missed = hold(before.since(before)), 0
+    found, num_missed = compare(before.since(before)), 0
     with Interrupt() as interrupt:
         while not interrupt.is_noted():
             _wait(every, interrupt)
@@ -78,7 +78,7 @@ def _windows(
                     raise
                 print_note(f"{error}; trying again ({num_missed} of {MOST_MISSED})")
                 continue
-            found, before, num_missed = hold(now.since(before)), now, 0
+            found, before, num_missed = compare(now.since(before)), now, 0
             _show(found, as_json)
     return found
 
@@ -90,7 +90,7 @@ def _wait(seconds: float, interrupt: Interrupt) -> None:
 
 
 def _schedule(url: str, key: str | None) -> str | None:
-    """What the server runs under, as it says. None where it does not."""
+    """The schedule that the server reports; None if it reports none."""
     try:
         models = json.loads(fetch(f"{url.rstrip('/')}/v1/models", key))
         return str(models["data"][0]["cospec"]["schedule"])
@@ -110,7 +110,7 @@ def _show(found: Watch, as_json: bool) -> None:
     table.add_column("")
     for reading in found.readings:
         source = "criteria" if reading.is_criterion else "pilot"
-        # A percentile is told by its bucket, whose lower bound this is.
+        # A percentile is known to lie above the lower bound of its bucket only.
         now = f"> {_written(reading.now)}" if reading.now and "." in reading.name else _written(reading.now)
         figures = (_written(reading.pilot), now, _written(reading.limit))
         table.add_row(reading.name, source, *figures, f"[{_COLOURS[reading.status]}]{reading.status}[/]")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,20 +21,14 @@ MOST_REMEMBERED = 2**17
 LAG = 24
 
 
-def load(rest: str, options: LoadOptions) -> "LookupRunner":
-    """`lookup`: a drafter that looks into the growing sequence alone. Its vocabulary is set to the members' later."""
-    return _without_rest(rest, LookupRunner(0))
-
-
-def load_remembering(rest: str, options: LoadOptions) -> "LookupRunner":
-    """`lookup+past`: a drafter that looks into finished sequences too."""
-    return _without_rest(rest, LookupRunner(0, remember=True))
-
-
-def _without_rest(rest: str, runner: "LookupRunner") -> "LookupRunner":
+def load(rest: str, options: LoadOptions, *, remember: bool = False) -> "LookupRunner":
+    """A drafter whose vocabulary is set to the members' later: `lookup`, or `lookup+past` if it is to `remember`."""
     if rest:
         raise InvalidEnsemble(f"a lookup has no model to load, got {rest!r}; give lookup or lookup+past, and no colon")
-    return runner
+    return LookupRunner(0, remember=remember)
+
+
+load_remembering = partial(load, remember=True)
 
 
 class LookupSlot(Slot):

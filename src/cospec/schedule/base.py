@@ -6,6 +6,7 @@ from typing import Self
 from ..core.policy import Policy
 from ..errors import InvalidSchedule
 from .plan import Plan, Setting
+from .registry import schedule_names
 from .theory import Cycle, Estimates, Measurements, seconds_of_all
 
 
@@ -23,12 +24,18 @@ class Schedule(Policy):
     """What a plan may name as proposer beside a member or drafter."""
 
     @classmethod
-    def make(cls, plan: Plan, setting: Setting) -> "Schedule":
-        """The schedule of this plan, for these members and this sampling. By default an instance without arguments.
+    def plan(cls) -> Plan:
+        """The schedule by its defaults: by name where that is registered, so that files can hold it."""
+        return Plan(schedule=cls.name if cls.name in schedule_names() else cls)
 
-        Raises InvalidSchedule for what the plan asks and the schedule cannot do.
+    @classmethod
+    def make(cls, plan: Plan, setting: Setting) -> "Schedule":
+        """The schedule of this plan, for these members and this sampling.
+
+        By default an instance without arguments. The ensemble's proposer is set aside: a schedule finds drafters in
+        `sheet.drafters`. Raises InvalidSchedule for what the plan asks and the schedule cannot do.
         """
-        for what, value in (("gamma", plan.gamma), ("proposer", plan.proposer), ("first", plan.first)):
+        for what, value in (("gamma", plan.gamma), ("first", plan.first)):
             if value is not None:
                 raise InvalidSchedule(f"{plan.name} takes no {what}, and {value!r} was given; leave it out")
         return cls()
@@ -36,17 +43,17 @@ class Schedule(Policy):
     @classmethod
     def candidates(cls, setting: Setting) -> Sequence[Plan]:
         """The plans of this schedule that `auto` weighs. One that cannot be made for the setting is left out."""
-        return [Plan(schedule=cls.name)]
+        return [cls.plan()]
 
     @classmethod
     def benchmarked(cls, setting: Setting) -> Plan | None:
         """The plan that `cospec bench` and the pilot run of this schedule, if any."""
-        return Plan(schedule=cls.name)
+        return cls.plan()
 
     @classmethod
     def verified(cls, setting: Setting) -> Sequence[Plan]:
         """The plans that `cospec verify` compares with `plain`."""
-        return [Plan(schedule=cls.name)]
+        return [cls.plan()]
 
     def cycle(self, estimates: Estimates) -> Cycle:
         """The tokens and seconds of one cycle, which `auto` predicts its speed from. By default those of `plain`: each

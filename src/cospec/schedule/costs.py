@@ -1,55 +1,54 @@
-"""What calls cost, by the number of tokens that they feed."""
+"""The cost of forward passes, by the number of tokens that they feed."""
 
 import bisect
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ..core.counts import Average
 
 RATE = 0.2
-# Up to here every number of tokens is told apart; beyond, four in each doubling.
+# Up to here every number of tokens has a cell of its own; beyond, four share a doubling.
 MOST_EXACT = 16
-# A call takes at most so many times what such calls took: more is a stall of the machine, and no cost of the call.
+# Clip a pass to 3 times the mean of its cell, once that has 3 measurements: more is a stall of the machine.
 STALL, NUM_BEFORE_STALLS = 3, 3
 
 
 @dataclass
 class _Cell:
+    """Mean tokens and seconds of the passes of about one size."""
+
     num_tokens: Average = field(default_factory=lambda: Average(RATE))
     seconds: Average = field(default_factory=lambda: Average(RATE))
 
 
-@dataclass
 class Costs:
-    """Seconds of a call by lane and by tokens, those of all texts in it together.
+    """Seconds of a forward pass by lane and by tokens, those of all sequences in it together.
 
-    That few tokens of many texts cost about what many tokens of few do was measured: a call reads all weights once,
+    Measured: few tokens of many sequences cost about what many tokens of few do, since a pass reads all weights once
     and multiplies each token with them.
     """
 
-    _cells: dict[int, dict[int, _Cell]] = field(default_factory=dict)
-    # By lane, tokens and seconds of its cells in order, from when they were asked for until there is a new call.
-    _known: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._cells: dict[int, dict[int, _Cell]] = defaultdict(dict)
+        # By lane, tokens and seconds of its cells, sorted by tokens.
+        self._lines: dict[int, list[tuple[float, float]]] = {}
 
     def add(self, lane: int, num_tokens: int, seconds: float) -> None:
-        cell = self._cells.setdefault(lane, {}).setdefault(_key(num_tokens), _Cell())
+        """A forward pass of this lane's runner took so long."""
+        cells = self._cells[lane]
+        cell = cells.setdefault(_key(num_tokens), _Cell())
         if cell.seconds.count >= NUM_BEFORE_STALLS:
             seconds = min(seconds, STALL * cell.seconds.value)
         cell.num_tokens.add(num_tokens)
         cell.seconds.add(seconds)
-        self._known.pop(lane, None)
+        self._lines[lane] = sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells.values())
 
     def seconds(self, lane: int, num_tokens: float) -> float:
-        """On the line between the two nearest that were measured; below all, the least; above, on the line through the
-        least and the most, and in proportion if there is but one.
-
-        0 for a lane that was never called.
-        """
-        known = self._known.get(lane)
+        """Interpolated between the two nearest sizes that were measured. Below all, the least; above, on the line
+        through the least and the most, and in proportion if there is but one. 0 for a lane that was never fed."""
+        known = self._lines.get(lane)
         if known is None:
-            cells = self._cells.get(lane, {}).values()
-            known = self._known[lane] = sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells)
-        if not known:
             return 0.0
         index = bisect.bisect_left(known, (num_tokens,))
         if index == 0:
@@ -61,7 +60,7 @@ class Costs:
         return line if index < len(known) else max(line, high[1])
 
     def seconds_more(self, lane: int, num_tokens: int) -> float:
-        """That a token more takes in a call of about so many."""
+        """Seconds that one token more takes in a pass of about so many."""
         return max(0.0, self.seconds(lane, 2 * num_tokens) - self.seconds(lane, num_tokens)) / num_tokens
 
 

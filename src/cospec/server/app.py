@@ -129,13 +129,15 @@ def _described(ensemble: Ensemble) -> dict[str, Any]:
     weights = getattr(ensemble.combination, "weights", None)
     if weights is not None:
         combination["weights"] = list(weights)
+    own = ensemble.plan.name
     return {
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),
         "combination": combination,
-        "schedules": schedule_names(),
+        # A schedule that was given as an object has a name of its own.
+        "schedules": sorted({*schedule_names(), own}),
         "verifications": list(VERIFICATIONS),
-        "schedule": ensemble.plan.schedule,
+        "schedule": own,
         "verification": ensemble.plan.verification,
         "prompts": demo.prompts()[:NUM_EXAMPLE_PROMPTS],
     }

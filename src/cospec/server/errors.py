@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from ..core.params import SamplingParams
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
+from ..plugins import PluginFailed
 
 SECONDS_TO_RETRY = 1
 
@@ -27,6 +28,7 @@ _STATUSES: dict[type[CospecError], tuple[int, str]] = {
     NotServing: (503, "not_serving"),
     MissingExtra: (501, "not_installed"),
     MemberFailed: (500, "member_failed"),
+    PluginFailed: (500, "plugin_failed"),
 }
 # Fields of a request that may be the first word of an error's message, or its kind.
 _NAMED = {*(field.name for field in fields(SamplingParams)), "schedule", "verification"}

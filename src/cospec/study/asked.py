@@ -1,10 +1,13 @@
-"""What a study is asked to do."""
+"""The settings of a pilot: what it is to measure, and what its file of measurements is held against."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.params import SamplingParams
+from ..ensemble import Ensemble
+from ..errors import CospecError, InvalidPilot, InvalidPrompt
 from .criteria import Criteria
 from .ledger import SCORING
 from .prices import Prices
@@ -13,11 +16,11 @@ from .questions import TEXTS, Question
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """See Settings in `results`, where all of it ends up. num_prompts: timed ones, of all; the others are scored only.
+    """The settings of a pilot; most end up in `results.Settings`, which explains them.
 
-    source: the ensemble's file or name; None where members were given one by one. texts: perplexity is measured on
-    these too, beside the prompts' references. stop: strings that end a scored text. criteria_source, prices_source: the
-    files, None for the defaults.
+    source: the ensemble's file or name; None where members were given one by one. num_prompts: how many of the
+    questions are timed; all are scored. texts: perplexity is measured on these too, beside the prompts' references.
+    stop: strings that end a scored sequence. criteria_source, prices_source: the files, None for the defaults.
     """
 
     source: str | None
@@ -40,23 +43,48 @@ class Asked:
     prices_source: Path | None
     command: str
 
-    def given_texts(self) -> dict[str, tuple[str, str]]:
-        """What perplexity is measured on, by its key in the ledger: what stands before it, and the text."""
-        found = {str(i): (q.prompt, q.continuation) for i, q in enumerate(self.questions) if q.continuation}
-        return found | {str(len(self.questions) + i): ("", text) for i, text in enumerate(self.texts)}
+    def reference_texts(self) -> dict[str, tuple[str, str]]:
+        """Key in the ledger -> a prompt, and the text after it whose perplexity is measured."""
+        answers = {str(i): (q.prompt, q.continuation) for i, q in enumerate(self.questions) if q.continuation}
+        return answers | {str(len(self.questions) + i): ("", text) for i, text in enumerate(self.texts)}
 
     def category(self, key: str) -> str:
         """Of a prompt or text, by its key in the ledger."""
         return self.questions[int(key)].category if int(key) < len(self.questions) else TEXTS
 
     def binding(self, machine: Mapping[str, Any]) -> dict[str, Any]:
-        """What kept measurements must agree in. Concurrencies, criteria and prices may change: they change no run."""
+        """What earlier measurements must agree in, beside what `machine` says of ensemble and machine.
+
+        Concurrencies, criteria and prices may change from run to run: they change no measurement.
+        """
         own = ("source", "ours", "num_prompts", "tokens", "temperature", "repeats")
         prompts = [[question.prompt, question.category] for question in self.questions]
-        return {**{key: getattr(self, key) for key in own}, "prompts": prompts, SCORING: self._scoring(), **machine}
-
-    def _scoring(self) -> dict[str, Any]:
-        """What scores and perplexities alone hang on."""
-        own = ("score_temperature", "score_tokens", "stop", "texts")
+        scored = ("score_temperature", "score_tokens", "stop", "texts")
         answers = [[question.reference, question.score, question.text] for question in self.questions]
-        return {**{key: getattr(self, key) for key in own}, "answers": answers}
+        return {
+            **{key: getattr(self, key) for key in own},
+            "prompts": prompts,
+            SCORING: {**{key: getattr(self, key) for key in scored}, "answers": answers},
+            **machine,
+        }
+
+
+def check_prompts(ensemble: Ensemble, questions: Sequence[Question]) -> None:
+    """Raises InvalidPrompt, with file and line, for a prompt that with its reference exceeds a member's context."""
+    engine, params = ensemble.engine(), SamplingParams()
+    for question in questions:
+        try:
+            engine.check(ensemble.request(question.prompt + (question.continuation or ""), params))
+        except CospecError as error:
+            what = ", with its continuation" if question.continuation else ""
+            raise InvalidPrompt(f"{question.where}{what}: {error}") from None
+
+
+def check_concurrencies(ensemble: Ensemble, concurrencies: Sequence[int]) -> None:
+    """Raises InvalidPilot for more sequences at once than the ensemble takes."""
+    most = max(concurrencies)
+    if most > ensemble.max_sequences:
+        raise InvalidPilot(
+            f"--concurrency {most} is more than the {ensemble.max_sequences} texts that the ensemble decodes at once; "
+            f"put `max_sequences: {most}` into its file"
+        )

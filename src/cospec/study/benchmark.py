@@ -1,162 +1,147 @@
-"""The measuring itself: every method on every prompt, one after the other, and what was measured kept as it comes."""
+"""The benchmark: every method on the same prompts, one at a time, several at once, and at varied settings."""
 
-import json
-import statistics
-import time
-from collections.abc import Callable
-from collections.abc import Sequence as Values
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
-from ..core.events import Result
+from ..core.counts import Counts
 from ..errors import InvalidBenchmark
-from ..storage import keep
-from . import peaks
-from .methods import Method
+from .batches import Batch
+from .intervals import ratio
+from .ledger import Ledger, at
+from .methods import Method, PlannedMethod
+from .results import ALL, PLAIN, Measurement
+from .speeds import seconds_per_token
+from .sweep import Variation
+from .timing import PairedTiming, Step, Study
+
+MIB = 2**20
 
 
-@dataclass
-class Study:
-    """Measurements so far. seconds: method -> prompt's index -> seconds a token, the median of the repeats.
+def no_theory(counts: Mapping[str, Counts]) -> dict[str, float]:
+    """Predicts nothing."""
+    return {}
 
-    counts: method -> what its texts cost, summed. predictions: method -> speed over plain that theory gives it.
-    concurrency: method -> texts at once -> tokens a second. sweeps: setting -> its value -> as in `seconds`.
-    peaks: method -> where -> the most bytes that were held there while it ran, the models included.
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Study):
+    """What is measured, and the ledger that it goes to.
+
+    levels: numbers of prompts that are decoded at once. variations: methods at values of a setting. predict: what each
+    method's counts so far cost -> method -> speed over plain by theory.
     """
 
-    settings: dict[str, Any]
-    seconds: dict[str, dict[int, float]] = field(default_factory=dict)
-    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    predictions: dict[str, float] = field(default_factory=dict)
-    concurrency: dict[str, dict[int, float]] = field(default_factory=dict)
-    sweeps: dict[str, dict[float, dict[str, dict[int, float]]]] = field(default_factory=dict)
-    peaks: dict[str, dict[str, int]] = field(default_factory=dict)
+    ledger: Ledger
+    methods: Sequence[Method]
+    prompts: Sequence[str]
+    repeats: int
+    levels: Sequence[int] = ()
+    variations: Sequence[Variation] = ()
+    predict: Callable[[Mapping[str, Counts]], dict[str, float]] = no_theory
 
-    def is_measured(self, prompt: int, methods: Values[Method]) -> bool:
-        return all(prompt in self.seconds.get(method.name, {}) for method in methods)
+    def steps(self) -> list[Step]:
+        each = [Batch(number, ALL, (number,)) for number in range(len(self.prompts))]
+        timing = self._timing(self.methods, each)
+        steps = replace(timing, on_measured=self._note_theory).steps("speed")
+        for variation in self.variations:
+            labelled = [replace(method, name=variation.label(method.name)) for method in variation.methods]
+            steps += self._timing(labelled, each).steps(f"{variation.setting} {variation.value:g}")
+        # One at once is the first prompt's timing above.
+        for level in (level for level in self.levels if level > 1):
+            batch = Batch(0, ALL, tuple(i % len(self.prompts) for i in range(level)))
+            steps += self._timing(self._batched, [batch], level).steps(f"{level} at once")
+        return steps
 
-    def save(self, path: Path) -> None:
-        """Whole or not at all. Raises CospecError where it cannot be written."""
-        keep(path, json.dumps(vars(self), indent=1))
+    @property
+    def _batched(self) -> list[Method]:
+        """Methods that decode several prompts at once."""
+        return [method for method in self.methods if isinstance(method, PlannedMethod)]
 
-    @classmethod
-    def load(cls, path: Path, settings: dict[str, Any]) -> "Study":
-        """What an earlier run of the same settings kept, or an empty study. Raises InvalidBenchmark for another's."""
-        if not path.exists():
-            return cls(settings)
-        try:
-            kept = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise InvalidBenchmark(
-                f"{path} holds no results of a benchmark ({error}); give --out another folder"
-            ) from None
-        if kept.settings != settings:
-            raise InvalidBenchmark(f"{path} was measured with other settings; give --out another folder, or remove it")
-        kept.seconds = {name: _by_number(runs) for name, runs in kept.seconds.items()}
-        kept.concurrency = {name: _by_number(runs) for name, runs in kept.concurrency.items()}
-        kept.sweeps = {
-            setting: {
-                float(value): {name: _by_number(runs) for name, runs in seconds.items()}
-                for value, seconds in values.items()
+    def _timing(self, methods: Sequence[Method], batches: Sequence[Batch], concurrency: int = 1) -> PairedTiming:
+        return PairedTiming(
+            ledger=self.ledger,
+            methods=methods,
+            prompts=self.prompts,
+            batches=batches,
+            concurrency=concurrency,
+            repeats=self.repeats,
+            error_type=InvalidBenchmark,
+        )
+
+    def _note_theory(self) -> None:
+        counts = {m.name: own for m in self.methods if (own := self.ledger.counts.get(at(m.name, 1))) is not None}
+        for name, speed in self.predict(counts).items():
+            self.ledger.theory[at(name, 1)] = speed
+
+    def figures(self, skipped: Mapping[str, str]) -> dict[str, Any]:
+        """What the measurements so far come to, ready for JSON. skipped: methods that cannot run -> the reason."""
+        sweeps: dict[str, dict[float, dict[str, Any]]] = {}
+        for variation in sorted(self.variations, key=lambda each: each.value):
+            over = {
+                method.name: self._over_plain(variation.label(method.name), variation.label(PLAIN))
+                for method in variation.methods
+                if method.name != PLAIN
             }
-            for setting, values in kept.sweeps.items()
+            sweeps.setdefault(variation.setting, {})[variation.value] = over
+        return {
+            "settings": self.ledger.settings,
+            "skipped": dict(skipped),
+            "methods": {method.name: row for method in self.methods if (row := self._row(method.name))},
+            "concurrency": self._by_level() if self.levels else {},
+            "sweeps": sweeps,
         }
-        return kept
 
-    def at(self, setting: str, value: float) -> "Study":
-        """What is measured at one value of a setting; it is kept with this study."""
-        seconds = self.sweeps.setdefault(setting, {}).setdefault(value, {})
-        return Study(self.settings, seconds)
+    def _row(self, name: str) -> dict[str, Any]:
+        """A method's figures, one prompt at a time; empty before it was measured."""
+        key = at(name, 1)
+        seconds = seconds_per_token(self._alone, name)
+        if not seconds:
+            return {}
+        return {
+            "tokens_per_second": len(seconds) / sum(seconds.values()),
+            "over_plain": self._over_plain(name, PLAIN),
+            "theory_over_plain": self.ledger.theory.get(key),
+            **(count_figures(self.ledger.counts[key]) if key in self.ledger.counts else {}),
+            "peak_memory_mib": {where: held // MIB for where, held in self.ledger.peaks.get(key, {}).items()},
+        }
 
+    @property
+    def _alone(self) -> list[Measurement]:
+        """The runs of one prompt at a time."""
+        return [run for run in self.ledger.measurements if run.concurrency == 1]
 
-def _by_number(runs: dict[Any, float]) -> dict[int, float]:
-    return {int(key): value for key, value in runs.items()}
+    def _over_plain(self, name: str, plain: str) -> dict[str, float | None] | None:
+        """How many times faster than plain, paired by prompt; None before both were measured on a prompt."""
+        own, other = seconds_per_token(self._alone, name), seconds_per_token(self._alone, plain)
+        shared = sorted(own.keys() & other.keys())
+        return vars(ratio([other[i] for i in shared], [own[i] for i in shared])) if shared else None
 
-
-def measure(
-    study: Study,
-    methods: Values[Method],
-    prompts: Values[str],
-    repeats: int,
-    on_prompt: Callable[[], None],
-    should_stop: Callable[[], bool],
-) -> None:
-    """Time all methods on each prompt that one of them was not yet measured on, interleaved, after a warm-up."""
-    todo = [index for index in range(len(prompts)) if not study.is_measured(index, methods)]
-    for method in methods if todo else ():
-        if should_stop():
-            return
-        method.run(prompts[todo[0] :][:1])
-    for index in todo:
-        if should_stop():
-            return
-        _measure_prompt(study, methods, index, prompts[index], repeats)
-        on_prompt()
-
-
-def _measure_prompt(study: Study, methods: Values[Method], index: int, prompt: str, repeats: int) -> None:
-    runs: dict[str, list[float]] = {method.name: [] for method in methods}
-    for _ in range(repeats):
-        for method in methods:
-            peaks.forget()
-            started = time.perf_counter()
-            num_tokens, results = method.run([prompt])
-            runs[method.name].append((time.perf_counter() - started) / num_tokens)
-            add_counts(study.counts.setdefault(method.name, {}), results)
-            peaks.note(study.peaks.setdefault(method.name, {}))
-    for name, own in runs.items():
-        study.seconds.setdefault(name, {})[index] = statistics.median(own)
+    def _by_level(self) -> dict[str, dict[int, float]]:
+        """Method -> prompts at once -> tokens a second of all together, the median of the repeats."""
+        by_level: dict[str, dict[int, float]] = {}
+        for method in self._batched:
+            for level in self.levels:
+                speeds = [run.tokens / run.seconds for run in self.ledger.runs(method.name, level) if run.batch == 0]
+                if speeds:
+                    by_level.setdefault(method.name, {})[level] = median(speeds)
+        return by_level
 
 
-def measure_concurrency(
-    study: Study,
-    methods: Values[Method],
-    prompts: Values[str],
-    levels: Values[int],
-    repeats: int,
-    on_level: Callable[[], None],
-    should_stop: Callable[[], bool],
-) -> None:
-    """Tokens a second of all texts together, the median of the repeats, so many at once; interleaved."""
-    batched = [method for method in methods if method.is_batched]
-    for level in levels:
-        batch = [prompts[i % len(prompts)] for i in range(level)]
-        if should_stop() or all(level in study.concurrency.get(method.name, {}) for method in batched):
-            continue
-        speeds: dict[str, list[float]] = {method.name: [] for method in batched}
-        for repeat in range(repeats + 1):
-            for method in batched:
-                started = time.perf_counter()
-                num_tokens, _ = method.run(batch)
-                if repeat:
-                    speeds[method.name].append(num_tokens / (time.perf_counter() - started))
-        for name, own in speeds.items():
-            study.concurrency.setdefault(name, {})[level] = statistics.median(own)
-        on_level()
-
-
-def add_counts(total: dict[str, Any], results: Values[Result]) -> None:
-    """Add what these texts cost: tokens, seconds, calls and drafts, by name."""
-    for result in results:
-        lanes = result.members | result.drafters
-        _add(total, "tokens", result.completion_tokens)
-        _add(total, "seconds", result.seconds)
-        _add(total, "seconds in models", sum(lane.seconds for lane in lanes.values()))
-        for name, lane in lanes.items():
-            _add(total.setdefault("calls", {}), name, lane.calls)
-            _add(total.setdefault("seconds by lane", {}), name, lane.seconds)
-            _add(total, "prompt seconds", lane.prompt_seconds)
-        for name, proposer in result.proposers.items():
-            _add(total.setdefault("accepted", {}), name, proposer.accepted)
-            _add(total.setdefault("proposed", {}), name, proposer.proposed)
-            for key in ("proposed_at", "accepted_at"):
-                counts = total.setdefault(key, {}).setdefault(name, {})
-                for place, count in enumerate(getattr(proposer, key)):
-                    _add(counts, str(place), count)
-        if result.plan:
-            _add(total.setdefault("plans", {}), result.plan, 1)
-
-
-def _add(total: dict[str, Any], key: str, value: float) -> None:
-    total[key] = total.get(key, 0) + value
+def count_figures(counts: Counts) -> dict[str, Any]:
+    """accepted / proposed, in all and by place in a block; tokens for each block of drafts; forward passes for 100
+    tokens; and the share of time outside forward passes."""
+    num_blocks = sum(drafts.blocks for drafts in counts.proposers.values())
+    return {
+        "acceptance": {
+            name: drafts.acceptance for name, drafts in counts.proposers.items() if drafts.acceptance is not None
+        },
+        "acceptance_by_place": {
+            name: [a / p if p else None for a, p in zip(drafts.accepted_at, drafts.proposed_at, strict=True)]
+            for name, drafts in counts.proposers.items()
+        },
+        "tokens_per_block": counts.tokens / num_blocks if num_blocks else None,
+        "calls_per_100_tokens": {name: 100 * lane.calls / counts.tokens for name, lane in counts.lanes.items()},
+        "share_outside_models": 1 - counts.seconds_in_models / counts.seconds,
+        "plans": counts.plans,
+    }

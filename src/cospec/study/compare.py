@@ -9,8 +9,8 @@ from .speeds import geometric
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure of both. name: what it is; first, second: None where not measured. is_better: of the second; None
-    where they are equal, or it has no better."""
+    """One figure of both studies. first, second: None where not measured. is_better: whether the second is; None where
+    they are equal, or where neither direction is better."""
 
     name: str
     first: float | str | None
@@ -20,8 +20,8 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """differing: settings in which the studies differ, so that their figures may too. second_over_first: how many times
-    faster the second is, concurrency -> over the prompts that both timed; paired, so that prompts cancel out."""
+    """differing: settings in which the studies differ, which may explain differences of figures. second_over_first:
+    concurrency -> how many times faster the second is, paired over the prompts that both timed."""
 
     figures: tuple[Figure, ...]
     differing: tuple[str, ...]
@@ -39,7 +39,7 @@ _SETTINGS = (
 
 
 def compare(first: Results, second: Results) -> Comparison:
-    """Figure by figure; speeds are also paired by prompt where both timed the same ones."""
+    """Figure by figure; speeds are also paired by prompt where both studies timed the same prompts."""
     levels = sorted({*first.settings.concurrencies} & {*second.settings.concurrencies})
     one, other = dict(_figures(first, levels)), dict(_figures(second, levels))
     return Comparison(
@@ -99,9 +99,9 @@ def _paired(first: Results, second: Results, concurrency: int) -> Interval | Non
 
 
 def _seconds(results: Results, concurrency: int) -> dict[tuple[tuple[str, str], ...], float]:
-    """Seconds a token of ours, by the prompts that were decoded at once; of the repeats the fastest.
+    """Seconds a token of the method on trial, by the prompts of a batch; of the repeats the fastest.
 
-    An id alone may be the number of a line, at which another file has another prompt.
+    An id may be a line number only, so that prompts are told apart by their digest as well.
     """
     prompts = [(prompt.id, prompt.digest) for prompt in results.settings.prompts]
     found: dict[tuple[tuple[str, str], ...], float] = {}

@@ -1,4 +1,4 @@
-"""What it costs: money and energy per million tokens, memory, and what is saved in a month."""
+"""Money and energy per million tokens, memory, and the saving a month."""
 
 from ..ensemble import Ensemble
 from .asked import Asked
@@ -12,7 +12,7 @@ JOULES_PER_KWH = 3.6e6
 
 
 def cost(asked: Asked, ledger: Ledger, speed: Speed, ensemble: Ensemble, energy_source: str | None) -> Cost:
-    """Of every method at every concurrency; memory as noted over all runs."""
+    """Of every method at every concurrency; memory is the most over all runs."""
     rows = tuple(_row(row, ledger, asked.prices) for row in speed.rows if row.category == ALL)
     held = memory(ensemble, ledger)
     saving, reason = _saving(rows, asked)
@@ -35,7 +35,7 @@ def _row(row: SpeedRow, ledger: Ledger, prices: Prices) -> CostRow:
     per_hour, per_kwh = prices.per_hour, prices.electricity_per_kwh
     money = None if per_hour is None else per_hour / (row.tokens_per_second * 3600) * MILLION
     energy_money = None if kwh is None or per_kwh is None else kwh * per_kwh
-    # What is paid for and was not measured is not nothing.
+    # Energy that is paid for and was not measured makes the total unknown, not zero.
     is_known = money is not None and (per_kwh is None or energy_money is not None)
     return CostRow(
         method=row.method,

@@ -4,13 +4,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..errors import InvalidPilot, UnknownName
-from .reading import read
-from .yaml_file import load_yaml
+from ..inputs import read_yaml, validated, without_nulls
+
+# The commented file to start from; what it says is what holds without a file.
+TEMPLATE = Path(__file__).parent / "criteria.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The most that a percentile over texts may be; None: not asked."""
+    """The most that a percentile over sequences may be; None for no limit."""
 
     p50: float | None = None
     p95: float | None = None
@@ -19,9 +21,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Softening:
-    """A lossy target that is allowed: λ q + (1 - λ) p. target: p, a member; the first unless named. drafter: q, a
-    drafter or member; the first drafter that is a model unless named. lambdas: those tried. gamma: drafts a block.
-    margin: how much score (or, without references, mean log-probability a token) may be lost."""
+    """A lossy target that is allowed: λ q + (1 - λ) p.
+
+    target: the member p; None for the first. drafter: the drafter or member q; None for the first drafter that is a
+    model. lambdas: the λ that are tried. gamma: drafted tokens a block. margin: how much score (or, without references,
+    mean log-probability a token) may be lost.
+
+    Raises InvalidPilot for a value out of its range.
+    """
 
     target: str | None = None
     drafter: str | None = None
@@ -33,20 +40,25 @@ class Softening:
         if not self.lambdas or not all(0 < lam < 1 for lam in self.lambdas):
             raise InvalidPilot(f"relaxed: lambdas must lie between 0 and 1, got {list(self.lambdas)}")
         if self.gamma < 1 or self.margin <= 0:
-            raise InvalidPilot("relaxed: gamma must be at least 1 and margin above 0")
+            raise InvalidPilot(
+                f"relaxed: gamma must be at least 1 and margin above 0, got {self.gamma} and {self.margin:g}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """Each rule is a limit; None: not asked. Rules named in `optional` are judged and shown, and forbid nothing. The
-    defaults hold where no file is given; see `load`.
+    """Each rule is a limit; None for no such rule. Rules named in `optional` are judged and shown, and forbid nothing.
+    The defaults hold where no file is given; see `load`.
 
-    planned_concurrency: texts at once in service, at which the rules are judged. min_speedup: of the lower end of the
-    interval of ours over plain. max_ms_per_token, max_first_token_ms: percentiles over texts. min_acceptance: accepted
-    / proposed of all of our proposers together. exactness: every check of the self-test passes. score_margin: our score
-    is equivalent to plain's within it. min_score_gain: of the lower end of ours less the best member's score.
-    min_perplexity_gain: of the lower end of the best member's perplexity / the ensemble's. max_cost_per_million: in the
-    prices' currency, energy included where it is paid for. max_memory_gib: weights and caches together.
+    planned_concurrency: concurrent sequences in service, at which the rules are judged. min_speedup: of the lower end
+    of the interval of the speed of the method on trial over plain. max_ms_per_token, max_first_token_ms: percentiles
+    over sequences. min_acceptance: accepted / proposed of all of its proposers together. exactness: every check of the
+    self-test passes. score_margin: its score is equivalent to plain's within it. min_score_gain: of the lower end of
+    its score less the best member's. min_perplexity_gain: of the lower end of the best member's perplexity / the
+    ensemble's. max_cost_per_million: in the prices' currency, energy included where it is paid for. max_memory_gib:
+    weights and caches together.
+
+    Raises InvalidPilot for a value out of its range, UnknownName for an unknown rule in `optional`.
     """
 
     planned_concurrency: int = 1
@@ -65,9 +77,7 @@ class Criteria:
 
     def __post_init__(self) -> None:
         if self.planned_concurrency < 1:
-            raise InvalidPilot(
-                f"criteria: planned_concurrency must be at least 1 text at once, got {self.planned_concurrency}"
-            )
+            raise InvalidPilot(f"criteria: planned_concurrency must be at least 1, got {self.planned_concurrency}")
         if self.score_margin is not None and not 0 < self.score_margin <= 1:
             raise InvalidPilot(f"criteria: score_margin must be above 0 and at most 1, got {self.score_margin:g}")
         for name in self.optional:
@@ -76,19 +86,29 @@ class Criteria:
 
     @classmethod
     def load(cls, path: Path) -> "Criteria":
-        """From a YAML file, which asks for nothing but what it writes, null being the same as no line at all.
+        """From a YAML file, whose rules are those that it writes, null being the same as no line at all.
 
-        Raises InvalidPilot or UnknownName, naming the key at fault.
+        Raises InvalidPilot or UnknownName, with the file and the key at fault.
         """
-        given = load_yaml(path)
+        given = without_nulls(read_yaml(path, InvalidPilot), cls)
         if isinstance(given, dict):
-            asked = {key: value for key, value in given.items() if value is not None or key not in UNASKED}
-            given = UNASKED | asked
-        return read(cls, given, str(path))
+            given = {**NO_RULES, **given, "relaxed": without_nulls(given.get("relaxed"), Softening)}
+        return validated(cls, given, str(path), InvalidPilot)
 
 
-# What of the defaults a file does not ask for unless it is written there.
-UNASKED = {"min_speedup": None, "exactness": False, "score_margin": None, "min_perplexity_gain": None, "optional": ()}
+# The values of the default rules in a file that does not write them.
+NO_RULES = {"min_speedup": None, "exactness": False, "score_margin": None, "min_perplexity_gain": None, "optional": ()}
 RULES = tuple(
     entry.name for entry in fields(Criteria) if entry.name not in ("planned_concurrency", "optional", "relaxed")
 )
+
+
+def write_criteria(path: Path) -> None:
+    """Writes the template. Raises InvalidPilot for a file that exists, or cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise InvalidPilot(f"{path} is there already; name another file, or remove it") from None
+    except OSError as error:
+        raise InvalidPilot(f"{path} cannot be written: {error.strerror or error}") from None

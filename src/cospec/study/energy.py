@@ -1,60 +1,30 @@
-"""Joules, where the machine counts them: RAPL's packages under Linux's powercap, and NVIDIA's cards."""
+"""Energy in joules, where the machine measures it: processor packages by RAPL (Linux's powercap), and NVIDIA GPUs."""
 
-from collections.abc import Sequence as Values
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
 
 
-class Counter(Protocol):
-    """A counter of joules that only grows, but for its wrapping at `range`, if it has one."""
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """A counter that only grows, except that it wraps around at `range`. source: rapl or nvml. joules: reads it."""
 
-    @property
-    def source(self) -> str: ...
-
-    @property
-    def range(self) -> float | None: ...
-
-    def joules(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Rapl:
-    """A processor package. Reading it may need a right that only an administrator has."""
-
-    folder: Path
-    source = "rapl"
-
-    @property
-    def range(self) -> float | None:
-        return _microjoules(self.folder / "max_energy_range_uj")
-
-    def joules(self) -> float:
-        return _microjoules(self.folder / "energy_uj")
-
-
-@dataclass(frozen=True)
-class Nvml:
-    """An NVIDIA card."""
-
-    library: Any
-    handle: Any
-    source = "nvml"
-    range = None
-
-    def joules(self) -> float:
-        return float(self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1e3
+    source: str
+    joules: Callable[[], float]
+    range: float = 0.0
 
 
 @dataclass(frozen=True)
 class Meter:
-    """All counters together. `source` is None where there is none."""
+    """All counters of this machine. source: their kinds; None where there is no counter."""
 
-    counters: Values[Counter]
+    counters: Sequence[Counter]
 
     @property
     def source(self) -> str | None:
@@ -64,59 +34,61 @@ class Meter:
         return [counter.joules() for counter in self.counters]
 
     def since(self, start: list[float]) -> float | None:
-        """Joules since that reading; None where nothing counts them."""
+        """Joules since that reading; None where there is no counter."""
         if not self.counters:
             return None
-        return sum(map(_grown, self.counters, start, self.read()))
+        return sum(
+            now - before + (counter.range if now < before else 0.0)
+            for counter, before, now in zip(self.counters, start, self.read(), strict=True)
+        )
 
 
 def find_meter(powercap: Path = POWERCAP) -> Meter:
-    """Whatever this machine counts and lets us read."""
-    return Meter([*_packages(powercap), *_cards()])
+    """All counters that this machine has and lets us read."""
+    return Meter([*_packages(powercap), *_gpus()])
 
 
-def _grown(counter: Counter, before: float, after: float) -> float:
-    return after - before + (counter.range or 0.0) if after < before else after - before
-
-
-def _packages(powercap: Path) -> list[Rapl]:
-    # Those with a second colon are parts of a package.
-    folders = [path for path in sorted(powercap.glob("*-rapl:*")) if path.name.count(":") == 1]
-    return [Rapl(folder) for folder in folders if _is_package(folder) and _is_readable(folder / "energy_uj")]
+def _packages(powercap: Path) -> list[Counter]:
+    """Processor packages. Reading their counters may take an administrator's rights."""
+    packages = []
+    for folder in filter(_is_package, sorted(powercap.glob("*-rapl:*"))):
+        joules = partial(_microjoules, folder / "energy_uj")
+        with suppress(OSError, ValueError):
+            joules()
+            packages.append(Counter(source="rapl", joules=joules, range=_microjoules(folder / "max_energy_range_uj")))
+    return packages
 
 
 def _is_package(folder: Path) -> bool:
-    """Not the platform as a whole, which counts the packages once more."""
+    """Not a part of a package, and not the platform, which counts its packages once more."""
     try:
-        return (folder / "name").read_text(encoding="ascii").strip() != "psys"
+        name = (folder / "name").read_text(encoding="ascii").strip()
     except OSError:
-        return True
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        _microjoules(path)
-    except (OSError, ValueError):
-        return False
-    return True
+        name = ""
+    return folder.name.count(":") == 1 and name != "psys"
 
 
 def _microjoules(path: Path) -> float:
+    """The file's number of microjoules, in joules."""
     return int(path.read_text(encoding="ascii")) / 1e6
 
 
-def _cards() -> list[Nvml]:
-    """Those that torch sees, if NVIDIA's library is there to ask."""
+def _gpus() -> list[Counter]:
+    """NVIDIA GPUs that torch sees, where NVIDIA's library is installed and can read all of them."""
     if not torch.cuda.is_available():
         return []
     try:
-        import pynvml as library  # an extra that only machines with a card need
+        import pynvml as library  # an extra that only machines with a GPU need
 
         library.nvmlInit()
         uuids = [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(torch.cuda.device_count())]
-        cards = [Nvml(library, library.nvmlDeviceGetHandleByUUID(uuid.encode())) for uuid in uuids]
-        for card in cards:
-            card.joules()
-    except Exception:  # a card may not count, and then is not counted
+        handles = [library.nvmlDeviceGetHandleByUUID(uuid.encode()) for uuid in uuids]
+
+        def joules(handle: object) -> float:
+            return float(library.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
+
+        gpus = [Counter(source="nvml", joules=partial(joules, handle)) for handle in handles]
+        Meter(gpus).read()
+    except Exception:  # many ways to fail, all of which mean that energy is not measured
         return []
-    return cards
+    return gpus

@@ -1,14 +1,13 @@
-"""The exactness self-test: does this ensemble, on this machine, give the text of `plain`?
+"""The exactness self-test: does this ensemble, on this machine, decode what `plain` decodes?
 
-Three checks, each schedule against `plain`: coupled text equal token by token; greedy text equal; and sampled
-continuations of one law, by a two-sample test. At a first difference the gap between the two best tokens tells a tie
-of floating-point rounding from a fault.
+Each schedule is compared with `plain` in three ways: coupled text and greedy text must be equal token by token, and
+samples must follow one distribution, by a two-sample test. Where texts first differ, the gap between plain's two best
+tokens tells a tie of floating-point rounding from a fault.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,20 +16,25 @@ from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidSchedule
-from ..schedule import EACH, PACED
+from ..schedule import PACED, Plan, schedule_class, schedule_names
+from .methods import first_error, setting_of
+from .results import OURS, PLAIN
 
-# Logits in float32 differ by about 1e-5 between calls of different shapes, in half precision by about 0.1.
+# Logits in float32 differ by about 1e-5 between forward passes of different shapes, in half precision by about 0.1.
 TIE_GAP = {torch.float32: 1e-3, torch.float64: 1e-9}
 HALF_PRECISION_TIE_GAP = 0.25
-# Probability that a sound ensemble fails the sampled test once in a whole run.
+# Probability that an exact ensemble fails the sampled test at least once in a whole run.
 FAMILY_ERROR = 1e-3
 SAMPLED_LENGTH = 4
 NUM_JOINT_CELLS = 16
 
+Sample = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a text first differs from plain's: the gap, in log-probability, that decided plain's token there."""
+    """Where a text first differs from plain's. gap: between plain's two best tokens there, in log-probability, with
+    the noise that coupled decoding adds to them."""
 
     prompt_index: int
     position: int
@@ -40,8 +44,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table. detail: what was compared; p_value: of a sampled check, before the allowance, which fails
-    under `threshold`; error: why a text could not be decoded."""
+    """One line of the self-test. detail: what was compared. p_value: the lowest of a sampled check, which fails under
+    `threshold`. error: of a sequence that failed."""
 
     name: str
     schedule: str
@@ -56,7 +60,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much is compared: tokens a text in the equality checks, samples a prompt in the sampled one."""
+    """How much is compared: tokens of a text in the equality checks, samples of a prompt in the sampled check."""
 
     max_tokens: int = 64
     num_samples: int = 200
@@ -65,113 +69,112 @@ class Effort:
 
 
 def self_test(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
-    """Run every check that the ensemble's members allow, one after the other, the ensemble's own plan first."""
+    """Run every check that the ensemble allows, lazily, in each group the ensemble's own plan first."""
     yield from coupled_checks(ensemble, prompts, effort)
     yield from greedy_checks(ensemble, prompts, effort)
     yield from sampled_checks(ensemble, prompts[: effort.num_sampled_prompts], effort)
 
 
-def coupled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
-    """Each schedule's coupled text against plain's, token by token."""
-    params = SamplingParams(max_tokens=effort.max_tokens, seed=effort.seed)
-    yield from _equality_checks("coupled text", ensemble, prompts, _Mode("coupled", params, _noisy_gap))
-
-
-def greedy_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
-    """Each schedule's text at temperature 0 against plain's, token by token."""
-    params = SamplingParams(max_tokens=effort.max_tokens, temperature=0, logprobs=2, seed=effort.seed)
-    yield from _equality_checks("greedy text", ensemble, prompts, _Mode("token", params, _greedy_gap))
-
-
 def num_checks(ensemble: Ensemble) -> int:
-    """How many lines `self_test` will give."""
-    coupled = sum(_is_legal(ensemble, variant, "coupled", SamplingParams()) for variant in _variants(ensemble))
-    greedy = sum(_is_legal(ensemble, v, "token", SamplingParams(temperature=0)) for v in _variants(ensemble))
-    return coupled + greedy + len(_sampled_variants(ensemble))
+    """The number of lines that `self_test` yields."""
+    plans = tested_plans(ensemble).values()
+    coupled = sum(_can_run(ensemble, replace(plan, verification="coupled"), SamplingParams()) for plan in plans)
+    greedy = sum(_can_run(ensemble, plan, SamplingParams(temperature=0)) for plan in plans)
+    return coupled + greedy + len(_sampled_plans(ensemble))
 
 
-@dataclass(frozen=True)
-class _Variant:
-    schedule: str
-    gamma: int | tuple[int, ...] | str | None
-    proposer: str | None
+def tested_plans(ensemble: Ensemble) -> dict[str, Plan]:
+    """The ensemble's own plan, then those that each schedule names for verification, as far as they can run here.
 
-    def __str__(self) -> str:
-        """The schedule, and who drafts where it is no member."""
-        return f"{self.schedule} by {self.proposer}" if self.proposer else self.schedule
-
-
-def _variants(ensemble: Ensemble) -> list[_Variant]:
-    """The ensemble's own plan, then each schedule by its defaults, and with each drafter."""
-    plan = ensemble.plan
-    own = _Variant(plan.name, plan.gamma, plan.proposer if plan.schedule != "auto" else None)
-    first = ensemble.member_names[0] if ensemble.drafter_names else None
-    rest = [_Variant("fixed", 3, first), _Variant("alternate", None, None), _Variant("mixture", None, None)]
-    for name in ensemble.drafter_names:
-        rest += [_Variant("fixed", PACED, name), _Variant("mixture", PACED, name), _Variant("cascade", None, name)]
-    if len(ensemble.drafter_names) > 1:
-        rest.append(_Variant("mixture", PACED, EACH))
-    candidates = [own, *(variant for variant in rest if str(variant) != str(own))]
-    drafting = [variant for variant in candidates if variant.schedule != "plain"]
-    return [variant for variant in drafting if _is_legal(ensemble, variant, "token", SamplingParams())]
+    Names are the schedule's, with who drafts where the plan says so. Verification is by token.
+    """
+    own = ensemble.plan
+    if own.name == OURS:
+        own = replace(own, proposer=None)
+    setting = setting_of(ensemble, SamplingParams())
+    plans = [own]
+    for name in schedule_names():
+        schedule = schedule_class(name)
+        plans += schedule.verified(setting)
+        if len(ensemble.drafter_names) > 1:
+            gamma = PACED if schedule.can_be_paced else None
+            plans += [Plan(schedule=name, gamma=gamma, proposer=special) for special in schedule.special_proposers]
+    named: dict[str, Plan] = {}
+    for plan in plans:
+        by_token = replace(plan, verification="token")
+        if plan.name != PLAIN and _can_run(ensemble, by_token, SamplingParams()):
+            named.setdefault(f"{plan.name} by {plan.proposer}" if plan.proposer else plan.name, by_token)
+    return named
 
 
-def _is_legal(ensemble: Ensemble, variant: _Variant, verification: str, params: SamplingParams) -> bool:
+def _can_run(ensemble: Ensemble, plan: Plan, params: SamplingParams) -> bool:
     try:
-        _planned(ensemble, variant, verification).schedule_for(params)
+        ensemble.with_plan(plan).schedule_for(params)
     except InvalidSchedule:
         return False
     return True
 
 
-def _planned(ensemble: Ensemble, variant: _Variant, verification: str) -> Ensemble:
-    return ensemble.with_plan(
-        schedule=variant.schedule, gamma=variant.gamma, proposer=variant.proposer, verification=verification
-    )
-
-
 def _plain(ensemble: Ensemble, verification: str) -> Ensemble:
-    return _planned(ensemble, _Variant("plain", None, None), verification)
+    return ensemble.with_plan(schedule="plain", gamma=None, proposer=None, verification=verification)
 
 
-@dataclass(frozen=True)
-class _Mode:
-    """What an equality check decodes by, and how far apart plain's two best tokens are at a position."""
-
-    verification: str
-    params: SamplingParams
-    gap: Callable[[Result, int, Ensemble, Prompt], float]
+def coupled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
+    """Each schedule's coupled text against plain's, token by token."""
+    params = SamplingParams(max_tokens=effort.max_tokens, seed=effort.seed)
+    return _equality_checks("coupled text", "coupled", ensemble, prompts, params, _coupled_gap)
 
 
-def _equality_checks(name: str, ensemble: Ensemble, prompts: Sequence[Prompt], mode: _Mode) -> Iterator[Check]:
-    plain = _plain(ensemble, mode.verification)
-    expected = plain.generate(prompts, mode.params)
-    for variant in _variants(ensemble):
-        if not _is_legal(ensemble, variant, mode.verification, mode.params):
+def greedy_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
+    """Each schedule's text at temperature 0 against plain's, token by token."""
+    params = SamplingParams(max_tokens=effort.max_tokens, temperature=0, logprobs=2, seed=effort.seed)
+    return _equality_checks("greedy text", "token", ensemble, prompts, params, _greedy_gap)
+
+
+# How far apart the two best tokens were at a position of plain's result: (result, position, plain, prompt) -> gap.
+Gap = Callable[[Result, int, Ensemble, Prompt], float]
+
+
+def _equality_checks(
+    name: str, verification: str, ensemble: Ensemble, prompts: Sequence[Prompt], params: SamplingParams, gap: Gap
+) -> Iterator[Check]:
+    plain = _plain(ensemble, verification)
+    expected = plain.generate(prompts, params)
+    for title, tested in tested_plans(ensemble).items():
+        plan = replace(tested, verification=verification)
+        if not _can_run(ensemble, plan, params):
             continue
-        given = _planned(ensemble, variant, mode.verification).generate(prompts, mode.params)
+        results = ensemble.with_plan(plan).generate(prompts, params)
         differences = tuple(
-            _difference(one, other, plain, prompts, mode)
-            for one, other in zip(expected, given, strict=True)
-            # A text that failed is no other text.
+            _difference(one, other, plain, prompts, gap)
+            for one, other in zip(expected, results, strict=True)
+            # A sequence that failed is an error and no difference.
             if one.token_ids != other.token_ids and not (one.error or other.error)
         )
-        failed = [result.error for result in (*expected, *given) if result.error]
-        num_equal = len(expected) - len(differences)
+        error = first_error([*expected, *results])
         num_tokens = sum(len(result.token_ids) for result in expected)
-        detail = failed[0] if failed else f"{num_equal} of {len(expected)} texts equal, {num_tokens} tokens"
-        is_passed = not failed and all(difference.is_tie for difference in differences)
-        error = failed[0] if failed else None
-        yield Check(name, _told(variant, given), mode.verification, is_passed, detail, differences, error=error)
+        num_equal = len(expected) - len(differences)
+        used = results[0].schedule
+        yield Check(
+            name=name,
+            schedule=title if used == plan.name else f"{title} ({used})",
+            verification=verification,
+            is_passed=error is None and all(difference.is_tie for difference in differences),
+            detail=error or f"{num_equal} of {len(expected)} texts equal, {num_tokens} tokens",
+            differences=differences,
+            error=error,
+        )
 
 
-def _difference(one: Result, other: Result, plain: Ensemble, prompts: Sequence[Prompt], mode: _Mode) -> Difference:
+def _difference(one: Result, other: Result, plain: Ensemble, prompts: Sequence[Prompt], gap: Gap) -> Difference:
+    """The first difference between plain's result and another."""
     pairs = zip(one.token_ids, other.token_ids, strict=False)
     shortest = min(len(one.token_ids), len(other.token_ids))
     position = next((i for i, (a, b) in enumerate(pairs) if a != b), shortest)
     position = min(position, len(one.token_ids) - 1)
-    gap = mode.gap(one, position, plain, prompts[one.prompt_index])
-    return Difference(one.prompt_index, position, gap, gap <= _tie_gap(plain))
+    size = gap(one, position, plain, prompts[one.prompt_index])
+    tie_gap = max(TIE_GAP.get(dtype, HALF_PRECISION_TIE_GAP) for dtype in plain.dtypes)
+    return Difference(one.prompt_index, position, size, size <= tie_gap)
 
 
 def _greedy_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) -> float:
@@ -180,8 +183,8 @@ def _greedy_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) 
     return first - second
 
 
-def _noisy_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) -> float:
-    """The same with the noise that coupled decoding adds: plain is run again up to there for the whole row."""
+def _coupled_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) -> float:
+    """Of the log-probabilities plus Gumbel noise, whose largest is the token. Plain runs again for the whole row."""
     size = plain.vocab_size
     params = SamplingParams(max_tokens=position + 1, seed=result.seed, logprobs=size)
     (again,) = plain.generate([prompt], params)
@@ -193,87 +196,77 @@ def _noisy_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) -
     return float(first - second)
 
 
-def _tie_gap(ensemble: Ensemble) -> float:
-    return max(TIE_GAP.get(dtype, HALF_PRECISION_TIE_GAP) for dtype in ensemble.dtypes)
-
-
-def _sampled_variants(ensemble: Ensemble) -> list[tuple[_Variant, str]]:
-    own = ensemble.plan.verification
-    pairs = []
-    for variant in _variants(ensemble):
-        kinds = dict.fromkeys((own, "token", "block")) if variant.schedule == "fixed" else {"token": None}
-        pairs += [(variant, kind) for kind in kinds if kind != "coupled"]
-    return pairs
+def _sampled_plans(ensemble: Ensemble) -> list[tuple[str, Plan]]:
+    """Each tested plan by token; `fixed`, whose blocks are verified against r itself, under every other verification
+    that samples as well."""
+    kinds = dict.fromkeys(("token", "block"))
+    if ensemble.plan.verification != "coupled":
+        kinds = dict.fromkeys((ensemble.plan.verification, *kinds))
+    return [
+        (name, replace(plan, verification=kind))
+        for name, plan in tested_plans(ensemble).items()
+        for kind in (kinds if plan.name == "fixed" else ("token",))
+    ]
 
 
 def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
     """Samples of each schedule against plain's, by a two-sample test."""
     expected, plain_error = _samples(_plain(ensemble, "token"), prompts, effort, seed=effort.seed + 1)
-    pairs = _sampled_variants(ensemble)
-    for number, (variant, verification) in enumerate(pairs, start=2):
-        # With a seed `auto` keeps to one plan, and that it changes plans is to be seen too.
-        seed = effort.seed + number if variant.schedule != "auto" else None
-        given, error = _samples(_planned(ensemble, variant, verification), prompts, effort, seed)
-        error = error or plain_error
+    plans = _sampled_plans(ensemble)
+    for number, (name, plan) in enumerate(plans, start=2):
+        # With a seed `auto` keeps to one plan; without one, its changes of plan are tested too.
+        seed = effort.seed + number if plan.name != OURS else None
+        samples, own_error = _samples(ensemble.with_plan(plan), prompts, effort, seed)
+        error = own_error or plain_error
         if error is not None:
-            yield Check("sampled text", str(variant), verification, is_passed=False, detail=error, error=error)
+            yield Check("sampled text", name, plan.verification, is_passed=False, detail=error, error=error)
             continue
-        p_values = [p for a, b in zip(expected, given, strict=True) for p in two_sample_p_values(a, b)]
-        lowest = min(p_values)
-        allowed = FAMILY_ERROR / (len(p_values) * len(pairs))
+        p_values = [p for one, other in zip(expected, samples, strict=True) for p in two_sample_p_values(one, other)]
+        lowest, threshold = min(p_values), FAMILY_ERROR / (len(p_values) * len(plans))
         compared = f"{effort.num_samples} samples each of {len(prompts)} prompts"
-        detail = f"{compared}, lowest p {lowest:.2g} (fails under {allowed:.1g})"
-        is_passed = lowest >= allowed
-        yield Check("sampled text", str(variant), verification, is_passed, detail, p_value=lowest, threshold=allowed)
-
-
-def _told(variant: _Variant, results: Sequence[Result]) -> str:
-    """The schedule's name, with what `auto` picked."""
-    picked = results[0].schedule
-    return str(variant) if picked == variant.schedule else f"{variant} ({picked})"
+        yield Check(
+            name="sampled text",
+            schedule=name,
+            verification=plan.verification,
+            is_passed=lowest >= threshold,
+            detail=f"{compared}, lowest p {lowest:.2g} (fails under {threshold:.1g})",
+            p_value=lowest,
+            threshold=threshold,
+        )
 
 
 def _samples(
     ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort, seed: int | None
-) -> tuple[list[list[tuple[int, ...]]], str | None]:
-    """For each prompt its sampled continuations; and what ended one of them, if one failed."""
+) -> tuple[list[list[Sample]], str | None]:
+    """Sampled continuations of each prompt, and the error of a sequence that failed."""
     params = SamplingParams(max_tokens=SAMPLED_LENGTH, n=effort.num_samples, seed=seed)
-    texts: list[list[tuple[int, ...]]] = [[] for _ in prompts]
-    error = None
-    for result in ensemble.generate(prompts, params):
-        texts[result.prompt_index].append(tuple(result.token_ids))
-        error = error or result.error
-    return texts, error
+    results = ensemble.generate(prompts, params)
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    for result in results:
+        samples[result.prompt_index].append(tuple(result.token_ids))
+    return samples, first_error(results)
 
 
-_View = Callable[[tuple[int, ...]], int]
-
-
-def two_sample_p_values(one: list[tuple[int, ...]], other: list[tuple[int, ...]]) -> list[float]:
-    """Of the hypothesis that two equally large samples of texts have one law: by position, and of the whole text."""
-    length = max(map(len, (*one, *other)))
-    views: list[_View] = [partial(_token_at, position) for position in range(length)]
-    views.append(_joint_cell)
-    return [_chi_square_p(Counter(map(view, one)), Counter(map(view, other))) for view in views]
-
-
-def _token_at(position: int, text: tuple[int, ...]) -> int:
-    """-1 behind the end of the text."""
-    return text[position] if position < len(text) else -1
-
-
-def _joint_cell(text: tuple[int, ...]) -> int:
-    """One of a few cells that the whole text falls into."""
-    return hash(text) % NUM_JOINT_CELLS
+def two_sample_p_values(one: list[Sample], other: list[Sample]) -> list[float]:
+    """p-values of the hypothesis that two samples of equal size have one distribution: of the token at each position,
+    -1 standing behind a text's end, and of the whole text, hashed into a few cells."""
+    p_values = []
+    for position in range(max(map(len, (*one, *other)))):
+        first, second = (
+            Counter(text[position] if position < len(text) else -1 for text in sample) for sample in (one, other)
+        )
+        p_values.append(_chi_square_p(first, second))
+    first, second = (Counter(hash(text) % NUM_JOINT_CELLS for text in sample) for sample in (one, other))
+    return [*p_values, _chi_square_p(first, second)]
 
 
 def _chi_square_p(one: Counter[int], other: Counter[int]) -> float:
-    """Pearson's two-sample test; cells with fewer than ten in all are pooled into one."""
+    """Pearson's two-sample test; cells with fewer than ten observations are pooled."""
     cells = [(one[key], other[key]) for key in one | other]
     large = [cell for cell in cells if sum(cell) >= 10]
-    pooled = tuple(map(sum, zip(*(cell for cell in cells if sum(cell) < 10), strict=True))) or (0, 0)
-    if sum(pooled):
-        large.append(pooled)  # type: ignore[arg-type]
+    small = [cell for cell in cells if sum(cell) < 10]
+    if small:
+        large.append((sum(a for a, _ in small), sum(b for _, b in small)))
     if len(large) < 2:
         return 1.0
     statistic = sum((a - b) ** 2 / (a + b) for a, b in large)

@@ -1,8 +1,10 @@
-"""Memory of members and drafters: their weights, and the most that their caches held in any run of a study."""
+"""Memory: the peaks of the process and of CUDA devices, and what members and drafters hold."""
 
 import resource
+from contextlib import suppress
+from pathlib import Path
 
-from torch import nn
+import torch
 
 from ..ensemble import Ensemble
 from ..runner import Runner
@@ -11,10 +13,42 @@ from ..runner.lookup import LookupRunner
 from .ledger import Ledger
 from .results import MemoryRow
 
+_PROCESS = Path("/proc/self")
+# Written to `clear_refs`, it resets the peak to what is held now (Linux: Documentation/filesystems/proc.rst).
+_RESET_PEAK = "5"
+
+
+def reset_peaks() -> None:
+    """Measure peaks from now on. Where a system cannot do that, they stay those of the process so far."""
+    with suppress(OSError):
+        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+    for device in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def note_peaks(ledger: Ledger, key: str) -> None:
+    """Raise the ledger's peaks under this key, and that of the process, to those since the last reset."""
+    held = {
+        "process": process_peak(),
+        "cuda": sum(torch.cuda.max_memory_allocated(device) for device in range(torch.cuda.device_count())),
+    }
+    known = ledger.peaks.get(key, {})
+    ledger.peaks[key] = {where: peak for where, new in held.items() if (peak := max(new, known.get(where, 0)))}
+    ledger.peak_memory = max(ledger.peak_memory, held["process"])
+
+
+def process_peak() -> int:
+    """The most bytes that the process held since the last reset."""
+    try:
+        lines = (_PROCESS / "status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
 
 def note_memory(ensemble: Ensemble, ledger: Ledger) -> None:
-    """Keep in the ledger what is held now, where it is the most so far: a run that goes on begins with empty caches."""
-    ledger.peak_memory = max(ledger.peak_memory, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    """Raise the ledger's peaks of the process and of caches to what is held now; a resumed run has empty caches."""
+    ledger.peak_memory = max(ledger.peak_memory, process_peak())
     for name, runner in zip(ensemble.names, ensemble.runners, strict=True):
         held = _cache(runner)
         if held is not None:
@@ -22,7 +56,7 @@ def note_memory(ensemble: Ensemble, ledger: Ledger) -> None:
 
 
 def memory(ensemble: Ensemble, ledger: Ledger) -> tuple[MemoryRow, ...]:
-    """A row a member or drafter."""
+    """A row for each member and drafter."""
     names, runners = ensemble.names, ensemble.runners
     firsts = [names[runners.index(runner)] for runner in runners]
     return tuple(
@@ -39,7 +73,7 @@ def memory(ensemble: Ensemble, ledger: Ledger) -> tuple[MemoryRow, ...]:
 
 
 def total(rows: tuple[MemoryRow, ...]) -> int | None:
-    """None where one does not tell; what is shared counts once."""
+    """Bytes of all rows, shared weights and caches once; None where a runner does not report them."""
     own = [row for row in rows if row.shares_with is None]
     if any(row.weights is None or row.cache is None for row in own):
         return None
@@ -47,18 +81,15 @@ def total(rows: tuple[MemoryRow, ...]) -> int | None:
 
 
 def device(runner: Runner) -> str:
-    """Where it computes."""
+    """The device that a runner computes on, such as cpu or cuda:0."""
     return str(runner.model.device) if isinstance(runner, HfRunner) else "cpu"
 
 
 def _weights(runner: Runner) -> int | None:
     if isinstance(runner, HfRunner):
-        return _size(runner.model)
+        tensors = (*runner.model.parameters(), *runner.model.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return 0 if isinstance(runner, LookupRunner) else None
-
-
-def _size(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _cache(runner: Runner) -> int | None:

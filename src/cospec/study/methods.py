@@ -1,125 +1,178 @@
-"""What is timed: a method decodes prompts and says how many tokens came of it."""
+"""What a study times: methods, each of which decodes a batch of prompts at once."""
 
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Values
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..core.counts import Counts
 from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
-from ..errors import InvalidBenchmark, InvalidSchedule, UnknownName
-from ..schedule import Plan
-from .bare import bare_forwards
-from .peers import assisted, generated, in_parallel, weighted_assisted
+from ..errors import CospecError, InvalidBenchmark, InvalidSchedule, UnknownName
+from ..schedule import Plan, Setting, schedule_class, schedule_names
+from ..schedule.auto import Auto
+from .results import OURS, PLAIN, SINGLE
 
-Run = Callable[[Values[str]], tuple[int, list[Result]]]
-WEIGHTED = "hf-ensemble-weight (not exact)"
+# Prefix of methods whose target is softened, see `relaxed`.
+RELAXED = "relaxed:"
 
 
-@dataclass(frozen=True)
-class Method:
-    """run: prompts, all at once -> tokens decoded, and results where cospec decoded them. plan: None for a peer.
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A batch of sequences that were decoded at once.
 
-    is_batched: whether it takes more than one prompt at a time.
+    tokens: of all sequences together. counts: what they cost; None for a peer. first_token_seconds, text_seconds: of
+    each sequence, from the start of the batch to its first token and to its end; empty for a peer. error: of the first
+    sequence that failed.
     """
 
+    tokens: int
+    counts: Counts | None = None
+    first_token_seconds: tuple[float, ...] = ()
+    text_seconds: tuple[float, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMethod:
+    """An ensemble that cospec decodes under its plan."""
+
     name: str
-    run: Run
-    plan: Plan | None = None
-    is_batched: bool = True
+    ensemble: Ensemble
+    params: SamplingParams
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one member by itself."""
+        return self.name.startswith(SINGLE)
+
+    @property
+    def planner(self) -> Auto | None:
+        """What chooses the plan while it decodes; None where the plan is fixed."""
+        return self.ensemble.planner_for(self.params)
+
+    def decode(self, prompts: Sequence[str]) -> Decoded:
+        """Decode all prompts at once."""
+        first: dict[int, float] = {}
+        last: dict[int, float] = {}
+        results: list[Result] = []
+        started = time.perf_counter()
+        for event in self.ensemble.stream(list(prompts), self.params):
+            now = time.perf_counter() - started
+            if event.tokens:
+                first.setdefault(event.prompt_index, now)
+            if event.result is not None:
+                last[event.prompt_index] = now
+                results.append(event.result)
+        return Decoded(
+            tokens=sum(result.completion_tokens for result in results),
+            counts=Counts.total(result.counts for result in results),
+            first_token_seconds=tuple(seconds for _, seconds in sorted(first.items())),
+            text_seconds=tuple(seconds for _, seconds in sorted(last.items())),
+            error=first_error(results),
+        )
 
 
-def methods(ensemble: Ensemble, params: SamplingParams, extra: Values[Plan]) -> tuple[list[Method], dict[str, str]]:
-    """Every method that these members and this sampling allow, and for the others, by name, why not."""
-    found, skipped = [], {}
-    for name, plan in _plans(ensemble, extra).items():
+@dataclass(frozen=True, kw_only=True)
+class PeerMethod:
+    """What cospec does not decode. decode_one: a prompt -> the number of tokens decoded."""
+
+    name: str
+    decode_one: Callable[[str], int]
+    planner = None
+
+    def decode(self, prompts: Sequence[str]) -> Decoded:
+        """Decode one prompt after the other."""
+        return Decoded(tokens=sum(map(self.decode_one, prompts)))
+
+
+Method = PlannedMethod | PeerMethod
+
+
+def first_error(results: Sequence[Result]) -> str | None:
+    """Why the first sequence that failed did."""
+    return next((result.error for result in results if result.error), None)
+
+
+def planned(
+    ensemble: Ensemble, plans: Mapping[str, Plan], params: SamplingParams
+) -> tuple[list[PlannedMethod], dict[str, CospecError]]:
+    """The plans, by name, that can decode this ensemble under this sampling, and for the others the reason."""
+    methods: list[PlannedMethod] = []
+    skipped: dict[str, CospecError] = {}
+    for name, plan in plans.items():
         try:
-            planned = ensemble.with_plan(plan)
-            planned.schedule_for(params)
+            changed = ensemble.with_plan(replace(plan, verification=ensemble.plan.verification))
+            changed.schedule_for(params)
         except (InvalidSchedule, UnknownName) as error:
-            skipped[name] = str(error)
+            skipped[name] = error
         else:
-            found.append(Method(name, _decoding(planned, params), plan))
-    peers, missing = _peers(ensemble, params)
-    return [*found, *peers], skipped | missing
+            methods.append(PlannedMethod(name=name, ensemble=changed, params=params))
+    return methods, skipped
 
 
-def chosen(available: list[Method], names: Values[str], skipped: Mapping[str, str]) -> list[Method]:
-    """Those named, or all. Raises UnknownName, or InvalidBenchmark for one that cannot run, or where nothing is left to
-    compare with `plain`, which all are held against."""
+def singles(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
+    """Each member by itself."""
+    return [
+        PlannedMethod(name=SINGLE + name, ensemble=ensemble.alone(name), params=params)
+        for name in ensemble.member_names
+    ]
+
+
+def setting_of(ensemble: Ensemble, params: SamplingParams, drafters: Sequence[str] | None = None) -> Setting:
+    """What plans are made for. drafters: other than the ensemble's own."""
+    return Setting(
+        combination=ensemble.combination,
+        members=ensemble.member_names,
+        drafters=ensemble.drafter_names if drafters is None else tuple(drafters),
+        params=params,
+    )
+
+
+def benchmarked_plans(ensemble: Ensemble, params: SamplingParams) -> dict[str, Plan]:
+    """What a benchmark times unless told otherwise: by schedule, its benchmarked plan, `plain` first."""
+    own = ensemble.plan.proposer
+    # A schedule with one proposer takes the first drafter; the ensemble's own proposer stands in its place.
+    drafters = dict.fromkeys([*([own] if own in ensemble.names else []), *ensemble.drafter_names])
+    setting = setting_of(ensemble, params, [*drafters])
+    names = dict.fromkeys([PLAIN, *schedule_names()])
+    return {name: plan for name in names if (plan := schedule_class(name).benchmarked(setting)) is not None}
+
+
+def ours(ensemble: Ensemble) -> str:
+    """Name of the method on trial in a pilot: `auto`, or the ensemble's own plan where that is another."""
+    return OURS if ensemble.plan.name in (PLAIN, OURS) else str(ensemble.plan)
+
+
+def pilot_methods(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
+    """Each single member, plain, alternate, auto, and the ensemble's own plan, as far as this sampling allows them.
+
+    Raises InvalidSchedule if it does not allow the method on trial.
+    """
+    published = benchmarked_plans(ensemble, params)
+    plans = {name: published[name] for name in (PLAIN, "alternate", OURS)}
+    on_trial = ours(ensemble)
+    methods, skipped = planned(ensemble, {**plans, **({} if on_trial in plans else {on_trial: ensemble.plan})}, params)
+    if on_trial in skipped:
+        raise skipped[on_trial]
+    return [*singles(ensemble, params), *methods]
+
+
+def selected(available: Sequence[Method], names: Sequence[str], skipped: Mapping[str, str]) -> list[Method]:
+    """The methods named, or all where no names are given.
+
+    Raises UnknownName, or InvalidBenchmark for a method that cannot run, or where `plain` or anything to compare with
+    it is missing.
+    """
     known = {method.name: method for method in available}
     for name in names:
         if name in skipped:
             raise InvalidBenchmark(f"{name} cannot run: {skipped[name]}")
         if name not in known:
             raise UnknownName("method", name, known)
-    picked = [known[name] for name in dict.fromkeys(names)] if names else available
-    if len(picked) < 2 or "plain" not in {method.name for method in picked}:
+    methods = [known[name] for name in dict.fromkeys(names)] if names else list(available)
+    if len(methods) < 2 or PLAIN not in {method.name for method in methods}:
         raise InvalidBenchmark(
-            f"nothing to compare: {[m.name for m in picked]}; name plain, which all are held against, and another"
+            f"nothing to compare: {[m.name for m in methods]}; name plain, which all are held against, and another"
         )
-    return picked
-
-
-def of_schedules(available: list[Method], names: Values[str]) -> list[Method]:
-    """Those of these names, or whose schedule has one of them, or all where none are given. Raises InvalidBenchmark
-    where nothing but `plain` is left."""
-    kept = [m for m in available if not names or m.name in names or (m.plan and m.plan.schedule in names)]
-    if len(kept) < 2:
-        told = ", ".join(method.name for method in available)
-        raise InvalidBenchmark(f"nothing to vary among the methods {', '.join(names)}; here are {told}")
-    return kept
-
-
-def _plans(ensemble: Ensemble, extra: Values[Plan]) -> dict[str, Plan]:
-    own = ensemble.plan
-    drafter = own.proposer if own.proposer in ensemble.names else next(iter(ensemble.drafter_names), None)
-    published = {
-        "plain": Plan(schedule="plain"),
-        **({"fixed": Plan(schedule="fixed", proposer=drafter)} if drafter or len(ensemble.member_names) > 1 else {}),
-        "alternate": Plan(schedule="alternate", gamma=1),
-        "mixture": Plan(schedule="mixture"),
-        "auto": Plan(schedule="auto"),
-    }
-    plans = {**published, **{str(plan): plan for plan in extra}}
-    return {name: replace(plan, verification=own.verification) for name, plan in plans.items()}
-
-
-def _decoding(ensemble: Ensemble, params: SamplingParams) -> Run:
-    def run(prompts: Values[str]) -> tuple[int, list[Result]]:
-        results = ensemble.generate(list(prompts), params)
-        failed = next((result.error for result in results if result.error), None)
-        if failed:
-            raise InvalidBenchmark(f"a text failed, and its time would say nothing: {failed}")
-        return sum(result.completion_tokens for result in results), results
-
-    return run
-
-
-def _peers(ensemble: Ensemble, params: SamplingParams) -> tuple[list[Method], dict[str, str]]:
-    """The members alone and in parallel, the bare calls, and what transformers itself offers for them; and why not what
-    else there is."""
-    missing = {}
-    names = dict(zip(ensemble.names, ensemble.runners, strict=True))
-    members = {name: names[name] for name in ensemble.member_names}
-    peers = [_peer(f"hf:{name}", generated(ensemble, i, params)) for i, name in enumerate(members)]
-    peers += [Method(f"single:{name}", _decoding(ensemble.alone(name), params)) for name in ensemble.member_names]
-    peers.append(_peer("bare", bare_forwards(ensemble, params)))
-    if len({id(runner) for runner in members.values()}) == len(members):
-        peers.append(_peer("parallel", in_parallel(ensemble, params)))
-    else:
-        missing["parallel"] = "members share their weights, and are one call already"
-    drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
-    if drafter is not None:
-        peers.append(_peer("hf-assisted", assisted(ensemble, drafter, params)))
-    else:
-        missing["hf-assisted"] = "transformers drafts with a model, and no drafter is one; give one as --proposer"
-    if len(members) == 2 and ensemble.combination.name == "mixture" and params.temperature > 0:
-        peers.append(_peer(WEIGHTED, weighted_assisted(ensemble, params)))
-    else:
-        missing[WEIGHTED] = "transformers mixes two models, above temperature 0"
-    return peers, missing
-
-
-def _peer(name: str, one: Callable[[str], int]) -> Method:
-    return Method(name, lambda prompts: (sum(map(one, prompts)), []), is_batched=False)
+    return methods

@@ -1,4 +1,4 @@
-"""A server's /metrics, read: counters at one time, and what happened between two of them."""
+"""A server's /metrics: its counters at one time, and their increase between two times."""
 
 import http.client
 import urllib.error
@@ -21,7 +21,7 @@ _FOREIGN = "these are no metrics of `cospec serve`; give the address of one"
 
 @dataclass(frozen=True)
 class Histogram:
-    """buckets: upper bound -> how many lie at or below it; the last bound is infinite. total: their sum, in seconds."""
+    """buckets: upper bound -> values at or below it; the last bound is infinite. total: the values' sum, in seconds."""
 
     buckets: Mapping[float, float] = field(default_factory=dict)
     total: float = 0.0
@@ -35,7 +35,7 @@ class Histogram:
         return self.total / self.count if self.count else None
 
     def at_least(self, share: float) -> float | None:
-        """The lower bound of the bucket that this quantile lies in. A histogram says no more than that it is above."""
+        """The lower bound of the bucket that holds this quantile: a histogram resolves no further."""
         lower = 0.0
         for bound, up_to in sorted(self.buckets.items()):
             if self.count and up_to >= share * self.count:
@@ -50,8 +50,8 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """What a server has counted. proposed, accepted: by proposer. tokens: decoded. per_text: from token to token, in
-    the mean of each text."""
+    """A server's counters. tokens: decoded. proposed, accepted: tokens by proposer. between_tokens: seconds between
+    tokens. per_text: each sequence's mean of those. to_first_token: seconds to each sequence's first token."""
 
     tokens: float
     proposed: Mapping[str, float]
@@ -61,7 +61,7 @@ class Service:
     to_first_token: Histogram
 
     def since(self, earlier: "Service") -> "Service":
-        """What happened since; all there is where the server was started anew."""
+        """The increase since then; all of it where the server was restarted in between."""
         if self.tokens < earlier.tokens:
             return self
         return Service(
@@ -75,12 +75,12 @@ class Service:
 
 
 def read_service(url: str, key: str | None = None) -> Service:
-    """The counters of the server at `url`. Raises InvalidPilot where there is none of ours."""
+    """The counters of the server at `url`. Raises InvalidPilot where no `cospec serve` answers."""
     return parsed(fetch(f"{url.rstrip('/')}/metrics", key))
 
 
 def fetch(url: str, key: str | None) -> str:
-    """The text at that address. Raises InvalidPilot, saying why not."""
+    """The text at that address. Raises InvalidPilot with the cause."""
     if not url.startswith(("http://", "https://")):
         raise InvalidPilot(f"{url!r} is no address; give the server's as http://HOST:PORT")
     try:
@@ -92,7 +92,7 @@ def fetch(url: str, key: str | None) -> str:
 
 
 def parsed(text: str) -> Service:
-    """From Prometheus' text format. Raises InvalidPilot for a server that is none of ours."""
+    """From Prometheus' text format. Raises InvalidPilot for metrics of another server."""
     values: dict[str, float] = defaultdict(float)
     by_proposer: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
@@ -103,7 +103,7 @@ def parsed(text: str) -> Service:
             by_proposer[sample.name][sample.labels["proposer"]] += sample.value
         else:
             values[sample.name] += sample.value
-    # This one is there before anything was decoded.
+    # This one is exported before anything was decoded.
     if "vllm:num_requests_running" not in values:
         raise InvalidPilot(_FOREIGN)
     return Service(
@@ -120,7 +120,7 @@ def _samples(text: str) -> list[Sample]:
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (ValueError, LookupError):
-        # A page for people, of a proxy or of another server.
+        # An HTML page of a proxy or of another server.
         raise InvalidPilot(_FOREIGN) from None
 
 

@@ -1,6 +1,6 @@
-"""From pilot to operation: the ensemble with the plan that was judged, in a file that `cospec serve` takes as it is."""
+"""From pilot to operation: ensemble files, ready for `cospec serve`, with the plan or the softened target chosen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,82 +12,85 @@ from ..members import Member, written
 from ..runner.hf import LoadOptions
 from ..schedule import Plan
 from ..storage import keep
+from .methods import PlannedMethod
 from .results import OURS, Results
-from .trials import Trial
 from .verdict import Served, served
 
 
-def write_ensemble(ensemble: Ensemble, trials: list[Trial], results: Results, path: Path) -> None:
-    """The members as given, under the plan that goes into service. Raises CospecError where it cannot be written."""
-    found = served(results)
-    plan = next(trial.ensemble.plan for trial in trials if trial.name == found.method)
-    head = map(_comment, _header(results, found))
-    keep(path, "\n".join([*head, yaml.safe_dump(_described(ensemble, plan), sort_keys=False, allow_unicode=True)]))
+def write_ensemble(ensemble: Ensemble, methods: Sequence[PlannedMethod], results: Results, path: Path) -> None:
+    """Write the members under the plan that goes into service. Raises CospecError where that cannot be written."""
+    chosen = served(results)
+    plan = next(method.ensemble.plan for method in methods if method.name == chosen.method)
+    _write(path, _header(results, chosen), _settings(ensemble, plan))
 
 
 def write_relaxed(ensemble: Ensemble, results: Results, path: Path) -> None:
-    """The softened target, where λ above 0 kept quality; it is another distribution, and its file says which."""
-    found = results.relaxed
-    if found is None or found.chosen == 0:
+    """Write the softened target where λ above 0 was chosen; its header says that it is another distribution."""
+    relaxed = results.relaxed
+    if relaxed is None or relaxed.chosen == 0:
         return
     sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
-    members = [_member(sources[name], name, {}) for name in (found.target, found.drafter)]
     settings = {
-        "members": members,
-        "combine": {"type": "mixture", "weights": [1 - found.chosen, found.chosen]},
+        "members": [_member(sources[name], name, {}) for name in (relaxed.target, relaxed.drafter)],
+        "combine": {"type": "mixture", "weights": [1 - relaxed.chosen, relaxed.chosen]},
         "schedule": "fixed",
-        "gamma": found.gamma,
-        "proposer": found.drafter,
+        "gamma": relaxed.gamma,
+        "proposer": relaxed.drafter,
     }
-    note = _comment(f"LOSSY: this samples from {found.distribution}, exactly, and not from {found.target}.")
-    keep(path, f"{note}\n" + yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    lossy = f"LOSSY: this samples from {relaxed.distribution}, exactly, and not from {relaxed.target}."
+    _write(path, iter([lossy]), settings)
 
 
-def _header(results: Results, found: Served) -> Iterator[str]:
-    verdict, settings = found.verdict, results.settings
-    up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
-    yield f"Written by `{settings.command}`, whose verdict on `{found.method}` was {verdict.decision.upper()}{up_to}."
-    if found.method == OURS:
-        is_known = results.speed.best == OURS and found.concurrency == verdict.concurrency
-        plan = results.speed.best_plan if is_known else ""
-        settled = f"; in the pilot it settled on `{plan}`" if plan else ""
-        yield f"auto goes on measuring in service and changes its plan when another becomes faster{settled}."
-    if found.method != settings.ours:
-        yield f"It was faster than `{settings.ours}`, which was on trial, by its whole interval."
+def _write(path: Path, header: Iterator[str], settings: Mapping[str, Any]) -> None:
+    keep(path, "\n".join([*map(_comment, header), yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)]))
 
 
 def _comment(text: str) -> str:
-    """On one line, whatever a command or a name holds: YAML would take a second one for settings."""
+    """On one line, whatever a command or a name contains: YAML would read a second line as settings."""
     return "# " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _described(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
+def _header(results: Results, chosen: Served) -> Iterator[str]:
+    """What was judged, and how."""
+    verdict, settings = chosen.verdict, results.settings
+    up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
+    yield f"Written by `{settings.command}`, whose verdict on `{chosen.method}` was {verdict.decision.upper()}{up_to}."
+    if chosen.method == OURS:
+        is_known = results.speed.best == OURS and chosen.concurrency == verdict.concurrency
+        plan = results.speed.best_plan if is_known else ""
+        settled = f"; in the pilot it settled on `{plan}`" if plan else ""
+        yield f"auto goes on measuring in service and changes its plan when another becomes faster{settled}."
+    if chosen.method != settings.ours:
+        yield f"It was faster than `{settings.ours}`, which was on trial, by its whole interval."
+
+
+def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
+    """The ensemble's own settings, as its file has them, under another plan."""
     sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
-    combination = {key: _plain(value) for key, value in vars(ensemble.combination).items() if value is not None}
-    settings: dict[str, Any] = {
-        "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
-        "combine": {"type": ensemble.combination.name, **combination},
-        **plan_settings(plan, _proposers(plan, ensemble, sources)),
-        "max_sequences": ensemble.max_sequences,
-    }
-    # Drafters are loaded as the members are.
-    return settings | {key: _plain(value) for key, value in ensemble.load_options.items()}
-
-
-def _proposers(plan: Plan, ensemble: Ensemble, sources: Mapping[str, Member]) -> list[str]:
-    """The plan's own, or all drafters where it is free to choose among them, or has one for each member."""
+    combination = {key: _as_yaml(value) for key, value in vars(ensemble.combination).items() if value is not None}
     drafters = {name: written(sources[name]) for name in ensemble.drafter_names}
     if plan.proposer in ensemble.names:
-        return [drafters.get(plan.proposer, plan.proposer)]
-    return [] if plan.schedule in ("plain", "alternate") else list(drafters.values())
+        proposers = [drafters.get(plan.proposer, plan.proposer)]
+    else:
+        # All, where the plan chooses among them or has one for each member.
+        proposers = [] if plan.name in ("plain", "alternate") else list(drafters.values())
+    return {
+        "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
+        "combine": {"type": ensemble.combination.name, **combination},
+        **plan_settings(plan, proposers),
+        "max_sequences": ensemble.max_sequences,
+        # These apply to drafters too.
+        **{key: _as_yaml(value) for key, value in ensemble.load_options.items()},
+    }
 
 
 def _member(source: Member, name: str, of_all: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A member's entry. of_all: load options that the file gives for all members."""
     defaults = {**vars(LoadOptions()), **of_all}
-    options = {key: _plain(value) for key, value in vars(source.options).items() if value != defaults[key]}
-    prompt = {"prompt": _plain(source.prompt)} if source.prompt is not None else {}
+    options = {key: _as_yaml(value) for key, value in vars(source.options).items() if value != defaults[key]}
+    prompt = {"prompt": _as_yaml(source.prompt)} if source.prompt is not None else {}
     return {"model": written(source), "name": name, **prompt, **options}
 
 
-def _plain(value: Any) -> Any:
+def _as_yaml(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value

@@ -1,6 +1,6 @@
-"""What others offer for the same models: transformers' own generation, and members called side by side."""
+"""What is timed beside cospec's own methods: the members alone, bare forward passes, and transformers' generation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,23 +12,65 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark
 from ..runner import Feed, Runner
-from ..runner.hf import HfRunner
+from ..runner.hf import HfRunner, cache_argument
+from ..schedule import Plan
+from .methods import Method, PeerMethod, benchmarked_plans, planned, singles
+
+WEIGHTED = "hf-ensemble-weight (not exact)"
+
+DecodeOne = Callable[[str], int]
+
+
+def bench_methods(
+    ensemble: Ensemble, params: SamplingParams, extra: Sequence[Plan]
+) -> tuple[list[Method], dict[str, str]]:
+    """Every method that these members and this sampling allow, and for the others, by name, the reason.
+
+    extra: plans that are timed beside the published ones.
+    """
+    plans = {**benchmarked_plans(ensemble, params), **{str(plan): plan for plan in extra}}
+    methods, refused = planned(ensemble, plans, params)
+    skipped = {name: str(error) for name, error in refused.items()}
+    names = dict(zip(ensemble.names, ensemble.runners, strict=True))
+    peers = {f"hf:{name}": generated(ensemble, i, params) for i, name in enumerate(ensemble.member_names)}
+    after: dict[str, DecodeOne] = {"bare": bare_forwards(ensemble, params)}
+    if len({id(names[name]) for name in ensemble.member_names}) == len(ensemble.member_names):
+        after["parallel"] = in_parallel(ensemble, params)
+    else:
+        skipped["parallel"] = "members share their weights, and are one call already"
+    drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
+    if drafter is not None:
+        after["hf-assisted"] = generated(ensemble, 0, params, assistant_model=model_of(drafter))
+    else:
+        skipped["hf-assisted"] = "transformers drafts with a model, and no drafter is one; give one as --proposer"
+    combination = ensemble.combination
+    if isinstance(combination, Mixture) and len(combination.weights) == 2 and params.temperature > 0:
+        # A mixture of target and assistant, except for the token that follows a block of drafts.
+        options = {"assistant_ensemble_weight": combination.weights[0]}
+        after[WEIGHTED] = generated(ensemble, 0, params, assistant_model=model_of(ensemble.runners[1]), **options)
+    else:
+        skipped[WEIGHTED] = "transformers mixes two models, above temperature 0"
+    return [*methods, *_peers(peers), *singles(ensemble, params), *_peers(after)], skipped
+
+
+def _peers(decoders: dict[str, DecodeOne]) -> list[PeerMethod]:
+    return [PeerMethod(name=name, decode_one=decode_one) for name, decode_one in decoders.items()]
 
 
 def model_of(runner: Runner) -> Any:
-    """The transformers model behind it. Raises InvalidBenchmark where there is none."""
+    """The transformers model that a runner calls. Raises InvalidBenchmark where there is none."""
     if not isinstance(runner, HfRunner):
         raise InvalidBenchmark(f"a benchmark needs models of transformers, and {type(runner).__name__} is none")
     return runner.model
 
 
 def encoded(ensemble: Ensemble, member: int, prompt: str) -> Tensor:
-    """[1, tokens]: what this member is given for a prompt."""
+    """[1, tokens]: what this member is fed for a prompt."""
     ids = ensemble.request(prompt, SamplingParams()).lane_prompts[member]
     return torch.tensor([ids], device=model_of(ensemble.runners[member]).device)
 
 
-def generated(ensemble: Ensemble, member: int, params: SamplingParams, **options: Any) -> Callable[[str], int]:
+def generated(ensemble: Ensemble, member: int, params: SamplingParams, **options: Any) -> DecodeOne:
     """transformers' `generate`, of exactly max_tokens tokens by one member."""
     model = model_of(ensemble.runners[member])
 
@@ -52,40 +94,42 @@ def generated(ensemble: Ensemble, member: int, params: SamplingParams, **options
     return run
 
 
-def assisted(ensemble: Ensemble, drafter: Runner, params: SamplingParams) -> Callable[[str], int]:
-    """transformers' assisted generation: the first member and a drafter."""
-    return generated(ensemble, 0, params, assistant_model=model_of(drafter))
+def bare_forwards(ensemble: Ensemble, params: SamplingParams) -> DecodeOne:
+    """The forward passes of a `plain` run and nothing around them: prefill, then one per token, with transformers' own
+    cache, greedily, member by member."""
+
+    @torch.inference_mode()
+    def run(prompt: str) -> int:
+        for member in range(len(ensemble.member_names)):
+            model, ids = model_of(ensemble.runners[member]), encoded(ensemble, member, prompt)
+            cache = cache_argument(model)
+            for _ in range(params.max_tokens):
+                logits = model(input_ids=ids, use_cache=True, logits_to_keep=1, **cache).logits
+                ids = logits[:, -1:].argmax(-1)
+        return params.max_tokens
+
+    return run
 
 
-def weighted_assisted(ensemble: Ensemble, params: SamplingParams) -> Callable[[str], int]:
-    """Its `assistant_ensemble_weight`: a mixture of target and assistant, but for the token after a block."""
-    assert isinstance(ensemble.combination, Mixture)
-    return generated(
-        ensemble,
-        0,
-        params,
-        assistant_model=model_of(ensemble.runners[1]),
-        assistant_ensemble_weight=ensemble.combination.weights[0],
-    )
+def in_parallel(ensemble: Ensemble, params: SamplingParams) -> DecodeOne:
+    """Plain decoding in which the members' forward passes of a token run side by side, each in its own thread.
 
-
-def in_parallel(ensemble: Ensemble, params: SamplingParams) -> Callable[[str], int]:
-    """The members' calls of each token side by side, in a thread each, so that they must not share weights; tokens are
-    drawn from r."""
+    The members must not share weights. Tokens are drawn from r.
+    """
     runners = ensemble.runners[: len(ensemble.member_names)]
     pool = ThreadPoolExecutor(len(runners))
 
     @torch.inference_mode()
     def run(prompt: str) -> int:
         slots = [runner.open() for runner in runners]
-        texts = [list(own) for own in ensemble.request(prompt, params).lane_prompts[: len(runners)]]
+        unfed = [list(own) for own in ensemble.request(prompt, params).lane_prompts[: len(runners)]]
         for _ in range(params.max_tokens):
-            feeds = [[Feed(slot, tokens, 1)] for slot, tokens in zip(slots, texts, strict=True)]
+            feeds = [[Feed(slot, tokens, 1)] for slot, tokens in zip(slots, unfed, strict=True)]
             rows = [row for (row,) in pool.map(lambda runner, feed: runner.feed(feed), runners, feeds)]
             log_r = ensemble.combination.log_probs(torch.stack([row.to(rows[0]) for row in rows]))
             heat = params.temperature
             token = log_r.argmax() if heat == 0 else torch.multinomial(torch.softmax(log_r[0] / heat, dim=-1), 1)
-            texts = [[int(token)]] * len(runners)
+            unfed = [[int(token)]] * len(runners)
         for runner, slot in zip(runners, slots, strict=True):
             runner.close(slot)
         return params.max_tokens

@@ -1,84 +1,90 @@
-"""What theory makes of the measured acceptances and costs, beside what the clock says."""
+"""Theory: the speed over plain that the formulas of `schedule` predict from measured costs and acceptances.
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Values
+All that a study knows of the planner and of theory stands here.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ..core.counts import Counts
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..schedule import Plan
-from ..schedule.auto import Auto
-from .methods import Method
+from ..schedule.theory import Estimates
+from .methods import Method, PlannedMethod
+from .results import OURS, PLAIN
 
 
 @dataclass(frozen=True)
-class Tallied:
-    """Costs as the planner measured them, and acceptances as a method's own drafts had them, over all prompts.
+class MethodEstimates:
+    """Costs as `auto` measured them, and acceptances from the counts of one method's own drafts.
 
-    A planner forgets, so as to keep up with the text at hand; a figure for all prompts must not.
-    names: of the lanes. counts: what the method's texts cost, as in a study.
+    The acceptances of `auto` are running means that follow the latest sequences; a prediction for all prompts needs
+    those of all. measured: by `auto`. names: of the lanes.
     """
 
-    planner: Auto
-    names: Values[str]
-    counts: Mapping[str, Any]
+    measured: Estimates
+    names: Sequence[str]
+    counts: Counts
 
     @property
     def num_members(self) -> int:
-        return self.planner.beliefs.num_members
+        return self.measured.num_members
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
-        """As the planner has it."""
-        return self.planner.beliefs.seconds(lane, num_tokens, share)
+        return self.measured.seconds(lane, num_tokens, share)
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
-        """accepted / proposed at that place, or at the last before it that was reached; the planner's if none was.
+        """accepted / proposed at this place in a block, or at the last place before it that was reached.
 
-        Whoever they were put to: a fixed plan has one target for each proposer, the members that it draws taken
-        together, and `auto` mostly the one of the plan that it chose.
+        Without a place, over all places; as `auto` measured it where this proposer proposed nothing. All targets are
+        taken together: a fixed plan has one for each proposer, and `auto` mostly that of the plan it chose.
         """
-        proposed, accepted = (
-            self.counts.get(key, {}).get(self.names[proposer], {}) for key in ("proposed_at", "accepted_at")
-        )
-        total = sum(proposed.values())
-        if not total:
-            return self.planner.beliefs.acceptance(proposer, target, place)
-        reached = [at for at in range(place + 1) if proposed.get(str(at))] if place is not None else []
+        drafts = self.counts.proposers.get(self.names[proposer])
+        if drafts is None or drafts.acceptance is None:
+            return self.measured.acceptance(proposer, target, place)
+        reached = [i for i, num in enumerate(drafts.proposed_at) if num and place is not None and i <= place]
         if not reached:
-            return float(sum(accepted.values()) / total)
-        return float(accepted[str(reached[-1])] / proposed[str(reached[-1])])
+            return drafts.acceptance
+        return drafts.accepted_at[reached[-1]] / drafts.proposed_at[reached[-1]]
 
 
 def predictions(
-    ensemble: Ensemble, params: SamplingParams, methods: Values[Method], counts: Mapping[str, Mapping[str, Any]]
+    ensemble: Ensemble,
+    params: SamplingParams,
+    methods: Sequence[Method],
+    counts: Mapping[str, Counts],
+    concurrency: int = 1,
 ) -> dict[str, float]:
-    """Speed over plain by theory of each method that it knows, for one text at a time.
+    """Predicted speed over plain of each method that theory covers, for so many sequences at once.
 
-    Nothing before `auto` has measured what calls cost, and nothing without `plain`. counts: method -> what its texts
-    cost. `auto` counts as the plan that it chose last, once it has.
+    counts: method -> what its measured sequences cost. Empty before `auto` has measured costs and acceptances, and
+    without `plain`. `auto` is predicted as the plan that it chose last.
     """
-    planner = ensemble.with_plan(Plan(schedule="auto", verification=ensemble.plan.verification)).planner_for(params)
-    if planner is None or not planner.beliefs.acceptances or not counts.get("plain"):
+    planner = ensemble.with_plan(Plan(verification=ensemble.plan.verification)).planner_for(params)
+    if planner is None or not planner.beliefs.acceptances or PLAIN not in counts:
         return {}
-    planner.beliefs.num_live = 1
+    planner.beliefs.num_live = concurrency
     schedules = {
-        method.name: ensemble.with_plan(method.plan).schedule_for(params)
+        method.name: method.ensemble.schedule_for(params)
         for method in methods
-        if method.plan is not None and method.plan.schedule != "auto"
+        if isinstance(method, PlannedMethod) and not method.is_single and method.ensemble.plan.name != OURS
     }
     if planner.chosen:
-        schedules["auto"] = planner.plans[planner.chosen]
-    plain = planner.plans["plain"].cycle(planner.beliefs).speed
-    return {
-        name: _with_prompts(
-            schedule.cycle(Tallied(planner, ensemble.names, counts.get(name, {}))).speed / plain, counts["plain"]
-        )
-        for name, schedule in schedules.items()
-    }
+        schedules[OURS] = planner.plans[planner.chosen]
+    plain_speed = planner.plans[PLAIN].cycle(planner.beliefs).speed
+    speeds = {}
+    for name, schedule in schedules.items():
+        estimates = MethodEstimates(planner.beliefs, ensemble.names, counts.get(name, Counts()))
+        speeds[name] = _with_prefill(schedule.cycle(estimates).speed / plain_speed, counts[PLAIN], concurrency)
+    return speeds
 
 
-def _with_prompts(ratio: float, plain: Mapping[str, Any]) -> float:
-    """Speed over plain of whole texts, from that of decoding alone: every method feeds the prompt first."""
-    prompt, decoding = plain["prompt seconds"], plain["seconds"] - plain["prompt seconds"]
-    return float((prompt + decoding) / (prompt + decoding / ratio))
+def _with_prefill(ratio: float, plain: Counts, concurrency: int) -> float:
+    """Speed over plain of whole sequences, from that of decoding alone: every method spends the same on the prompt.
+
+    Sequences that are decoded at once each count all seconds of the clock, and of a forward pass only their share.
+    """
+    prompt = plain.prompt_seconds
+    decoding = plain.seconds / concurrency - prompt
+    return (prompt + decoding) / (prompt + decoding / ratio)

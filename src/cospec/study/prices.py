@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidPilot
-from .reading import read
-from .yaml_file import load_yaml
+from ..inputs import read_yaml, validated, without_nulls
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine that the ensemble runs on. per_hour: its price. count: how many of it."""
+    """A machine that the ensemble runs on. per_hour: the price of one. count: how many of them.
+
+    Raises InvalidPilot for a value out of its range.
+    """
 
     name: str
     per_hour: float
@@ -23,8 +25,11 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """machines: all that one copy of the ensemble runs on; none: no prices. electricity_per_kwh: only where it is paid
-    for apart. tokens_per_month: the volume that a saving is stated for."""
+    """machines: all that one copy of the ensemble runs on; none means no prices. electricity_per_kwh: where it is paid
+    for apart from the machines. tokens_per_month: the volume that a saving is stated for.
+
+    Raises InvalidPilot for a value out of its range.
+    """
 
     currency: str = "USD"
     machines: tuple[Machine, ...] = ()
@@ -44,5 +49,5 @@ class Prices:
 
     @classmethod
     def load(cls, path: Path) -> "Prices":
-        """From a YAML file. Raises InvalidPilot or UnknownName, naming the key at fault."""
-        return read(cls, load_yaml(path), str(path))
+        """From a YAML file. Raises InvalidPilot or UnknownName, with the file and the key at fault."""
+        return validated(cls, without_nulls(read_yaml(path, InvalidPilot), cls), str(path), InvalidPilot)

@@ -1,13 +1,13 @@
-"""Checks, scores and perplexities -> quality kept against plain, and gained over the best single member."""
+"""Checks, scores and perplexities -> the quality preserved against plain, and gained over the best single member."""
 
 import math
 import statistics
-from collections.abc import Iterable
-from collections.abc import Sequence as Values
+from collections.abc import Iterable, Sequence
 
 from .asked import Asked
 from .equivalence import equivalence_p, mean_score, paired_difference
-from .ledger import Ledger, TextLogprob
+from .intervals import geometric_mean
+from .ledger import Ledger
 from .results import (
     ALL,
     PLAIN,
@@ -22,15 +22,15 @@ from .results import (
     ScoreComparison,
     ScoreRow,
 )
-from .speeds import geometric_mean
 
+# Of all tests and intervals.
 LEVEL = 0.05
 ENSEMBLE = "ensemble"
 
 
-def kept(asked: Asked, ledger: Ledger) -> QualityKept:
-    """Whether the fast way gives what plain gives."""
-    checks = tuple(row for _, row in sorted(ledger.checks.items(), key=lambda item: int(item[0])))
+def preserved(asked: Asked, ledger: Ledger) -> QualityKept:
+    """Whether the method on trial decodes what plain decodes."""
+    checks = tuple(ledger.checks[number] for number in sorted(ledger.checks, key=int))
     score = _comparison(asked, ledger)
     return QualityKept(
         checks=checks,
@@ -41,35 +41,8 @@ def kept(asked: Asked, ledger: Ledger) -> QualityKept:
     )
 
 
-def gained(asked: Asked, ledger: Ledger) -> QualityGained:
-    """Whether the ensemble is better than its best single member."""
-    scores = _score_rows(asked, ledger)
-    best = _best({row.method: row.score.mean for row in scores if row.category == ALL})
-    gain = _paired(ledger, asked.ours, SINGLE + best) if best else None
-    rows = _perplexity_rows(asked, ledger)
-    lowest = _best({row.method: -row.perplexity for row in rows if row.category == ALL})
-    ratio = _perplexity_gain(ledger, SINGLE + lowest) if lowest else None
-    is_forbidden = any(each.num_tokens == 0 for each in ledger.logprobs.get(PLAIN, {}).values())
-    reason: Reason = "" if ratio else "target forbids a text" if is_forbidden else "no texts"
-    return QualityGained(
-        scores=scores,
-        best_by_score=best,
-        score_gain=gain,
-        score_reason="" if gain else "no references",
-        perplexities=rows,
-        best_by_perplexity=lowest,
-        perplexity_gain=ratio,
-        perplexity_reason=reason,
-        texts_source=_texts_source(asked) if rows else None,
-    )
-
-
-def _texts_source(asked: Asked) -> str:
-    references = ["references"] if any(question.continuation for question in asked.questions) else []
-    return ", ".join([*references, *([str(asked.texts_source)] if asked.texts_source else [])])
-
-
-def _agreement(checks: Values[CheckRow]) -> Agreement | None:
+def _agreement(checks: Sequence[CheckRow]) -> Agreement | None:
+    """Of all greedy checks together; None where there are none."""
     if not checks:
         return None
     differences = [each for check in checks for each in check.differences]
@@ -84,7 +57,8 @@ def _agreement(checks: Values[CheckRow]) -> Agreement | None:
 
 
 def _comparison(asked: Asked, ledger: Ledger) -> ScoreComparison | None:
-    ours, plain = _both(ledger.scores, asked.ours, PLAIN)
+    """Scores of ours and plain on the prompts that both were scored on; None where there are none."""
+    ours, plain = _paired_scores(ledger, asked.ours, PLAIN)
     if not ours:
         return None
     margin = asked.criteria.score_margin
@@ -99,73 +73,89 @@ def _comparison(asked: Asked, ledger: Ledger) -> ScoreComparison | None:
     )
 
 
-def _both(scores: dict[str, dict[str, float]], one: str, other: str) -> tuple[list[float], list[float]]:
-    first, second = scores.get(one, {}), scores.get(other, {})
+def _paired_scores(ledger: Ledger, one: str, other: str) -> tuple[list[float], list[float]]:
+    """Scores of two methods on the prompts that both were scored on."""
+    first, second = ledger.scores.get(one, {}), ledger.scores.get(other, {})
     shared = sorted(first.keys() & second.keys(), key=int)
     return [first[i] for i in shared], [second[i] for i in shared]
 
 
-def _paired(ledger: Ledger, one: str, other: str) -> Interval | None:
-    ours, theirs = _both(ledger.scores, one, other)
-    return paired_difference(ours, theirs) if ours else None
+def gained(asked: Asked, ledger: Ledger) -> QualityGained:
+    """Whether the ensemble is better than its best single member."""
+    scores = _score_rows(asked, ledger)
+    best = _best_member({row.method: row.score.mean for row in scores if row.category == ALL})
+    ours, theirs = _paired_scores(ledger, asked.ours, SINGLE + best) if best else ([], [])
+    perplexities = _perplexity_rows(asked, ledger)
+    lowest = _best_member({row.method: -row.perplexity for row in perplexities if row.category == ALL})
+    ratio = _perplexity_gain(ledger, SINGLE + lowest) if lowest else None
+    is_impossible = any(each.num_tokens == 0 for each in ledger.logprobs.get(PLAIN, {}).values())
+    reason: Reason = "" if ratio else "target forbids a text" if is_impossible else "no texts"
+    sources = ["references"] if any(question.continuation for question in asked.questions) else []
+    sources += [str(asked.texts_source)] if asked.texts_source else []
+    return QualityGained(
+        scores=scores,
+        best_by_score=best,
+        score_gain=paired_difference(ours, theirs) if ours else None,
+        score_reason="" if ours else "no references",
+        perplexities=perplexities,
+        best_by_perplexity=lowest,
+        perplexity_gain=ratio,
+        perplexity_reason=reason,
+        texts_source=", ".join(sources) if perplexities else None,
+    )
 
 
 def _score_rows(asked: Asked, ledger: Ledger) -> tuple[ScoreRow, ...]:
-    rows = []
-    for method, scores in ledger.scores.items():
-        if not method.startswith(SINGLE) and method not in (PLAIN, asked.ours):
-            continue
-        for category, indices in _by_category(asked, scores):
-            values = [scores[i] for i in indices]
-            rows.append(ScoreRow(method=method, category=category, score=mean_score(values)))
-    return tuple(rows)
+    return tuple(
+        ScoreRow(method=method, category=category, score=mean_score([scores[i] for i in prompts]))
+        for method, scores in ledger.scores.items()
+        if method.startswith(SINGLE) or method in (PLAIN, asked.ours)
+        for category, prompts in _by_category(asked, scores)
+    )
 
 
 def _perplexity_rows(asked: Asked, ledger: Ledger) -> tuple[PerplexityRow, ...]:
+    """Of the single members and the ensemble, over the texts that they do not make impossible."""
     rows = []
     for method, logprobs in ledger.logprobs.items():
         if not method.startswith(SINGLE) and method != PLAIN:
             continue
-        known = {i: each for i, each in logprobs.items() if each.num_tokens}
-        for category, indices in _by_category(asked, known):
-            rows.append(_perplexity_row(method, category, [known[i] for i in indices]))
+        possible = {i: each for i, each in logprobs.items() if each.num_tokens}
+        for category, keys in _by_category(asked, possible):
+            num_tokens = sum(possible[i].num_tokens for i in keys)
+            row = PerplexityRow(
+                method=ENSEMBLE if method == PLAIN else method,
+                category=category,
+                num_texts=len(keys),
+                num_tokens=num_tokens,
+                perplexity=math.exp(-sum(possible[i].total for i in keys) / num_tokens),
+            )
+            rows.append(row)
     return tuple(rows)
 
 
-def _perplexity_row(method: str, category: str, texts: Values[TextLogprob]) -> PerplexityRow:
-    num_tokens = sum(text.num_tokens for text in texts)
-    return PerplexityRow(
-        method=ENSEMBLE if method == PLAIN else method,
-        category=category,
-        num_texts=len(texts),
-        num_tokens=num_tokens,
-        perplexity=math.exp(-sum(text.total for text in texts) / num_tokens),
-    )
-
-
 def _by_category(asked: Asked, measured: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """All, then each category, with the prompts of it that were measured."""
-    indices = sorted(measured, key=int)
+    """All, then each category where there are several, with the keys of its prompts and texts that were measured."""
+    keys = sorted(measured, key=int)
     groups: dict[str, list[str]] = {}
-    for i in indices:
-        groups.setdefault(asked.category(i), []).append(i)
+    for key in keys:
+        groups.setdefault(asked.category(key), []).append(key)
     own = list(groups.items()) if len(groups) > 1 else []
-    return [(ALL, indices), *own] if indices else []
+    return [(ALL, keys), *own] if keys else []
 
 
-def _best(means: dict[str, float]) -> str | None:
-    """The single member with the highest figure."""
+def _best_member(means: dict[str, float]) -> str | None:
+    """Name of the single member with the highest figure. means: by method."""
     singles = {name.removeprefix(SINGLE): mean for name, mean in means.items() if name.startswith(SINGLE)}
     return max(singles, key=singles.__getitem__) if singles else None
 
 
 def _perplexity_gain(ledger: Ledger, member: str) -> Interval | None:
-    """The member's perplexity over the ensemble's; None where the target gives one of the texts no chance."""
+    """The member's perplexity over the ensemble's; None where one of them makes a text impossible."""
     ours, theirs = ledger.logprobs.get(PLAIN, {}), ledger.logprobs.get(member, {})
     shared = sorted(ours.keys() & theirs.keys(), key=int)
     if not shared or any(ours[i].num_tokens == 0 or theirs[i].num_tokens == 0 for i in shared):
         return None
     tokens = statistics.fmean(ours[i].num_tokens for i in shared)
-    # A text's part in the difference of the mean log-probabilities a token.
-    parts = [(ours[i].total - theirs[i].total) / tokens for i in shared]
-    return geometric_mean(parts)
+    # Each text's part in the difference of the mean log-probabilities per token; their mean is that difference.
+    return geometric_mean([(ours[i].total - theirs[i].total) / tokens for i in shared])

@@ -1,8 +1,7 @@
-"""Prompts of a study, as files give them: with a category, a reference and a way to score, if they have them."""
+"""The prompts of a study, read from a file: with a category, a reference and a way to score, where they have them."""
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -10,25 +9,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidPrompt, UnknownName
+from typing_extensions import TypedDict
+
+from ..errors import InvalidPrompt
+from ..inputs import check_unicode, lines, parse_json, read_text, validated
 from .results import ALL
 from .scoring import EXACT, NO_SCORE, REGEX, check_scorer
 
 BUNDLED = Path(__file__).parent / "prompts.jsonl"
-# What prompts without a category are taken to be of, and the category of texts that stand apart from the prompts.
+# The category of prompts that name none, and that of texts given apart from the prompts.
 UNSORTED, TEXTS = "prompts", "texts"
-KEYS = ("prompt", "category", "reference", "score", "text", "id")
 
-# What a line of a file holds, where that is, and its number.
-Entry = tuple[Mapping[str, Any], str, int]
+# The fields of a prompt in a file, and their place, `file:line`.
+Entry = tuple[Mapping[str, Any], str]
+
+
+class PromptLine(TypedDict, total=False):
+    """A prompt as a file writes it; see Question."""
+
+    prompt: str
+    category: str | None
+    reference: str | int | float | None
+    score: str | None
+    text: str | None
+    id: str | int | float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt. reference: what its answer is scored against. score: how, see `scoring`.
-
-    text: a good continuation, whose perplexity is taken; the reference unless given, or unless that is a pattern.
-    where: its file and line.
+    """A prompt. reference: what its answer is scored against. score: how, see `scoring`. text: a good continuation,
+    whose perplexity is measured; None for the reference, unless that is a pattern. where: its file and line.
     """
 
     prompt: str
@@ -41,7 +51,7 @@ class Question:
 
     @property
     def continuation(self) -> str | None:
-        """What perplexity is measured on; it goes on where the prompt ends."""
+        """The text after the prompt whose perplexity is measured."""
         if self.text is not None or self.score == REGEX:
             return self.text
         return self.reference
@@ -52,17 +62,24 @@ class Question:
 
 
 def read_questions(path: Path | None, score: str = EXACT) -> list[Question]:
-    """Those of the file, by its ending: .jsonl (objects or strings), .csv (with a header) or .txt (a prompt a line).
+    """The prompts of a file, by its ending: .jsonl (objects or strings), .csv (with a header) or .txt (one a line).
 
-    None for the bundled ones. score: how those that do not say are scored. Raises InvalidPrompt, UnknownName or
-    InvalidPilot, with file and line.
+    path: None for the bundled ones. score: how prompts are scored that do not say so themselves. Raises InvalidPrompt,
+    UnknownName or InvalidPilot, with file and line.
     """
     if path is None:
-        return [_question(*entry, score) for entry in _json_lines(BUNDLED.read_text(encoding="utf-8"), "bundled")]
+        bundled = _json_lines(BUNDLED.read_text(encoding="utf-8"), "bundled")
+        return [_question(value, where, score) for value, where in bundled]
     found = _read(path, score)
     if not found:
-        raise InvalidPrompt(f"{path} holds no prompts (looked at it to its last line); give at least two")
-    _check_categories(found)
+        raise InvalidPrompt(f"{path} holds no prompts (read to its last line); give at least two")
+    counts = Counter(question.category for question in found)
+    for question in found:
+        if counts[question.category] == 1:
+            raise InvalidPrompt(
+                f"{question.where}: the category {question.category!r} has only this one prompt, so its spread cannot "
+                "be estimated; give it at least two, or put the prompt into another category"
+            )
     return found
 
 
@@ -70,122 +87,69 @@ def read_texts(path: Path) -> list[Question]:
     """Texts to measure perplexity on, one or more, as a file of prompts has them. Raises as `read_questions` does."""
     found = _read(path, EXACT)
     if not found:
-        raise InvalidPrompt(f"{path} holds no texts (looked at it to its last line)")
+        raise InvalidPrompt(f"{path} holds no texts (read to its last line)")
     return found
 
 
 def _read(path: Path, score: str) -> list[Question]:
     if path.suffix not in _READERS:
         raise InvalidPrompt(f"{str(path)!r} ends with {path.suffix!r}; prompts come as {', '.join(_READERS)}")
-    return [_question(*entry, score) for entry in _READERS[path.suffix](_text(path), str(path))]
-
-
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InvalidPrompt(f"no prompts can be read from {str(path)!r}: {error.strerror or error}") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidPrompt(f"{path}:{line} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}") from None
-
-
-def _lines(text: str, name: str) -> Iterator[tuple[str, str, int]]:
-    """Those that are not blank, as entries."""
-    # Only "\n" ends a line of JSON lines, and "\r\n" one that Windows wrote; str.splitlines knows more.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield line.removesuffix("\r"), f"{name}:{number}", number
+    entries = _READERS[path.suffix](read_text(path, InvalidPrompt, "prompts"), str(path))
+    return [_question(value, where, score) for value, where in entries]
 
 
 def _json_lines(text: str, name: str) -> Iterator[Entry]:
-    return ((_from_json(line, where), where, number) for line, where, number in _lines(text, name))
-
-
-def _from_json(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPrompt(f"{where}: not JSON ({error})") from None
-    if isinstance(value, str):
-        return {"prompt": value}
-    if not isinstance(value, dict):
-        raise InvalidPrompt(
-            f'{where}: give a JSON string, or an object with "prompt" and perhaps {", ".join(KEYS[1:])}'
-        )
-    return value
+    for line, where in lines(text, name):
+        value = parse_json(line, where, InvalidPrompt)
+        if not isinstance(value, str | dict):
+            raise InvalidPrompt(
+                f'{where}: give a JSON string, or an object with "prompt" and perhaps category, reference, score, text '
+                "and id"
+            )
+        yield {"prompt": value} if isinstance(value, str) else value, where
 
 
 def _table(text: str, name: str) -> Iterator[Entry]:
-    """Each row without its empty cells, and where it ends."""
+    """Each row without its empty cells, and the line that it ends in."""
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for number, row in enumerate(rows, start=1):
             where = f"{name}:{rows.line_num}"
             if None in row or None in row.values():
                 raise InvalidPrompt(f"{where}: a row of another length than the header {rows.fieldnames}")
-            yield {key: value for key, value in row.items() if value}, where, number
+            yield {"id": str(number)} | {key: value for key, value in row.items() if value}, where
     except csv.Error as error:
         raise InvalidPrompt(f"{name}:{rows.line_num}: not CSV ({error})") from None
 
 
 def _plain_lines(text: str, name: str) -> Iterator[Entry]:
-    return (({"prompt": line}, where, number) for line, where, number in _lines(text, name))
+    return (({"prompt": line}, where) for line, where in lines(text, name))
 
 
-def _question(value: Mapping[str, Any], where: str, number: int, score: str) -> Question:
+def _question(value: Mapping[str, Any], where: str, score: str) -> Question:
     for key, inner in value.items():
-        if key not in KEYS:
-            raise UnknownName(f"key of {where}", str(key), KEYS)
-        if inner is not None and not isinstance(inner, str) and not (key in ("id", "reference") and _is_number(inner)):
-            raise InvalidPrompt(f"{where}: {key} must be a text, got {inner!r}")
-    given = {key: str(inner) for key, inner in value.items() if inner is not None}
-    for key, inner in given.items():
-        if not _is_unicode(inner):
-            raise InvalidPrompt(f"{where}: the {key} is not valid Unicode")
+        if isinstance(inner, str):
+            check_unicode(inner, f"{where}: the {key}", InvalidPrompt)
+    entry = validated(PromptLine, value, where, InvalidPrompt)
+    given = {key: str(inner) for key, inner in entry.items() if inner is not None}
     if not given.get("prompt", "").strip():
         raise InvalidPrompt(f'{where}: no "prompt" here; give a text of at least one character')
     if given.get("category") in (ALL, TEXTS):
         raise InvalidPrompt(f"{where}: the category {given['category']!r} is the report's own; give it another name")
     if "score" in given:
         check_scorer(given["score"], f"{where}: score")
-    found = Question(where=where, **{"id": str(number), "score": score, **given})
+    found = Question(where=where, **{"id": where.rpartition(":")[2], "score": score, **given})
     if found.score == REGEX and found.reference is not None:
-        _check_pattern(found.reference, where)
+        try:
+            re.compile(found.reference)
+        except re.error as error:
+            message = f"{where}: the reference {found.reference!r} is no regular expression: {error}"
+            raise InvalidPrompt(message) from None
     return found
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_unicode(text: str) -> bool:
-    """Half a surrogate pair is taken by no tokenizer."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def _check_pattern(pattern: str, where: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise InvalidPrompt(f"{where}: the reference {pattern!r} is no regular expression: {error}") from None
-
-
-def _check_categories(questions: list[Question]) -> None:
-    """Raises InvalidPrompt for a category of which nothing can be said."""
-    counts = Counter(question.category for question in questions)
-    for question in questions:
-        if counts[question.category] == 1:
-            raise InvalidPrompt(
-                f"{question.where}: the category {question.category!r} has this one prompt, of which no spread can be "
-                "told; give it at least two, or put the prompt into another category"
-            )
-
-
 def balanced(questions: list[Question], most: int) -> list[int]:
-    """Indices of at most so many, as many of each category as goes, in their order."""
+    """Indices of at most `most` questions, spread evenly over the categories, in their order."""
     by_category: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
         by_category.setdefault(question.category, []).append(index)

@@ -1,8 +1,9 @@
-"""All that a study found, as its report shows it: what was asked, what was measured, and the verdict.
+"""The results of a study, as its report shows them: the settings, the measurements, and the verdict.
 
-Frozen dataclasses that go to JSON and back. Everything is a figure or a name: no sentence of any language stands here,
-so that a report in another one is complete. A field that is None was not measured. Seconds, bytes and tokens are
-plain units unless a name says otherwise; shares and acceptances are between 0 and 1.
+Frozen dataclasses that go to JSON and back. They hold figures and names only, and no sentence of any language, so that
+a report can be written in each. A field that is None was not measured. Seconds, bytes and tokens are plain units unless
+a name says otherwise; shares and acceptances are between 0 and 1. A "text" is a decoded sequence, or a given text whose
+perplexity is measured.
 """
 
 import json
@@ -12,23 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidPilot
+from ..inputs import validated
 from .criteria import Criteria
 from .prices import Prices
-from .reading import read
 
 # The version of this layout.
 FORMAT = 2
-# Stands for all categories together.
+# The category of all prompts together.
 ALL = "all"
-# What is on trial unless the ensemble's file fixes a plan (see Settings.ours), and what it is compared with.
+# The method on trial unless the ensemble's file fixes a plan (see Settings.ours), and the baseline.
 OURS, PLAIN = "auto", "plain"
 SINGLE = "single:"
 
 Status = Literal["met", "not met", "not measured"]
 Decision = Literal["go", "go up to", "no-go"]
-# Why there is no figure: no references, no texts, no prices, no volume of tokens a month, nothing proposed, no such
-# concurrency, the machine does not tell, the runner does not tell, too few units for an interval, the target forbids a
-# given text, or nobody asked.
+# Why there is no figure. "no volume": of tokens a month. "no such concurrency": it was not timed. "machine does not
+# tell": it reports no energy. "runner does not tell": it reports no memory. "too few": units for an interval. "target
+# forbids a text": a given text has probability 0. "not asked": the measurement was not requested.
 Reason = Literal[
     "",
     "no references",
@@ -50,7 +51,7 @@ class Interval:
     """An estimate with its 95 % interval.
 
     mean: the estimate; a geometric mean where it is of ratios. low, high: None where there were too few units.
-    num: the independent units that it stands on (prompts, or batches of prompts where several were decoded at once).
+    num: the independent units of the sample (prompts, or batches of prompts that were decoded together).
     """
 
     mean: float
@@ -61,7 +62,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Percentiles:
-    """Of a figure over texts."""
+    """Of a figure over the decoded sequences."""
 
     mean: float
     p50: float
@@ -71,8 +72,8 @@ class Percentiles:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptInfo:
-    """A prompt, without its text. id: its own, or its number from 1. digest: a hash of its text, by which another study
-    knows it. num_tokens: of the prompt. where: file and line that it stood in.
+    """A prompt, without its text. id: its own, or its number from 1. digest: a hash of its text, to recognise it in
+    another study. num_tokens: of the prompt. where: its file and line.
     """
 
     id: str
@@ -85,12 +86,12 @@ class PromptInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What was asked for.
+    """What the study was asked to measure.
 
     ensemble: its name or file. members, drafters: names. target: the combination as a formula, such as
     `0.5 math + 0.5 general`. verification: token, block or coupled. prompts_source: a file, or `bundled`.
-    tokens: decoded a text in the timed runs, end tokens passed over. temperature: of the timed runs. repeats: runs of
-    each method on each unit, whose median counts. concurrencies: texts at once. methods: those timed, in order. ours:
+    tokens: decoded a sequence in the timed runs, past end tokens. temperature: of the timed runs. repeats: runs of
+    each method on each unit, whose median counts. concurrencies: of sequences. methods: those timed, in order. ours:
     the one on trial, `auto`, or the ensemble's own plan in one line where its file fixes one.
     score: how answers are scored (`exact`, `numeric`, `regex`, `module:function`), with commas between those
     in use; None without references.
@@ -128,11 +129,11 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where it was measured.
+    """The machine that it was measured on.
 
     versions: of cospec, python, torch, transformers. devices: each member's and drafter's, such as cpu or cuda:0.
     accelerators: names of the GPUs. memory: of the machine, in bytes. started: ISO 8601, UTC. seconds: spent measuring,
-    over all runs that this study was resumed in.
+    over all runs of a resumed study.
     """
 
     versions: dict[str, str]
@@ -152,9 +153,9 @@ class Environment:
 class SpeedRow:
     """One method at one concurrency on one category (`all`: on all).
 
-    tokens_per_second: of all texts at once together. ms_per_token: a text's seconds over its tokens, x 1000, over
-    texts. first_token_ms: from the start to the first token. over_plain: how many times faster than `plain`, geometric
-    mean of the paired ratios, None for plain itself.
+    tokens_per_second: of all concurrent sequences together. ms_per_token: a sequence's seconds / its tokens x 1000,
+    over sequences. first_token_ms: from the start to the first token. over_plain: how many times faster than `plain`,
+    geometric mean of the paired ratios, None for plain itself.
     """
 
     method: str
@@ -189,7 +190,7 @@ class Speed:
 class ProposerRow:
     """A proposer's drafts. acceptance = accepted / proposed; drafts behind a rejected one count as neither.
 
-    acceptance_at: the same by place in a block of drafts, the first first. proposed_at: drafts looked at there.
+    acceptance_at: the same by position in a block of drafts. proposed_at: drafts that were verified there.
     """
 
     name: str
@@ -202,7 +203,7 @@ class ProposerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneRow:
-    """What a member or drafter cost. is_drafter: it is no member. share: of the seconds in all models' calls."""
+    """The forward passes of a member, or of a drafter that is no member. share: of the seconds in all models."""
 
     name: str
     is_drafter: bool
@@ -213,12 +214,13 @@ class LaneRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MechanismRow:
-    """How one method came to its speed at one concurrency.
+    """The causes of a method's speed at one concurrency.
 
-    block_efficiency: tokens emitted per round of verification, a round being as many calls as there are members:
-    tokens x members / calls of members. 1 for plain. bottleneck: the lane with the largest share.
-    share_outside_models: of all seconds. theory_over_plain: what the formulas make of the measured costs and
-    acceptances. measured_over_plain: what the clock says. plans: of `auto`, how many texts ended with each leading.
+    block_efficiency: tokens emitted per round of verification, which is one forward pass of each member: tokens x
+    members / forward passes of members. 1 for plain. bottleneck: the lane with the largest share.
+    share_outside_models: of all seconds. theory_over_plain: the speed predicted from the measured costs and
+    acceptances. measured_over_plain: the speed by the clock. plans: of `auto`, the number of sequences that ended under
+    each plan.
     """
 
     method: str
@@ -232,10 +234,16 @@ class MechanismRow:
     measured_over_plain: float | None
     plans: dict[str, int]
 
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted / proposed of all proposers together; None where nothing was proposed."""
+        proposed = sum(each.proposed for each in self.proposers)
+        return sum(each.accepted for each in self.proposers) / proposed if proposed else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism:
-    """A row a method that cospec decodes, and concurrency."""
+    """A row for each method that cospec decodes, and concurrency."""
 
     rows: tuple[MechanismRow, ...]
 
@@ -246,10 +254,8 @@ class Mechanism:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceRow:
-    """Where a text first differs from plain's. gap: between the two best tokens there, in log-probability; None
-    where the target allows one alone.
-
-    is_tie: the gap is of the size of rounding; else it is a fault.
+    """Where a sequence first differs from plain's. gap: between the two best tokens there, in log-probability; None
+    where the target allows only one. is_tie: the gap is of the size of rounding; else it is a fault.
     """
 
     prompt: str
@@ -260,10 +266,10 @@ class DifferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckRow:
-    """A line of the exactness self-test. name: coupled text, greedy text or sampled text. error: of a text that failed.
+    """A check of the exactness self-test. name: coupled text, greedy text or sampled text. error: of a failed sequence.
 
     num_texts, num_equal: of the two equality checks. num_samples, p_value, threshold: of the sampled one, which fails
-    where the lowest p lies under the threshold.
+    if the lowest p-value is below the threshold.
     """
 
     name: str
@@ -297,7 +303,7 @@ class ScoreComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Greedy texts of all schedules against plain's: how many were equal, differed first in a tie, or in a fault."""
+    """Greedy sequences of all schedules: how many equal plain's, or first differ in a tie, or in a fault."""
 
     num_texts: int
     num_equal: int
@@ -307,7 +313,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityKept:
-    """Whether the fast way gives what plain gives. is_exact: every check passed; None if none ran."""
+    """Whether the output equals plain's. is_exact: every check passed; None if none ran."""
 
     checks: tuple[CheckRow, ...]
     is_exact: bool | None
@@ -342,7 +348,7 @@ class QualityGained:
 
     best_by_score, best_by_perplexity: member names. score_gain: ours - best member, paired. perplexity_gain: best
     member's perplexity / the ensemble's, over all tokens, its interval over texts; above 1 the ensemble is better.
-    texts_source: `references` of the prompts, and the file of texts, as far as there were any.
+    texts_source: `references` of the prompts, the file of texts, or both; None for neither.
     """
 
     scores: tuple[ScoreRow, ...]
@@ -358,10 +364,10 @@ class QualityGained:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRow:
-    """What a million tokens cost. money: machines' price an hour / tokens an hour x 10^6, without energy.
+    """The cost of a million tokens. money: machines' price an hour / tokens an hour x 10^6, without energy.
 
     kwh: of the packages or cards whose counters were read. energy_money: kwh x the price of electricity. total: of
-    both; None where either is paid for and not known.
+    both; None where either is paid for and unknown.
     """
 
     method: str
@@ -374,14 +380,14 @@ class CostRow:
 
     @property
     def reason(self) -> Reason:
-        """Why it has no total."""
+        """Why there is no total."""
         return "" if self.total is not None else "no prices" if self.money is None else "machine does not tell"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRow:
     """A member's or drafter's memory. weights: of its parameters. cache: of its keys and values, the most that was
-    allocated in any run. shares_with: the member whose weights it uses too; then its own count once, with that one."""
+    allocated in any run. shares_with: the member whose weights it shares; they count once, with that one."""
 
     name: str
     is_drafter: bool
@@ -393,7 +399,7 @@ class MemoryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Prices stand in the settings. energy_source: `rapl`, `nvml` or None. peak_memory: of the process, in bytes.
+    """energy_source: `rapl`, `nvml` or None. peak_memory: of the process, in bytes.
 
     memory_total: of all members and drafters together, in bytes. saving_per_month: at the stated volume and the planned
     concurrency, plain's cost less ours.
@@ -416,7 +422,7 @@ class Cost:
 class RelaxedRow:
     """One softening. lam: λ. quality: mean score, or mean log-probability a token of the given texts.
 
-    difference: quality - that of λ = 0, paired. is_within: the whole interval lies above minus the margin.
+    difference: quality - that of λ = 0, paired. is_within: the whole interval lies above -margin.
     over_exact: how many times faster than λ = 0, which is exact speculative decoding of the target alone.
     """
 
@@ -433,8 +439,8 @@ class RelaxedRow:
 class Relaxed:
     """Single-model speculative decoding softened to λ q + (1 - λ) p. target: p. drafter: q. gamma: drafts a block.
 
-    measure: `score` or `log-probability`. chosen: the largest λ within the margin, up to which all are. distribution:
-    what its texts follow, as a formula.
+    measure: `score` or `log-probability`. chosen: the largest λ up to which all are within the margin. distribution:
+    that its output follows, as a formula.
     """
 
     target: str
@@ -449,9 +455,9 @@ class Relaxed:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """A criterion and what came of it. name: its key in the criteria, with the percentile where it has several
-    (`max_ms_per_token.p95`). limit: as given, None for exactness. value: what is held against it; low, high: its
-    interval (a minimum is held against the lower end). unit: x (times), ms, share, score, money, GiB, or none.
+    """A criterion and its outcome. name: its key in the criteria, with the percentile where it has several
+    (`max_ms_per_token.p95`). limit: as given, None for exactness. value: the figure compared with it; low, high: its
+    interval (a minimum applies to the lower end). unit: x (times), ms, share, score, money, GiB, or none.
     reason: why it was not measured."""
 
     name: str
@@ -467,7 +473,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """GO only if all required rules are met at the planned concurrency; `go up to` a lower one where they are there.
+    """GO only if all required rules are met at the planned concurrency; `go up to` a lower one at which they are met.
 
     up_to: the highest concurrency measured at which, and below which, they are; 0 for none. rules: at the planned
     concurrency. blocking, unmeasured: required rules that are not met, or not measured; either forbids GO.
@@ -483,10 +489,10 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One timed run, as it was: a method decoding a batch of prompts of one category at once.
+    """One timed run: a method decoding a batch of prompts of one category.
 
-    concurrency: texts at once. batch, repeat: which. prompts: indices in the settings' list. first_token_seconds,
-    text_seconds: a text each. joules: None where the machine does not tell.
+    concurrency: sequences of a full batch. batch, repeat: their numbers. prompts: indices in the settings' list.
+    first_token_seconds, text_seconds: of each sequence. joules: None where the machine reports no energy.
     """
 
     method: str
@@ -524,16 +530,16 @@ class Results:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], where: str = "results") -> "Results":
-        """What `to_dict` gave. Raises InvalidPilot or UnknownName for anything else."""
+        """From the output of `to_dict`. Raises InvalidPilot or UnknownName for anything else."""
         if value.get("format") != FORMAT:
             raise InvalidPilot(
                 f"{where} is in format {value.get('format')!r}, and this version reads {FORMAT}; run the pilot again"
             )
-        return read(cls, dict(value), where)
+        return validated(cls, value, where, InvalidPilot)
 
     @classmethod
     def load(cls, path: Path) -> "Results":
-        """From a results.json. Raises InvalidPilot for a file that is none."""
+        """From a results.json. Raises InvalidPilot for any other file."""
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

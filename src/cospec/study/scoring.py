@@ -1,4 +1,4 @@
-"""How right an answer is, from 0 to 1, beside its reference."""
+"""Scores of answers against their references, from 0 to 1."""
 
 import importlib
 import math
@@ -11,7 +11,7 @@ from ..errors import InvalidPilot
 Scorer = Callable[[str, str], float]
 
 EXACT, NUMERIC, REGEX = "exact", "numeric", "regex"
-# A prompt whose reference is only a text to measure perplexity on.
+# For a prompt whose reference only serves to measure perplexity.
 NO_SCORE = "none"
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -41,7 +41,7 @@ SCORERS: dict[str, Scorer] = {EXACT: exact, NUMERIC: numeric, REGEX: regex}
 
 
 def check_scorer(name: str, where: str) -> None:
-    """Raises InvalidPilot unless it is one of ours, `none`, or a module:function that is there."""
+    """Raises InvalidPilot unless it is a bundled scorer, `none`, or a module:function that can be imported."""
     if name != NO_SCORE:
         scorer(name, where)
 
@@ -54,7 +54,7 @@ def scorer(name: str, where: str = "score") -> Scorer:
     if not (module and function):
         raise InvalidPilot(f"{where} must be {', '.join(SCORERS)}, {NO_SCORE} or module:function, got {name!r}")
     if "" not in sys.path:
-        # It stands where the command is given, and a console script does not look there.
+        # A console script does not search the working directory, where the user's module lies.
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), function)

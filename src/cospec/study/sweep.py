@@ -1,6 +1,6 @@
-"""A setting varied: the same methods at several values of gamma, of the first member's weight, or of mu."""
+"""The same methods at several values of a setting: gamma, the first member's weight, or mu."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.combine import Combination, Contrastive, Mixture
@@ -8,7 +8,21 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan
-from .methods import Method, methods
+from .methods import PlannedMethod, benchmarked_plans, planned
+from .results import PLAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """The methods at one value of a setting, `plain` among them."""
+
+    setting: str
+    value: float
+    methods: Sequence[PlannedMethod]
+
+    def label(self, name: str) -> str:
+        """What one of these methods is called among a study's measurements."""
+        return f"{self.setting}={self.value!r}:{name}"
 
 
 @dataclass(frozen=True)
@@ -32,46 +46,64 @@ class Sweep:
             raise InvalidBenchmark(f"gamma must be whole numbers of at least 1, got {listed}")
         return cls(name, values)
 
-    def methods(self, ensemble: Ensemble, params: SamplingParams, value: float) -> list[Method]:
-        """What is timed at this value, `plain` first. Raises InvalidBenchmark for a combination without the setting."""
-        return _AT[self.name](ensemble, params, value)
+    def variations(self, ensemble: Ensemble, params: SamplingParams, names: Sequence[str]) -> list[Variation]:
+        """The methods at each value, limited to those named where there are names.
+
+        Raises InvalidBenchmark for a combination without the setting, or where only `plain` is left.
+        """
+        return [
+            Variation(
+                setting=self.name, value=value, methods=of_schedules(_AT[self.name](ensemble, params, value), names)
+            )
+            for value in self.values
+        ]
 
 
-def _with_gamma(ensemble: Ensemble, params: SamplingParams, value: float) -> list[Method]:
-    """Each schedule that drafts so many tokens a turn; the ones named by schedule alone draft by default settings."""
+def of_schedules(available: Sequence[PlannedMethod], names: Sequence[str]) -> list[PlannedMethod]:
+    """The methods of these names, or under schedules of these names; all where no names are given.
+
+    Raises InvalidBenchmark where nothing but `plain` is left.
+    """
+    left = [m for m in available if not names or m.name in names or m.ensemble.plan.name in names]
+    if len(left) < 2:
+        known = ", ".join(method.name for method in available)
+        raise InvalidBenchmark(f"nothing to vary among the methods {', '.join(names)}; here are {known}")
+    return left
+
+
+def _with_gamma(ensemble: Ensemble, params: SamplingParams, value: float) -> list[PlannedMethod]:
+    """Plain, and each schedule that drafts, at this gamma; names are those of the plans without it."""
     gamma, drafters = int(value), ensemble.drafter_names
-    proposers = drafters or ensemble.member_names[:1]
-    plans = [Plan(schedule="fixed", gamma=gamma, proposer=name) for name in proposers]
-    plans += [Plan(schedule="mixture", gamma=gamma, proposer=name) for name in drafters]
-    plans += [Plan(schedule="alternate", gamma=gamma)] if len(ensemble.member_names) > 1 else []
-    found, _ = methods(ensemble, params, plans)
-    names = {str(plan): str(replace(plan, gamma=None)) for plan in plans}
-    swept = [replace(method, name=names[method.name]) for method in found if method.name in names]
-    return [method for method in found if method.name == "plain"] + swept
+    plans = [Plan(schedule="fixed", proposer=name) for name in drafters or ensemble.member_names[:1]]
+    plans += [Plan(schedule="mixture", proposer=name) for name in drafters]
+    plans += [Plan(schedule="alternate")] if len(ensemble.member_names) > 1 else []
+    named = {str(plan): replace(plan, gamma=gamma) for plan in plans}
+    methods, _ = planned(ensemble, {PLAIN: Plan(schedule="plain"), **named}, params)
+    return methods
 
 
-def _with_weight(ensemble: Ensemble, params: SamplingParams, value: float) -> list[Method]:
-    """The first member's weight; the others share the rest as they did."""
-    given = ensemble.combination
-    if not isinstance(given, Mixture) or len(given.weights) < 2 or not 0 < value < 1:
-        raise InvalidBenchmark(f"weight varies a mixture's first member between 0 and 1, got {value} of {given.name}")
-    first, *others = given.weights
-    rest = [weight * (1 - value) / (1 - first) for weight in others]
-    return _scheduled(ensemble, Mixture([value, *rest]), params)
+def _with_weight(ensemble: Ensemble, params: SamplingParams, value: float) -> list[PlannedMethod]:
+    """At this weight of the first member; the others share the rest in their own proportions."""
+    mixture = ensemble.combination
+    if not isinstance(mixture, Mixture) or len(mixture.weights) < 2 or not 0 < value < 1:
+        raise InvalidBenchmark(f"weight varies a mixture's first member between 0 and 1, got {value} of {mixture.name}")
+    first, *others = mixture.weights
+    return _benchmarked(ensemble, Mixture([value, *(weight * (1 - value) / (1 - first) for weight in others)]), params)
 
 
-def _with_mu(ensemble: Ensemble, params: SamplingParams, value: float) -> list[Method]:
+def _with_mu(ensemble: Ensemble, params: SamplingParams, value: float) -> list[PlannedMethod]:
     if not isinstance(ensemble.combination, Contrastive):
         raise InvalidBenchmark(f"mu belongs to a contrastive combination, and this is {ensemble.combination.name}")
-    return _scheduled(ensemble, replace(ensemble.combination, mu=value), params)
+    return _benchmarked(ensemble, replace(ensemble.combination, mu=value), params)
 
 
-def _scheduled(ensemble: Ensemble, combine: Combination, params: SamplingParams) -> list[Method]:
-    found, _ = methods(ensemble.with_combination(combine), params, [])
-    return [method for method in found if method.plan is not None]
+def _benchmarked(ensemble: Ensemble, combine: Combination, params: SamplingParams) -> list[PlannedMethod]:
+    changed = ensemble.with_combination(combine)
+    methods, _ = planned(changed, benchmarked_plans(changed, params), params)
+    return methods
 
 
-_AT: dict[str, Callable[[Ensemble, SamplingParams, float], list[Method]]] = {
+_AT: dict[str, Callable[[Ensemble, SamplingParams, float], list[PlannedMethod]]] = {
     "gamma": _with_gamma,
     "weight": _with_weight,
     "mu": _with_mu,

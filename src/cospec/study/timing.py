@@ -1,52 +1,165 @@
-"""Paired timings: every method decodes every prompt, one after the other, several times over."""
+"""A study's steps, and its one timing loop: methods decode the same batches, interleaved, after a warm-up."""
 
-import math
-import statistics
+import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-from .intervals import studentized
+from ..core.counts import Counts
+from ..errors import CospecError, InvalidPilot
+from ..schedule.auto import Auto
+from .batches import Batch
+from .energy import Meter
+from .ledger import Ledger, at
+from .memory import note_peaks, reset_peaks
+from .methods import Decoded, Method
+from .results import Measurement
 
-
-@dataclass(frozen=True)
-class Ratio:
-    """Geometric mean of per-prompt ratios of seconds, with its 95 % bootstrap-t interval over prompts; of fewer than
-    four, their range."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f} ({self.low:.2f}-{self.high:.2f})"
-
-
-def interleaved(
-    methods: Mapping[str, Callable[[str], float]], prompts: Iterable[str], repeats: int, on_run: Callable[[], None]
-) -> dict[str, list[float]]:
-    """Seconds a prompt of each method, the median of its repeats; a method is called with a prompt and times itself."""
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for prompt in prompts:
-        runs: dict[str, list[float]] = {name: [] for name in methods}
-        for _ in range(repeats):
-            for name, method in methods.items():
-                runs[name].append(method(prompt))
-                on_run()
-        for name, own in runs.items():
-            seconds[name].append(statistics.median(own))
-    return seconds
+# `auto` is warmed up until it has ended NUM_STEADY batches in a row with the same plan, at most MOST_WARM_UPS batches.
+MOST_WARM_UPS, NUM_STEADY = 12, 3
+RESUMABLE = (
+    "What was measured before is kept: mend it, or ask for a lower --concurrency, and run the same command to go on"
+)
 
 
-def ratio(over: list[float], under: list[float]) -> Ratio:
-    """How many times longer `over` takes than `under`, prompt by prompt."""
-    logs = [math.log(a / b) for a, b in zip(over, under, strict=True)]
-    low, high = studentized(logs) or (min(logs), max(logs))
-    return Ratio(*map(math.exp, (statistics.fmean(logs), low, high)))
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A part of a study after which its ledger is whole. phase: for the progress bar. weight: its share of the work."""
+
+    phase: str
+    weight: float
+    run: Callable[[], None]
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+class Study(ABC):
+    """What is measured step by step, so that it can be interrupted after any step and resumed from its ledger."""
+
+    ledger: Ledger
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """What is left to do, in order."""
+
+    def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
+        """Run all steps that are left; whether they were finished. on_step: called after each. should_stop: asked
+        before each."""
+        if not self.ledger.started:
+            self.ledger.started = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+        for step in self.steps():
+            if should_stop():
+                return False
+            started = time.perf_counter()
+            step.run()
+            self.ledger.seconds += time.perf_counter() - started
+            on_step(step)
+        return True
+
+
+def until_steady(planner: Auto, decode: Iterator[object], num_steady: int) -> Iterator[str]:
+    """Decode, item by item, until the planner's choice has been the same `num_steady` times in a row, or there are no
+    more items. Yields the choice after each, which is empty before the planner has measured enough."""
+    choices: list[str] = []
+    for _ in decode:
+        choices.append(planner.chosen or "")
+        yield choices[-1]
+        if planner.chosen and choices[-num_steady:] == [planner.chosen] * num_steady:
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedTiming:
+    """Methods that are to decode the same batches, each `repeats` times; every run is a measurement in the ledger.
+
+    prompts: the study's, which batches index. concurrency: sequences of a batch. weight: of one decoded batch among the
+    study's steps. on_measured: called after each batch that all methods have decoded. error_type: raised where a
+    sequence fails, since the time of a run that failed says nothing.
+    """
+
+    ledger: Ledger
+    methods: Sequence[Method]
+    prompts: Sequence[str]
+    batches: Sequence[Batch]
+    concurrency: int
+    repeats: int
+    weight: float = 1.0
+    meter: Meter = field(default_factory=lambda: Meter(()))
+    on_measured: Callable[[], None] = lambda: None
+    error_type: type[CospecError] = InvalidPilot
+
+    def steps(self, phase: str) -> list[Step]:
+        """A step for each batch and repeat that some method was not measured on, after one to warm up each method."""
+        todo = [
+            (batch, repeat)
+            for batch in self.batches
+            for repeat in range(self.repeats)
+            if not all(self._is_timed(method, batch, repeat) for method in self.methods)
+        ]
+        if not todo:
+            return []
+        first = list(dict.fromkeys(batch for batch, _ in todo))
+        warm_ups = [
+            Step(phase="warm-up", weight=self.weight, run=partial(self._warm_up, method, first))
+            for method in self.methods
+        ]
+        weight = self.weight * len(self.methods)
+        timed = [Step(phase=phase, weight=weight, run=partial(self._measure_all, *each)) for each in todo]
+        return [*warm_ups, *timed]
+
+    def _is_timed(self, method: Method, batch: Batch, repeat: int) -> bool:
+        return self.ledger.is_timed(method.name, self.concurrency, batch.number, repeat)
+
+    def _warm_up(self, method: Method, batches: Sequence[Batch]) -> None:
+        """Decode a batch that is not measured; a planner's method decodes more, until its choice is steady."""
+        self._decode(method, batches[0])
+        if method.planner is not None:
+            more = itertools.islice(itertools.cycle(batches), MOST_WARM_UPS)
+            decoded = (self._decode(method, batch) for batch in more)
+            for _ in until_steady(method.planner, decoded, NUM_STEADY):
+                pass
+
+    def _measure_all(self, batch: Batch, repeat: int) -> None:
+        # The order rotates from run to run, so that a machine that slows down as it heats up favours no method.
+        first = (batch.number + repeat) % len(self.methods)
+        for method in [*self.methods[first:], *self.methods[:first]]:
+            if not self._is_timed(method, batch, repeat):
+                self._measure(method, batch, repeat)
+        self.on_measured()
+
+    def _measure(self, method: Method, batch: Batch, repeat: int) -> None:
+        ledger, key = self.ledger, at(method.name, self.concurrency)
+        reset_peaks()
+        joules = self.meter.read()
+        started = time.perf_counter()
+        decoded = self._decode(method, batch)
+        seconds = time.perf_counter() - started
+        ledger.measurements.append(
+            Measurement(
+                method=method.name,
+                concurrency=self.concurrency,
+                batch=batch.number,
+                repeat=repeat,
+                category=batch.category,
+                prompts=batch.prompts,
+                tokens=decoded.tokens,
+                seconds=seconds,
+                first_token_seconds=decoded.first_token_seconds,
+                text_seconds=decoded.text_seconds,
+                joules=self.meter.since(joules),
+            )
+        )
+        if decoded.counts is not None:
+            ledger.counts.setdefault(key, Counts()).add(decoded.counts)
+        note_peaks(ledger, key)
+
+    def _decode(self, method: Method, batch: Batch) -> Decoded:
+        decoded = method.decode([self.prompts[i] for i in batch.prompts])
+        check(method.name, len(batch.prompts), decoded.error, self.error_type)
+        return decoded
+
+
+def check(name: str, num: int, error: str | None, error_type: type[CospecError] = InvalidPilot) -> None:
+    """Raise `error_type` if one of the `num` sequences that a method decoded at once failed."""
+    if error is not None:
+        raise error_type(f"{name} failed with {num} text{'s' if num > 1 else ''} at once: {error}. {RESUMABLE}")

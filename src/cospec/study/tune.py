@@ -1,10 +1,9 @@
-"""Let `auto` learn on the user's own prompts until its choice stands, and compare what it predicts with the clock."""
+"""Let `auto` measure on the user's prompts until its choice is steady, and compare its prediction with the clock."""
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Values
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,23 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
-from ..schedule import Plan, Setting, plans
+from ..schedule import Plan, plans
 from ..schedule.auto import Auto
 from ..schedule.mixture import DrawnMember
 from ..storage import keep
+from .methods import setting_of
+from .timing import until_steady
 
-# The choice stands once so many texts in a row have left it as it was.
-NUM_STEADY = 4
+# The choice is steady once so many prompts in a row have ended with it.
+NUM_STEADY = 5
 MOST_TEXTS = 60
+# Prompts that the chosen plan and `plain` are timed on.
+NUM_TIMED = 8
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One plan: tokens a second of one text, as predicted and as measured."""
+class PlanSpeed:
+    """One plan: tokens a second of one sequence, as predicted and as measured."""
 
     plan: Plan
     predicted: float
@@ -36,14 +39,15 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The plan that won, the comparison with `plain`, `plain` first, and what was learned on the way.
+    """The chosen plan, its speed beside that of `plain`, which comes first, and what was measured on the way.
 
-    drafters: who drafts under a plan by each, member by member.
+    drafters: who drafts for each member, in their order, where they have drafters of their own. acceptances: by names
+    of proposer and target. num_texts: prompts that were decoded before the choice was steady.
     """
 
     plan: Plan
     drafters: tuple[str, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PlanSpeed, ...]
     acceptances: dict[str, float]
     num_texts: int
 
@@ -52,11 +56,13 @@ class Tuning:
         return asdict(self)
 
 
-def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on_text: Callable[[str], None]) -> Tuning:
-    """Decode prompt after prompt until the choice stands, then time it and `plain`.
+def tune(
+    ensemble: Ensemble, prompts: Sequence[Prompt], params: SamplingParams, on_text: Callable[[str], None]
+) -> Tuning:
+    """Decode prompt after prompt until the choice is steady, then time it and `plain`.
 
-    on_text: called after each text with the plan that then leads. Raises InvalidPrompt where there is no prompt, or
-    where texts are too short for anything to be measured.
+    on_text: called after each with the plan then chosen. Raises InvalidPrompt where there is no prompt, or where the
+    sequences are too short for anything to be measured.
     """
     if not prompts:
         raise InvalidPrompt("there is nothing to tune on; give at least one prompt")
@@ -64,7 +70,11 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     learner = ensemble.with_plan(schedule="auto", gamma=None, proposer=None, first=None)
     planner = learner.planner_for(params)
     assert planner is not None
-    num_texts = _converge(learner, planner, prompts, params, on_text)
+    decoded = (learner.generate([prompt], params) for prompt in itertools.islice(itertools.cycle(prompts), MOST_TEXTS))
+    num_texts = 0
+    for choice in until_steady(planner, decoded, NUM_STEADY):
+        num_texts += 1
+        on_text(choice)
     if not planner.chosen:
         raise InvalidPrompt(
             f"{num_texts} texts of at most {params.max_tokens} tokens ended before a plan could be timed; "
@@ -74,73 +84,25 @@ def tune(ensemble: Ensemble, prompts: Values[Prompt], params: SamplingParams, on
     chosen = _plan_named(planner.chosen, learner, params)
     plain = replace(chosen, schedule="plain", gamma=None, proposer=None, first=None)
     compared = [plain] if chosen == plain else [plain, chosen]
-    speeds = _measured([learner.with_plan(plan) for plan in compared], prompts, params)
+    speeds = _tokens_per_second([learner.with_plan(plan) for plan in compared], prompts[:NUM_TIMED], params)
     return Tuning(
         plan=chosen,
-        drafters=_assigned(planner, learner.names),
+        drafters=_drafters(planner, learner.names),
         comparisons=tuple(
-            Comparison(plan, predicted[str(plan)], speed) for plan, speed in zip(compared, speeds, strict=True)
+            PlanSpeed(plan, predicted[str(plan)], speed) for plan, speed in zip(compared, speeds, strict=True)
         ),
-        acceptances=_acceptances(learner, planner),
+        acceptances={
+            f"{learner.names[proposer]} for {'r' if target is None else learner.names[target]}": average.value
+            for (proposer, target), average in sorted(planner.beliefs.acceptances.items(), key=str)
+        },
         num_texts=num_texts,
     )
 
 
-def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, str]) -> None:
-    """The ensemble file `source` under the plan that won, as `out`; its other lines stay as they are.
-
-    drafters: name -> model, as the file is to name it.
-
-    Raises InvalidEnsemble where a setting to be replaced stands on several lines, CospecError where `out` cannot be
-    written.
-    """
-    kept = []
-    for line, following in itertools.pairwise([*source.read_text(encoding="utf-8").splitlines(), ""]):
-        if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS)):
-            kept.append(line)
-        elif following.startswith((" ", "-")):
-            raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    plan = plan_settings(tuning.plan, _proposers(tuning, drafters))
-    keep(out, "\n".join([*kept, *map(_line, plan.items())]) + "\n")
-
-
-def _line(setting: tuple[str, Any]) -> str:
-    """As an ensemble file has it, on one line, which can be replaced."""
-    name, value = setting
-    # Lists within brackets, the setting itself not within braces.
-    flow = None if isinstance(value, list) else False
-    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=math.inf).rstrip("\n")
-
-
-def _proposers(tuning: Tuning, drafters: Mapping[str, str]) -> list[str]:
-    """As the file is to name them."""
-    names = tuning.drafters or ([tuning.plan.proposer] if tuning.plan.proposer else [])
-    return [drafters.get(name, name) for name in names]
-
-
-def _converge(
-    learner: Ensemble,
-    planner: Auto,
-    prompts: Values[Prompt],
-    params: SamplingParams,
-    on_text: Callable[[str], None],
-) -> int:
-    """Decode until the choice stands; how many texts that took."""
-    num_steady, leader = 0, ""
-    for number, prompt in enumerate(itertools.islice(itertools.cycle(prompts), MOST_TEXTS), start=1):
-        learner.generate([prompt], params)
-        num_steady = num_steady + 1 if planner.chosen and planner.chosen == leader else 0
-        leader = planner.chosen or ""
-        on_text(leader)
-        if num_steady >= NUM_STEADY:
-            return number
-    return MOST_TEXTS
-
-
-def _measured(ensembles: list[Ensemble], prompts: Values[Prompt], params: SamplingParams) -> list[float]:
-    """Tokens a second of each, interleaved over the first prompts."""
+def _tokens_per_second(ensembles: list[Ensemble], prompts: Sequence[Prompt], params: SamplingParams) -> list[float]:
+    """Of each ensemble, interleaved over the prompts."""
     tokens, seconds = [0] * len(ensembles), [0.0] * len(ensembles)
-    for prompt in prompts[: 2 * NUM_STEADY]:
+    for prompt in prompts:
         for index, ensemble in enumerate(ensembles):
             started = time.perf_counter()
             (result,) = ensemble.generate([prompt], params)
@@ -149,8 +111,14 @@ def _measured(ensembles: list[Ensemble], prompts: Values[Prompt], params: Sampli
     return [count / max(spent, 1e-9) for count, spent in zip(tokens, seconds, strict=True)]
 
 
-def _assigned(planner: Auto, names: Values[str]) -> tuple[str, ...]:
-    """The drafter of each member, where the plan that won has several."""
+def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
+    weighed = plans(setting_of(ensemble, params), ensemble.plan.verification)
+    return next(plan for plan in weighed if str(plan) == name)
+
+
+def _drafters(planner: Auto, names: Sequence[str]) -> tuple[str, ...]:
+    """The drafter of each member under the chosen plan, one name where it is the same for all; empty where the plan
+    assigns none."""
     schedule = planner.plans[planner.chosen or ""]
     if not isinstance(schedule, DrawnMember) or schedule.drafters is None or len(schedule.among) == 1:
         return ()
@@ -158,20 +126,24 @@ def _assigned(planner: Auto, names: Values[str]) -> tuple[str, ...]:
     return own if len(set(own)) > 1 else own[:1]
 
 
-def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
-    setting = Setting(
-        combination=ensemble.combination,
-        members=ensemble.member_names,
-        drafters=ensemble.drafter_names,
-        params=params,
-    )
-    return next(plan for plan in plans(setting, ensemble.plan.verification) if str(plan) == name)
+def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, str]) -> None:
+    """Write the ensemble file `source` with the chosen plan to `out`; lines that set no plan stay as they are.
+
+    drafters: name -> model, as the file is to name it. Raises InvalidEnsemble where a setting to be replaced stands on
+    several lines, CospecError where `out` cannot be written.
+    """
+    lines = []
+    for line, following in itertools.pairwise([*source.read_text(encoding="utf-8").splitlines(), ""]):
+        if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS)):
+            lines.append(line)
+        elif following.startswith((" ", "-")):
+            raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
+    proposers = tuning.drafters or ([tuning.plan.proposer] if tuning.plan.proposer else [])
+    plan = plan_settings(tuning.plan, [drafters.get(name, name) for name in proposers])
+    keep(out, "\n".join([*lines, *(_line(name, value) for name, value in plan.items())]) + "\n")
 
 
-def _acceptances(ensemble: Ensemble, planner: Auto) -> dict[str, float]:
-    """1 - TV of each proposer with r and with each member, by name."""
-    names = [*ensemble.names]
-    return {
-        f"{names[proposer]} for {'r' if target is None else names[target]}": average.value
-        for (proposer, target), average in sorted(planner.beliefs.acceptances.items(), key=str)
-    }
+def _line(name: str, value: Any) -> str:
+    """A setting on one line, so that it can be replaced later: lists in brackets, and no braces around it all."""
+    flow = None if isinstance(value, list) else False
+    return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=math.inf).rstrip("\n")

@@ -1,4 +1,4 @@
-"""Whether a service still does what its pilot did: acceptance and speed, held against the criteria and the pilot."""
+"""Whether a service still performs as in its pilot: acceptance and latency against the criteria and the pilot."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from .metrics import Histogram, Service
 from .results import Results
 from .verdict import Served, served
 
-# Fewer tokens, drafts or texts than this say nothing yet.
+# Fewer tokens, drafts or sequences than this are too few for a status.
 FEWEST_TOKENS, FEWEST_DRAFTS, FEWEST_TEXTS = 200, 100, 10
 _SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -20,8 +20,8 @@ Watched = Literal["steady", "drifted", "too few"]
 class Reading:
     """One figure in service. name: acceptance, ms_per_token or first_token_ms, with a percentile where it is one.
 
-    now: of a percentile the least that it may be, since a histogram tells no more. limit: what it must not pass, from
-    the criteria, or from the pilot's figure and the tolerance. is_criterion: which.
+    pilot: the pilot's figure, where it has one. now: the window's; of a percentile the lower bound of its bucket.
+    limit: what `now` must not pass, from the criteria (is_criterion), or from the pilot's figure and the tolerance.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """What was read off a window of service. tokens: decoded in it. schedule: that the service runs under, if told."""
+    """A window of service. tokens: decoded in it. schedule: that the server reports; None if it reports none."""
 
     tokens: float
     schedule: str | None
@@ -50,9 +50,9 @@ class Watch:
 
 
 def watch(results: Results, window: Service, tolerance: float, schedule: str | None = None) -> Watch:
-    """Hold a window of service against what the pilot measured of the plan that it wrote for service.
+    """Compare a window of service with the criteria, and with the pilot's figures of the plan that went into service.
 
-    tolerance: by what share a figure may be worse than the pilot's.
+    tolerance: the share by which a figure may be worse than the pilot's.
     """
     plan = served(results)
     readings = (*_acceptance(results, plan, window, tolerance), *_latencies(results, plan, window, tolerance))
@@ -61,36 +61,32 @@ def watch(results: Results, window: Service, tolerance: float, schedule: str | N
 
 def _acceptance(results: Results, plan: Served, window: Service, tolerance: float) -> Iterator[Reading]:
     row = results.mechanism.row(plan.method, plan.concurrency)
-    in_pilot = sum(each.proposed for each in row.proposers) if row else 0
-    pilot = sum(each.accepted for each in row.proposers) / in_pilot if row and in_pilot else None
+    pilot = row.acceptance if row else None
     proposed = sum(window.proposed.values())
     now = sum(window.accepted.values()) / proposed if proposed else None
-    is_enough = proposed >= FEWEST_DRAFTS
-    criterion = results.settings.criteria.min_acceptance
-    if criterion is not None:
-        is_steady = now is None or now >= criterion
-        yield _reading("acceptance", pilot, now, criterion, is_steady, is_enough, is_criterion=True)
-    if pilot is not None:
-        floor = pilot * (1 - tolerance)
-        yield _reading("acceptance", pilot, now, floor, now is None or now >= floor, is_enough, is_criterion=False)
+    floor = None if pilot is None else pilot * (1 - tolerance)
+    for limit, is_criterion in ((results.settings.criteria.min_acceptance, True), (floor, False)):
+        if limit is not None:
+            is_steady = now is None or now >= limit
+            status = _status(now, is_steady, proposed >= FEWEST_DRAFTS)
+            yield Reading(
+                name="acceptance", pilot=pilot, now=now, limit=limit, is_criterion=is_criterion, status=status
+            )
 
 
 def _latencies(results: Results, plan: Served, window: Service, tolerance: float) -> Iterator[Reading]:
     criteria = results.settings.criteria
-    is_enough = window.per_text.count >= FEWEST_TEXTS
-    yield from _percentiles("ms_per_token", criteria.max_ms_per_token, window.per_text, is_enough)
+    yield from _percentiles("ms_per_token", criteria.max_ms_per_token, window.per_text)
     pilot = _between_tokens(results, plan)
     if pilot is not None:
-        now, ceiling = _ms(window.between_tokens.mean), pilot * (1 + tolerance)
-        is_enough = window.tokens >= FEWEST_TOKENS
-        is_steady = now is None or now <= ceiling
-        yield _reading("ms_per_token", pilot, now, ceiling, is_steady, is_enough, is_criterion=False)
-    is_enough = window.to_first_token.count >= FEWEST_TEXTS
-    yield from _percentiles("first_token_ms", criteria.max_first_token_ms, window.to_first_token, is_enough)
+        now, limit = _ms(window.between_tokens.mean), pilot * (1 + tolerance)
+        status = _status(now, now is None or now <= limit, window.tokens >= FEWEST_TOKENS)
+        yield Reading(name="ms_per_token", pilot=pilot, now=now, limit=limit, is_criterion=False, status=status)
+    yield from _percentiles("first_token_ms", criteria.max_first_token_ms, window.to_first_token)
 
 
 def _between_tokens(results: Results, plan: Served) -> float | None:
-    """The pilot's mean milliseconds from one token to the next, which leaves out those to the first, as a server's."""
+    """The pilot's mean milliseconds between tokens: like a server's inter-token latency, without the first token's."""
     wanted = (plan.method, plan.concurrency)
     runs = [run for run in results.measurements if (run.method, run.concurrency) == wanted]
     seconds = sum(sum(run.text_seconds) - sum(run.first_token_seconds) for run in runs)
@@ -98,29 +94,21 @@ def _between_tokens(results: Results, plan: Served) -> float | None:
     return 1e3 * seconds / num_gaps if num_gaps else None
 
 
-def _percentiles(name: str, limits: Limits, found: Histogram, is_enough: bool) -> Iterator[Reading]:
+def _percentiles(name: str, limits: Limits, found: Histogram) -> Iterator[Reading]:
     for percentile, share in _SHARES.items():
         limit = getattr(limits, percentile)
         if limit is not None:
             now = _ms(found.at_least(share))
-            # What lies in a bucket lies above its lower bound.
-            is_steady = now is None or now < limit
-            yield _reading(f"{name}.{percentile}", None, now, limit, is_steady, is_enough, is_criterion=True)
+            # Every value of a bucket lies above its lower bound.
+            status = _status(now, now is None or now < limit, found.count >= FEWEST_TEXTS)
+            yield Reading(
+                name=f"{name}.{percentile}", pilot=None, now=now, limit=limit, is_criterion=True, status=status
+            )
 
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else 1e3 * seconds
 
 
-def _reading(
-    name: str,
-    pilot: float | None,
-    now: float | None,
-    limit: float,
-    is_steady: bool,
-    is_enough: bool,
-    *,
-    is_criterion: bool,
-) -> Reading:
-    status: Watched = "too few" if now is None or not is_enough else "steady" if is_steady else "drifted"
-    return Reading(name=name, pilot=pilot, now=now, limit=limit, is_criterion=is_criterion, status=status)
+def _status(now: float | None, is_steady: bool, is_enough: bool) -> Watched:
+    return "too few" if now is None or not is_enough else "steady" if is_steady else "drifted"

@@ -43,7 +43,7 @@ function recompute() {
   }
   const bars = [...document.querySelectorAll("[data-bar]")];
   const most = Math.max(...bars.map((bar) => totals.get(bar.dataset.bar) ?? 0)) || 1;
-  for (const bar of bars) bar.setAttribute("width", `${100 * (totals.get(bar.dataset.bar) ?? 0) / most}%`);
+  for (const bar of bars) bar.style.width = `${100 * (totals.get(bar.dataset.bar) ?? 0) / most}%`;
   compare(totals.get(`${ours}@${planned}`) ?? null, totals.get(`plain@${planned}`) ?? null);
   put("edited", fields.some((each) => each.value !== each.defaultValue) ? texts["page.edited"] : "");
 }

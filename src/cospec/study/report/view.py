@@ -1,11 +1,24 @@
 """A study as a reader of one language sees it: the names and figures that every section needs."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..results import PLAIN, SINGLE, Interval, Reason, Results
-from .blocks import Cell, Formula, Tone
-from .numbers import times
+from ..results import (
+    ALL,
+    PLAIN,
+    SINGLE,
+    CheckRow,
+    CostRow,
+    Interval,
+    MechanismRow,
+    Percentiles,
+    Reason,
+    Relaxed,
+    Results,
+    SpeedRow,
+)
+from .filters import amount, money, p_value, percent, size, times
 from .texts import Texts
 
 
@@ -16,65 +29,238 @@ class View:
 
     @property
     def ours(self) -> str:
+        """The method on trial."""
         return self.study.settings.ours
 
     @property
     def planned(self) -> int:
-        """Texts at once in service."""
+        """Concurrent sequences in service."""
         return self.study.verdict.concurrency
 
-    @property
-    def currency(self) -> str:
-        return self.study.settings.prices.currency
+    # Names.
 
     def at_once(self, num: int) -> str:
-        """So many texts."""
+        """A number of concurrent sequences."""
         return self.say("word.one at once" if num == 1 else "word.at once", {"num": num})
 
     def method(self, name: str) -> str:
-        """A method in words."""
         if name.startswith(SINGLE):
             return self.say("method.single", {"name": name.removeprefix(SINGLE)})
-        known = f"method.{name}"
-        return self.say(known) if known in self.say.table else name
+        return self.known("method", name)
 
     def category(self, name: str) -> str:
-        """Of prompts: as their file calls it, or, of those that cospec names, in words."""
-        known = f"category.{name}"
-        return self.say(known) if known in self.say.table else name
+        return self.known("category", name)
 
-    def colour(self, name: str) -> str:
-        """Ours and alternate have one; all else is background."""
-        return "c0" if name == self.ours else "neutral" if name == PLAIN or name.startswith(SINGLE) else "c1"
+    def known(self, group: str, name: str) -> str:
+        """The words for a name of cospec's own; a name that a file gave stays as it is."""
+        key = f"{group}.{name}"
+        return self.say(key) if key in self.say.table else name
+
+    def colour(self, method: str) -> str:
+        """One for the method on trial, one for the others, and grey for what they are compared with."""
+        is_background = method == PLAIN or method.startswith(SINGLE)
+        return "c0" if method == self.ours else "neutral" if is_background else "c1"
 
     def lane_colour(self, name: str) -> str:
-        """Of a member or drafter: other ones than the methods have."""
+        """A member's or drafter's; other colours than those of methods."""
         names = [*self.study.settings.members, *self.study.settings.drafters]
         return f"c{2 + names.index(name) % 5}" if name in names else "neutral"
 
+    def listed(self, names: list[str]) -> str:
+        return self.say("word.comma").join(names)
+
+    def columns(self, key: str) -> list[str]:
+        """The titles of a table, which stand between bars."""
+        return [title.strip() for title in self.say(key).split("|")]
+
+    def formulas(self, *keys: str) -> list[str]:
+        """How the figures of a section are computed."""
+        return [self.say(f"formula.{key}") for key in keys]
+
+    # Figures.
+
     def missing(self, reason: Reason = "") -> str:
-        """That it was not measured, and why, where that is known."""
+        """That a figure was not measured, and why, where that is known."""
         if not reason:
             return self.say("word.not measured")
         return self.say("word.not measured because", {"reason": self.say(f"reason.{reason}")})
 
     def range(self, found: Interval, written: Callable[[float], str] = times) -> str:
-        """Its 95 % interval alone."""
+        """The 95 % interval of an estimate."""
         if found.low is None or found.high is None:
             return self.say("word.no interval", {"num": found.num})
         return self.say("word.range", {"low": written(found.low), "high": written(found.high)})
 
     def interval(self, found: Interval | None, written: Callable[[float], str] = times) -> str:
-        """An estimate with its interval, or that there is none."""
+        """An estimate with its interval."""
         return f"{written(found.mean)} ({self.range(found, written)})" if found else "–"
 
-    def estimate(self, found: Interval | None, written: Callable[[float], str] = times, tone: Tone = "") -> Cell:
-        """An estimate above its interval."""
-        return Cell(text=written(found.mean), below=self.range(found, written), tone=tone) if found else Cell(text="–")
+    def money(self, value: float | None) -> str:
+        return "–" if value is None else money(value, self.study.settings.prices.currency)
 
-    def formulas(self, *keys: str) -> Formula:
-        """How a section's figures come about."""
-        return Formula(lines=tuple(self.say(f"formula.{key}") for key in keys))
+    def percentiles(self, found: Percentiles) -> str:
+        return " / ".join(amount(value) for value in (found.p50, found.p95, found.p99))
 
-    def listed(self, names: list[str]) -> str:
-        return self.say("word.comma").join(names)
+    # Speed.
+
+    @property
+    def timing(self) -> dict[str, object]:
+        """How speeds were measured. num: prompts that were timed at the planned concurrency."""
+        settings = self.study.settings
+        runs = [run for run in self.study.measurements if run.concurrency == self.planned]
+        return {
+            "num": len({index for run in runs for index in run.prompts}),
+            "tokens": settings.tokens,
+            "repeats": settings.repeats,
+            "temperature": f"{settings.temperature:g}",
+        }
+
+    @property
+    def levels(self) -> list[int]:
+        """The concurrencies that were timed."""
+        return sorted({row.concurrency for row in self.study.speed.rows})
+
+    def speeds(self, *, is_overall: bool) -> list[SpeedRow]:
+        """Rows over all categories together, or of each category."""
+        return [row for row in self.study.speed.rows if (row.category == ALL) == is_overall]
+
+    @property
+    def speeds_here(self) -> list[SpeedRow]:
+        return [row for row in self.speeds(is_overall=True) if row.concurrency == self.planned]
+
+    @property
+    def own_by_category(self) -> list[SpeedRow]:
+        """Rows of the method on trial at the planned concurrency."""
+        rows = [row for row in self.speeds(is_overall=False) if row.concurrency == self.planned]
+        return [row for row in rows if row.method == self.ours and row.over_plain]
+
+    @property
+    def compared(self) -> list[str]:
+        """Methods with speeds by category, without plain."""
+        rows = self.speeds(is_overall=False)
+        return list(dict.fromkeys(row.method for row in rows if row.method != PLAIN))
+
+    @property
+    def category_levels(self) -> list[tuple[str, int]]:
+        return list(dict.fromkeys((row.category, row.concurrency) for row in self.speeds(is_overall=False)))
+
+    @property
+    def has_speeds_by_concurrency(self) -> bool:
+        rows = self.speeds(is_overall=True)
+        return any(row.over_plain for row in rows if not row.method.startswith(SINGLE))
+
+    # Mechanism and cost.
+
+    @property
+    def mechanisms(self) -> list[MechanismRow]:
+        """Of the methods that decode the ensemble."""
+        return [row for row in self.study.mechanism.rows if not row.method.startswith(SINGLE)]
+
+    @property
+    def mechanisms_here(self) -> list[MechanismRow]:
+        """At the planned concurrency, or all where none was timed there."""
+        rows = self.mechanisms
+        return [row for row in rows if row.concurrency == self.planned] or rows
+
+    def mechanism(self, row: MechanismRow) -> dict[str, object]:
+        plans = [self.say("word.texts", {"name": name, "num": num}) for name, num in row.plans.items()]
+        return {
+            "ours": self.method(row.method),
+            "tokens": f"{row.block_efficiency:.2f}",
+            "name": row.bottleneck,
+            "share": percent(max((lane.share for lane in row.lanes), default=0.0)),
+            "outside": percent(row.share_outside_models),
+            "plans": self.listed(plans),
+        }
+
+    def cost_key(self, row: CostRow) -> str:
+        """By which the page's script finds the figures of a row."""
+        return f"{row.method}@{row.concurrency}"
+
+    @property
+    def costs_here(self) -> list[CostRow]:
+        return [row for row in self.study.cost.rows if row.concurrency == self.planned]
+
+    @property
+    def saving(self) -> str:
+        saved = self.study.cost.saving_per_month
+        if saved is None:
+            return self.say("cost.no saving", {"reason": self.missing(self.study.cost.saving_reason)})
+        values = {"amount": self.money(abs(saved)), "planned": self.at_once(self.planned)}
+        return self.say("cost.saving" if saved >= 0 else "cost.loss", values)
+
+    # Quality, and the setting.
+
+    def check_result(self, check: CheckRow) -> str:
+        """What a check of the self-test found."""
+        if check.p_value is not None and check.threshold is not None:
+            p, threshold = p_value(check.p_value), p_value(check.threshold)
+            return self.say("kept.sampled", {"p": p, "threshold": threshold, "num": check.num_samples})
+        if check.num_texts is None:
+            return "–"
+        return self.say("kept.equal", {"equal": check.num_equal, "num": check.num_texts})
+
+    def relaxed(self, found: Relaxed) -> dict[str, object]:
+        return {
+            "target": found.target,
+            "drafter": found.drafter,
+            "gamma": found.gamma,
+            "margin": f"{found.margin:g}",
+            "lam": f"{found.chosen:g}",
+            "distribution": found.distribution,
+            "measure": self.say(f"relaxed.{found.measure}"),
+        }
+
+    def relaxed_floor(self, found: Relaxed) -> float | None:
+        """The least quality that the margin allows; None where it allows any, since no score lies below 0."""
+        floor = found.rows[0].quality.mean - found.margin
+        return floor if floor > 0 or found.measure != "score" else None
+
+    @property
+    def asked(self) -> Iterator[tuple[str, str]]:
+        """The settings of the study, each with its name."""
+        settings, speed = self.study.settings, self.study.speed
+        plan = f" ({speed.best_plan})" if speed.best_plan not in ("", speed.best) else ""
+        scoring = {
+            "name": settings.score,
+            "temperature": f"{settings.score_temperature:g}",
+            "tokens": settings.score_tokens,
+        }
+        yield "ensemble", settings.ensemble
+        yield "target", f"r = {settings.target}"
+        yield "members", self.listed([*settings.members])
+        yield "drafters", self.listed([*settings.drafters]) or "–"
+        yield "verification", settings.verification
+        yield "on trial", self.method(settings.ours)
+        yield "best", self.method(speed.best) + plan
+        yield "concurrencies", self.listed([str(num) for num in settings.concurrencies])
+        yield "score", self.say("setting.scoring", scoring) if settings.score else self.missing("no references")
+        yield "prompts source", self._source(settings.prompts_source)
+        yield "criteria", self._source(settings.criteria_source)
+        yield "prices", self._source(settings.prices_source)
+        yield "texts", self._source(self.study.gained.texts_source or "–")
+
+    def _source(self, names: str) -> str:
+        return self.listed([self.known("source", name) for name in names.split(", ")])
+
+    @property
+    def machine(self) -> Iterator[tuple[str, str]]:
+        found, say = self.study.environment, self.say
+        devices = [f"{name}: {device}, {found.dtypes.get(name, '–')}" for name, device in found.devices.items()]
+        cores = {"name": found.processor, "num": found.num_cores, "threads": found.threads}
+        yield "started", found.started or self.missing()
+        yield "duration", say("setting.minutes", {"num": f"{found.seconds / 60:.1f}"})
+        yield "processor", say("setting.cores", cores)
+        yield "accelerators", self.listed([*found.accelerators]) or say("word.none")
+        yield "memory", size(found.memory)
+        yield "devices", "; ".join(devices)
+        yield "platform", found.platform
+        yield "versions", self.listed([f"{name} {version}" for name, version in found.versions.items()])
+
+    @property
+    def prompts(self) -> Iterator[tuple[str, int, int, float]]:
+        """Category, prompts, those with a reference, and the mean number of tokens."""
+        prompts = self.study.settings.prompts
+        for category, num in Counter(prompt.category for prompt in prompts).items():
+            own = [prompt for prompt in prompts if prompt.category == category]
+            yield category, num, sum(p.has_reference for p in own), sum(p.num_tokens for p in own) / num

@@ -10,22 +10,24 @@ States of the engine that agree in all that may matter from there on are merged,
 import copy
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Values
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 from unittest import mock
 
 import torch
 from torch import Tensor
 
-from cospec import Engine
-from cospec.core.draws import Purpose
-from cospec.core.sheet import Sheet
-from cospec.runner.toy import FunctionSlot
+from ..core.draws import Purpose
+from ..core.engine import Engine
+from ..core.sheet import Sheet
+from ..runner.toy import FunctionSlot
 
-from .naive import Law
+Law = dict[tuple[int, ...], float]
+"""The tokens of a text -> its probability."""
 
+Outcome = TypeVar("Outcome")
 Key = tuple[int, int, int]
 Intervals = dict[Key, tuple[float, float]]
 
@@ -94,7 +96,7 @@ class Uniform:
         return self.path.cell(self.key, (running / running[-1]).tolist()[:-1])
 
 
-def draw(probs: Tensor, uniforms: Values[Uniform]) -> Tensor:
+def draw(probs: Tensor, uniforms: Sequence[Uniform]) -> Tensor:
     """Stands in for `draws.draw`."""
     return torch.tensor([[uniform.token(row)] for row, uniform in zip(probs, uniforms, strict=True)])
 
@@ -110,8 +112,8 @@ def branching() -> Iterator[None]:
 
 
 def outcomes(
-    fn: Callable[[Path], object], intervals: Intervals | None = None
-) -> Iterator[tuple[float, object, Intervals]]:
+    fn: Callable[[Path], Outcome], intervals: Intervals | None = None
+) -> Iterator[tuple[float, Outcome, Intervals]]:
     """Every way through `fn`: its probability, what `fn` returned, and what is then known of the uniforms."""
     script: list[int] | None = []
     while script is not None:
@@ -138,7 +140,7 @@ class EnumeratedDraws:
         return [self.uniform(position, Purpose.SETTLE) for position in range(start, start + num_positions)]
 
 
-def gumbel(keys: Values[Uniform], like: Tensor) -> Tensor:
+def gumbel(keys: Sequence[Uniform], like: Tensor) -> Tensor:
     """Stands in for `gumbel.gumbel`: noise that makes a token the argmax with its probability. It comes from one
     uniform a position, so that two who ask for the noise of one position with rows of their own are coupled by it, as
     they are by Gumbel's."""
@@ -188,7 +190,7 @@ def _rounds(state: State) -> Iterator[tuple[State, tuple[int, ...] | None]]:
     def step(path: Path) -> tuple[Engine, tuple[int, ...] | None]:
         engine = _twin(state.engine)
         sheet = _sheet(engine)
-        sheet.draws = EnumeratedDraws(path, sheet.position, sheet.epoch)
+        sheet.draws = EnumeratedDraws(path, sheet.position, sheet.epoch)  # type: ignore[assignment]
         (event,) = engine.step()
         assert event.sheet.error is None, event.sheet.error
         return engine, tuple(event.sheet.output) if event.result is not None else None
@@ -253,6 +255,7 @@ def _twin(engine: Engine) -> Engine:
     live.sheet.lanes = [copy.copy(lane) for lane in live.sheet.lanes]
     for lane in live.sheet.lanes:
         slot = FunctionSlot()
+        assert isinstance(lane.slot, FunctionSlot), "laws are enumerated with toy runners"
         slot.tokens = list(lane.slot.tokens)
         lane.slot = slot
     twin._live = {id: live}

@@ -1,6 +1,10 @@
-"""Figures as the report writes them: the same in both languages, and the same as in the page's script."""
+"""How figures and names are written, in both languages alike: amounts as the page's script writes them too."""
+
+import re
 
 GIB, MIB = 2**30, 2**20
+# An underscore within a word is none of Markdown's.
+_MARKUP = re.compile(r"[\\`*\[\]<>|~$]|(?<!\w)_|_(?!\w)")
 
 
 def amount(value: float) -> str:
@@ -37,3 +41,8 @@ def money(value: float, currency: str) -> str:
 
 def p_value(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def plain(text: object) -> str:
+    """On one line, escaped so that Markdown and HTML take no letter of it for markup."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()).replace("&", "&amp;"))

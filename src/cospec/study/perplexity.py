@@ -1,0 +1,90 @@
+"""Log-probabilities that an ensemble gives to a reference text.
+
+The text is scored as part of a prompt; where members have prompts of their own, it is decoded under a constraint that
+allows no other text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from ..core.params import SamplingParams
+from ..ensemble import Prompt
+from ..runner import Tokenizer
+from .ledger import TextLogprob
+from .methods import PlannedMethod, first_error
+from .timing import check
+
+
+@dataclass(frozen=True)
+class ForcedText:
+    """A constraint that allows one text alone. Log-probabilities are reported from before it."""
+
+    tokens: Sequence[int]
+    vocab_size: int
+
+    def allowed(self, output: Sequence[int], start: int, count: int) -> Tensor:
+        """[count, vocab_size], bool: the text's token at each of the positions from `start` on."""
+        mask = torch.zeros((count, self.vocab_size), dtype=torch.bool)
+        for row in range(count):
+            mask[row, self.tokens[min(start + row, len(self.tokens) - 1)]] = True
+        return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceText:
+    """A text after a prompt. before: the prompt, or its first tokens where tokenizing both together changes its last
+    ones. tokens: those of the text. whole: those of both."""
+
+    before: Prompt
+    tokens: tuple[int, ...]
+    whole: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, prompt: str, text: str) -> "ReferenceText":
+        """Tokenize prompt and text together. Where the prompt is empty, the text's first token takes its place."""
+        whole = tuple(tokenizer.encode(prompt + text))
+        alone = tuple(tokenizer.encode(prompt)) if prompt else whole[:1]
+        # At least one token must stand before the text, or nothing predicts its first.
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False))
+        num = max(1, sum(1 for _ in shared))
+        before = prompt if prompt and num == len(alone) else whole[:num]
+        return cls(before=before, tokens=whole[num:], whole=whole)
+
+
+def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list[TextLogprob]:
+    """The log-probability that the method's ensemble gives each text; members see their own prompts where they have
+    some.
+
+    num_tokens is 0 where the target makes the text impossible. Raises InvalidPilot where a sequence fails.
+    """
+    plain = method.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
+    if any(source.prompt is not None for source in plain.sources):
+        params = [
+            SamplingParams(
+                max_tokens=len(text.tokens),
+                ignore_eos=True,
+                logprobs=0,
+                constraint=ForcedText(text.tokens, plain.vocab_size),
+            )
+            for text in texts
+        ]
+        results = plain.generate([text.before for text in texts], params)
+        entries = [result.logprobs or [] for result in results]
+    else:
+        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=0, prompt_logprobs=0))
+        entries = [
+            [entry for entry in (result.prompt_logprobs or [])[-len(text.tokens) :] if entry]
+            for result, text in zip(results, texts, strict=True)
+        ]
+    check(method.name, len(results), first_error(results))
+    return [_summed([entry.logprob for entry in own]) for own in entries]
+
+
+def _summed(logprobs: Sequence[float]) -> TextLogprob:
+    total = sum(logprobs)
+    return TextLogprob(total=total, num_tokens=len(logprobs)) if isfinite(total) else TextLogprob(total=0, num_tokens=0)
