@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from cospec import Ensemble
-from cospec.study.asked import Asked
 from cospec.study.criteria import Criteria
 from cospec.study.energy import Meter
 from cospec.study.environment import binding
-from cospec.study.found import results
 from cospec.study.ledger import Ledger
 from cospec.study.methods import ours
 from cospec.study.pilot import Pilot
+from cospec.study.pilot_results import results
+from cospec.study.pilot_settings import PilotSettings
 from cospec.study.prices import Machine, Prices
 from cospec.study.questions import Question
 from cospec.study.results import Results
@@ -28,7 +28,7 @@ PRICES = Prices(machines=(Machine(name="box", per_hour=3.6),), tokens_per_month=
 NOTHING = Criteria(min_speedup=None, exactness=False, score_margin=None, min_perplexity_gain=None)
 
 
-def asked(ensemble: Ensemble, **changes: object) -> Asked:
+def settings_for(ensemble: Ensemble, **changes: object) -> PilotSettings:
     given = {
         "source": "test",
         "ours": ours(ensemble),
@@ -50,11 +50,11 @@ def asked(ensemble: Ensemble, **changes: object) -> Asked:
         "prices_source": None,
         "command": "cospec pilot",
     }
-    return Asked(**{**given, **changes})
+    return PilotSettings(**{**given, **changes})
 
 
 def study(ensemble: Ensemble, path: Path | None = None, **changes: object) -> Pilot:
-    what = asked(ensemble, **changes)
+    what = settings_for(ensemble, **changes)
     settings = what.binding(binding(ensemble))
     ledger = Ledger.load(path, settings) if path else Ledger(settings=settings)
     return Pilot(ensemble, what, ledger, Meter([]))

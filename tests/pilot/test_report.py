@@ -16,7 +16,7 @@ from playwright.sync_api import expect
 
 from cospec.errors import UnknownName
 from cospec.study.criteria import RULES, Criteria
-from cospec.study.found import results
+from cospec.study.pilot_results import results
 from cospec.study.prices import Prices
 from cospec.study.questions import Question
 from cospec.study.report import LANGUAGES, write

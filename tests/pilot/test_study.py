@@ -21,11 +21,11 @@ from cospec.runner.hf import LoadOptions
 from cospec.study.batches import batches
 from cospec.study.criteria import Criteria, Softening
 from cospec.study.exactness import Check, Difference
-from cospec.study.found import results
 from cospec.study.intervals import FEWEST_UNITS
 from cospec.study.ledger import Ledger
 from cospec.study.methods import PlannedMethod
 from cospec.study.perplexity import ReferenceText, text_logprobs
+from cospec.study.pilot_results import results
 from cospec.study.questions import TEXTS, Question, balanced, read_questions
 from cospec.study.results import ALL, OURS, PLAIN, Results
 
@@ -212,8 +212,10 @@ def test_energy_that_is_paid_for_and_was_not_measured_makes_no_cost(pair):
     made.run(lambda step: None, lambda: next(stops))
 
     def priced(**changes):
-        asked = replace(made.asked, prices=replace(PRICES, **changes), criteria=Criteria(max_cost_per_million=1e9))
-        return results(replace(made, asked=asked))
+        settings = replace(
+            made.settings, prices=replace(PRICES, **changes), criteria=Criteria(max_cost_per_million=1e9)
+        )
+        return results(replace(made, settings=settings))
 
     known = priced()
     assert known.cost.row(OURS, 1).total == known.cost.row(OURS, 1).money
@@ -487,8 +489,8 @@ def test_criteria_are_written_and_read(folder, prompts, tmp_path):
         (["--score", "close"], "module:function"),
         (["--score", "math:typo"], "--score 'math:typo' cannot be imported"),
         (["--prompts", "none.jsonl"], "none.jsonl"),
-        (["--criteria", "none.yaml"], "cannot be read"),
-        (["--prices", "none.yaml"], "cannot be read"),
+        (["--criteria", "none.yaml"], "can be read from 'none.yaml'"),
+        (["--prices", "none.yaml"], "can be read from 'none.yaml'"),
         (["--language", "fr"], "en, ja"),
     ],
 )

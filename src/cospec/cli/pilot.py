@@ -14,15 +14,15 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot, UnknownName
 from ..storage import keep, to_json
-from ..study.asked import Asked, check_concurrencies, check_prompts
 from ..study.compare import compare as compare_results
 from ..study.criteria import Criteria, write_criteria
 from ..study.environment import binding
-from ..study.found import results
 from ..study.ledger import Ledger
 from ..study.methods import ours
 from ..study.operation import write_ensemble, write_relaxed
 from ..study.pilot import Pilot
+from ..study.pilot_results import results
+from ..study.pilot_settings import PilotSettings, check_concurrencies, check_prompts
 from ..study.prices import Prices
 from ..study.questions import read_questions, read_texts
 from ..study.report import LANGUAGES
@@ -98,7 +98,7 @@ class PilotOptions:
     )
     as_json: bool = option(False, "--json", help="Print the last line, a JSON object, and no tables.")
 
-    def asked(self, ensemble: Ensemble, source: str | None) -> Asked:
+    def settings(self, ensemble: Ensemble, source: str | None) -> PilotSettings:
         """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""
         criteria = Criteria.load(self.criteria) if self.criteria else Criteria()
         check_scorer(self.score, "--score")
@@ -108,7 +108,7 @@ class PilotOptions:
         if self.language not in LANGUAGES:
             raise UnknownName("--language", self.language, LANGUAGES)
         concurrencies = parse_counts(self.concurrency, "1,8", InvalidPilot)
-        asked = Asked(
+        settings = PilotSettings(
             source=source,
             ours=ours(ensemble),
             questions=questions,
@@ -129,8 +129,8 @@ class PilotOptions:
             prices_source=self.prices,
             command=shlex.join(["cospec", *sys.argv[1:]]),
         )
-        check_concurrencies(ensemble, asked.concurrencies)
-        return asked
+        check_concurrencies(ensemble, settings.concurrencies)
+        return settings
 
 
 @app.callback()
@@ -151,9 +151,9 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     if options.threads:
         torch.set_num_threads(options.threads)
     ensemble, source = _ensemble(models)
-    asked = options.asked(ensemble, source)
+    settings = options.settings(ensemble, source)
     measurements = options.out / MEASUREMENTS
-    study = Pilot(ensemble, asked, Ledger.load(measurements, asked.binding(binding(ensemble))))
+    study = Pilot(ensemble, settings, Ledger.load(measurements, settings.binding(binding(ensemble))))
     is_finished = run_study(study, measurements)
     found = results(study)
     keep(options.out / RESULTS, to_json(found.to_dict()))

@@ -1,6 +1,6 @@
 """The benchmark: every method on the same prompts, one at a time, several at once, and at varied settings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -14,22 +14,17 @@ from .methods import Method, PlannedMethod
 from .results import ALL, PLAIN, Measurement
 from .speeds import seconds_per_token
 from .sweep import Variation
-from .timing import PairedTiming, Step, Study
+from .timing import PairedTiming, Predict, Step, Study, no_theory
 
 MIB = 2**20
-
-
-def no_theory(counts: Mapping[str, Counts]) -> dict[str, float]:
-    """Predicts nothing."""
-    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Study):
     """What is measured, and the ledger that it goes to.
 
-    levels: numbers of prompts that are decoded at once. variations: methods at values of a setting. predict: what each
-    method's counts so far cost -> method -> speed over plain by theory.
+    levels: numbers of prompts that are decoded at once. variations: methods at values of a setting. predict: what
+    theory predicts of `methods`, one prompt at a time.
     """
 
     ledger: Ledger
@@ -38,12 +33,11 @@ class Benchmark(Study):
     repeats: int
     levels: Sequence[int] = ()
     variations: Sequence[Variation] = ()
-    predict: Callable[[Mapping[str, Counts]], dict[str, float]] = no_theory
+    predict: Predict = no_theory
 
     def steps(self) -> list[Step]:
         each = [Batch(number, ALL, (number,)) for number in range(len(self.prompts))]
-        timing = self._timing(self.methods, each)
-        steps = replace(timing, on_measured=self._note_theory).steps("speed")
+        steps = replace(self._timing(self.methods, each), predict=self.predict).steps("speed")
         for variation in self.variations:
             labelled = [replace(method, name=variation.label(method.name)) for method in variation.methods]
             steps += self._timing(labelled, each).steps(f"{variation.setting} {variation.value:g}")
@@ -68,11 +62,6 @@ class Benchmark(Study):
             repeats=self.repeats,
             error_type=InvalidBenchmark,
         )
-
-    def _note_theory(self) -> None:
-        counts = {m.name: own for m in self.methods if (own := self.ledger.counts.get(at(m.name, 1))) is not None}
-        for name, speed in self.predict(counts).items():
-            self.ledger.theory[at(name, 1)] = speed
 
     def figures(self, skipped: Mapping[str, str]) -> dict[str, Any]:
         """What the measurements so far come to, ready for JSON. skipped: methods that cannot run -> the reason."""

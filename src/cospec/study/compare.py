@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from .intervals import geometric
 from .results import Interval, Results
-from .speeds import geometric
 
 
 @dataclass(frozen=True, kw_only=True)

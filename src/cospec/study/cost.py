@@ -1,9 +1,9 @@
 """Money and energy per million tokens, memory, and the saving a month."""
 
 from ..ensemble import Ensemble
-from .asked import Asked
 from .ledger import Ledger
 from .memory import memory, total
+from .pilot_settings import PilotSettings
 from .prices import Prices
 from .results import ALL, PLAIN, Cost, CostRow, Reason, Speed, SpeedRow
 
@@ -11,11 +11,11 @@ MILLION = 1e6
 JOULES_PER_KWH = 3.6e6
 
 
-def cost(asked: Asked, ledger: Ledger, speed: Speed, ensemble: Ensemble, energy_source: str | None) -> Cost:
+def cost(settings: PilotSettings, ledger: Ledger, speed: Speed, ensemble: Ensemble, energy_source: str | None) -> Cost:
     """Of every method at every concurrency; memory is the most over all runs."""
-    rows = tuple(_row(row, ledger, asked.prices) for row in speed.rows if row.category == ALL)
+    rows = tuple(_row(row, ledger, settings.prices) for row in speed.rows if row.category == ALL)
     held = memory(ensemble, ledger)
-    saving, reason = _saving(rows, asked)
+    saving, reason = _saving(rows, settings)
     return Cost(
         rows=rows,
         energy_source=energy_source,
@@ -48,14 +48,14 @@ def _row(row: SpeedRow, ledger: Ledger, prices: Prices) -> CostRow:
     )
 
 
-def _saving(rows: tuple[CostRow, ...], asked: Asked) -> tuple[float | None, Reason]:
-    volume = asked.prices.tokens_per_month
-    if asked.prices.per_hour is None:
+def _saving(rows: tuple[CostRow, ...], settings: PilotSettings) -> tuple[float | None, Reason]:
+    volume = settings.prices.tokens_per_month
+    if settings.prices.per_hour is None:
         return None, "no prices"
     if volume is None:
         return None, "no volume"
-    found = {row.method: row for row in rows if row.concurrency == asked.criteria.planned_concurrency}
-    plain, own = found.get(PLAIN), found.get(asked.ours)
+    found = {row.method: row for row in rows if row.concurrency == settings.criteria.planned_concurrency}
+    plain, own = found.get(PLAIN), found.get(settings.ours)
     if plain is None or own is None:
         return None, "no such concurrency"
     if plain.total is None or own.total is None:

@@ -9,18 +9,18 @@ from typing import TypeVar
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot
-from .asked import Asked
 from .batches import batches
 from .energy import Meter, find_meter
 from .exactness import Check, Effort, num_checks, self_test
-from .ledger import Ledger, at
+from .ledger import Ledger
 from .memory import note_memory
 from .methods import PlannedMethod, first_error, pilot_methods
 from .perplexity import ReferenceText, text_logprobs
+from .pilot_settings import PilotSettings
 from .predictions import predictions
 from .questions import balanced
 from .relaxed import relaxed_methods
-from .results import OURS, PLAIN, CheckRow, DifferenceRow
+from .results import PLAIN, CheckRow, DifferenceRow
 from .scoring import scorer
 from .timing import RESUMABLE, PairedTiming, Step, Study, check
 
@@ -39,20 +39,20 @@ class Pilot(Study):
     """An ensemble on trial on these questions; what is measured goes to the ledger."""
 
     ensemble: Ensemble
-    asked: Asked
+    settings: PilotSettings
     ledger: Ledger
     meter: Meter = field(default_factory=find_meter)
 
     def __post_init__(self) -> None:
-        asked = self.asked
-        self.questions = asked.questions
-        self.params = SamplingParams(max_tokens=asked.tokens, temperature=asked.temperature, ignore_eos=True)
+        settings = self.settings
+        self.questions = settings.questions
+        self.params = SamplingParams(max_tokens=settings.tokens, temperature=settings.temperature, ignore_eos=True)
         self.score_params = SamplingParams(
-            max_tokens=asked.score_tokens, temperature=asked.score_temperature, stop=asked.stop
+            max_tokens=settings.score_tokens, temperature=settings.score_temperature, stop=settings.stop
         )
         self.texts = self._reference_texts()
         self.methods = pilot_methods(self.ensemble, self.params)
-        self.relaxed = relaxed_methods(self.ensemble, asked.criteria.relaxed, self.params)
+        self.relaxed = relaxed_methods(self.ensemble, settings.criteria.relaxed, self.params)
         note_memory(self.ensemble, self.ledger)
 
     def _reference_texts(self) -> dict[str, ReferenceText]:
@@ -60,7 +60,7 @@ class Pilot(Study):
         tokenizer = self.ensemble.tokenizer
         if tokenizer is None:
             return {}
-        texts = {key: ReferenceText.of(tokenizer, *pair) for key, pair in self.asked.reference_texts().items()}
+        texts = {key: ReferenceText.of(tokenizer, *pair) for key, pair in self.settings.reference_texts().items()}
         return {key: text for key, text in texts.items() if text.tokens}
 
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:
@@ -72,10 +72,10 @@ class Pilot(Study):
 
     def steps(self) -> list[Step]:
         steps: list[Step] = []
-        for concurrency in sorted(self.asked.concurrencies):
+        for concurrency in sorted(self.settings.concurrencies):
             steps += self._timing("speed", self.methods, concurrency)
         steps += self._self_test()
-        compared = [m for m in self.methods if m.name in (PLAIN, self.asked.ours) or m.is_single]
+        compared = [m for m in self.methods if m.name in (PLAIN, self.settings.ours) or m.is_single]
         for method in [*compared, *self.relaxed]:
             steps += [*self._scoring(method), *self._perplexity(method)]
         if self.relaxed:
@@ -87,25 +87,14 @@ class Pilot(Study):
             ledger=self.ledger,
             methods=methods,
             prompts=[question.prompt for question in self.questions],
-            batches=batches(self.questions, balanced(self.questions, self.asked.num_prompts), concurrency),
+            batches=batches(self.questions, balanced(self.questions, self.settings.num_prompts), concurrency),
             concurrency=concurrency,
-            repeats=self.asked.repeats,
-            weight=self.asked.tokens,
+            repeats=self.settings.repeats,
+            weight=self.settings.tokens,
             meter=self.meter,
-            on_measured=partial(self._note_plan, methods, concurrency),
+            predict=partial(predictions, self.ensemble, self.params, methods, concurrency=concurrency),
         )
         return timing.steps(phase)
-
-    def _note_plan(self, methods: Sequence[PlannedMethod], concurrency: int) -> None:
-        """Note the plan that `auto` chose and what theory predicts: a resumed run would have to measure them again."""
-        on_trial = next((method for method in methods if method.name == OURS), None)
-        if on_trial is None or on_trial.planner is None or not on_trial.planner.chosen:
-            return
-        self.ledger.plans[str(concurrency)] = on_trial.planner.chosen
-        keys = {method.name: at(method.name, concurrency) for method in methods}
-        counts = {name: self.ledger.counts[key] for name, key in keys.items()}
-        for name, speed in predictions(self.ensemble, self.params, methods, counts, concurrency).items():
-            self.ledger.theory[keys[name]] = speed
 
     def _self_test(self) -> list[Step]:
         """A step for each line; an interrupted self-test starts again, since its lines come from one iterator."""
@@ -166,7 +155,7 @@ class Pilot(Study):
 
     def _perplexity(self, method: PlannedMethod) -> list[Step]:
         """None for ours: it follows plain's distribution, and so has plain's log-probabilities."""
-        if method.name == self.asked.ours:
+        if method.name == self.settings.ours:
             return []
         known = self.ledger.logprobs.setdefault(method.name, {})
         todo = [key for key in self.texts if key not in known]
@@ -177,7 +166,7 @@ class Pilot(Study):
         self.ledger.logprobs[method.name].update(zip(keys, logprobs, strict=True))
 
     def _quality_step(self, phase: str, run: Callable[[], None]) -> Step:
-        return Step(phase=phase, weight=self.asked.score_tokens * SCORING_WEIGHT, run=run)
+        return Step(phase=phase, weight=self.settings.score_tokens * SCORING_WEIGHT, run=run)
 
 
 def _chunks(items: list[T]) -> list[list[T]]:

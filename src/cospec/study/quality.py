@@ -4,10 +4,10 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from .asked import Asked
 from .equivalence import equivalence_p, mean_score, paired_difference
 from .intervals import geometric_mean
 from .ledger import Ledger
+from .pilot_settings import PilotSettings
 from .results import (
     ALL,
     PLAIN,
@@ -28,10 +28,10 @@ LEVEL = 0.05
 ENSEMBLE = "ensemble"
 
 
-def preserved(asked: Asked, ledger: Ledger) -> QualityKept:
+def preserved(settings: PilotSettings, ledger: Ledger) -> QualityKept:
     """Whether the method on trial decodes what plain decodes."""
     checks = tuple(ledger.checks[number] for number in sorted(ledger.checks, key=int))
-    score = _comparison(asked, ledger)
+    score = _comparison(settings, ledger)
     return QualityKept(
         checks=checks,
         is_exact=all(check.is_passed for check in checks) if checks else None,
@@ -56,12 +56,12 @@ def _agreement(checks: Sequence[CheckRow]) -> Agreement | None:
     )
 
 
-def _comparison(asked: Asked, ledger: Ledger) -> ScoreComparison | None:
+def _comparison(settings: PilotSettings, ledger: Ledger) -> ScoreComparison | None:
     """Scores of ours and plain on the prompts that both were scored on; None where there are none."""
-    ours, plain = _paired_scores(ledger, asked.ours, PLAIN)
+    ours, plain = _paired_scores(ledger, settings.ours, PLAIN)
     if not ours:
         return None
-    margin = asked.criteria.score_margin
+    margin = settings.criteria.score_margin
     p_value = equivalence_p(ours, plain, margin) if margin is not None and len(ours) > 1 else None
     return ScoreComparison(
         ours=mean_score(ours).mean,
@@ -80,18 +80,18 @@ def _paired_scores(ledger: Ledger, one: str, other: str) -> tuple[list[float], l
     return [first[i] for i in shared], [second[i] for i in shared]
 
 
-def gained(asked: Asked, ledger: Ledger) -> QualityGained:
+def gained(settings: PilotSettings, ledger: Ledger) -> QualityGained:
     """Whether the ensemble is better than its best single member."""
-    scores = _score_rows(asked, ledger)
+    scores = _score_rows(settings, ledger)
     best = _best_member({row.method: row.score.mean for row in scores if row.category == ALL})
-    ours, theirs = _paired_scores(ledger, asked.ours, SINGLE + best) if best else ([], [])
-    perplexities = _perplexity_rows(asked, ledger)
+    ours, theirs = _paired_scores(ledger, settings.ours, SINGLE + best) if best else ([], [])
+    perplexities = _perplexity_rows(settings, ledger)
     lowest = _best_member({row.method: -row.perplexity for row in perplexities if row.category == ALL})
     ratio = _perplexity_gain(ledger, SINGLE + lowest) if lowest else None
     is_impossible = any(each.num_tokens == 0 for each in ledger.logprobs.get(PLAIN, {}).values())
     reason: Reason = "" if ratio else "target forbids a text" if is_impossible else "no texts"
-    sources = ["references"] if any(question.continuation for question in asked.questions) else []
-    sources += [str(asked.texts_source)] if asked.texts_source else []
+    sources = ["references"] if any(question.continuation for question in settings.questions) else []
+    sources += [str(settings.texts_source)] if settings.texts_source else []
     return QualityGained(
         scores=scores,
         best_by_score=best,
@@ -105,23 +105,23 @@ def gained(asked: Asked, ledger: Ledger) -> QualityGained:
     )
 
 
-def _score_rows(asked: Asked, ledger: Ledger) -> tuple[ScoreRow, ...]:
+def _score_rows(settings: PilotSettings, ledger: Ledger) -> tuple[ScoreRow, ...]:
     return tuple(
         ScoreRow(method=method, category=category, score=mean_score([scores[i] for i in prompts]))
         for method, scores in ledger.scores.items()
-        if method.startswith(SINGLE) or method in (PLAIN, asked.ours)
-        for category, prompts in _by_category(asked, scores)
+        if method.startswith(SINGLE) or method in (PLAIN, settings.ours)
+        for category, prompts in _by_category(settings, scores)
     )
 
 
-def _perplexity_rows(asked: Asked, ledger: Ledger) -> tuple[PerplexityRow, ...]:
+def _perplexity_rows(settings: PilotSettings, ledger: Ledger) -> tuple[PerplexityRow, ...]:
     """Of the single members and the ensemble, over the texts that they do not make impossible."""
     rows = []
     for method, logprobs in ledger.logprobs.items():
         if not method.startswith(SINGLE) and method != PLAIN:
             continue
         possible = {i: each for i, each in logprobs.items() if each.num_tokens}
-        for category, keys in _by_category(asked, possible):
+        for category, keys in _by_category(settings, possible):
             num_tokens = sum(possible[i].num_tokens for i in keys)
             row = PerplexityRow(
                 method=ENSEMBLE if method == PLAIN else method,
@@ -134,12 +134,12 @@ def _perplexity_rows(asked: Asked, ledger: Ledger) -> tuple[PerplexityRow, ...]:
     return tuple(rows)
 
 
-def _by_category(asked: Asked, measured: Iterable[str]) -> list[tuple[str, list[str]]]:
+def _by_category(settings: PilotSettings, measured: Iterable[str]) -> list[tuple[str, list[str]]]:
     """All, then each category where there are several, with the keys of its prompts and texts that were measured."""
     keys = sorted(measured, key=int)
     groups: dict[str, list[str]] = {}
     for key in keys:
-        groups.setdefault(asked.category(key), []).append(key)
+        groups.setdefault(settings.category(key), []).append(key)
     own = list(groups.items()) if len(groups) > 1 else []
     return [(ALL, keys), *own] if keys else []
 

@@ -11,12 +11,12 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot
 from ..runner.lookup import LookupRunner
-from .asked import Asked
 from .criteria import Softening
 from .equivalence import mean_score, paired_difference
 from .intervals import mean_interval
 from .ledger import Ledger, at
 from .methods import RELAXED, PlannedMethod
+from .pilot_settings import PilotSettings
 from .results import Relaxed, RelaxedRow
 from .speeds import faster, tokens_per_second
 
@@ -71,9 +71,9 @@ def pair(ensemble: Ensemble, softening: Softening) -> tuple[str, str]:
     return target, drafter
 
 
-def relaxed(asked: Asked, ledger: Ledger, ensemble: Ensemble) -> Relaxed | None:
+def relaxed(settings: PilotSettings, ledger: Ledger, ensemble: Ensemble) -> Relaxed | None:
     """Quality and speed over λ, and the largest λ that the margin allows; None where it was not measured."""
-    softening = asked.criteria.relaxed
+    softening = settings.criteria.relaxed
     if softening is None:
         return None
     target, drafter = pair(ensemble, softening)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ..core.counts import Counts, DraftCounts
-from .asked import Asked
-from .intervals import geometric as geometric
+from .intervals import geometric
 from .ledger import Ledger, at
 from .methods import RELAXED
+from .pilot_settings import PilotSettings
 from .results import (
     ALL,
     OURS,
@@ -27,7 +27,7 @@ from .results import (
 )
 
 
-def speed(asked: Asked, ledger: Ledger) -> Speed:
+def speed(settings: PilotSettings, ledger: Ledger) -> Speed:
     """Every method at every concurrency, on each category and on all."""
     runs = [run for run in ledger.measurements if not run.method.startswith(RELAXED)]
     # Single members come first, then plain, then the others in the order of their first run.
@@ -42,13 +42,13 @@ def speed(asked: Asked, ledger: Ledger) -> Speed:
             rows += [
                 row for name in methods if (row := _speed_row(name, concurrency, category, in_category)) is not None
             ]
-    best = _best(runs, asked.ours, asked.criteria.planned_concurrency)
+    best = _best(runs, settings.ours, settings.criteria.planned_concurrency)
     levels = {name: _pays_up_to(rows, name) for name in methods if name != PLAIN}
     return Speed(
         rows=tuple(rows),
         pays_up_to={name: level for name, level in levels.items() if level is not None},
         best=best,
-        best_plan=ledger.plans.get(str(asked.criteria.planned_concurrency), "") if best == OURS else best,
+        best_plan=ledger.plans.get(str(settings.criteria.planned_concurrency), "") if best == OURS else best,
     )
 
 

@@ -3,7 +3,7 @@
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -15,7 +15,7 @@ from .energy import Meter
 from .ledger import Ledger, at
 from .memory import note_peaks, reset_peaks
 from .methods import Decoded, Method
-from .results import Measurement
+from .results import OURS, Measurement
 
 # `auto` is warmed up until it has ended NUM_STEADY batches in a row with the same plan, at most MOST_WARM_UPS batches.
 MOST_WARM_UPS, NUM_STEADY = 12, 3
@@ -68,13 +68,22 @@ def until_steady(planner: Auto, decode: Iterator[object], num_steady: int) -> It
             return
 
 
+# Counts by method -> predicted speed over plain by method, of those that theory covers.
+Predict = Callable[[Mapping[str, Counts]], Mapping[str, float]]
+
+
+def no_theory(counts: Mapping[str, Counts]) -> Mapping[str, float]:
+    """Predicts nothing."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedTiming:
     """Methods that are to decode the same batches, each `repeats` times; every run is a measurement in the ledger.
 
     prompts: the study's, which batches index. concurrency: sequences of a batch. weight: of one decoded batch among the
-    study's steps. on_measured: called after each batch that all methods have decoded. error_type: raised where a
-    sequence fails, since the time of a run that failed says nothing.
+    study's steps. predict: what theory predicts of these methods; asked after each batch that all have decoded.
+    error_type: raised where a sequence fails, since the time of a run that failed says nothing.
     """
 
     ledger: Ledger
@@ -85,7 +94,7 @@ class PairedTiming:
     repeats: int
     weight: float = 1.0
     meter: Meter = field(default_factory=lambda: Meter(()))
-    on_measured: Callable[[], None] = lambda: None
+    predict: Predict = no_theory
     error_type: type[CospecError] = InvalidPilot
 
     def steps(self, phase: str) -> list[Step]:
@@ -125,7 +134,17 @@ class PairedTiming:
         for method in [*self.methods[first:], *self.methods[:first]]:
             if not self._is_timed(method, batch, repeat):
                 self._measure(method, batch, repeat)
-        self.on_measured()
+        self._note_theory()
+
+    def _note_theory(self) -> None:
+        """Keep the plan that `auto` chose and what theory predicts: a resumed run would have to measure them again."""
+        keys = {method.name: at(method.name, self.concurrency) for method in self.methods}
+        for method in self.methods:
+            if method.name == OURS and method.planner is not None and method.planner.chosen:
+                self.ledger.plans[str(self.concurrency)] = method.planner.chosen
+        counts = {name: self.ledger.counts[key] for name, key in keys.items() if key in self.ledger.counts}
+        for name, speed in self.predict(counts).items():
+            self.ledger.theory[keys[name]] = speed
 
     def _measure(self, method: Method, batch: Batch, repeat: int) -> None:
         ledger, key = self.ledger, at(method.name, self.concurrency)

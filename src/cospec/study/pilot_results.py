@@ -19,61 +19,61 @@ DIGEST = 16
 
 def results(pilot: Pilot) -> Results:
     """Everything that the report shows, from what was measured so far."""
-    asked, ledger, ensemble = pilot.asked, pilot.ledger, pilot.ensemble
-    speeds = speed(asked, ledger)
+    settings, ledger, ensemble = pilot.settings, pilot.ledger, pilot.ensemble
+    speeds = speed(settings, ledger)
     evidence = Evidence(
-        ours=asked.ours,
+        ours=settings.ours,
         speed=speeds,
         mechanism=mechanism(ledger, speeds, ensemble.drafter_names),
-        kept=preserved(asked, ledger),
-        gained=gained(asked, ledger),
-        cost=cost(asked, ledger, speeds, ensemble, pilot.meter.source),
+        kept=preserved(settings, ledger),
+        gained=gained(settings, ledger),
+        cost=cost(settings, ledger, speeds, ensemble, pilot.meter.source),
     )
     return Results(
         format=FORMAT,
         settings=_settings(pilot),
         environment=environment(ledger, ensemble),
-        verdict=judge(asked.criteria, evidence),
+        verdict=judge(settings.criteria, evidence),
         speed=evidence.speed,
         mechanism=evidence.mechanism,
         kept=evidence.kept,
         gained=evidence.gained,
         cost=evidence.cost,
-        relaxed=relaxed(asked, ledger, ensemble),
+        relaxed=relaxed(settings, ledger, ensemble),
         measurements=tuple(ledger.measurements),
     )
 
 
 def _settings(pilot: Pilot) -> Settings:
-    asked, ensemble = pilot.asked, pilot.ensemble
+    settings, ensemble = pilot.settings, pilot.ensemble
     return Settings(
-        ensemble=asked.source or " + ".join(ensemble.member_names),
+        ensemble=settings.source or " + ".join(ensemble.member_names),
         members=ensemble.member_names,
         drafters=ensemble.drafter_names,
         target=target_formula(ensemble.combination, ensemble.member_names),
         verification=ensemble.plan.verification,
-        prompts_source=asked.prompts_source,
+        prompts_source=settings.prompts_source,
         prompts=tuple(_prompt_infos(pilot)),
-        tokens=asked.tokens,
-        temperature=asked.temperature,
-        repeats=asked.repeats,
-        concurrencies=asked.concurrencies,
+        tokens=settings.tokens,
+        temperature=settings.temperature,
+        repeats=settings.repeats,
+        concurrencies=settings.concurrencies,
         methods=tuple(method.name for method in pilot.methods),
-        ours=asked.ours,
-        score=", ".join(dict.fromkeys(question.score for question in asked.questions if question.is_scored)) or None,
-        score_temperature=asked.score_temperature,
-        score_tokens=asked.score_tokens,
-        criteria=asked.criteria,
-        criteria_source=str(asked.criteria_source or "default"),
-        prices=asked.prices,
-        prices_source=str(asked.prices_source or "default"),
-        command=asked.command,
+        ours=settings.ours,
+        score=", ".join(dict.fromkeys(question.score for question in settings.questions if question.is_scored)) or None,
+        score_temperature=settings.score_temperature,
+        score_tokens=settings.score_tokens,
+        criteria=settings.criteria,
+        criteria_source=str(settings.criteria_source or "default"),
+        prices=settings.prices,
+        prices_source=str(settings.prices_source or "default"),
+        command=settings.command,
     )
 
 
 def _prompt_infos(pilot: Pilot) -> Iterator[PromptInfo]:
     tokenizer = pilot.ensemble.tokenizer
-    for question in pilot.asked.questions:
+    for question in pilot.settings.questions:
         yield PromptInfo(
             id=question.id,
             digest=hashlib.sha256(question.prompt.encode()).hexdigest()[:DIGEST],

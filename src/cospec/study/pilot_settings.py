@@ -15,7 +15,7 @@ from .questions import TEXTS, Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PilotSettings:
     """The settings of a pilot; most end up in `results.Settings`, which explains them.
 
     source: the ensemble's file or name; None where members were given one by one. num_prompts: how many of the
