@@ -1,10 +1,12 @@
 """Files that users write: whatever stands in them, a CospecError says where it is wrong and what is allowed."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
-from cospec import CospecError, Ensemble, UnknownName
-from cospec.errors import InvalidEnsemble, InvalidPilot
+from cospec import CospecError, Ensemble, Member, UnknownName
+from cospec.errors import InvalidCombination, InvalidEnsemble, InvalidPilot
 from cospec.files import SETTINGS, MemberSettings, has_relative_models, read_settings
 from cospec.study.criteria import Criteria, Softening
 from cospec.study.prices import Machine, Prices
@@ -102,6 +104,12 @@ def test_the_place_the_value_and_what_is_allowed_are_named(file, text, message):
     assert str(caught.value) == f"{path}: {message}"
 
 
+def test_weights_are_a_list_and_no_text(file):
+    path = file("members: [demo:math, demo:general]\ncombine: {type: product, weights: '11'}")
+    with pytest.raises(InvalidCombination, match="weights must be a list of numbers, got '11'"):
+        Ensemble.load(path)
+
+
 def test_a_key_that_is_unknown_is_named_with_its_place_and_the_nearest(file):
     path = file("members: [demo:math, {model: demo:general, promt: x, dtype: 3}]")
     with pytest.raises(UnknownName) as caught:
@@ -135,3 +143,15 @@ def test_folders_of_members_and_of_proposers_are_relative_to_the_file(tmp_path, 
 def test_null_stands_for_none_where_a_setting_may_be_left_out(file):
     text = "members: [{model: demo:math, name: null, prompt: null}]\ngamma: null\nproposer: null\ncombine: null\n"
     assert Ensemble.load(file(text)).plan.gamma is None
+
+
+def test_what_python_gives_instead_of_a_file_s_settings_may_be_objects(file):
+    path = file("members: [demo:math]\nschedule: plain")
+    member = Member(model="demo:drafter", name="own")
+    settings = read_settings(path, {"members": [member, {"model": "demo:math"}, Path("demo:code")], "schedule": None})
+    assert [each.model for each in settings["members"]] == ["demo:drafter", "demo:math", "demo:code"]
+    assert settings["schedule"] == "plain"
+    with pytest.raises(UnknownName, match="did you mean 'model'"):
+        read_settings(path, {"members": [{"modl": "demo:math"}]})
+    with pytest.raises(UnknownName, match="did you mean 'schedule'"):
+        read_settings(path, {"shedule": "plain"})

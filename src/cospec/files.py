@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from . import demo
 from .core.combine import make_combination
-from .errors import InvalidEnsemble, UnknownName
+from .errors import InvalidCombination, InvalidEnsemble, UnknownName
 from .inputs import read_yaml, validated
 from .members import Member, unique_names
 from .runner import LoadOptions
@@ -134,6 +134,8 @@ def _combination(given: Any, own: Any, num_members: int) -> Any:
     options = _options(given)
     if "type" not in options:
         options = {**_options(own or {}), **options}
+    if isinstance(options.get("weights"), str):
+        raise InvalidCombination(f"combine: weights must be a list of numbers, got {options['weights']!r}")
     return make_combination(str(options.pop("type", "mixture")), num_members, **options)
 
 

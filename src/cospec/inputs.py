@@ -119,16 +119,18 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _explained(error: ValidationError, cls: Any, value: Any, where: str, kind: type[CospecError]) -> CospecError:
-    """The first fault as an error of ours. A value of a union has a fault for each alternative, at one place."""
+    """One fault as an error of ours. A value of a union has a fault for each alternative, at one place."""
     found = [(_place(fault, value), fault) for fault in error.errors(include_url=False)]
+    # A misspelt key comes first, since it may also be the one that is missing.
+    for place, fault in found:
+        if fault["type"] in _UNKNOWN_KEY:
+            *outer, name = place
+            return UnknownName(f"key of {_written(where, tuple(outer))}", str(name), _keys(cls, tuple(outer)))
     top = found[0][0][:1]
     # Of alternatives the one that fits the furthest was meant.
     depth = max(len(place) for place, _ in found if place[:1] == top)
     deepest = [(place, fault) for place, fault in found if place[:1] == top and len(place) == depth]
-    place, fault = next((each for each in deepest if each[1]["type"] in _UNKNOWN_KEY), deepest[0])
-    if fault["type"] in _UNKNOWN_KEY:
-        *outer, name = place
-        return UnknownName(f"key of {_written(where, tuple(outer))}", str(name), _keys(cls, tuple(outer)))
+    place, fault = deepest[0]
     if fault["type"] == "missing":
         return kind(f"{_written(where, place[:-1])} without `{place[-1]}`; it needs one")
     wanted = " or ".join(dict.fromkeys(_wanted(each) for at, each in deepest if at == place))

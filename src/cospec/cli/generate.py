@@ -46,8 +46,10 @@ class OutputOptions:
     plain_text: bool = option(False, "--plain-text", help="No colours and no legend.")
 
     def remaining(self, entries: Sequence[PromptEntry]) -> dict[int, PromptEntry]:
-        """The prompts, by their index, that the file of results does not have yet. Raises CospecError for a file that
-        is none of results."""
+        """The prompts, by their index, that the file of results does not have yet.
+
+        Raises CospecError for a file that holds anything but results of these prompts.
+        """
         if self.out is None:
             return dict(enumerate(entries))
 

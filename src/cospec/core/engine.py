@@ -120,8 +120,9 @@ class Engine:
             if isinstance(outcome, CospecError):
                 live.fail(outcome)
             elif outcome:
-                live.report(partial(live.sheet.schedule.on_settled, live.sheet, outcome))
-                tokens[live] = live.accept(outcome)
+                error = live.report(partial(live.sheet.schedule.on_settled, live.sheet, outcome))
+                if error is None:
+                    tokens[live] = live.accept(outcome)
         return tokens
 
     def _score(self, live: Live) -> Sequence[TokenLogprob]:

@@ -181,7 +181,11 @@ class Sheet:
     def receive(self, lane: Lane, num_tokens: int, rows: Tensor, seconds: float) -> None:
         """The lane was fed `num_tokens` in a forward pass, of which `seconds` are its share; rows: of the last ones."""
         kept = lane.rows if rows.shape[0] == num_tokens else None
-        lane.counts.add(LaneCounts(1, num_tokens, seconds, seconds if lane.seen < 0 else 0.0))
+        counts = lane.counts
+        counts.calls += 1
+        counts.tokens_fed += num_tokens
+        counts.seconds += seconds
+        counts.prompt_seconds += seconds if lane.seen < 0 else 0.0
         lane.length += num_tokens
         lane.rows = torch.cat([kept, rows]) if kept is not None else rows if rows.shape[0] else None
         self._check()
@@ -189,13 +193,13 @@ class Sheet:
     def extend(self, draft: Draft) -> None:
         """A proposer drafted the token at the frontier."""
         self.drafts.append(draft)
-        self._check()
+        self.num_changes += 1
 
     def decline(self, lane: int) -> None:
         """A drafter has nothing to propose at the frontier."""
         if not self.has_declined(lane):
             self.declined[lane] = (self.frontier, self.epoch)
-            self._check()
+            self.num_changes += 1
 
     def refine(self, accepted: Sequence[Draft], replacement: Draft | None) -> None:
         """A member takes over the drafters' drafts: those that it accepts become its own. Where it rejects one, its
@@ -220,7 +224,7 @@ class Sheet:
             self._count(draft, is_accepted=True)
             self.verified.verify(draft.place, is_accepted=True)
         self.output.append(token.token)
-        self._check()
+        self.num_changes += 1
 
     def rollback(self) -> None:
         """The first draft was rejected: forget all drafts, and all that lanes know of them."""

@@ -118,7 +118,8 @@ def _cells(sheet: Sheet, position: int) -> tuple[int, ...]:
         needed = tuple(sheet.schedule.cells(sheet, position))
     except Exception as error:
         raise MemberFailed.by(error, whose) from error
-    if needed != tuple(sheet.members) and (len(needed) != 1 or needed[0] not in sheet.members):
+    are_legal = needed[0] in sheet.members if len(needed) == 1 else needed == tuple(sheet.members)
+    if not are_legal:
         raise InvalidSchedule(
             f"{whose} gave the cells {needed} for position {position}; a position is settled by all "
             f"{sheet.num_members} members in their order, or by one of them"
