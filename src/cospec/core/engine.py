@@ -247,9 +247,10 @@ class Engine:
 def _refiner(sheet: Sheet) -> int | None:
     """The member that takes over the drafters' drafts. Raises InvalidSchedule for one that cannot."""
     member = sheet.schedule.refiner(sheet)
-    first = sheet.position + sheet.num_refined
-    raw = range(first, sheet.frontier)
-    if member is not None and not (raw and member in sheet.members and all(map(sheet.lanes[member].has, raw))):
+    if member is None:
+        return None
+    raw = range(sheet.position + sheet.num_refined, sheet.frontier)
+    if not (raw and member in sheet.members and all(map(sheet.lanes[member].has, raw))):
         raise InvalidSchedule(
             f"the schedule {sheet.schedule.name!r} names the lane {member!r} as refiner, which must be a member with a "
             f"row for each of the {len(raw)} drafts that drafters proposed"

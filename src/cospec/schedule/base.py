@@ -57,6 +57,11 @@ class Schedule(Policy):
         """The plans that `cospec verify` compares with `plain`."""
         return [cls.plan()]
 
+    @property
+    def drafter_of_each(self) -> Sequence[int]:
+        """For each member the lane that drafts for it, where there was a choice; empty otherwise."""
+        return ()
+
     def may_be_left(self, sheet: Sheet) -> bool:
         """Whether another schedule may go on where nothing is drafted, as `auto` does. False while a random draw for an
         unsettled position has already been used: then this schedule must settle that position."""
