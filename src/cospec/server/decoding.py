@@ -115,11 +115,11 @@ class Decoder:
         return self._variants[plan, weights]
 
     def _weighted(self, weights: Values[float]) -> Ensemble:
-        combination = self.ensemble.combination
-        if not hasattr(combination, "weights"):
+        combination: Any = self.ensemble.combination
+        if "weights" not in getattr(combination, "__dataclass_fields__", {}):
             raise ApiError(400, f"{combination.name} has no weights", param="weights")
-        kind: Any = type(combination)
-        return self.ensemble.with_combination(kind(list(weights)))
+        # Its other options stay as they are.
+        return self.ensemble.with_combination(replace(combination, weights=tuple(weights)))
 
     def _fitted(self, request: Request) -> Request:
         """The request with no more tokens than every member has room for. Raises ApiError where that is none."""
