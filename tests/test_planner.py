@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from cospec import Ensemble, Mixture, SamplingParams, toy
+from cospec import Ensemble, Mixture, SamplingParams, Schedule, toy
 from cospec.core.counts import Average
 from cospec.core.policy import Round
 from cospec.errors import InvalidEnsemble, InvalidPrompt
@@ -327,6 +327,43 @@ def test_a_window_ends_when_there_are_half_or_twice_as_many_texts():
         before = planner._window
         planner.on_round(round_of(num_texts))
         assert (planner._window is not before) == is_new
+
+
+def test_the_schedules_that_auto_runs_learn_of_their_own_sequences():
+    class Listening(Schedule):
+        """Plain, which notes which of its sequences are live and what was reported of them."""
+
+        name = "listening"
+
+        def __init__(self):
+            self.live, self.reported = set(), set()
+
+        def on_begin(self, sheet):
+            assert sheet not in self.live
+            self.live.add(sheet)
+
+        def on_settled(self, sheet, tokens):
+            assert sheet in self.live
+            self.reported |= {"settled"}
+
+        def on_forward(self, lane, num_tokens, seconds):
+            self.reported |= {"forward"}
+
+        def on_round(self, done):
+            self.reported |= {"round"}
+
+        def on_end(self, sheet):
+            self.live.remove(sheet)
+
+    ensemble = Ensemble([Slow(LIKE_A, 0.004), Slow(LIKE_A, 0.004)])
+    planner = ensemble.planner_for(SamplingParams())
+    schedules = planner.plans = {plan: Listening() for plan in planner.plans}
+    results = ensemble.generate([[0]] * 3, SamplingParams(max_tokens=150))
+    assert [result.error for result in results] == [None] * 3
+    ran = [schedule for schedule in schedules.values() if schedule.reported]
+    assert len(ran) > 1
+    assert all(schedule.reported == {"settled", "forward", "round"} for schedule in ran)
+    assert not any(schedule.live for schedule in schedules.values())
 
 
 def test_a_plan_that_is_slower_than_its_theory_is_left():

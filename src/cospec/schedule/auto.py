@@ -183,18 +183,23 @@ class Auto(Schedule):
         """The plan that is held to be the fastest; None until every exploration was run."""
         return self._chosen or None
 
-    # Events.
+    # Events. They go on to the schedules that sequences run; a change of plan ends one and begins the next.
 
     def on_begin(self, sheet: Sheet) -> None:
         if self._window is None:
             self._window = self._next()
-        self._running[sheet] = Running(self._window, self.plans[self._window.plan])
+        own = self._running[sheet] = Running(self._window, self.plans[self._window.plan])
+        own.schedule.on_begin(sheet)
 
     def on_end(self, sheet: Sheet) -> None:
-        self._running.pop(sheet, None)
+        own = self._running.pop(sheet, None)
+        if own is not None:
+            own.schedule.on_end(sheet)
 
     def on_forward(self, lane: int, num_tokens: int, seconds: float) -> None:
         self.beliefs.costs.add(lane, num_tokens, seconds)
+        for schedule in {id(own.schedule): own.schedule for own in self._running.values()}.values():
+            schedule.on_forward(lane, num_tokens, seconds)
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
         own = self._running[sheet]
@@ -208,16 +213,24 @@ class Auto(Schedule):
         is_one_in_many = self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
         if self._num_settled <= NUM_COMPARED_ALWAYS or is_one_in_many or own.shadowed == first:
             self.beliefs.compare(sheet, first, sheet.position)
+        own.schedule.on_settled(sheet, tokens)
         assert self._window is not None
         # Where nothing is drafted the sequence goes over to the plan of the present window.
         if not sheet.drafts and own.schedule.may_be_left(sheet):
-            own.window, own.schedule = self._window, self.plans[self._window.plan]
+            before, next_schedule = own.schedule, self.plans[self._window.plan]
+            is_change = own.window.plan != self._window.plan
+            own.window, own.schedule = self._window, next_schedule
+            if is_change:
+                before.on_end(sheet)
+                next_schedule.on_begin(sheet)
 
     def on_round(self, done: Round) -> None:
         self.beliefs.record_round(done)
         running = [self._running[sheet] for sheet in done.sheets]
         for own in running:
             own.seconds_to_spend += SHADOW_SHARE * done.seconds / done.num_live
+        if len({id(own.schedule) for own in running}) == 1:
+            running[0].schedule.on_round(done)
         deferred = self._deferred_seconds(done.sheets)
         window = self._window
         assert window is not None
