@@ -10,16 +10,21 @@ from cospec import (
     Combination,
     Contrastive,
     Custom,
+    Ensemble,
     Guided,
     InvalidCombination,
+    InvalidSchedule,
     Mixture,
+    Plan,
     Product,
+    SamplingParams,
     UnknownName,
 )
 from cospec.core.combine import combination_names, make_combination
 
 from .laws import naive
 from .laws.naive import Target
+from .toys import table
 
 NAN, INF = math.nan, math.inf
 
@@ -243,3 +248,21 @@ def test_weights_are_equal_unless_given():
     assert make_combination("mixture", 4) == Mixture([0.25] * 4)
     assert make_combination("product", 2, weights=[1, 2]) == Product([1.0, 2.0])
     assert make_combination("contrastive", 2, mu=0.3, plausibility=0.1) == Contrastive(0.3, 0.1)
+
+
+class LeastProbable(Mixture):
+    """r falls as the mixture rises, so that no leading token of one member is certain to be r's."""
+
+    def log_probs(self, logits):
+        return torch.log_softmax(-super().log_probs(logits), dim=-1)
+
+
+@pytest.mark.parametrize("schedule", ["alternate", "fixed"])
+def test_a_subclass_has_no_shortcut_of_its_parent(schedule):
+    ensemble = Ensemble([table(1), table(2)], LeastProbable([0.9, 0.1]), schedule=schedule)
+    greedy = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
+    (found,) = ensemble.generate([[1]], greedy)
+    (expected,) = ensemble.with_plan(Plan(schedule="plain")).generate([[1]], greedy)
+    assert found.token_ids == expected.token_ids
+    with pytest.raises(InvalidSchedule, match="draws each token from one member of a weighted mixture"):
+        ensemble.with_plan(Plan(schedule="mixture"))

@@ -14,10 +14,10 @@ MARGIN = 1e-5
 
 def has_shortcut(combination: Combination, *, is_greedy: bool) -> bool:
     """Whether fewer than all members may ever settle a position. Members that hold half the weight or less can never
-    fix the argmax."""
-    if isinstance(combination, Mixture):
+    fix the argmax. A subclass may combine in another way, so that it has none."""
+    if type(combination) is Mixture:
         return is_greedy and 1 - min(combination.weights) > 0.5 + MARGIN
-    return isinstance(combination, Contrastive) and combination.plausibility is not None
+    return type(combination) is Contrastive and combination.plausibility is not None
 
 
 def certain_tokens(combination: Combination, logits: Tensor, members: Sequence[int]) -> list[int]:

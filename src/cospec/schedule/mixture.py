@@ -175,7 +175,7 @@ class DrawnMember(BlockDrafting):
 
 def why_not(plan: Plan, setting: Setting) -> str | None:
     """Why r's tokens cannot be drawn member by member, or None if they can."""
-    if not isinstance(setting.combination, Mixture):
+    if type(setting.combination) is not Mixture:
         return f"draws each token from one member of a weighted mixture, and the target is {setting.combination.name}"
     if plan.verification == "coupled":
         return "never sees r, so coupled verification cannot be had with it"
