@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cospec import Ensemble, SamplingParams
+from cospec import Ensemble, SamplingParams, toy
 from cospec.cli import app
 from cospec.cli.bench import BenchOptions
 from cospec.cli.bench_tables import tables
@@ -224,6 +224,17 @@ def test_what_cannot_be_had_is_skipped_by_name():
     assert {"plain", "fixed", "alternate", "auto", "bare", "parallel", "hf:general", "single:amateur"} <= names
     assert set(skipped) == {"mixture", "hf-assisted", "hf-ensemble-weight (not exact)"}
     assert not any("ensemble-weight" in name for name in names)
+
+
+def test_a_member_that_is_no_model_of_transformers_is_timed_without_its_peers():
+    tokenizer = Ensemble(["demo:drafter"]).tokenizer
+    foreign = toy.FunctionRunner(4096, lambda prefix: [0.0] * 4096, tokenizer=tokenizer)
+    ensemble = Ensemble(["demo:drafter", Member(model=foreign, name="own")])
+    available, skipped = bench_methods(ensemble, SamplingParams(max_tokens=2), [])
+    assert {"plain", "alternate", "single:own", "hf:drafter", "parallel"} <= {each.name for each in available}
+    assert {"hf:own", "bare", "hf-ensemble-weight (not exact)"} <= set(skipped)
+    for made in available:
+        assert made.decode(["Question: how much is 2 + 3?"]).tokens <= 2
 
 
 def test_peers_are_given_a_members_own_prompt():

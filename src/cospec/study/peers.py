@@ -31,26 +31,41 @@ def bench_methods(
     plans = {**benchmarked_plans(ensemble, params), **{str(plan): plan for plan in extra}}
     methods, refused = planned(ensemble, plans, params)
     skipped = {name: str(error) for name, error in refused.items()}
-    names = dict(zip(ensemble.names, ensemble.runners, strict=True))
-    peers = {f"hf:{name}": generated(ensemble, i, params) for i, name in enumerate(ensemble.member_names)}
-    after: dict[str, DecodeOne] = {"bare": bare_forwards(ensemble, params)}
-    if len({id(names[name]) for name in ensemble.member_names}) == len(ensemble.member_names):
+    members = dict(zip(ensemble.member_names, ensemble.runners, strict=False))
+    others = [name for name, runner in members.items() if not isinstance(runner, HfRunner)]
+    skipped |= {f"hf:{name}": f"{name} is no model of transformers" for name in others}
+    hf = {f"hf:{name}": generated(ensemble, i, params) for i, name in enumerate(members) if name not in others}
+    after: dict[str, DecodeOne] = {}
+    if others:
+        skipped["bare"] = f"no model of transformers: {', '.join(others)}"
+    else:
+        after["bare"] = bare_forwards(ensemble, params)
+    if len({*map(id, members.values())}) == len(members):
         after["parallel"] = in_parallel(ensemble, params)
     else:
         skipped["parallel"] = "members share their weights, and are one call already"
-    drafter = next((names[name] for name in ensemble.drafter_names if hasattr(names[name], "model")), None)
-    if drafter is not None:
-        after["hf-assisted"] = generated(ensemble, 0, params, assistant_model=model_of(drafter))
+    assisted, reasons = _assisted(ensemble, params)
+    return [*methods, *_peers(hf), *singles(ensemble, params), *_peers(after | assisted)], skipped | reasons
+
+
+def _assisted(ensemble: Ensemble, params: SamplingParams) -> tuple[dict[str, DecodeOne], dict[str, str]]:
+    """transformers' generation with an assistant: what it offers for these models, and for the rest the reason."""
+    offered: dict[str, DecodeOne] = {}
+    skipped: dict[str, str] = {}
+    target, num_members = ensemble.runners[0], len(ensemble.member_names)
+    drafter = next((runner for runner in ensemble.runners[num_members:] if isinstance(runner, HfRunner)), None)
+    if drafter is not None and isinstance(target, HfRunner):
+        offered["hf-assisted"] = generated(ensemble, 0, params, assistant_model=drafter.model)
     else:
         skipped["hf-assisted"] = "transformers drafts with a model, and no drafter is one; give one as --proposer"
-    combination = ensemble.combination
-    if isinstance(combination, Mixture) and len(combination.weights) == 2 and params.temperature > 0:
+    combination, are_hf = ensemble.combination, [isinstance(runner, HfRunner) for runner in ensemble.runners]
+    if isinstance(combination, Mixture) and are_hf[:num_members] == [True, True] and params.temperature > 0:
         # A mixture of target and assistant, except for the token that follows a block of drafts.
         options = {"assistant_ensemble_weight": combination.weights[0]}
-        after[WEIGHTED] = generated(ensemble, 0, params, assistant_model=model_of(ensemble.runners[1]), **options)
+        offered[WEIGHTED] = generated(ensemble, 0, params, assistant_model=model_of(ensemble.runners[1]), **options)
     else:
         skipped[WEIGHTED] = "transformers mixes two models, above temperature 0"
-    return [*methods, *_peers(peers), *singles(ensemble, params), *_peers(after)], skipped
+    return offered, skipped
 
 
 def _peers(decoders: dict[str, DecodeOne]) -> list[PeerMethod]:
