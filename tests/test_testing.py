@@ -63,9 +63,32 @@ class Dropping(Fixed):
         return (0,) if len(sheet.drafts) > 1 else sheet.members
 
 
+class Deaf(Fixed):
+    name = "deaf"
+
+    def on_settled(self, sheet, tokens):
+        raise ValueError("boom")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decided(Fixed):
+    """Once it has seen a token it holds that the first member knows the rest."""
+
+    name = "decided"
+    seen: list[int] = dataclasses.field(default_factory=list)
+
+    def on_settled(self, sheet, tokens):
+        self.seen.extend(token.token for token in tokens)
+
+    def cells(self, sheet, position):
+        return (0,) if self.seen else sheet.members
+
+
 @pytest.mark.parametrize(
     ("schedule", "told"),
     [
+        (Deaf(lane=0, gamma=2), "raised ValueError: boom"),
+        (Decided(lane=0, gamma=2), "while the schedule learns"),
         (Greedy, "not distributed as r"),
         (Counting, "gave two answers"),
         (Meddling, "changed the sheet"),

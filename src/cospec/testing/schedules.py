@@ -10,6 +10,7 @@ from ..core.sheet import Sheet
 from ..core.verify import VERIFICATIONS
 from ..errors import InvalidSchedule, UnknownName
 from ..schedule import Plan, Schedule, make_schedule, schedule_class
+from ..schedule.plain import Plain
 from .enumeration import engine_law
 from .toys import ToyEnsemble, distance
 
@@ -18,6 +19,7 @@ ROUNDING = 1e-9
 # A sequence of so many tokens that is not finished after so many rounds hangs.
 MOST_ROUNDS_A_TOKEN = 50
 
+_PROMPTS = ((1,), (0, 1, 1), (1, 0))
 _GREEDY = SamplingParams(max_tokens=3, temperature=0, ignore_eos=True)
 _WARM = SamplingParams(max_tokens=3, temperature=0.7, top_k=2)
 _ENSEMBLES = [
@@ -37,13 +39,15 @@ def check_schedule(schedule: str | Schedule | type[Schedule], plans: Sequence[Pl
 
     plans: how it is set; by default the plans that it gives `auto` and `cospec verify`. For each plan and each
     ensemble that it can be made for: the law of the text, enumerated over all random outcomes, is that of r, under each
-    verification; in a batch a text is the same as alone; and no question changes the sheet or has two answers. A
-    schedule is checked as it is before it has learned anything: its events are not reported while laws are enumerated.
+    verification; in a batch a text is the same as alone; and no question changes the sheet or has two answers. Here a
+    schedule is as it is before it has learned anything: its events are not reported. With its events, under coupled
+    verification, its texts are those of `plain`.
 
     Returns how many laws were enumerated. Raises AssertionError, naming plan and ensemble, where something is wrong or
     the schedule fits none of the ensembles.
     """
     num_laws = 0
+    coupled: list[tuple[Schedule, ToyEnsemble, str]] = []
     for ensemble in _ENSEMBLES:
         for plan in plans if plans is not None else _own_plans(schedule, ensemble):
             for made, verification in _made(plan, ensemble):
@@ -52,7 +56,12 @@ def check_schedule(schedule: str | Schedule | type[Schedule], plans: Sequence[Pl
                 )
                 _check_law(made, verification, ensemble, where)
                 _check_batch(made, verification, ensemble, where)
+                if verification == "coupled":
+                    coupled.append((made, ensemble, where))
                 num_laws += 1
+    # Last: an object that was passed as the schedule has learned from here on.
+    for each in coupled:
+        _check_learning(*each)
     assert num_laws, f"the schedule {schedule!r} can be made for none of the ensembles that it is checked with"
     return num_laws
 
@@ -84,26 +93,31 @@ def _check_law(schedule: Schedule, verification: str, ensemble: ToyEnsemble, whe
 
 def _check_batch(schedule: Schedule, verification: str, ensemble: ToyEnsemble, where: str) -> None:
     """Sequences of unequal prompts and lengths, together and each alone."""
-    prompts = [(1,), (0, 1, 1), (1, 0)]
-    together = _texts(schedule, verification, ensemble, range(len(prompts)), prompts, where)
-    alone = [_texts(schedule, verification, ensemble, [i], prompts, where)[0] for i in range(len(prompts))]
+    everyone = range(len(_PROMPTS))
+    together = _texts(Asked(schedule), verification, ensemble, everyone, where)
+    alone = [_texts(Asked(schedule), verification, ensemble, [i], where)[0] for i in everyone]
     assert together == alone, f"{where}: a text in a batch is {together}, and alone {alone}"
 
 
+def _check_learning(schedule: Schedule, ensemble: ToyEnsemble, where: str) -> None:
+    """The same sequences twice, with events: what was learned of the first ones may change the speed alone."""
+    everyone = range(len(_PROMPTS))
+    expected = _texts(Plain(), "coupled", ensemble, everyone, where)
+    for _ in range(2):
+        texts = _texts(schedule, "coupled", ensemble, everyone, where)
+        assert texts == expected, f"{where}: a text is {texts} while the schedule learns, and {expected} under plain"
+
+
 def _texts(
-    schedule: Schedule,
-    verification: str,
-    ensemble: ToyEnsemble,
-    which: Sequence[int],
-    prompts: Sequence[tuple[int, ...]],
-    where: str,
+    schedule: Policy, verification: str, ensemble: ToyEnsemble, which: Sequence[int], where: str
 ) -> list[tuple[int, ...]]:
+    """The texts of these prompts, decoded in one batch."""
     engine = ensemble.engine()
     texts: dict[int, tuple[int, ...]] = {}
     ids = []
     for i in which:
         longer = replace(ensemble, params=replace(ensemble.params, max_tokens=4 + 3 * i))
-        ids.append(engine.add(longer.request(Asked(schedule), verification, seed=i, prompt=prompts[i])))
+        ids.append(engine.add(longer.request(schedule, verification, seed=i, prompt=_PROMPTS[i])))
     for _ in range(MOST_ROUNDS_A_TOKEN * 10 * len(which)):
         for event in engine.step():
             if event.result is not None:
