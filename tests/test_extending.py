@@ -188,3 +188,4 @@ def test_verify_finds_the_schedule_exact(folder):
     assert found["exact"]
     own = [check for check in found["checks"] if check["schedule"].startswith("heuristic")]
     assert {check["name"] for check in own} == {"coupled text", "greedy text", "sampled text"}
+    assert {check["verification"] for check in own} == {"coupled", "token", "block"}

@@ -43,7 +43,8 @@ class EnsembleOptions:
         None,
         "--member",
         metavar="MODEL",
-        help="A model: a local folder, a hub id or a bundled model such as demo:math. Once for each member.",
+        help="A model: a local folder, a hub id, a bundled model such as demo:math, or SCHEME:... of an installed "
+        "package. Once for each member.",
         show_default=False,
     )
     member_prompts: list[str] | None = _model_option(

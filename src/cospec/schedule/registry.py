@@ -54,7 +54,7 @@ def make_schedule(plan: "Plan", setting: "Setting") -> "Schedule":
     if isinstance(kind, Schedule):
         return kind
     if plan.is_paced and not kind.can_be_paced:
-        raise InvalidSchedule(f'gamma "{PACED}" is for fixed and mixture, and the schedule is {plan.name}')
+        raise InvalidSchedule(f'{plan.name} takes no gamma "{PACED}"; give a number, or leave it out')
     return kind.make(plan, setting)
 
 

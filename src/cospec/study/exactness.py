@@ -197,15 +197,16 @@ def _coupled_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt)
 
 
 def _sampled_plans(ensemble: Ensemble) -> list[tuple[str, Plan]]:
-    """Each tested plan by token; `fixed`, whose blocks are verified against r itself, under every other verification
-    that samples as well."""
+    """Each tested plan by token; `fixed`, whose blocks are verified against r itself, and the ensemble's own schedule
+    under every other verification that samples as well."""
+    with_kinds = {"fixed", ensemble.plan.name} - {OURS}
     kinds = dict.fromkeys(("token", "block"))
     if ensemble.plan.verification != "coupled":
         kinds = dict.fromkeys((ensemble.plan.verification, *kinds))
     return [
         (name, replace(plan, verification=kind))
         for name, plan in tested_plans(ensemble).items()
-        for kind in (kinds if plan.name == "fixed" else ("token",))
+        for kind in (kinds if plan.name in with_kinds else ("token",))
     ]
 
 
