@@ -1,15 +1,19 @@
 """Faults of a runner, schedule or combination are reported as errors of their own sequence; its neighbours go on."""
 
+import sys
 from dataclasses import replace
+from unittest import mock
 
 import pytest
+import torch
 
-from cospec import Ensemble, Member, Mixture, SamplingParams, Schedule
+from cospec import Ensemble, Member, Mixture, SamplingParams, Schedule, toy
+from cospec.core import settle
 from cospec.core.sheet import Sheet
 from cospec.schedule import Plan, plans
 from cospec.schedule.fixed import Fixed
 
-from .toys import Wrapped, table
+from .toys import Letters, Wrapped, letters, table
 
 PARAMS = SamplingParams(max_tokens=12, seed=3, ignore_eos=True)
 
@@ -117,15 +121,18 @@ BOOM = ValueError("boom")
     ("question", "answer", "told"),
     [
         ("turn", [], "made no progress"),
-        ("turn", [7], "IndexError"),
+        ("turn", [7], "answered turn with the lanes [7]"),
+        ("turn", [0, 0, 1], "answered turn with the lanes [0, 0, 1]"),
+        ("shadows", [0], "answered shadows with the lanes [0]"),
         ("turn", None, "TypeError"),
         ("cells", (0, 0), "gave the cells"),
         ("cells", (), "gave the cells"),
         ("cells", (5,), "gave the cells"),
         ("proposer", 0, "has no row"),
-        ("proposer", 9, "IndexError"),
+        ("proposer", 9, "has no row"),
+        ("proposer", -1, "has no row"),
         ("reach", -5, "made no progress"),
-        ("refiner", 0, "silly"),
+        ("refiner", 0, "as refiner"),
         *((name, BOOM, "raised ValueError: boom") for name in ("turn", "proposer", "cells", "reach", "refiner")),
         *((name, BOOM, "raised ValueError: boom") for name in ("syncs_idle_members", "shadows")),
         *((name, BOOM, "raised ValueError: boom") for name in ("on_begin", "on_forward", "on_settled", "on_round")),
@@ -144,11 +151,115 @@ def test_a_schedule_that_does_wrong_ends_its_own_sequence(question, answer, told
     assert results[bad].finish_reason == "error"
     assert told in results[bad].error
     assert "silly" in results[bad].error
+    assert len(results[bad].error) < 300
 
 
 def test_a_schedule_that_raises_at_the_end_harms_nobody():
     ensemble = Ensemble([table(1), table(2)], schedule=with_answer("on_end", BOOM))
     assert [len(result.token_ids) for result in ensemble.generate([[1], [2]], PARAMS)] == [12, 12]
+
+
+def test_what_is_told_of_a_sequence_that_fails_is_what_its_events_told():
+    """A schedule that raises as tokens are settled, in the round that ends the sequence."""
+    ensemble = Ensemble([table(1), table(2)], schedule=with_answer("on_settled", BOOM))
+    events = list(ensemble.stream([[1]], replace(PARAMS, max_tokens=1)))
+    told = [token.token for event in events for token in event.tokens]
+    assert events[-1].result.token_ids == told
+    assert events[-1].result.finish_reason == "error"
+
+
+def test_a_draw_that_raises_loses_no_token():
+    """The noise of a free draw may find no memory: nothing is decided then, and all is decided one by one."""
+    ensemble = Ensemble([table(1)], schedule="fixed", gamma=3, proposer=table(1), verification="coupled")
+    params = [replace(PARAMS, seed=seed) for seed in range(3)]
+    expected = [result.token_ids for result in ensemble.generate([[1]] * 3, params)]
+    draw, calls = settle.noisy_argmax, []
+
+    def failing(items):
+        calls.append(len(items))
+        if len(items) > 1 and len(calls) % 3 == 0:
+            raise MemoryError("no room")
+        return draw(items)
+
+    with mock.patch("cospec.core.settle.noisy_argmax", failing):
+        events = list(ensemble.stream([[1]] * 3, params))
+    told = {i: [] for i in range(3)}
+    for event in events:
+        told[event.prompt_index] += [token.token for token in event.tokens]
+    assert [told[i] for i in range(3)] == expected
+    assert len(calls) > 10
+
+
+def test_a_proposal_that_raises_drafts_nothing_twice():
+    ensemble = Ensemble([table(1)], schedule="fixed", gamma=3, proposer=table(2))
+    params = [replace(PARAMS, seed=seed, temperature=seed % 2) for seed in range(4)]
+    expected = [result.token_ids for result in ensemble.generate([[1]] * 4, params)]
+    draft = sys.modules["cospec.core.propose"]._draft_coupled
+    raised = []
+
+    def failing(proposals, *rows):
+        if len(proposals) > 1:
+            raised.append(1)
+            raise MemoryError("no room")
+        return draft(proposals, *rows)
+
+    with mock.patch.object(sys.modules["cospec.core.propose"], "_draft_coupled", failing):
+        found = ensemble.generate([[1]] * 4, params)
+    assert raised
+    assert [result.token_ids for result in found] == expected
+
+
+class Fragile(Letters):
+    """Cannot decode its last entry."""
+
+    def decode(self, ids):
+        if 11 in ids:
+            raise IndexError("piece id is out of range")
+        return super().decode(ids)
+
+
+def test_a_tokenizer_that_raises_ends_its_own_sequence():
+    def fn(prefix):
+        row = torch.full((12,), -8.0)
+        row[11 if prefix[0] == 2 and len(prefix) == 4 else 1] = 8.0
+        return row
+
+    runner = toy.FunctionRunner(12, fn, tokenizer=Fragile())
+    good, bad, also = Ensemble([runner]).generate(["a", "b", "a"], SamplingParams(max_tokens=8, temperature=0))
+    assert good.text == also.text == "a" * 8
+    assert bad.error == "the tokenizer raised IndexError: piece id is out of range"
+    assert bad.text == "aaa"
+    assert len(bad.token_ids) == 3
+
+
+def test_a_runner_that_raises_after_it_changed_a_slot_is_not_fed_twice():
+    class Late(Wrapped):
+        def feed(self, batch):
+            rows = self.runner.feed(batch)
+            if len(batch) > 1:
+                raise RuntimeError("late")
+            return rows
+
+    found = Ensemble([table(1), Late(table(2), lambda: None)], schedule="plain").generate([[1], [2]], PARAMS)
+    assert all("counts 1 tokens in a slot that holds 0" in result.error for result in found)
+
+
+def test_a_prompt_is_scored_beside_a_long_one():
+    ensemble = Ensemble([table(1), table(2)], schedule="plain")
+    scoring = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    prompts = [[1] * 600, [1, 2] * 30, [2] * 300]
+    found = ensemble.generate(prompts, [SamplingParams(max_tokens=4), scoring, scoring])
+    assert [result.error for result in found] == [None] * 3
+    assert [len(result.prompt_logprobs) for result in found[1:]] == [60, 300]
+
+
+def test_what_was_held_back_is_released_by_an_abort():
+    ensemble = Ensemble([letters([2, 2, 2, 1, 1])], schedule="plain")
+    engine = ensemble.engine()
+    id = engine.add(ensemble.request("a", SamplingParams(temperature=0, stop=["bbbb"])))
+    for _ in range(3):
+        engine.step()
+    assert engine.abort(id).result.text == "bbb"
 
 
 def test_a_slot_that_cannot_be_opened_leaves_none_open():

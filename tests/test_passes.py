@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cospec import Ensemble, MemberFailed, Mixture, SamplingParams
-from cospec.core.passes import Fed, Passes
+from cospec.core.passes import Fed, Passes, PassItem
 from cospec.runner import Feed
 
 from .test_engine import SCHEDULES
@@ -35,7 +35,9 @@ def decoded(ensemble, calls_at_once, prompts, params):
 
 
 def asked(runners, num_texts):
-    return [("member", runner, [Feed(runner.open(), [1], 1) for _ in range(num_texts)]) for runner in runners]
+    return [
+        (runner, [PassItem("member", Feed(runner.open(), [1], 1), 0) for _ in range(num_texts)]) for runner in runners
+    ]
 
 
 @pytest.mark.parametrize(("schedule", "gamma", "verification"), SCHEDULES)
@@ -80,8 +82,9 @@ def test_a_text_alone_is_fed_in_the_thread_that_asks():
 
 def test_rows_are_those_of_the_runner_that_was_asked():
     outcomes = Passes(2).run(asked([slow(table(1), 0.05), table(2)], 2))
-    for own, (_, runner, feeds) in zip(outcomes, asked([table(1), table(2)], 2), strict=True):
-        assert all((fed.rows == rows).all() for fed, rows in zip(own, runner.feed(feeds), strict=True))
+    for own, (runner, items) in zip(outcomes, asked([table(1), table(2)], 2), strict=True):
+        rows = runner.feed([item.feed for item in items])
+        assert all((fed.rows == row).all() for fed, row in zip(own, rows, strict=True))
 
 
 def test_calls_side_by_side_share_the_time_that_they_took_together():

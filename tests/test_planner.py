@@ -195,7 +195,7 @@ def test_tuning_compares_what_it_predicts_with_the_clock():
 
 
 def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
-    monkeypatch.setattr("cospec.schedule.auto.WINDOWS_A_TRIAL", 10)
+    monkeypatch.setattr("cospec.schedule.auto.WINDOWS_AN_EXPLORATION", 10)
     # By what it is heard to say it would be found as well.
     monkeypatch.setattr("cospec.schedule.auto.SHADOW_SHARE", 0)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
@@ -207,7 +207,7 @@ def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
 
 def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
     """It is never tried again, and used all the same once its rows have come to agree with what is settled."""
-    monkeypatch.setattr("cospec.schedule.auto.WINDOWS_A_TRIAL", 10**9)
+    monkeypatch.setattr("cospec.schedule.auto.WINDOWS_AN_EXPLORATION", 10**9)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
@@ -317,7 +317,7 @@ def test_auto_is_as_fast_as_plain_with_any_number_of_texts(num_texts):
 
 def round_of(num_live):
     return Round(
-        sheets=[], num_live=num_live, num_settled=0, num_feeds=1, seconds=0.0, seconds_in_models=0.0, has_prefill=True
+        sheets=[], num_live=num_live, num_settled=0, num_turns=1, seconds=0.0, seconds_in_models=0.0, has_prefill=True
     )
 
 

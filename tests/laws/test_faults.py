@@ -14,7 +14,7 @@ from cospec import Arithmetic, Contrastive, Mixture, SamplingParams
 from cospec.core import verify
 from cospec.core.draws import Purpose, probabilities
 from cospec.core.noise import noisy_argmax
-from cospec.core.propose import Proposal, _extend
+from cospec.core.propose import Proposal, _drafts
 from cospec.core.settle import Block, verdicts_of
 from cospec.core.sheet import Sheet
 from cospec.core.target import Span, log_combined, stacked
@@ -99,13 +99,13 @@ def one_stream_for_all_purposes() -> AbstractContextManager[object]:
 def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
     """Drafted as for coupled verification, but verified by ratios."""
 
-    def by_noise(items: list[Proposal], log_own: torch.Tensor, log_q: torch.Tensor) -> None:
+    def by_noise(items: list[Proposal], log_own: torch.Tensor, log_q: torch.Tensor) -> list[Draft]:
         rows = zip(items, log_q.split(1), strict=True)
         tokens = noisy_argmax([(sheet, sheet.frontier, row) for (sheet, _), row in rows])
-        _extend(items, torch.tensor(tokens), probabilities(log_q), log_own)
+        return _drafts(items, torch.tensor(tokens), probabilities(log_q), log_own)
 
     # The package has a function of the module's name.
-    return mock.patch.object(sys.modules[_extend.__module__], "_draft", by_noise)
+    return mock.patch.object(sys.modules[_drafts.__module__], "_draft", by_noise)
 
 
 def transforms_unread_when_verifying() -> AbstractContextManager[object]:

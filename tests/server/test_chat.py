@@ -47,7 +47,7 @@ def test_the_owners_template_writes_the_chat(tmp_path, ensemble):
     tokenizer.save_pretrained(folder)
     turns = [{"role": "system", "content": "Be brief."}, *MESSAGES]
     prompt = f"<system>Be brief.\n<user>{QUESTION}\n<assistant>"
-    served = Served(Ensemble([folder, "demo:general"]))
+    served = Served(Ensemble([folder, "demo:general"], dtype="float32"))
     with served, served.http() as http, contextlib.closing(served.client()) as client:
         answer = create(client, messages=turns, max_tokens=8, temperature=0)
         asked = http.post("/tokenize", json={"messages": turns}).json()

@@ -4,6 +4,7 @@ A round: feed the lanes whose turn it is, all sequences that share a runner in o
 whose cells are filled; let the proposers draft.
 """
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from functools import partial
 
 from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed
 from .events import Event
-from .faults import attributed
+from .faults import guarded, isolate_failures
 from .feeding import Feeding, Participant, RoundFeeds
 from .live import Live, Request, schedule_of
 from .policy import Round
@@ -21,6 +22,8 @@ from .settle import refine, settle
 from .sheet import Lane, Sheet
 from .text import TextStream
 from .tokens import Token, TokenLogprob
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -40,7 +43,7 @@ class Engine:
 
     @property
     def num_live(self) -> int:
-        """Sequences that are not finished."""
+        """Sequences that have not left, finished ones that await log-probabilities included."""
         return len(self._live)
 
     def check(self, request: Request) -> None:
@@ -52,7 +55,10 @@ class Engine:
         self._limit(request)
 
     def add(self, request: Request) -> int:
-        """Take in a sequence, which joins in the next round; its id. Raises as `check` does, without any effect."""
+        """Take in a sequence, which joins in the next round; its id.
+
+        Raises as `check` does, and MemberFailed where a runner has no slot for it; then nothing has changed.
+        """
         self.check(request)
         params = request.params
         end_ids = () if params.ignore_eos else self.participants[0].runner.end_ids
@@ -72,7 +78,7 @@ class Engine:
         self._num_added += 1
         text = TextStream(request.decode, params.stop) if request.decode is not None else None
         live = self._live[self._num_added] = Live(self._num_added, request, sheet, text)
-        live.report(partial(sheet.schedule.on_begin, sheet))
+        live.has_begun = live.report(partial(sheet.schedule.on_begin, sheet)) is None
         if sheet.limit == 0 and not sheet.is_finished:
             sheet.finish("length")
         return live.id
@@ -82,14 +88,16 @@ class Engine:
         live = self._live[id]
         if not live.sheet.is_finished:
             live.sheet.finish("abort")
-        event = live.event((), (), is_over=True)
+            live.close_text()
+        event = live.make_event((), (), is_over=True)
         self._leave(live)
         return event
 
     def close(self) -> None:
-        """Abort all that is live."""
+        """Abort all that is live, and give threads back."""
         for id in list(self._live):
             self.abort(id)
+        self._feeding.close()
 
     def step(self) -> list[Event]:
         """One round. An event for each sequence that it moved; those that are finished have left."""
@@ -98,14 +106,15 @@ class Engine:
         before = {live: live.sheet.num_changes for live in lives}
         fed = self._feeding.feed(lives)
         # While a prompt is read in chunks, nothing else happens to its sequence.
-        moved = [live for live in fed.moved if not live.unread or live.sheet.is_finished]
+        moved = [live for live in fed.moved if not live.prompt_pending or live.sheet.is_finished]
         tokens = self._settle([live for live in moved if not live.sheet.is_finished])
         logprobs = {live: self._score(live) for live in moved}
         self._draft(moved)
         for live in moved:
-            if live.sheet.num_changes == before[live] and not live.is_over:
+            is_still = live.sheet.num_changes == before[live] and not live.prompt_pending
+            if is_still and not live.is_over:
                 live.fail(_no_progress(live.sheet))
-        events = {live: live.event(tokens.get(live, ()), logprobs[live], is_over=live.is_over) for live in moved}
+        events = {live: live.make_event(tokens.get(live, ()), logprobs[live], is_over=live.is_over) for live in moved}
         self._report_round(events, fed, len(lives), time.perf_counter() - started)
         for live, event in events.items():
             if event.result is not None:
@@ -114,22 +123,23 @@ class Engine:
 
     def _settle(self, lives: Sequence[Live]) -> dict[Live, Sequence[Token]]:
         """Settle what can be settled: of each sequence the tokens, up to where it ends."""
-        settled = attributed(lambda some: settle([live.sheet for live in some]), lives, lambda live: "the combination")
+        settled = isolate_failures(
+            lambda some: settle([live.sheet for live in some]), lives, lambda live: "the combination"
+        )
         tokens: dict[Live, Sequence[Token]] = {}
         for live, outcome in zip(lives, settled, strict=True):
             if isinstance(outcome, CospecError):
                 live.fail(outcome)
             elif outcome:
-                error = live.report(partial(live.sheet.schedule.on_settled, live.sheet, outcome))
-                if error is None:
-                    tokens[live] = live.accept(outcome)
+                tokens[live] = live.append_text(outcome)
+                live.report(partial(live.sheet.schedule.on_settled, live.sheet, tokens[live]))
         return tokens
 
     def _score(self, live: Live) -> Sequence[TokenLogprob]:
         """The log-probabilities that became known."""
         if live.sheet.error is not None:
             return ()
-        (scored,) = attributed(lambda _: [score(live.sheet)], [live], lambda live: "the log-probabilities")
+        scored = guarded(partial(score, live.sheet), "the log-probabilities")
         if isinstance(scored, CospecError):
             live.fail(scored)
             return ()
@@ -141,49 +151,49 @@ class Engine:
         """Let members take over what drafters proposed, and proposers draft the next token."""
         proposing: list[tuple[Live, int]] = []
         for live in lives:
+            if live.is_over:
+                # Its slots are closed as they are.
+                continue
             live.sheet.forget()
             self._feeding.trim(live)
-            if live.sheet.is_finished:
-                continue
-            (lane,) = attributed(self._proposers, [live], schedule_of)
-            if isinstance(lane, CospecError):
-                live.fail(lane)
-            elif lane is not None:
-                proposing.append((live, lane))
-        drafted = attributed(_propose, proposing, lambda _: "a proposal")
+            if not live.sheet.is_finished and self._refine(live):
+                lane = guarded(partial(_proposer, live.sheet), schedule_of(live))
+                if isinstance(lane, CospecError):
+                    live.fail(lane)
+                elif lane is not None:
+                    proposing.append((live, lane))
+        drafted = isolate_failures(_propose, proposing, lambda _: "a proposal")
         for (live, _), error in zip(proposing, drafted, strict=True):
             if error is not None:
                 live.fail(error)
 
-    def _proposers(self, lives: Sequence[Live]) -> list[int | None]:
-        return [self._proposer(live) for live in lives]
-
-    def _proposer(self, live: Live) -> int | None:
-        """The lane that drafts next, after a member has taken over the drafters' drafts where the schedule says so."""
-        sheet, schedule = live.sheet, live.sheet.schedule
-        member = schedule.refiner(sheet)
-        if member is not None:
-            refine(sheet, member)
-            self._feeding.trim(live)
-        lane = schedule.proposer(sheet) if sheet.num_draftable > 0 else None
-        if lane is not None and not sheet.lanes[lane].has(sheet.frontier):
-            raise InvalidSchedule(
-                f"the schedule {schedule.name!r} names {sheet.lanes[lane].name!r} as proposer, which has no row for "
-                "the next position; feed it first"
-            )
-        return lane
+    def _refine(self, live: Live) -> bool:
+        """Let a member take over the drafters' drafts, where the schedule says so. Whether the sequence goes on."""
+        member = guarded(partial(_refiner, live.sheet), schedule_of(live))
+        if member is None:
+            return True
+        if isinstance(member, CospecError):
+            error: CospecError | None = member
+        else:
+            error = guarded(partial(refine, live.sheet, member), "the first verification")
+        if error is not None:
+            live.fail(error)
+            return False
+        self._feeding.trim(live)
+        return not live.sheet.is_finished
 
     def _report_round(self, events: Mapping[Live, Event], fed: RoundFeeds, num_live: int, seconds: float) -> None:
         """Report to each schedule what became of its sequences."""
         by_schedule: dict[int, list[Live]] = defaultdict(list)
         for live in events:
-            by_schedule[id(live.sheet.schedule)].append(live)
+            if live.has_begun:
+                by_schedule[id(live.sheet.schedule)].append(live)
         for lives in by_schedule.values():
             done = Round(
                 sheets=[live.sheet for live in lives],
                 num_live=num_live,
                 num_settled=sum(len(events[live].tokens) for live in lives),
-                num_feeds=fed.num_turns,
+                num_turns=fed.num_turns,
                 seconds=seconds,
                 seconds_in_models=fed.seconds,
                 has_prefill=fed.has_prefill,
@@ -194,7 +204,11 @@ class Engine:
                     live.fail(error)
 
     def _leave(self, live: Live) -> None:
-        live.report(partial(live.sheet.schedule.on_end, live.sheet))
+        if live.has_begun:
+            error = guarded(partial(live.sheet.schedule.on_end, live.sheet), schedule_of(live))
+            if error is not None:
+                # The result is right, and was given: this concerns whoever wrote the schedule.
+                logger.error("%s", error)
         self._feeding.release(live)
         del self._live[live.id]
 
@@ -228,6 +242,31 @@ class Engine:
                 )
             limit = min(limit, room)
         return limit
+
+
+def _refiner(sheet: Sheet) -> int | None:
+    """The member that takes over the drafters' drafts. Raises InvalidSchedule for one that cannot."""
+    member = sheet.schedule.refiner(sheet)
+    if member is None:
+        return None
+    raw = range(sheet.position + sheet.num_refined, sheet.frontier)
+    if not (raw and member in sheet.members and all(map(sheet.lanes[member].has, raw))):
+        raise InvalidSchedule(
+            f"the schedule {sheet.schedule.name!r} names the lane {member!r} as refiner, which must be a member with a "
+            f"row for each of the {len(raw)} drafts that drafters proposed"
+        )
+    return member
+
+
+def _proposer(sheet: Sheet) -> int | None:
+    """The lane that drafts the token at the frontier. Raises InvalidSchedule for one that cannot."""
+    lane = sheet.schedule.proposer(sheet) if sheet.num_draftable > 0 else None
+    if lane is not None and (lane not in range(len(sheet.lanes)) or not sheet.lanes[lane].has(sheet.frontier)):
+        raise InvalidSchedule(
+            f"the schedule {sheet.schedule.name!r} names the lane {lane!r} as proposer, which has no row for the next "
+            "position; feed it first"
+        )
+    return lane
 
 
 def _propose(proposing: Sequence[tuple[Live, int]]) -> list[CospecError | None]:

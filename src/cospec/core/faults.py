@@ -1,4 +1,4 @@
-"""Whose fault it is when work done for several sequences at once raises."""
+"""Whose fault it is when others' code raises: models, combinations, schedules and tokenizers may raise anything."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -9,23 +9,33 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
-def attributed(
+def guarded(call: Callable[[], Outcome], what: str) -> Outcome | CospecError:
+    """What `call` returns, or the error that ends a sequence where it raises. what: names in the error what raised."""
+    try:
+        return call()
+    except Exception as error:
+        # Without its traceback, whose frames hold tensors: it may have been raised for want of memory.
+        return MemberFailed.by(error, what).with_traceback(None)
+
+
+def isolate_failures(
     attempt: Callable[[Sequence[Item]], list[Outcome]],
     items: Sequence[Item],
     what: Callable[[Item], str],
-    on_retry: Callable[[int, Exception], None] = lambda count, error: None,
+    on_retry: Callable[[Item, int, Exception], None] = lambda item, count, error: None,
 ) -> list[Outcome | CospecError]:
     """The outcomes of `attempt(items)`, one an item. Where that raises, each item is attempted alone, so that an error
     is the outcome of the item that causes it and of no other.
 
-    attempt: has changed nothing when it raises. what: names an item's part that raised, such as its member, in the
-    error. on_retry: told the number of items and the error before they are attempted one by one.
+    attempt: must leave all state unchanged if it raises, since its items are then attempted again. what: names in the
+    error the part of an item that raised, such as its member. on_retry: called with the first item, their number and
+    the error, before they are attempted one by one.
     """
+    if len(items) == 1:
+        outcome = guarded(lambda: attempt(items), what(items[0]))
+        return [outcome] if isinstance(outcome, CospecError) else [*outcome]
     try:
         return [*attempt(items)]
-    except Exception as error:  # models, combinations and schedules are others' code, and may raise anything
-        if len(items) == 1:
-            # Without its traceback, whose frames hold tensors: it may have been raised for want of memory.
-            return [MemberFailed.by(error, what(items[0])).with_traceback(None)]
-        on_retry(len(items), error)
-    return [outcome for item in items for outcome in attributed(attempt, [item], what)]
+    except Exception as error:
+        on_retry(items[0], len(items), error)
+    return [outcome for item in items for outcome in isolate_failures(attempt, [item], what)]

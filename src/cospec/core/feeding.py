@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..errors import CospecError, MemberFailed
+from ..errors import CospecError, InvalidSchedule, MemberFailed
 from ..runner import Feed, Runner
-from .faults import attributed
+from .faults import guarded, isolate_failures
 from .live import Live, schedule_of
-from .passes import Fed, ForwardPass, Passes
+from .passes import Fed, ForwardPass, Passes, PassItem
 from .prefill import PrefillBudget
 from .sheet import Lane, Sheet
 
@@ -50,7 +50,8 @@ class Turn:
 
 
 class LaneFeed(NamedTuple):
-    """What a lane is fed. is_turn: whether the sequence cannot go on without it."""
+    """What a lane is fed. is_turn: whether the schedule requires it, so that its failure ends the sequence. is_shadow:
+    whether it is fed for its acceptance estimate alone."""
 
     live: Live
     lane: Lane
@@ -96,7 +97,7 @@ class Feeding:
         for budget in self._budgets.values():
             budget.begin()
         for live, turn in turns.items():
-            live.unread = []
+            live.prompt_pending = []
             for lane, reach in turn.lanes:
                 self._add_turn(batches, live, lane, reach, has_others=len(lives) > 1)
         for live, turn in turns.items():
@@ -114,28 +115,29 @@ class Feeding:
         for participant, lane in zip(self._participants, live.sheet.lanes, strict=True):
             if lane.slot.length == lane.length:
                 continue
-            try:
-                participant.runner.trim(lane.slot, lane.length)
-                if lane.slot.length != lane.length:
-                    raise MemberFailed(
-                        f"{lane.name} keeps {lane.slot.length} tokens in a slot that was trimmed to {lane.length}"
-                    )
-            except Exception as error:
-                live.fail(MemberFailed.by(error, lane.name))
+            error = guarded(partial(participant.runner.trim, lane.slot, lane.length), lane.name)
+            if error is None and lane.slot.length != lane.length:
+                kept = lane.slot.length
+                error = MemberFailed(f"{lane.name} keeps {kept} tokens in a slot that was trimmed to {lane.length}")
+            if error is not None:
+                live.fail(error)
 
     def release(self, live: Live) -> None:
         """Give the sequence's slots back."""
+        live.sheet.release()
         for participant, lane in zip(self._participants, live.sheet.lanes, strict=True):
-            lane.rows = None
-            try:
-                participant.runner.close(lane.slot)
-            except Exception:
-                # The sequence is over, and its text is right: whoever keeps the runner must know, and nobody else.
-                logger.exception("%s could not close a slot", lane.name)
+            error = guarded(partial(participant.runner.close, lane.slot), lane.name)
+            if error is not None:
+                # The sequence is over, and its text is right: this concerns whoever keeps the runner.
+                logger.error("a slot could not be closed: %s", error)
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._passes.close()
 
     def _turns(self, lives: Sequence[Live]) -> dict[Live, Turn]:
         """Each sequence's turn; one whose schedule raises is failed, and has none."""
-        asked = attributed(lambda some: [self._turn(live) for live in some], lives, schedule_of)
+        asked = isolate_failures(lambda some: [self._turn(live) for live in some], lives, schedule_of)
         turns = {}
         for live, turn in zip(lives, asked, strict=True):
             if isinstance(turn, CospecError):
@@ -147,21 +149,21 @@ class Feeding:
     def _turn(self, live: Live) -> Turn:
         sheet, schedule = live.sheet, live.sheet.schedule
         if sheet.is_finished:
-            # All that is left are rows for log-probabilities, and the last of them is that before the last token.
+            # Only log-probabilities are missing; the last row needed is the one for the last token.
             return Turn([(lane, sheet.position - 1) for lane in _behind(sheet)] if live.awaits_scores else ())
-        if live.unread:
-            lanes = live.unread
+        if live.prompt_pending:
+            lanes = live.prompt_pending
         elif sheet.wants_logprobs and sheet.position - sheet.scored >= MOST_UNSCORED:
             lanes = _behind(sheet)
         else:
-            lanes = [sheet.lanes[index] for index in schedule.turn(sheet)]
+            lanes = _lanes(sheet, schedule.turn(sheet), "turn", range(len(sheet.lanes)))
         if not lanes:
             return Turn(())
         feeds_drafter = any(self._is_drafter(lane) for lane in lanes)
         return Turn(
             [(lane, schedule.reach(sheet, lane.index)) for lane in lanes],
             schedule.syncs_idle_members(sheet),
-            () if feeds_drafter else [sheet.lanes[index] for index in schedule.shadows(sheet)],
+            () if feeds_drafter else _lanes(sheet, schedule.shadows(sheet), "shadows", sheet.drafters),
         )
 
     def _drafting_first(self, turns: dict[Live, Turn]) -> dict[Live, Turn]:
@@ -176,7 +178,7 @@ class Feeding:
 
     def _add_turn(self, batches: Batches, live: Live, lane: Lane, reach: int, *, has_others: bool) -> None:
         """Feed a lane whose turn it is what it has not seen, or a chunk of it."""
-        tokens = live.sheet.unseen(lane)[: reach - lane.seen]
+        tokens = live.sheet.unseen(lane)[: max(0, reach - lane.seen)]
         if self._is_drafter(lane) and self._is_beyond(lane, len(tokens)):
             live.sheet.decline(lane.index)
             return
@@ -185,7 +187,7 @@ class Feeding:
         if lane.seen < 0 and has_others:
             chunk = tokens[: self._budgets[self._runner_key(lane)].take(len(tokens))]
             if len(chunk) < len(tokens):
-                live.unread.append(lane)
+                live.prompt_pending.append(lane)
         if chunk:
             feed = LaneFeed(live, lane, _with_rows(live.sheet, lane, chunk))
             batches.setdefault(self._runner_key(lane), []).append(feed)
@@ -194,13 +196,13 @@ class Feeding:
         """Feed waiting members what is settled, where their model runs anyway: the tokens cost about as much later, and
         a batch whose sequences are all fed one token is neither padded nor copied."""
         sheet, in_turn = live.sheet, {lane.index for lane, _ in turn.lanes}
-        # Where no row is wanted, the last token is settled in this round, and no lane needs what stands before it.
+        # This round settles the last token and no rows are reported, so that feeding idle members would be wasted.
         if not sheet.wants_logprobs and sheet.position + 1 >= sheet.limit:
             return
         for lane in sheet.lanes[: self._num_members]:
             batch = batches.get(self._runner_key(lane))
             # A prompt is left until it is known to be needed.
-            if batch is None or lane.index in in_turn or lane.seen < 0 or lane.name in live.unfed:
+            if batch is None or lane.index in in_turn or lane.seen < 0 or lane.name in live.failed_idle:
                 continue
             tokens = sheet.unseen(lane)
             if tokens:
@@ -210,13 +212,16 @@ class Feeding:
     def _add_shadow(self, batches: Batches, live: Live, lane: Lane) -> None:
         """Feed an idle drafter all that it has not seen."""
         tokens = live.sheet.unseen(lane)
-        if tokens and lane.name not in live.unfed and not self._is_beyond(lane, len(tokens)):
+        if tokens and lane.name not in live.failed_idle and not self._is_beyond(lane, len(tokens)):
             shadow = LaneFeed(live, lane, _with_rows(live.sheet, lane, tokens), is_turn=False, is_shadow=True)
             batches.setdefault(self._runner_key(lane), []).append(shadow)
 
     def _forward(self, batches: Sequence[list[LaneFeed]], feeds: RoundFeeds) -> None:
         """One forward pass a batch, whose rows go to the lanes."""
-        asked = [(batch[0].lane.name, self._runner(batch[0].lane), [each.feed for each in batch]) for batch in batches]
+        asked = [
+            (self._runner(batch[0].lane), [PassItem(each.lane.name, each.feed, each.lane.length) for each in batch])
+            for batch in batches
+        ]
         for batch, outcomes in zip(batches, self._passes.run(asked), strict=True):
             passes: dict[ForwardPass, list[LaneFeed]] = defaultdict(list)
             for each, outcome in zip(batch, outcomes, strict=True):
@@ -226,7 +231,7 @@ class Feeding:
                     each.live.fail(outcome)
                 else:
                     # Nobody waits for it yet, and it may never have a turn.
-                    each.live.unfed.add(each.lane.name)
+                    each.live.failed_idle.add(each.lane.name)
             for forward, own in passes.items():
                 self._account(forward, own, feeds)
             for each, outcome in zip(batch, outcomes, strict=True):
@@ -268,7 +273,8 @@ class Feeding:
         context = self._runner(lane).context
         return context is not None and lane.length + num_tokens > context
 
-    def _on_retry(self, name: str, num_feeds: int, error: Exception) -> None:
+    def _on_retry(self, item: PassItem, num_feeds: int, error: Exception) -> None:
+        name = item.name
         if name not in self._reported:
             # Where all sequences then go on, as where only a large batch fills the memory, only their speed shows it.
             self._reported.add(name)
@@ -279,6 +285,17 @@ class Feeding:
 def _behind(sheet: Sheet) -> list[Lane]:
     """The members that lack a row for a settled token."""
     return [lane for lane in sheet.lanes[: sheet.num_members] if lane.seen < sheet.position - 1]
+
+
+def _lanes(sheet: Sheet, indices: Sequence[int], question: str, allowed: range) -> list[Lane]:
+    """The lanes that a schedule names. Raises InvalidSchedule for one that there is not, or twice."""
+    named = [*indices]
+    if len({*named}) != len(named) or not all(index in allowed for index in named):
+        raise InvalidSchedule(
+            f"the schedule {sheet.schedule.name!r} answered {question} with the lanes {named}; each must be one of "
+            f"{[*allowed]}, and stand there once"
+        )
+    return [sheet.lanes[index] for index in named]
 
 
 def _with_rows(sheet: Sheet, lane: Lane, tokens: list[int]) -> Feed:

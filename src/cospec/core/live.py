@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
-from ..errors import CospecError, MemberFailed
+from ..errors import CospecError
 from .combine import Combination
 from .draws import Draws
 from .events import Event, Result
+from .faults import guarded
 from .params import SamplingParams
 from .policy import Policy
 from .sheet import Lane, Sheet
@@ -40,17 +42,19 @@ class Request:
 class Live:
     """A sequence in the engine.
 
-    unread: lanes that are to be fed the rest of a prompt before anything else happens to it. unfed: names of idle lanes
-    whose forward pass raised, which are fed again in their turn alone.
+    prompt_pending: lanes that are to be fed the rest of a prompt before anything else happens to it. failed_idle: names
+    of idle lanes whose forward pass raised, which are fed again in their turn alone. has_begun: whether the schedule
+    knows of it.
     """
 
     id: int
     request: Request
     sheet: Sheet
     text: TextStream | None
-    unread: list[Lane] = field(default_factory=list)
-    unfed: set[str] = field(default_factory=set)
+    prompt_pending: list[Lane] = field(default_factory=list)
+    failed_idle: set[str] = field(default_factory=set)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    has_begun: bool = False
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -63,13 +67,17 @@ class Live:
         """Whether nothing is left to be done for it."""
         return self.sheet.is_finished and not self.awaits_scores
 
-    def accept(self, settled: Sequence[Token]) -> list[Token]:
+    def append_text(self, settled: Sequence[Token]) -> list[Token]:
         """The settled tokens with their text, up to where the sequence ends; what was settled behind that goes."""
         first = self.sheet.position - len(settled)
         tokens: list[Token] = []
         for length, token in enumerate(settled, start=first + 1):
             before = len(self.text.text) if self.text else 0
-            reason = self._end(token.token, length)
+            reason = guarded(partial(self._end, token.token, length), "the tokenizer")
+            if isinstance(reason, CospecError):
+                self.fail(reason)
+                self.sheet.cut(length - 1)
+                break
             tokens.append(replace(token, text=self.text.text[before:]) if self.text else token)
             if reason is not None:
                 self.sheet.finish(reason)
@@ -78,22 +86,25 @@ class Live:
         return tokens
 
     def fail(self, error: CospecError) -> None:
-        """End this sequence with an error; its neighbours go on."""
+        """End this sequence with an error, the first one that it meets; its neighbours go on."""
         self.sheet.finish("error", error)
+        self.close_text()
+
+    def close_text(self) -> None:
+        """Release the text that was held back."""
         if self.text:
-            self.text.close()
+            error = guarded(self.text.close, "the tokenizer")
+            if error is not None:
+                self.sheet.finish("error", error)
 
     def report(self, event: Callable[[], None]) -> CospecError | None:
         """Report an event to the schedule. What that raises ends the sequence, and is returned."""
-        try:
-            event()
-        except Exception as error:
-            failure = MemberFailed.by(error, schedule_of(self))
-            self.fail(failure)
-            return failure
-        return None
+        error = guarded(event, schedule_of(self))
+        if error is not None:
+            self.fail(error)
+        return error
 
-    def event(self, tokens: Sequence[Token], logprobs: Sequence[TokenLogprob], *, is_over: bool) -> Event:
+    def make_event(self, tokens: Sequence[Token], logprobs: Sequence[TokenLogprob], *, is_over: bool) -> Event:
         """What a round did to it, with the result if it is over."""
         self.logprobs.extend(logprobs)
         request = self.request
@@ -134,7 +145,7 @@ class Live:
             prompt_tokens=len(sheet.prompt),
             completion_tokens=len(sheet.output),
             schedule=sheet.schedule.name,
-            plan=sheet.schedule.chosen,
+            plan=_chosen(sheet),
             verification=sheet.verification,
             seed=self.request.draws.seed,
             seconds=time.perf_counter() - self.started,
@@ -145,6 +156,12 @@ class Live:
             prompt_index=self.request.prompt_index,
             index=self.request.index,
         )
+
+
+def _chosen(sheet: Sheet) -> str | None:
+    """The plan that the schedule holds to be the fastest; none where it raises, since the sequence is decoded."""
+    chosen = guarded(lambda: sheet.schedule.chosen, "chosen")
+    return None if isinstance(chosen, CospecError) else chosen
 
 
 def schedule_of(live: Live) -> str:

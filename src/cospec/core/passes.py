@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ..errors import CospecError, MemberFailed
 from ..runner import Feed, Runner
-from .faults import attributed
+from .faults import isolate_failures
 
 # A single sequence's passes are worth a thread from so many tokens on.
 MANY_TOKENS = 64
@@ -35,8 +36,18 @@ class ForwardPass:
 
 
 Outcome = Fed | CospecError
-Batch = tuple[str, Runner, Sequence[Feed]]
-"""A member's name, its runner, and what is to be fed in one forward pass."""
+
+
+class PassItem(NamedTuple):
+    """One feed of a forward pass. name: the member's, for errors. length: tokens that its slot must hold before."""
+
+    name: str
+    feed: Feed
+    length: int
+
+
+Batch = tuple[Runner, Sequence[PassItem]]
+"""A runner, and what is to be fed to it in one forward pass."""
 
 
 class Passes:
@@ -45,9 +56,11 @@ class Passes:
     Threads within torch's operations wait for each other at every operation; members wait for each other once a round.
     """
 
-    def __init__(self, num_at_once: int = 1, on_retry: Callable[[str, int, Exception], None] | None = None) -> None:
+    def __init__(
+        self, num_at_once: int = 1, on_retry: Callable[[PassItem, int, Exception], None] | None = None
+    ) -> None:
         self._pool = ThreadPoolExecutor(num_at_once, thread_name_prefix="cospec-forward") if num_at_once > 1 else None
-        self._on_retry = on_retry or (lambda name, num_feeds, error: None)
+        self._on_retry = on_retry or (lambda item, count, error: None)
 
     def run(self, batches: Sequence[Batch]) -> list[list[Outcome]]:
         """One outcome for each feed of each batch, in their order; no two batches have the same runner.
@@ -66,41 +79,54 @@ class Passes:
         return outcomes
 
     def _run(self, batch: Batch) -> list[Outcome]:
-        name, runner, feeds = batch
-        found = attributed(partial(_forward, name, runner), feeds, lambda _: name, partial(self._on_retry, name))
+        runner, items = batch
+        forwarded = isolate_failures(partial(_forward, runner), items, lambda item: item.name, self._on_retry)
         # An outcome may itself be an error: rows that are not what was asked for.
-        return [*found]
+        return [*forwarded]
+
+    def close(self) -> None:
+        """Give the threads back."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
 
 
 def _is_worth_threads(batches: Sequence[Batch]) -> bool:
     """Whether there are several sequences, or many tokens: short passes hold each other up between their operations."""
-    feeds = [feed for _, _, own in batches for feed in own]
+    feeds = [item.feed for _, items in batches for item in items]
     return len(feeds) > len(batches) or sum(len(feed.tokens) for feed in feeds) >= MANY_TOKENS
 
 
-def _forward(name: str, runner: Runner, feeds: Sequence[Feed]) -> list[Outcome]:
-    """One forward pass of all feeds."""
-    lengths = [feed.slot.length + len(feed.tokens) for feed in feeds]
+def _forward(runner: Runner, items: Sequence[PassItem]) -> list[Outcome]:
+    """One forward pass of all items."""
+    # A runner that raised after it had changed slots must not be fed the same tokens again.
+    for item in items:
+        if error := _length_error(item, item.length):
+            raise error
     started = time.perf_counter()
-    rows = runner.feed(feeds)
+    rows = runner.feed([item.feed for item in items])
     seconds = time.perf_counter() - started
-    if len(rows) != len(feeds):
+    if len(rows) != len(items):
         # The slots have changed, and it cannot be told which feed is missing.
-        return [MemberFailed(f"{name} answered {len(feeds)} feeds with {len(rows)} tensors of rows")] * len(feeds)
-    forward = ForwardPass(sum(len(feed.tokens) for feed in feeds), len(feeds), seconds)
+        return [
+            MemberFailed(f"{item.name} answered {len(items)} feeds with {len(rows)} tensors of rows") for item in items
+        ]
+    forward = ForwardPass(sum(len(item.feed.tokens) for item in items), len(items), seconds)
     return [
-        _checked(name, runner, feed, own, length) or Fed(own, forward)
-        for feed, own, length in zip(feeds, rows, lengths, strict=True)
+        _row_error(runner, item, own) or _length_error(item, item.length + len(item.feed.tokens)) or Fed(own, forward)
+        for item, own in zip(items, rows, strict=True)
     ]
 
 
-def _checked(name: str, runner: Runner, feed: Feed, rows: object, length: int) -> MemberFailed | None:
-    """The error of a runner that does not keep the protocol, or None."""
-    if not isinstance(rows, Tensor) or rows.shape != (feed.rows, runner.vocab_size):
-        given = list(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-        return MemberFailed(
-            f"{name} gave rows of shape {given}, where [{feed.rows}, {runner.vocab_size}] were asked for"
-        )
-    if feed.slot.length != length:
-        return MemberFailed(f"{name} counts {feed.slot.length} tokens in a slot that was fed {length}")
-    return None
+def _row_error(runner: Runner, item: PassItem, rows: object) -> MemberFailed | None:
+    wanted = [item.feed.rows, runner.vocab_size]
+    if isinstance(rows, Tensor) and list(rows.shape) == wanted:
+        return None
+    given = list(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+    return MemberFailed(f"{item.name} gave rows of shape {given}, where {wanted} were asked for")
+
+
+def _length_error(item: PassItem, length: int) -> MemberFailed | None:
+    counted = item.feed.slot.length
+    if counted == length:
+        return None
+    return MemberFailed(f"{item.name} counts {counted} tokens in a slot that holds {length}")

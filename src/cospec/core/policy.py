@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Round:
     """What a round did to the sequences of one schedule.
 
-    num_live: sequences in the engine, those of other schedules included. num_feeds: lanes fed in their turn, of all
+    num_live: sequences in the engine, those of other schedules included. num_turns: lanes fed in their turn, of all
     sequences. seconds: of the whole round; seconds_in_models: of its forward passes. has_prefill: whether a prompt was
     fed.
     """
@@ -21,7 +21,7 @@ class Round:
     sheets: Sequence["Sheet"]
     num_live: int
     num_settled: int
-    num_feeds: int
+    num_turns: int
     seconds: float
     seconds_in_models: float
     has_prefill: bool
@@ -32,7 +32,8 @@ class Policy:
 
     The engine asks the questions for one sequence's sheet at a time; sequences may share one policy. Questions change
     nothing, neither the sheet nor the policy. What a policy learns, it learns in the events. Lanes are given by index:
-    the members', then the drafters'. What a method raises ends its own sequence.
+    the members', then the drafters'. What a question raises ends its own sequence, and so does an event about one;
+    what `on_round` raises ends all sequences of the round that share the policy.
     """
 
     name = "policy"
@@ -52,8 +53,8 @@ class Policy:
         return None
 
     def cells(self, sheet: "Sheet", position: int) -> Sequence[int]:
-        """The members whose rows settle this position: all of them, or one alone whose distribution is to be
-        sampled."""
+        """The members whose rows settle this position: all of them, or one alone, drawn with a mixture's weights. The
+        answer must not depend on the tokens of drafts."""
         return sheet.members
 
     def reach(self, sheet: "Sheet", lane: int) -> int:
@@ -61,7 +62,8 @@ class Policy:
         return sheet.frontier
 
     def refiner(self, sheet: "Sheet") -> int | None:
-        """The member that takes over the drafters' drafts, if one does: it has a row for each of them."""
+        """The member that takes over the drafters' drafts, if one does: it has a row for each of them. Whether a draft
+        is taken over must be certain before it is drawn: the answer must not depend on the drafts' tokens."""
         return None
 
     def syncs_idle_members(self, sheet: "Sheet") -> bool:
@@ -72,10 +74,6 @@ class Policy:
     def shadows(self, sheet: "Sheet") -> Sequence[int]:
         """Idle drafters to be fed beside the members, for what their rows say of their acceptance alone."""
         return ()
-
-    def may_be_left(self, sheet: "Sheet") -> bool:
-        """Whether another policy may go on where nothing is drafted: no draw was made that is still to decide."""
-        return True
 
     @property
     def chosen(self) -> str | None:

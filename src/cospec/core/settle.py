@@ -19,8 +19,8 @@ from .verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
     """Of each sheet, decide all positions whose cells are filled and commit them, up to the sequence's end.
 
-    A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. What a schedule,
-    a combination or verification raises is raised before anything is decided.
+    A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. All that can
+    raise, a schedule, a combination, verification and the draws, comes before the first sheet is changed.
     """
     targets = log_targets(sheets)
     blocks = {
@@ -29,29 +29,24 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
         if isinstance(target, Tensor) and sheet.drafts
     }
     verdicts = dict(zip(blocks, _verdicts([*blocks.values()]), strict=True)) if blocks else {}
+    # Where nothing is drafted and all cells are filled, the target's own token follows, for free.
+    free = {
+        i: (sheet, sheet.position + (len(blocks[i].drafts) if i in blocks else 0), target[-1:])
+        for i, (sheet, target) in enumerate(zip(sheets, targets, strict=True))
+        if isinstance(target, Tensor) and (i not in blocks or _is_open(blocks[i], verdicts[i], target))
+    }
+    tokens = dict(zip(free, noisy_argmax([*free.values()]), strict=True))
     outcomes: list[list[Token] | CospecError] = []
-    free: list[tuple[Sheet, list[Token], Tensor]] = []
-    for index, (sheet, target) in enumerate(zip(sheets, targets, strict=True)):
+    for i, (sheet, target) in enumerate(zip(sheets, targets, strict=True)):
         if isinstance(target, CospecError):
             outcomes.append(target)
             continue
-        settled = _committed(blocks[index], verdicts[index]) if index in blocks else []
+        settled = _committed(blocks[i], verdicts[i]) if i in blocks else []
+        for token in tokens.get(i, ()):
+            settled.append(Token(token))
+            sheet.commit(settled[-1])
         outcomes.append(settled)
-        if target is not None and _is_open(sheet, settled, target):
-            free.append((sheet, settled, target[-1:]))
-    # Nothing is drafted there, and all cells are filled: the target's own token, for free.
-    tokens = noisy_argmax([(sheet, sheet.position, log_r) for sheet, _, log_r in free])
-    for (sheet, settled, _), (token,) in zip(free, tokens, strict=True):
-        settled.append(Token(token))
-        sheet.commit(settled[-1])
     return outcomes
-
-
-def _is_open(sheet: Sheet, settled: list[Token], log_r: Tensor) -> bool:
-    """Whether a token may follow these in this round: there is a row for it, and they end neither in a token that
-    replaced a draft nor in the sequence's end."""
-    has_ended = bool(settled) and (settled[-1].replaced is not None or settled[-1].token in sheet.end_ids)
-    return len(settled) < log_r.shape[0] and not has_ended
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,19 @@ class Block:
         return self.sheet.draws.uniform(self.start + index, purpose, self.sheet.epoch)
 
 
+def _is_open(block: Block, verdict: Verdict, target: Tensor) -> bool:
+    """Whether a token may follow the drafts in this round: all were accepted, none ends the sequence, and the target
+    has a row for the position behind them."""
+    has_ended = verdict.token is not None or block.drafts[-1].token in block.sheet.end_ids
+    return len(block.drafts) < target.shape[0] and not has_ended
+
+
 def _verdicts(blocks: Sequence[Block]) -> list[Verdict]:
     """Of each. Raises MemberFailed where verification raises anything, and has changed nothing then."""
     try:
         return verdicts_of(blocks)
     except Exception as error:
-        raise MemberFailed.by(error, "verification") from error
+        raise MemberFailed.by(error, "verification") from None
 
 
 def verdicts_of(blocks: Sequence[Block]) -> list[Verdict]:
@@ -102,7 +104,7 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
         lengths=[len(block.drafts) for block in blocks],
         tokens=torch.tensor([draft.token for draft in drafts], device=log_target.device),
         target=probabilities(log_target),
-        draft=torch.stack([draft.probs.to(log_target) for draft in drafts if draft.probs is not None]),
+        draft=torch.stack([_probs(draft).to(log_target) for draft in drafts]),
     )
     verify = verify_block if blocks[0].sheet.verification == "block" else verify_token
     return verify(
@@ -110,6 +112,11 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
         accept=lambda run, i: blocks[run].uniform(i, Purpose.ACCEPT),
         replace=lambda run, i: blocks[run].uniform(i, Purpose.REPLACE),
     )
+
+
+def _probs(draft: Draft) -> Tensor:
+    assert draft.probs is not None, "a draft that is verified by ratios is kept with its distribution"
+    return draft.probs
 
 
 def _committed(block: Block, verdict: Verdict) -> list[Token]:
@@ -135,10 +142,11 @@ def _committed(block: Block, verdict: Verdict) -> list[Token]:
 
 
 def refine(sheet: Sheet, member: int) -> None:
-    """A member verifies the drafters' drafts against its own distribution, so that what is left is a sample of that.
+    """The member verifies the drafters' drafts as if it were the target. The accepted ones and the replacement are
+    distributed as the member's own samples, and become drafts with its distribution as q.
 
-    How many tokens that gives depends on what is drafted before and on draws that no later verdict reads: a stopping
-    rule, so that all of them may be put to the next verification as drafts of this member.
+    How many there are depends on what is drafted before and on draws that no later verdict reads: a stopping rule, so
+    that all of them may be put to the next verification.
     """
     first = sheet.num_refined
     raw, start = sheet.drafts[first:], sheet.position + first

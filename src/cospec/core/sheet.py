@@ -1,8 +1,7 @@
 """One sequence's score sheet: what is settled, what is drafted, and a lane for each member and drafter.
 
 Positions count from the first token of the output; the prompt's are negative. Only a sheet's own verbs change it
-(`receive`, `extend`, `decline`, `refine`, `commit`, `rollback`, `cut`, `forget`, `mark_scored`, `finish`), and each
-leaves the invariants of `_check` standing.
+(`receive`, `extend`, `decline`, `refine`, `commit`, `rollback`, `cut`, `forget`, `mark_scored`, `finish`, `release`).
 """
 
 from collections.abc import Sequence
@@ -66,7 +65,7 @@ class Lane:
             self.rows = None if self.rows is None or extra >= self.rows.shape[0] else self.rows[:-extra]
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class Sheet:
     """The score sheet.
 
@@ -125,7 +124,7 @@ class Sheet:
 
     @property
     def is_coupled(self) -> bool:
-        """Whether a draft is accepted iff it is argmax of log r and the noise of its position."""
+        """Whether drafts are verified by the token alone; see `verify.is_coupled`."""
         return is_coupled(self.verification, self.params.temperature)
 
     @property
@@ -188,7 +187,7 @@ class Sheet:
         counts.prompt_seconds += seconds if lane.seen < 0 else 0.0
         lane.length += num_tokens
         lane.rows = torch.cat([kept, rows]) if kept is not None else rows if rows.shape[0] else None
-        self._check()
+        self._changed()
 
     def extend(self, draft: Draft) -> None:
         """A proposer drafted the token at the frontier."""
@@ -212,7 +211,7 @@ class Sheet:
         if replacement is not None:
             self._trim(self.frontier)
             self.drafts.append(replacement)
-        self._check()
+        self._changed()
 
     def commit(self, token: Token) -> None:
         """The next position is decided. A draft that stands there becomes output; otherwise all drafts must go
@@ -228,6 +227,7 @@ class Sheet:
 
     def rollback(self) -> None:
         """The first draft was rejected: forget all drafts, and all that lanes know of them."""
+        assert self.drafts, "there is no draft to reject"
         for index, draft in enumerate(self.drafts):
             self._count(draft, is_verified=index == 0, is_accepted=False)
         self.verified.verify(self.drafts[0].place, is_accepted=False)
@@ -235,14 +235,14 @@ class Sheet:
         self.drafts.clear()
         self.epoch += 1
         self._trim(self.position)
-        self._check()
+        self._changed()
 
     def cut(self, length: int) -> None:
         """The sequence ends after `length` tokens of output: what was settled behind them goes."""
         del self.output[length:]
         self.drafts.clear()
         self._trim(length)
-        self._check()
+        self._changed()
 
     def forget(self) -> None:
         """Drop the rows that are no longer needed."""
@@ -251,14 +251,20 @@ class Sheet:
             if lane.rows is not None and unwanted > 0:
                 lane.rows = lane.rows[unwanted:] if unwanted < lane.rows.shape[0] else None
 
+    def release(self) -> None:
+        """The sequence has left the engine: drop all rows."""
+        for lane in self.lanes:
+            lane.rows = None
+
     def mark_scored(self, stop: int) -> None:
         """The log-probabilities of all positions before `stop` are reported."""
         self.scored = stop
         self.num_changes += 1
 
     def finish(self, reason: str, error: CospecError | None = None) -> None:
-        """No token follows. reason: stop, length, abort or error."""
-        self.finish_reason, self.error = reason, error
+        """No token follows. reason: stop, length, abort or error. The first error stays."""
+        if self.error is None:
+            self.finish_reason, self.error = reason, error
         self.num_changes += 1
 
     def _count(self, draft: Draft, *, is_accepted: bool, is_verified: bool = True) -> None:
@@ -272,7 +278,8 @@ class Sheet:
         for lane in self.lanes:
             lane.forget_after(seen)
 
-    def _check(self) -> None:
+    def _changed(self) -> None:
+        """Count the change, and assert that no lane knows of tokens that the sheet does not have."""
         self.num_changes += 1
         for lane in self.lanes:
             assert lane.seen <= self.frontier, "a lane was fed what is not there"

@@ -117,7 +117,7 @@ def _cells(sheet: Sheet, position: int) -> tuple[int, ...]:
     try:
         needed = tuple(sheet.schedule.cells(sheet, position))
     except Exception as error:
-        raise MemberFailed.by(error, whose) from error
+        raise MemberFailed.by(error, whose) from None
     are_legal = needed[0] in sheet.members if len(needed) == 1 else needed == tuple(sheet.members)
     if not are_legal:
         raise InvalidSchedule(
@@ -176,8 +176,8 @@ def _shaped(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[Tensor | CospecE
         history = History(prompt=sheet.prompt, output=output, start=start)
         try:
             shaped[i] = shape(log_probs, params, history, tuple(sheet.end_ids))
-        except CospecError as error:
-            shaped[i] = error
+        except Exception as error:  # a constraint is others' code
+            shaped[i] = MemberFailed.by(error, "a transform of the sampling parameters").with_traceback(None)
     for same in alike.values():
         log_probs = warp(joined([items[i][2] for i in same]), items[same[0]][0].params)
         for i, part in zip(same, parted(log_probs, [items[i][2].shape[0] for i in same]), strict=True):

@@ -42,7 +42,7 @@ class TextStream:
 
     def close(self) -> None:
         """No more tokens: release what was held back, a cut-off character as the replacement character."""
-        if not self.is_stopped:
+        if not self.is_stopped and not self._is_closed:
             before = self._decode(self._ids[self._prefix : self._read])
             self._append(self._decode(self._ids[self._prefix :])[len(before) :], may_stop=True)
         self._is_closed = True

@@ -27,15 +27,15 @@ from .registry import make_schedule
 HYSTERESIS = 1.03
 # Optimism bonus of a plan, .05 / sqrt(1 + windows): one that was never timed is tried if it is predicted so close to
 # the best.
-EXPLORATION = 0.05
+OPTIMISM = 0.05
 # A window is over after so many tokens, more for each sequence of several, and after so many seconds.
 WINDOW_TOKENS, WINDOW_TOKENS_A_SEQUENCE, WINDOW_SECONDS = 18, 6, 0.3
 # Tokens of the first windows, which are there so that everything that predictions need was measured once.
-TRIAL_TOKENS = 6
+EXPLORATION_TOKENS = 6
 # The part of a window that is enough to time the first plan: its speed depends on no acceptance.
 PART_OF_A_WINDOW = 1 / 3
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
-WINDOWS_A_TRIAL = 80
+WINDOWS_AN_EXPLORATION = 80
 # Feed an idle drafter for at most 1 % of a sequence's time and at most every 16 tokens, to keep its acceptance estimate
 # current.
 SHADOW_SHARE, TOKENS_A_SHADOW = 0.01, 16
@@ -64,13 +64,13 @@ class Window:
 class Running:
     """What a sequence runs.
 
-    window: the one whose plan it is. schedule: the plan's. unfed: tokens that each member was still to be fed after the
-    last round. shadowed: the position where an idle drafter was fed last; seconds_to_spend: for the next one.
+    window: the one whose plan it is. schedule: the plan's. backlog: tokens that each member was still to be fed after
+    the last round. shadowed: the position where an idle drafter was fed last; seconds_to_spend: for the next one.
     """
 
     window: Window
     schedule: Schedule
-    unfed: list[int] | None = None
+    backlog: list[int] | None = None
     shadowed: int = -TOKENS_A_SHADOW
     seconds_to_spend: float = 0.0
 
@@ -78,27 +78,27 @@ class Running:
 class Auto(Schedule):
     """The plan that is predicted to be the fastest, for all sequences of one ensemble and one way of sampling.
 
-    candidates: name -> schedule, `plain` first. trials: names of the plans that are run first, `plain`, then one for
-    each drafter. name: the schedule that was asked for, `auto`, or one whose draft lengths are planned.
+    candidates: name -> schedule, `plain` first. explorations: names of the plans that are run first, `plain`, then one
+    for each drafter. name: the schedule that was asked for, `auto`, or one whose draft lengths are planned.
     """
 
     name = "auto"
     can_be_paced = False
 
     def __init__(
-        self, candidates: Mapping[str, Schedule], trials: Sequence[str], beliefs: Beliefs, name: str = "auto"
+        self, candidates: Mapping[str, Schedule], explorations: Sequence[str], beliefs: Beliefs, name: str = "auto"
     ) -> None:
         self.plans = dict(candidates)
         self.beliefs = beliefs
         self.predictions: dict[str, float] = {}
         self.num_shadowed: Counter[int] = Counter()
         self.name = name
-        self._trials = list(trials)
+        self._explorations = list(explorations)
         self._chosen = ""
         self._window: Window | None = None
         self._running: dict[Sheet, Running] = {}
         self._by_confidence = {plan: AcceptanceByConfidence() for plan in candidates}
-        self._num_settled = self._num_trials = self._num_windows = 0
+        self._num_settled = self._num_explorations = self._num_windows = 0
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -107,7 +107,7 @@ class Auto(Schedule):
         first_of = {plan.proposer: str(plan) for plan in reversed(plans) if plan.proposer in setting.drafters}
         return cls(
             candidates={str(plan): make_schedule(plan, setting) for plan in plans},
-            trials=[*dict.fromkeys([str(plans[0]), *first_of.values()])],
+            explorations=[*dict.fromkeys([str(plans[0]), *first_of.values()])],
             beliefs=Beliefs(setting.combination, len(setting.members), setting.params),
             name=name,
         )
@@ -180,7 +180,7 @@ class Auto(Schedule):
 
     @property
     def chosen(self) -> str | None:
-        """The plan that is held to be the fastest; None until every trial was run."""
+        """The plan that is held to be the fastest; None until every exploration was run."""
         return self._chosen or None
 
     # Events.
@@ -236,9 +236,9 @@ class Auto(Schedule):
             # Under any plan the last token is fed in the next round, and a prompt is no part of a plan.
             unfed = [max(0, sheet.position - 1 - max(0, sheet.lanes[i].seen)) for i in sheet.members]
             own = self._running[sheet]
-            for i, (now, before) in enumerate(zip(unfed, own.unfed or unfed, strict=True)):
+            for i, (now, before) in enumerate(zip(unfed, own.backlog or unfed, strict=True)):
                 more[i] += now - before
-            own.unfed = unfed
+            own.backlog = unfed
         costs, num_live = self.beliefs.costs, self.beliefs.num_live
         return sum(costs.seconds_more(lane, num_live) * tokens for lane, tokens in enumerate(more) if tokens)
 
@@ -246,36 +246,36 @@ class Auto(Schedule):
 
     def _is_over(self, window: Window) -> bool:
         if not self._chosen:
-            return window.tokens >= TRIAL_TOKENS
+            return window.tokens >= EXPLORATION_TOKENS
         if window.bucket != self.beliefs.bucket:
             return True
         tokens = WINDOW_TOKENS + WINDOW_TOKENS_A_SEQUENCE * self.beliefs.num_live
         return window.tokens >= window.part * tokens and window.seconds >= window.part * WINDOW_SECONDS
 
     def _next(self) -> Window:
-        """Each of the trials, and seldom one of them again; then the first plan if it was never timed at this batch
-        size; then the best, or one that might be better still."""
+        """Each of the explorations, and seldom one of them again; then the first plan if it was never timed at this
+        batch size; then the best, or one that might be better still."""
         bucket = self.beliefs.bucket
-        if self._num_trials < len(self._trials):
-            self._num_trials += 1
-            return Window(self._trials[self._num_trials - 1], bucket)
+        if self._num_explorations < len(self._explorations):
+            self._num_explorations += 1
+            return Window(self._explorations[self._num_explorations - 1], bucket)
         if self._window is not None and self._chosen:
             self._learn(self._window)
         self._choose()
         self._num_windows += 1
-        drafters = self._trials[1:]
-        if drafters and self._num_windows % WINDOWS_A_TRIAL == 0:
-            return Window(drafters[self._num_windows // WINDOWS_A_TRIAL % len(drafters)], bucket)
+        drafters = self._explorations[1:]
+        if drafters and self._num_windows % WINDOWS_AN_EXPLORATION == 0:
+            return Window(drafters[self._num_windows // WINDOWS_AN_EXPLORATION % len(drafters)], bucket)
         first = next(iter(self.plans))
         # The speed that all are held against must be measured, not predicted.
         if self.beliefs.num_windows(first) == 0:
             return Window(first, bucket, PART_OF_A_WINDOW)
-        hopes = {
-            plan: speed * (1 + EXPLORATION / math.sqrt(1 + self.beliefs.num_windows(plan)))
+        optimistic = {
+            plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
             for plan, speed in self.predictions.items()
         }
-        hopes[self._chosen] = max(hopes[self._chosen], self.predictions[self._chosen] * HYSTERESIS)
-        return Window(max(hopes, key=hopes.__getitem__), bucket)
+        optimistic[self._chosen] = max(optimistic[self._chosen], self.predictions[self._chosen] * HYSTERESIS)
+        return Window(max(optimistic, key=optimistic.__getitem__), bucket)
 
     def _learn_confidence(self, plan: str, tokens: Sequence[Token]) -> None:
         """What became of this plan's drafts, by their proposer's confidence."""

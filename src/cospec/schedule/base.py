@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from ..core.policy import Policy
+from ..core.sheet import Sheet
 from ..errors import InvalidSchedule
 from .plan import Plan, Setting
 from .registry import schedule_names
@@ -11,8 +12,9 @@ from .theory import Cycle, Estimates, Measurements, seconds_of_all
 
 
 class Schedule(Policy):
-    """Who is fed next, who may propose, and which cells settle a position. Whatever it answers, the text follows r, as
-    long as `cells` are all members; it decides the speed alone.
+    """Who is fed next, who may propose, and which cells settle a position.
+
+    It decides the speed alone: with the default `cells` and `refiner` the text follows r whatever else it answers.
 
     A schedule of one's own overrides `turn` and `proposer`, and has a `name`. Everything else has a default: drafts of
     none, settled by all members, no options in a plan, one plan for `auto` to weigh, and the theory of `plain`.
@@ -54,6 +56,16 @@ class Schedule(Policy):
     def verified(cls, setting: Setting) -> Sequence[Plan]:
         """The plans that `cospec verify` compares with `plain`."""
         return [cls.plan()]
+
+    @property
+    def drafter_of_each(self) -> Sequence[int]:
+        """For each member the lane that drafts for it, where there was a choice; empty otherwise."""
+        return ()
+
+    def may_be_left(self, sheet: Sheet) -> bool:
+        """Whether another schedule may go on where nothing is drafted, as `auto` does. False while a random draw for an
+        unsettled position has already been used: then this schedule must settle that position."""
+        return True
 
     def cycle(self, estimates: Estimates) -> Cycle:
         """The tokens and seconds of one cycle, which `auto` predicts its speed from. By default those of `plain`: each

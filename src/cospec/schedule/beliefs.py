@@ -14,7 +14,7 @@ from ..core.draws import probabilities
 from ..core.params import SamplingParams
 from ..core.policy import Round
 from ..core.sheet import Sheet
-from ..core.transforms import warp
+from ..core.transforms import shape_members, warp
 from .costs import Costs
 from .theory import sequences_a_pass
 
@@ -66,7 +66,7 @@ class Beliefs:
     def record_round(self, done: Round) -> None:
         """The engine's own time of a round, a feed."""
         self.num_live = done.num_live
-        self._overhead.add((done.seconds - done.seconds_in_models) / max(1, done.num_feeds))
+        self._overhead.add((done.seconds - done.seconds_in_models) / max(1, done.num_turns))
 
     @torch.inference_mode()
     def compare(self, sheet: Sheet, first: int, stop: int) -> None:
@@ -76,7 +76,8 @@ class Beliefs:
         leave the block out.
         """
         stops = {i: min(lane.seen + 1, stop) for i, lane in enumerate(sheet.lanes) if lane.first <= first}
-        rows = {i: sheet.lanes[i].between(first, end) for i, end in stops.items() if end > first}
+        spans = {i: sheet.lanes[i].between(first, end) for i, end in stops.items() if end > first}
+        rows = {i: shape_members(row, self._params) for i, row in spans.items()}
         probs: dict[int | None, Tensor] = {i: self._probs(row) for i, row in rows.items()}
         if all(i in rows for i in range(self.num_members)):
             shared = min(rows[i].shape[0] for i in range(self.num_members))

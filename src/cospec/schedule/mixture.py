@@ -64,6 +64,10 @@ class DrawnMember(BlockDrafting):
         """Where nothing is ever drafted, the drawn member settles the position in the round that feeds it."""
         return self.drafters is None
 
+    @property
+    def drafter_of_each(self) -> Sequence[int]:
+        return self.drafters if self.drafters is not None and len(self.among) > 1 else ()
+
     def may_be_left(self, sheet: Sheet) -> bool:
         """Behind drafts that were all accepted the next member is drawn already, and its row may have been read: it
         must have its turn."""

@@ -7,13 +7,14 @@ from typing import Any
 import yaml
 
 from ..ensemble import Ensemble
+from ..errors import InvalidSchedule, UnknownName
 from ..files import plan_settings
 from ..members import Member, written
 from ..runner import LoadOptions
 from ..schedule import Plan
 from ..storage import keep
 from .methods import PlannedMethod
-from .results import OURS, Results
+from .results import OURS, PLAIN, Results
 from .verdict import Served, served
 
 
@@ -73,7 +74,7 @@ def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
         proposers = [drafters.get(plan.proposer, plan.proposer)]
     else:
         # All, where the plan chooses among them or has one for each member.
-        proposers = [] if plan.name in ("plain", "alternate") else list(drafters.values())
+        proposers = list(drafters.values()) if drafters and _takes_drafters(ensemble, plan) else []
     return {
         "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
         "combine": {"type": ensemble.combination.name, **combination},
@@ -82,6 +83,17 @@ def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
         # These apply to drafters too.
         **{key: _as_yaml(value) for key, value in ensemble.load_options.items()},
     }
+
+
+def _takes_drafters(ensemble: Ensemble, plan: Plan) -> bool:
+    """Whether the plan's schedule drafts with a model that is no member, given one; `plain` sets it aside."""
+    if plan.name == PLAIN:
+        return False
+    try:
+        ensemble.with_plan(plan, gamma=None, proposer=ensemble.drafter_names[0])
+    except (InvalidSchedule, UnknownName):
+        return False
+    return True
 
 
 def _member(source: Member, name: str, of_all: Mapping[str, Any]) -> Mapping[str, Any]:

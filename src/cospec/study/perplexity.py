@@ -76,7 +76,7 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
         results = plain.generate([text.before for text in texts], params)
         entries = [result.logprobs or [] for result in results]
     else:
-        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=1, prompt_logprobs=0))
+        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=0, prompt_logprobs=0))
         entries = [
             [entry for entry in (result.prompt_logprobs or [])[-len(text.tokens) :] if entry]
             for result, text in zip(results, texts, strict=True)

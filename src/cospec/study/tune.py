@@ -16,7 +16,6 @@ from ..errors import InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
-from ..schedule.mixture import DrawnMember
 from ..storage import keep
 from .methods import setting_of
 from .timing import until_steady
@@ -119,10 +118,7 @@ def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
 def _drafters(planner: Auto, names: Sequence[str]) -> tuple[str, ...]:
     """The drafter of each member under the chosen plan, one name where it is the same for all; empty where the plan
     assigns none."""
-    schedule = planner.plans[planner.chosen or ""]
-    if not isinstance(schedule, DrawnMember) or schedule.drafters is None or len(schedule.among) == 1:
-        return ()
-    own = tuple(names[lane] for lane in schedule.drafters)
+    own = tuple(names[lane] for lane in planner.plans[planner.chosen or ""].drafter_of_each)
     return own if len(set(own)) > 1 else own[:1]
 
 
