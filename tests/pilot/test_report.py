@@ -22,7 +22,7 @@ from cospec.study.questions import Question
 from cospec.study.report import LANGUAGES, write
 from cospec.study.report.filters import amount, money, plain
 from cospec.study.report.texts import load_texts
-from cospec.study.results import ALL, PLAIN, Reason, Results
+from cospec.study.results import ALL, PLAIN, Interval, Reason, Results
 
 from ..browsing import in_chromium
 from .studies import finished, study
@@ -409,6 +409,20 @@ def test_categories_that_have_no_name_of_their_own_are_called_so_in_both_languag
         encoding="utf-8"
     )
     assert "prompts" not in Texts((tmp_path / "report.html").read_text(encoding="utf-8")).seen
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"),
+    [
+        ("en", "Whether auto is faster than plain is not certain (no interval, n = 2)."),
+        ("ja", "auto が plain より速いとは断定できません（信頼区間なし、n = 2）。"),
+    ],
+)
+def test_a_speed_without_an_interval_is_said_to_have_none(tmp_path, language, sentence):
+    few = Interval(mean=1.4, low=None, high=None, num=2)
+    rows = tuple(replace(row, over_plain=row.over_plain and few) for row in EXAMPLE.speed.rows)
+    write(replace(EXAMPLE, speed=replace(EXAMPLE.speed, rows=rows)), tmp_path, language)
+    assert sentence in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_markdown_has_every_section_and_whole_tables(tmp_path):

@@ -76,7 +76,7 @@ class Headline:
         over = row.over_plain if row else None
         if over is None:
             return Tile(label=say("tile.speed"), figure="–", says=view.missing(), tone="unknown")
-        values = {"ours": view.method(view.ours), "times": times(over.mean), "range": view.range(over)}
+        values = {"ours": view.method(view.ours), "times": times(over.mean), "range": view.range(over, word="interval")}
         return Tile(label=say("tile.speed"), figure=times(over.mean), says=say(f"tile.speed {_side(over, 1)}", values))
 
     @property
@@ -96,11 +96,11 @@ class Headline:
         label = say("tile.gain")
         if gained.perplexity_gain is not None:
             found = gained.perplexity_gain
-            values = {"name": gained.best_by_perplexity, "range": view.range(found)}
+            values = {"name": gained.best_by_perplexity, "range": view.range(found, word="interval")}
             return Tile(label=label, figure=times(found.mean), says=say(f"tile.perplexity {_side(found, 1)}", values))
         if gained.score_gain is not None:
             found = gained.score_gain
-            values = {"name": gained.best_by_score, "range": view.range(found, signed)}
+            values = {"name": gained.best_by_score, "range": view.range(found, signed, "interval")}
             return Tile(label=label, figure=signed(found.mean), says=say(f"tile.score {_side(found, 0)}", values))
         return Tile(label=label, figure="–", says=view.missing(gained.perplexity_reason), tone="unknown")
 

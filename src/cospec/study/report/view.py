@@ -85,11 +85,11 @@ class View:
             return self.say("word.not measured")
         return self.say("word.not measured because", {"reason": self.say(f"reason.{reason}")})
 
-    def range(self, found: Interval, written: Callable[[float], str] = times) -> str:
-        """The 95 % interval of an estimate."""
+    def range(self, found: Interval, written: Callable[[float], str] = times, word: str = "range") -> str:
+        """The 95 % interval of an estimate. word: `interval` where no title says that it is one."""
         if found.low is None or found.high is None:
             return self.say("word.no interval", {"num": found.num})
-        return self.say("word.range", {"low": written(found.low), "high": written(found.high)})
+        return self.say(f"word.{word}", {"low": written(found.low), "high": written(found.high)})
 
     def interval(self, found: Interval | None, written: Callable[[float], str] = times) -> str:
         """An estimate with its interval."""
