@@ -49,9 +49,9 @@ def test_every_schedules_text_is_plains_token_by_token(batch, checks):
     found = list(checks(ensemble, demo.prompts(), Effort(max_tokens=50)))
     assert [check.schedule for check in found] == [
         "fixed by drafter",
-        "fixed by math",
         "alternate",
         "cascade by drafter",
+        "fixed by math",
     ]
     # A tie of float rounding may fall either way; anything wider is a fault.
     assert [difference for check in found for difference in check.differences if difference.gap > 1e-4] == []
