@@ -1,9 +1,9 @@
 """`cospec bench`: the figures are those of the runs, and what was measured is kept."""
 
 import io
-import mmap
 import json
 import math
+import mmap
 from pathlib import Path
 from types import SimpleNamespace
 

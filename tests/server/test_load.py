@@ -85,7 +85,8 @@ def lent(served):
 
 # What a client leaves half read is closed by its event loop, which may come upon a generator that is closing already.
 @pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <async_generator object AsyncResponseStream:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. <async_generator object (AsyncResponseStream|BoundAsyncStream)"
+    ":pytest.PytestUnraisableExceptionWarning"
 )
 def test_none_is_lost_none_is_stuck_and_nothing_stays(served):
     assert served.becomes_idle()
