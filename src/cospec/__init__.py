@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .core.events import Event, Result
     from .core.live import Request
     from .core.params import SamplingParams
+    from .core.sheet import Sheet
     from .core.tokens import Token
     from .ensemble import Ensemble
     from .errors import (
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     )
     from .members import Member
     from .runner import Feed, LoadOptions, Runner, Slot
-    from .schedule import Plan, Schedule, Setting
+    from .schedule import Cycle, Estimates, Plan, Schedule, Setting
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _HOMES = {
     "core.events": ("Event", "Result"),
     "core.live": ("Request",),
     "core.params": ("SamplingParams",),
+    "core.sheet": ("Sheet",),
     "core.tokens": ("Token",),
     "ensemble": ("Ensemble",),
     "errors": (
@@ -57,7 +59,7 @@ _HOMES = {
     ),
     "members": ("Member",),
     "runner": ("Feed", "LoadOptions", "Runner", "Slot"),
-    "schedule": ("Plan", "Schedule", "Setting"),
+    "schedule": ("Cycle", "Estimates", "Plan", "Schedule", "Setting"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -67,9 +69,11 @@ __all__ = [
     "Contrastive",
     "CospecError",
     "Custom",
+    "Cycle",
     "DoesNotFit",
     "Engine",
     "Ensemble",
+    "Estimates",
     "Event",
     "Feed",
     "Guided",
@@ -91,6 +95,7 @@ __all__ = [
     "SamplingParams",
     "Schedule",
     "Setting",
+    "Sheet",
     "Slot",
     "Token",
     "UnknownName",

@@ -28,6 +28,10 @@ class Registry:
         """All names: cospec's own first, in their order, then those that packages register, sorted."""
         return [*self._own, *sorted(self._registered)]
 
+    def is_own(self, name: str) -> bool:
+        """Whether the name is one of cospec's own."""
+        return name in self._own
+
     def load(self, name: str) -> object:
         """What the name stands for. Raises UnknownName, with the nearest known one, or PluginFailed."""
         if name in self._own:

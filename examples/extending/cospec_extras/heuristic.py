@@ -4,9 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cospec import InvalidSchedule, Plan, Schedule, Setting, Token
-from cospec.core.sheet import Sheet
-from cospec.schedule.theory import Cycle, Estimates, seconds_of_all
+from cospec import Cycle, Estimates, InvalidSchedule, Plan, Schedule, Setting, Sheet, Token
+from cospec.schedule.theory import seconds_of_all
 
 
 class Heuristic(Schedule):

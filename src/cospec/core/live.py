@@ -166,4 +166,4 @@ def _chosen(sheet: Sheet) -> str | None:
 
 def schedule_of(live: Live) -> str:
     """What an error calls the sequence's schedule."""
-    return f"the schedule {live.sheet.schedule.name!r}"
+    return f"the schedule {live.sheet.schedule.label(live.sheet)!r}"

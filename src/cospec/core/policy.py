@@ -75,6 +75,10 @@ class Policy:
         """Idle drafters to be fed beside the members, for what their rows say of their acceptance alone."""
         return ()
 
+    def label(self, sheet: "Sheet") -> str:
+        """What errors call the policy of this sequence."""
+        return self.name
+
     @property
     def chosen(self) -> str | None:
         """The plan that is held to be the fastest, where the policy chooses among several."""

@@ -3,10 +3,13 @@
 from .base import Schedule
 from .plan import EACH, PACED, Plan, Setting, as_gamma
 from .registry import make_schedule, plans, schedule_class, schedule_names
+from .theory import Cycle, Estimates
 
 __all__ = [
     "EACH",
     "PACED",
+    "Cycle",
+    "Estimates",
     "Plan",
     "Schedule",
     "Setting",

@@ -178,6 +178,11 @@ class Auto(Schedule):
         seconds = self.beliefs.costs.seconds(drafter, sheet.frontier - lanes[drafter].seen)
         return (drafter,) if seconds <= own.seconds_to_spend else ()
 
+    def label(self, sheet: Sheet) -> str:
+        """The plan that the sequence runs."""
+        own = self._running.get(sheet)
+        return self.name if own is None else f"{own.window.plan} (chosen by {self.name})"
+
     @property
     def chosen(self) -> str | None:
         """The plan that is held to be the fastest; None until every exploration was run."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidSchedule, UnknownName
-from ..plugins import PluginFailed, Registry
+from ..plugins import Registry
 
 if TYPE_CHECKING:
     from .base import Schedule
@@ -64,16 +64,23 @@ def plans(setting: "Setting", verification: str) -> "list[Plan]":
     found: list[Plan] = []
     for name in _SCHEDULES.names():
         try:
-            candidates = schedule_class(name).candidates(setting)
-        except PluginFailed as error:
+            found += _candidates(name, setting, verification)
+        except Exception as error:
+            if _SCHEDULES.is_own(name):
+                raise
             # Another package's fault is no reason to decode nothing.
-            logger.warning("auto leaves out a schedule: %s", error)
+            logger.warning("auto leaves out the schedule %r: %s: %s", name, type(error).__name__, error)
+    return found
+
+
+def _candidates(name: str, setting: "Setting", verification: str) -> "list[Plan]":
+    """The plans of one schedule that `auto` weighs and that can be had."""
+    found = []
+    for plan in schedule_class(name).candidates(setting):
+        whole = replace(plan, verification=verification)
+        try:
+            make_schedule(whole, setting)
+        except InvalidSchedule:
             continue
-        for plan in candidates:
-            whole = replace(plan, verification=verification)
-            try:
-                make_schedule(whole, setting)
-            except InvalidSchedule:
-                continue
-            found.append(whole)
+        found.append(whole)
     return found
