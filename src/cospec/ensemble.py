@@ -139,7 +139,7 @@ class Ensemble:
     def generate(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> list[Result]:
         """Decode each prompt (a text or token ids; or a list of them) n times; prompt by prompt, sample by sample.
 
-        params: one for all, or one each. Raises a CospecError before anything is decoded; a text that fails while
+        params: one for all, or one each. Raises a CospecError before anything is decoded; a sequence that fails while
         being decoded ends with finish_reason "error", and the others go on.
         """
         results = [event.result for event in self.stream(prompts, params) if event.result is not None]
@@ -199,7 +199,7 @@ class Ensemble:
         if not is_planned or not is_free:
             return None
         setting = self._setting(params)
-        # What schedules can be had, and what is drawn from, hang on these.
+        # The legal schedules, and the target, depend on these.
         key = (params.warpers, params.is_biased, plan, setting.drafters)
         if key not in self._planners:
             weighed = [plan] if plan.is_paced else plans(setting, plan.verification)

@@ -1,4 +1,4 @@
-"""What a user can be told is wrong.
+"""Errors that a user can mend.
 
     CospecError
     ├── UnknownName            a name that is none of the known ones
@@ -83,13 +83,12 @@ class MemberFailed(CospecError):
 
     @classmethod
     def by(cls, error: Exception, what: str) -> CospecError:
-        """The error that ends one text, whatever was raised over it: a user's function and a full memory may raise
-        anything, and neither may end the others."""
+        """The error that ends one sequence, for whatever was raised: a CospecError as it is. what: names what raised."""
         return error if isinstance(error, CospecError) else cls(f"{what} raised {type(error).__name__}: {error}")
 
 
 class InvalidBenchmark(CospecError):
-    """A benchmark with nothing to compare, or whose kept results are another's."""
+    """A benchmark with nothing to compare, or a results file of another benchmark."""
 
 
 class InvalidPilot(CospecError):

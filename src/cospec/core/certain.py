@@ -50,6 +50,6 @@ def _of_mixture(combination: Mixture, logits: Tensor, members: Sequence[int]) ->
 
 
 def _of_expert(expert: Tensor, plausibility: float) -> tuple[Tensor, Tensor]:
-    # As the combination itself masks, so that both always agree.
+    # The same expression as in the combination's mask, so that both always agree.
     is_plausible = expert >= expert.amax(-1, keepdim=True) + math.log(plausibility)
     return is_plausible.sum(-1) == 1, expert.argmax(-1)

@@ -48,7 +48,8 @@ class Draws:
     def gumbel(self, start: int, num_positions: int, like: Tensor) -> Tensor:
         """G_t(x) for positions start, start + 1, ...: [num_positions, vocab], of the last dimension of `like`.
 
-        It depends on (seed, sequence, position, token) alone: it is drawn once for a position, whoever asks.
+        It depends on (seed, sequence, position, token) alone: the same for every lane that drafts there and for the
+        target.
         """
         return gumbel(self.noise_keys(start, num_positions), like)
 

@@ -53,5 +53,5 @@ def _signed(number: int) -> int:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """To the right, filled with zeros; torch's own shift repeats the sign."""
+    """A logical shift to the right, filled with zeros; torch's own shift is arithmetic and repeats the sign."""
     return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""Draws by the Gumbel noise of a position, which is the same for whoever asks for it."""
+"""Draws by the Gumbel noise of a position, the same for every lane that drafts there and for the target."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -154,7 +154,8 @@ def _as_tuple(values: object) -> tuple[object, ...]:
 
 
 def _as_biases(biases: object) -> object:
-    """JSON has texts for keys: digits become the id that they spell. What is no mapping is left to the rules."""
+    """Keys that are strings of digits, as in JSON, become integers. What is no mapping is left for `_rules` to
+    refuse."""
     if biases is None:
         return {}
     if not isinstance(biases, Mapping):

@@ -106,7 +106,7 @@ def _forward(runner: Runner, items: Sequence[PassItem]) -> list[Outcome]:
     rows = runner.feed([item.feed for item in items])
     seconds = time.perf_counter() - started
     if len(rows) != len(items):
-        # The slots have changed, and it cannot be told which feed is missing.
+        # The slots have changed, and which feed is missing is unknown.
         return [
             MemberFailed(f"{item.name} answered {len(items)} feeds with {len(rows)} tensors of rows") for item in items
         ]

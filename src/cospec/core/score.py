@@ -10,7 +10,7 @@ from .tokens import TokenLogprob
 def score(sheet: Sheet) -> list[TokenLogprob]:
     """log r of each settled token, and of the prompt's if wanted, whose rows are all there and not yet reported.
 
-    Changes nothing: the sheet is marked as scored by whoever reports them.
+    Changes nothing: the engine marks the sheet as scored when it reports them.
     """
     if not sheet.wants_logprobs:
         return []

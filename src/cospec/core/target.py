@@ -31,7 +31,7 @@ class Span:
 
 
 def stacked(spans: Sequence[Span], members: Sequence[int]) -> Tensor:
-    """[members, positions, vocab] of all spans, one behind the other, on the first member's device."""
+    """[members, positions, vocab] of all spans, concatenated, on the first member's device."""
     rows = [joined([span.of(i) for span in spans]) for i in members]
     return torch.stack([row.to(rows[0]) for row in rows])
 

@@ -73,8 +73,8 @@ class _Stop:
             self._shorter.append(length)
 
     def read(self, piece: str, at: int) -> int | None:
-        """The text, `at` characters so far, goes on with `piece`: where the string first stands in it, if it becomes
-        complete within the piece."""
+        """Append `piece` to a text of `at` characters: where the string first begins, if it becomes complete within the
+        piece."""
         found = None
         for end, letter in enumerate(piece, start=at + 1):
             self.num_begun = self._next(self.num_begun, letter)
@@ -84,7 +84,8 @@ class _Stop:
         return found
 
     def _next(self, length: int, letter: str) -> int:
-        """How much of the string a text ends with that ended with `length` of it, and then had this letter."""
+        """The length of the longest prefix of the string that a text ends with, after this letter, if it ended with one
+        of `length` before."""
         while length and self._string[length] != letter:
             length = self._shorter[length - 1]
         return length + (self._string[length] == letter)

@@ -63,7 +63,8 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def _heated(logits: Tensor, temperature: float) -> Tensor:
-    """From the maximum down, so that a tiny temperature, even one that rounds to 0 in the rows, leaves the maximum."""
+    """Logits over the temperature, shifted so that their maximum is 0: it stays finite under a temperature that rounds
+    to 0 in the rows' type."""
     return (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(logits.dtype).tiny)
 
 

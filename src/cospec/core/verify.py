@@ -18,7 +18,7 @@ from .draws import draw
 
 @dataclass(frozen=True)
 class Verdict:
-    """`accepted` drafted tokens stand; then `token`, drawn instead of the next one, or None if all stand."""
+    """The first `accepted` drafts are accepted; `token` replaces the next one, and is None if all are accepted."""
 
     accepted: int
     token: int | None
@@ -26,7 +26,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Runs of drafted tokens whose rows of the target are complete, one behind the other: `lengths` of them.
+    """Concatenated runs of drafted tokens, whose target rows are complete; run k has lengths[k] tokens.
 
     tokens: [total] ids. target: [total, vocab] probabilities. draft: [total, vocab] probabilities that each token was
     drawn from; a lookup's rows are one-hot.

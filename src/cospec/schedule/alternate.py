@@ -16,8 +16,8 @@ class Alternate(Schedule):
     """Member i drafts `gammas[i]` tokens a turn.
 
     The member with the fewest rows is fed all it has not seen, which scores the others' drafts; its bonus row is
-    its own proposal. `first` starts afresh after a replacement; is_lazy: and whenever nothing is drafted, where its row
-    may settle a position alone.
+    its own proposal. `first` takes the first turn after a rollback; is_lazy: also whenever nothing is drafted, because
+    its row alone may settle the position.
     """
 
     gammas: tuple[int, ...]

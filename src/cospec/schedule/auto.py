@@ -65,14 +65,15 @@ class Running:
     """What a sequence runs.
 
     window: the one whose plan it is. schedule: the plan's. backlog: tokens that each member was still to be fed after
-    the last round. shadowed: the position where an idle drafter was fed last; seconds_to_spend: for the next one.
+    the last round. shadowed: the position where an idle drafter was fed last. shadow_budget: seconds, SHADOW_SHARE of
+    the elapsed time.
     """
 
     window: Window
     schedule: Schedule
     backlog: list[int] | None = None
     shadowed: int = -TOKENS_A_SHADOW
-    seconds_to_spend: float = 0.0
+    shadow_budget: float = 0.0
 
 
 class Auto(Schedule):
@@ -176,7 +177,7 @@ class Auto(Schedule):
         if drafter is None:
             return ()
         seconds = self.beliefs.costs.seconds(drafter, sheet.frontier - lanes[drafter].seen)
-        return (drafter,) if seconds <= own.seconds_to_spend else ()
+        return (drafter,) if seconds <= own.shadow_budget else ()
 
     def label(self, sheet: Sheet) -> str:
         """The plan that the sequence runs."""
@@ -208,7 +209,7 @@ class Auto(Schedule):
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
         own = self._running[sheet]
-        own.shadowed, own.seconds_to_spend = sheet.position, 0.0
+        own.shadowed, own.shadow_budget = sheet.position, 0.0
         self.num_shadowed[lane] += 1
 
     def on_settled(self, sheet: Sheet, tokens: Sequence[Token]) -> None:
@@ -233,7 +234,7 @@ class Auto(Schedule):
         self.beliefs.record_round(done)
         running = [self._running[sheet] for sheet in done.sheets]
         for own in running:
-            own.seconds_to_spend += SHADOW_SHARE * done.seconds / done.num_live
+            own.shadow_budget += SHADOW_SHARE * done.seconds / done.num_live
         if len({id(own.schedule) for own in running}) == 1:
             running[0].schedule.on_round(done)
         deferred = self._deferred_seconds(done.sheets)

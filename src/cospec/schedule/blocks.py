@@ -37,8 +37,8 @@ class BlockDrafting(Schedule):
         return self.blocks_of(self.gamma if self.stop is None else self.best_gamma(estimates), estimates)
 
     def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
-        """The threshold set to the probability, that a block stands, at which one more draft gives as many tokens a
-        second as all the rest.
+        """Set the threshold to the survival probability at which one more draft yields exactly the plan's mean tokens
+        per second.
 
         A draft more gives (probability that all before stand) * acceptance tokens, and takes its own seconds. (A
         stretch pays if it gives more than the average: the marginal value theorem of renewal rewards.)

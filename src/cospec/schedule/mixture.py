@@ -16,7 +16,7 @@ from .blocks import BlockDrafting, block_length, is_being_verified
 from .plan import EACH, PACED, Plan, Setting
 from .theory import Cycle, Estimates, Measurements, chances_of_settled
 
-# How many tokens of a member's backlog are told apart where members are drawn one by one.
+# Backlogs of a member are distinguished up to so many tokens where members are drawn one by one.
 MOST_BACKLOG = 8
 
 
