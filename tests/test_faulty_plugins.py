@@ -376,14 +376,24 @@ def test_scoring_needs_no_room_behind_the_prompt():
 
 
 def test_a_sequence_that_is_cut_leaves_lanes_that_are_cut():
-    """Rows for log-probabilities are fed to lanes that lag, after a stop token has cut what was settled behind it."""
-    members = [table(1, end_ids=()), table(2, end_ids=())]
-    ensemble = Ensemble(members, Mixture([0.9, 0.1]), schedule="mixture", gamma=4, proposer=table(3))
-    for seed in range(30):
-        params = SamplingParams(max_tokens=20, seed=seed, stop_token_ids=[2], logprobs=1, prompt_logprobs=1)
-        (drafted,) = ensemble.generate([[1]], params)
-        assert drafted.error is None
-        assert len(drafted.logprobs) == len(drafted.token_ids)
+    """A stop string ends the text within a block; then rows for log-probabilities are fed to the member that lags."""
+    spelled = (1, 5, 4, 3, 6, 1, 2, 3, 1, 2)
+    members = [letters(spelled), letters(spelled)]
+    ensemble = Ensemble(members, Mixture([0.9, 0.1]), schedule="mixture", gamma=8, proposer=letters(spelled))
+    for seed in range(20):
+        (result,) = ensemble.generate("a", SamplingParams(max_tokens=20, seed=seed, stop=["b c"], logprobs=1))
+        assert result.error is None
+        assert (result.text, result.finish_reason) == ("aa", "stop")
+        assert len(result.logprobs) == len(result.token_ids) == 4
+
+
+def test_the_first_error_of_a_sequence_stays():
+    (event,) = list(Ensemble([table(1)]).stream([[1]], SamplingParams(max_tokens=0)))
+    first, second = ValueError("first"), ValueError("second")
+    event.sheet.finish("error", first)
+    event.sheet.finish("error", second)
+    event.sheet.finish("stop")
+    assert (event.sheet.error, event.sheet.finish_reason) == (first, "error")
 
 
 def test_objects_are_schedules_and_proposers():

@@ -83,7 +83,7 @@ class MemberFailed(CospecError):
 
     @classmethod
     def by(cls, error: Exception, what: str) -> CospecError:
-        """The error that ends one sequence: a CospecError as it is, else what was raised. what: names what raised it."""
+        """The error that ends one sequence: a CospecError as it is, or one that names `what` raised it."""
         return error if isinstance(error, CospecError) else cls(f"{what} raised {type(error).__name__}: {error}")
 
 
