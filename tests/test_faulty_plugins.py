@@ -7,7 +7,16 @@ from unittest import mock
 import pytest
 import torch
 
-from cospec import Ensemble, Member, Mixture, SamplingParams, Schedule, toy
+from cospec import (
+    Ensemble,
+    InvalidCombination,
+    InvalidSchedule,
+    Member,
+    Mixture,
+    SamplingParams,
+    Schedule,
+    toy,
+)
 from cospec.core import settle
 from cospec.core.sheet import Sheet
 from cospec.schedule import Plan, plans
@@ -423,3 +432,41 @@ def test_objects_are_schedules_and_proposers():
         assert found.schedule == "own"
         assert found.proposers["quick"].proposed > 0
         assert found.drafters["quick"].tokens_fed > 2
+
+
+def test_a_members_own_error_has_its_name():
+    wrong = toy.FunctionRunner(4, lambda prefix: torch.zeros(5))
+    (result,) = Ensemble([table(1), wrong]).generate([[1]], PARAMS)
+    assert result.error.startswith("member-2 raised MemberFailed: the function gave logits of shape [5]")
+
+
+@pytest.mark.parametrize("given", [3, None, int, Mixture([1.0])])
+def test_what_is_no_schedule_is_refused(given):
+    with pytest.raises(InvalidSchedule, match=r"give a name, a cospec\.Schedule, or a class of them"):
+        Ensemble([table(1), table(2)], schedule=given)
+
+
+def test_settings_beside_a_schedule_object_are_refused():
+    with pytest.raises(InvalidSchedule, match="gamma 3 was given beside the schedule object 'silly'"):
+        Ensemble([table(1), table(2)], schedule=Silly(lane=1, gamma=2), gamma=3)
+
+
+def test_a_class_is_no_combination():
+    with pytest.raises(InvalidCombination, match="combine is"):
+        Ensemble([table(1), table(2)], combine=Mixture)
+
+
+class Odd(Mixture):
+    def log_probs(self, logits):
+        return super().log_probs(logits)[None]
+
+
+class Undefined(Mixture):
+    def log_probs(self, logits):
+        return super().log_probs(logits) * torch.nan
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Odd, "mixture gave [1, "), (Undefined, "combined by mixture")])
+def test_a_faulty_combination_is_named(kind, told):
+    (result,) = Ensemble([table(1), table(2)], combine=kind([0.5, 0.5]), schedule="plain").generate([[1]], PARAMS)
+    assert told in result.error

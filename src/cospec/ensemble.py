@@ -22,8 +22,9 @@ from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownN
 from .files import LOAD_OPTIONS, read_settings
 from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
 from .runner.schemes import DEFAULT, LOOKUPS, split
-from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class, schedule_names
+from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class
 from .schedule.auto import Auto
+from .schedule.plan import check_schedule_given
 
 Prompt = str | Sequence[int]
 Params = SamplingParams | Sequence[SamplingParams] | None
@@ -311,7 +312,7 @@ def _as_combination(combine: Combination | str | None, num_members: int) -> Comb
     """A combination object; a name, or none, stands for the one of that name, or a mixture, with equal weights."""
     if combine is None or isinstance(combine, str):
         return make_combination(combine or "mixture", num_members)
-    if not isinstance(combine, Combination):
+    if isinstance(combine, type) or not isinstance(combine, Combination):
         raise InvalidCombination(
             f"combine is {combine!r}; give cospec.Mixture([...]) or another combination, or a name"
         )
@@ -319,10 +320,9 @@ def _as_combination(combine: Combination | str | None, num_members: int) -> Comb
 
 
 def _special_proposers(schedule: str | Schedule | type[Schedule]) -> tuple[str, ...]:
-    """What the schedule's plans may name as proposer beside members and drafters; an unknown name's are none yet."""
-    if not isinstance(schedule, str):
-        return schedule.special_proposers
-    return schedule_class(schedule).special_proposers if schedule in schedule_names() else ()
+    """What the schedule's plans may name as proposer beside members and drafters."""
+    check_schedule_given(schedule)
+    return (schedule_class(schedule) if isinstance(schedule, str) else schedule).special_proposers
 
 
 def _as_sources(proposer: Proposer | Sequence[Proposer] | None) -> list[Proposer]:

@@ -45,7 +45,7 @@ class EnsembleSettings(LoadSettings, total=False):
     """An ensemble's file; see Ensemble."""
 
     members: list[str | MemberSettings]
-    combine: str | dict[str, float | str | list[float] | None] | None
+    combine: str | dict[str, int | float | str | list[float] | None] | None
     schedule: str
     gamma: int | list[int] | str | None
     proposer: str | list[str] | None

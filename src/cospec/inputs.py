@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
@@ -101,16 +102,30 @@ def validated(cls: type[T], value: Any, where: str, kind: type[CospecError]) -> 
         example = next(iter(get_type_hints(cls)))
         raise kind(f"{where} holds no settings; want keys and values, such as {example}: ..., got {_shown(value)}")
     try:
+        foreign = _foreign(value)
         # JSON's rules: a list may become a tuple, a mapping a dataclass, a whole number a float, and nothing else.
-        text = json.dumps(value, allow_nan=False)
+        text = "" if foreign else json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise kind(f"{where} holds a value that is no text, number, list or mapping: {error}") from None
+    if foreign:
+        place, given = foreign
+        raise kind(f"{_written(where, place)}: want a finite number, a text, a list or a mapping, got {_shown(given)}")
     hint: Any = cls
     try:
         made: T = _adapter(hint).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         raise _explained(error, cls, value, where, kind) from None
     return made
+
+
+def _foreign(value: Any, place: Place = ()) -> tuple[Place, Any] | None:
+    """The first value that JSON does not have, such as a date or an infinite number, with its place."""
+    if isinstance(value, Mapping):
+        return next((found for key, inner in value.items() if (found := _foreign(inner, (*place, str(key))))), None)
+    if isinstance(value, list | tuple):
+        return next((found for i, inner in enumerate(value) if (found := _foreign(inner, (*place, i)))), None)
+    is_known = value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and isfinite(value))
+    return None if is_known else (place, value)
 
 
 @cache

@@ -211,7 +211,7 @@ class EnsembleOptions:
 
 # The options for fields of SamplingParams, whose names, types and defaults they have.
 SAMPLING = {
-    "max_tokens": _sampling_option(help="The most tokens a sequence may have."),
+    "max_tokens": _sampling_option(min=1, help="The most tokens a sequence may have."),
     "min_tokens": _sampling_option(help="No sequence ends before so many tokens."),
     "temperature": _sampling_option(help="Above 1 is more varied, below 1 less; 0 is the most probable token."),
     "top_p": _sampling_option(help="Keep the most probable tokens that together have this probability. 1: all."),

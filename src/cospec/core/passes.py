@@ -103,7 +103,11 @@ def _forward(runner: Runner, items: Sequence[PassItem]) -> list[Outcome]:
         if error := _length_error(item, item.length):
             raise error
     started = time.perf_counter()
-    rows = runner.feed([item.feed for item in items])
+    try:
+        rows = runner.feed([item.feed for item in items])
+    except CospecError as error:
+        # Like any other error of a runner, it is told with the member's name.
+        raise MemberFailed(f"{items[0].name} raised {type(error).__name__}: {error}") from None
     seconds = time.perf_counter() - started
     if len(rows) != len(items):
         # The slots have changed, and which feed is missing is unknown.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import CospecError, InvalidSchedule, MemberFailed
+from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed
 from .certain import certain_tokens, has_shortcut
 from .combine import Combination
 from .noise import by_place
@@ -48,7 +48,14 @@ def parted(rows: Tensor, lengths: list[int]) -> list[Tensor]:
 
 def log_combined(spans: Sequence[Span], combination: Combination) -> list[Tensor]:
     """log r before the transforms, [positions, vocab] for each span; all of them are combined at once."""
-    log_r = combination.log_probs(stacked(spans, spans[0].sheet.members))
+    rows = stacked(spans, spans[0].sheet.members)
+    log_r = combination.log_probs(rows)
+    if not isinstance(log_r, Tensor) or log_r.shape != rows.shape[1:]:
+        given = list(log_r.shape) if isinstance(log_r, Tensor) else type(log_r).__name__
+        raise InvalidCombination(
+            f"{combination.name} gave {given}, where log-probabilities [positions, vocab] = {list(rows.shape[1:])} "
+            "were asked for"
+        )
     return parted(log_r, [span.stop - span.start for span in spans])
 
 
@@ -62,8 +69,9 @@ def log_targets(sheets: Sequence[Sheet]) -> list[Tensor | CospecError | None]:
     log_rs = distributions([(sheets[i], sheets[i].position, joined(parts[i])) for i in known])
     targets: list[Tensor | CospecError | None] = [None] * len(sheets)
     for i, log_r in zip(known, log_rs, strict=True):
-        names = (sheets[i].lanes[member].name for member in sheets[i].members)
-        targets[i] = no_distribution(" + ".join(names)) if log_r is None else log_r
+        names = " + ".join(sheets[i].lanes[member].name for member in sheets[i].members)
+        by = f", combined by {sheets[i].combination.name}," if sheets[i].num_members > 1 else ""
+        targets[i] = no_distribution(names + by) if log_r is None else log_r
     return targets
 
 

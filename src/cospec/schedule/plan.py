@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..core.certain import has_shortcut
 from ..core.combine import Combination
 from ..core.params import SamplingParams
+from ..core.policy import Policy
 from ..core.verify import check_verification
 from ..errors import InvalidSchedule, UnknownName
 from .registry import schedule_names
@@ -45,8 +46,7 @@ class Plan:
     verification: str = "block"
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, str) and self.schedule not in schedule_names():
-            raise UnknownName("schedule", self.schedule, schedule_names())
+        check_schedule_given(self.schedule)
         check_verification(self.verification)
         if isinstance(self.gamma, list):
             object.__setattr__(self, "gamma", tuple(self.gamma))
@@ -80,6 +80,15 @@ class Plan:
         if self.gamma is None or isinstance(self.gamma, str):
             return ()
         return self.gamma if isinstance(self.gamma, tuple) else (self.gamma,)
+
+
+def check_schedule_given(schedule: object) -> None:
+    """Raises UnknownName for an unknown name, InvalidSchedule for what is neither a name nor a schedule."""
+    if isinstance(schedule, str):
+        if schedule not in schedule_names():
+            raise UnknownName("schedule", schedule, schedule_names())
+    elif not isinstance(schedule, Policy) and not (isinstance(schedule, type) and issubclass(schedule, Policy)):
+        raise InvalidSchedule(f"schedule is {schedule!r}; give a name, a cospec.Schedule, or a class of them")
 
 
 def as_gamma(parts: Sequence[str]) -> int | tuple[int, ...] | str | None:

@@ -52,6 +52,12 @@ def make_schedule(plan: "Plan", setting: "Setting") -> "Schedule":
         if name is not None and name not in (*known, *(kind.special_proposers if what == "proposer" else ())):
             raise UnknownName(what, name, known)
     if isinstance(kind, Schedule):
+        for what, value in (("gamma", plan.gamma), ("first", plan.first)):
+            if value is not None:
+                raise InvalidSchedule(
+                    f"{what} {value!r} was given beside the schedule object {plan.name!r}, which is taken as it is; "
+                    "set it on the object, or give its class"
+                )
         return kind
     if plan.is_paced and not kind.can_be_paced:
         raise InvalidSchedule(f'{plan.name} takes no gamma "{PACED}"; give a number, or leave it out')

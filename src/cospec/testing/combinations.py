@@ -26,6 +26,8 @@ def check_combination(combination: Combination, num_members: int) -> int:
 
     Returns how many rows were compared. Raises AssertionError that says what is wrong.
     """
+    assert not isinstance(combination, type), f"{combination!r} is a class; give an object"
+    assert isinstance(combination, Combination), f"{combination!r} is no combination; it has name, check and log_probs"
     name = combination.name
     combination.check(num_members)
     try:

@@ -21,6 +21,15 @@ def check_runner(runner: Runner, *, tolerance: float = 1e-4, seed: int = 0) -> i
     Returns how many rows were compared. Raises AssertionError that says what is wrong.
     """
     _check_attributes(runner)
+    try:
+        return _check_rows(runner, tolerance, seed)
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(f"the runner raised {type(error).__name__}: {error}") from error
+
+
+def _check_rows(runner: Runner, tolerance: float, seed: int) -> int:
     generator = torch.Generator().manual_seed(seed)
     texts = [torch.randint(runner.vocab_size, (n,), generator=generator).tolist() for n in PROMPTS]
     expected = [_one_by_one(runner, tokens) for tokens in texts]

@@ -8,7 +8,7 @@ from ..core.params import SamplingParams
 from ..core.policy import Policy
 from ..core.sheet import Sheet
 from ..core.verify import VERIFICATIONS
-from ..errors import InvalidSchedule, UnknownName
+from ..errors import CospecError, InvalidSchedule, UnknownName
 from ..schedule import Plan, Schedule, make_schedule, schedule_class
 from ..schedule.plain import Plain
 from .enumeration import engine_law
@@ -46,6 +46,11 @@ def check_schedule(schedule: str | Schedule | type[Schedule], plans: Sequence[Pl
     Returns how many laws were enumerated. Raises AssertionError, naming plan and ensemble, where something is wrong or
     the schedule fits none of the ensembles.
     """
+    try:
+        plan = Plan(schedule=schedule)
+    except CospecError as error:
+        raise AssertionError(str(error)) from error
+    assert plan.name != Policy.name, f"{schedule!r} has no name; give the class a `name`"
     num_laws = 0
     coupled: list[tuple[Schedule, ToyEnsemble, str]] = []
     for ensemble in _ENSEMBLES:
