@@ -8,13 +8,12 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed
 from .events import Event
 from .faults import guarded, isolate_failures
 from .feeding import Feeding, Participant, RoundFeeds
-from .live import Live, Request, schedule_of
+from .live import Live, Request
 from .policy import Round
 from .propose import Proposal, propose
 from .score import score
@@ -78,7 +77,7 @@ class Engine:
         self._num_added += 1
         text = TextStream(request.decode, params.stop) if request.decode is not None else None
         live = self._live[self._num_added] = Live(self._num_added, request, sheet, text)
-        live.has_begun = live.report(partial(sheet.schedule.on_begin, sheet)) is None
+        live.has_begun = live.report(sheet.schedule.on_begin, sheet) is None
         if sheet.limit == 0 and not sheet.is_finished:
             sheet.finish("length")
         return live.id
@@ -132,14 +131,14 @@ class Engine:
                 live.fail(outcome)
             elif outcome:
                 tokens[live] = live.append_text(outcome)
-                live.report(partial(live.sheet.schedule.on_settled, live.sheet, tokens[live]))
+                live.report(live.sheet.schedule.on_settled, live.sheet, tokens[live])
         return tokens
 
     def _score(self, live: Live) -> Sequence[TokenLogprob]:
         """The log-probabilities that became known."""
         if live.sheet.error is not None:
             return ()
-        scored = guarded(partial(score, live.sheet), "the log-probabilities")
+        scored = guarded("the log-probabilities", score, live.sheet)
         if isinstance(scored, CospecError):
             live.fail(scored)
             return ()
@@ -157,7 +156,7 @@ class Engine:
             live.sheet.forget()
             self._feeding.trim(live)
             if not live.sheet.is_finished and self._refine(live):
-                lane = guarded(partial(_proposer, live.sheet), schedule_of(live))
+                lane = guarded(live.schedule_label, _proposer, live.sheet)
                 if isinstance(lane, CospecError):
                     live.fail(lane)
                 elif lane is not None:
@@ -169,13 +168,13 @@ class Engine:
 
     def _refine(self, live: Live) -> bool:
         """Let a member take over the drafters' drafts, where the schedule says so. Whether the sequence goes on."""
-        member = guarded(partial(_refiner, live.sheet), schedule_of(live))
+        member = guarded(live.schedule_label, _refiner, live.sheet)
         if member is None:
             return True
         if isinstance(member, CospecError):
             error: CospecError | None = member
         else:
-            error = guarded(partial(refine, live.sheet, member), "the first verification")
+            error = guarded("the first verification", refine, live.sheet, member)
         if error is not None:
             live.fail(error)
             return False
@@ -198,14 +197,14 @@ class Engine:
                 seconds_in_models=fed.seconds,
                 has_prefill=fed.has_prefill,
             )
-            error = lives[0].report(partial(lives[0].sheet.schedule.on_round, done))
+            error = lives[0].report(lives[0].sheet.schedule.on_round, done)
             if error is not None:
                 for live in lives[1:]:
                     live.fail(error)
 
     def _leave(self, live: Live) -> None:
         if live.has_begun:
-            error = guarded(partial(live.sheet.schedule.on_end, live.sheet), schedule_of(live))
+            error = guarded(live.schedule_label, live.sheet.schedule.on_end, live.sheet)
             if error is not None:
                 # The result is right, and was given: this concerns whoever wrote the schedule.
                 logger.error("%s", error)

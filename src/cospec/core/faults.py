@@ -1,21 +1,27 @@
 """Whose fault it is when others' code raises: models, combinations, schedules and tokenizers may raise anything."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from ..errors import CospecError, MemberFailed
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+Arguments = ParamSpec("Arguments")
 
 
-def guarded(call: Callable[[], Outcome], what: str) -> Outcome | CospecError:
-    """What `call` returns, or the error that ends a sequence where it raises. what: names in the error what raised."""
+def guarded(
+    what: str | Callable[[], str], call: Callable[Arguments, Outcome], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Outcome | CospecError:
+    """What `call` returns, or the error that ends a sequence where it raises.
+
+    what: names in the error what raised; a function makes the name then, and not in each of many calls.
+    """
     try:
-        return call()
+        return call(*args, **kwargs)
     except Exception as error:
         # Without its traceback, whose frames hold tensors: it may have been raised for want of memory.
-        return MemberFailed.by(error, what).with_traceback(None)
+        return MemberFailed.by(error, what if isinstance(what, str) else what()).with_traceback(None)
 
 
 def isolate_failures(
@@ -32,7 +38,7 @@ def isolate_failures(
     the error, before they are attempted one by one.
     """
     if len(items) == 1:
-        outcome = guarded(lambda: attempt(items), what(items[0]))
+        outcome = guarded(lambda: what(items[0]), attempt, items)
         return [outcome] if isinstance(outcome, CospecError) else [*outcome]
     try:
         return [*attempt(items)]

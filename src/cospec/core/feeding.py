@@ -8,7 +8,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..errors import CospecError, InvalidSchedule, MemberFailed
 from ..runner import Feed, Runner
 from .faults import guarded, isolate_failures
-from .live import Live, schedule_of
+from .live import Live
 from .passes import Fed, ForwardPass, Passes, PassItem
 from .prefill import PrefillBudget
 from .sheet import Lane, Sheet
@@ -115,7 +114,7 @@ class Feeding:
         for participant, lane in zip(self._participants, live.sheet.lanes, strict=True):
             if lane.slot.length == lane.length:
                 continue
-            error = guarded(partial(participant.runner.trim, lane.slot, lane.length), lane.name)
+            error = guarded(lane.name, participant.runner.trim, lane.slot, lane.length)
             if error is None and lane.slot.length != lane.length:
                 kept = lane.slot.length
                 error = MemberFailed(f"{lane.name} keeps {kept} tokens in a slot that was trimmed to {lane.length}")
@@ -126,7 +125,7 @@ class Feeding:
         """Give the sequence's slots back."""
         live.sheet.release()
         for participant, lane in zip(self._participants, live.sheet.lanes, strict=True):
-            error = guarded(partial(participant.runner.close, lane.slot), lane.name)
+            error = guarded(lane.name, participant.runner.close, lane.slot)
             if error is not None:
                 # The sequence is over, and its text is right: this concerns whoever keeps the runner.
                 logger.error("a slot could not be closed: %s", error)
@@ -137,7 +136,7 @@ class Feeding:
 
     def _turns(self, lives: Sequence[Live]) -> dict[Live, Turn]:
         """Each sequence's turn; one whose schedule raises is failed, and has none."""
-        asked = isolate_failures(lambda some: [self._turn(live) for live in some], lives, schedule_of)
+        asked = isolate_failures(lambda some: [self._turn(live) for live in some], lives, Live.schedule_label)
         turns = {}
         for live, turn in zip(lives, asked, strict=True):
             if isinstance(turn, CospecError):
@@ -240,7 +239,7 @@ class Feeding:
                     each.live.sheet.receive(each.lane, len(each.feed.tokens), self._cut(outcome.rows), share)
                     if each.is_shadow:
                         sheet = each.live.sheet
-                        each.live.report(partial(sheet.schedule.on_shadow, sheet, each.lane.index))
+                        each.live.report(sheet.schedule.on_shadow, sheet, each.lane.index)
 
     def _account(self, forward: ForwardPass, fed: Sequence[LaneFeed], feeds: RoundFeeds) -> None:
         """Count a forward pass, and report it to the schedules of its sequences, once for each of their lanes."""
@@ -253,7 +252,7 @@ class Feeding:
         reported = {(id(each.live.sheet.schedule), each.lane.index): each.live for each in fed}
         for (_, lane), live in reported.items():
             on_forward = live.sheet.schedule.on_forward
-            live.report(partial(on_forward, lane, forward.num_tokens, forward.seconds))
+            live.report(on_forward, lane, forward.num_tokens, forward.seconds)
 
     def _cut(self, rows: Tensor) -> Tensor:
         """Without the padded columns beyond the shared vocabulary."""

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from ..errors import CospecError
 from .combine import Combination
 from .draws import Draws
 from .events import Event, Result
-from .faults import guarded
+from .faults import Arguments, guarded
 from .params import SamplingParams
 from .policy import Policy
 from .sheet import Lane, Sheet
@@ -73,7 +72,7 @@ class Live:
         tokens: list[Token] = []
         for length, token in enumerate(settled, start=first + 1):
             before = len(self.text.text) if self.text else 0
-            reason = guarded(partial(self._end, token.token, length), "the tokenizer")
+            reason = guarded("the tokenizer", self._end, token.token, length)
             if isinstance(reason, CospecError):
                 self.fail(reason)
                 self.sheet.cut(length - 1)
@@ -85,6 +84,10 @@ class Live:
                 break
         return tokens
 
+    def schedule_label(self) -> str:
+        """What an error calls the sequence's schedule."""
+        return f"the schedule {self.sheet.schedule.label(self.sheet)!r}"
+
     def fail(self, error: CospecError) -> None:
         """End this sequence with an error, the first one that it meets; its neighbours go on."""
         self.sheet.finish("error", error)
@@ -93,13 +96,15 @@ class Live:
     def close_text(self) -> None:
         """Release the text that was held back."""
         if self.text:
-            error = guarded(self.text.close, "the tokenizer")
+            error = guarded("the tokenizer", self.text.close)
             if error is not None:
                 self.sheet.finish("error", error)
 
-    def report(self, event: Callable[[], None]) -> CospecError | None:
+    def report(
+        self, event: Callable[Arguments, None], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> CospecError | None:
         """Report an event to the schedule. What that raises ends the sequence, and is returned."""
-        error = guarded(event, schedule_of(self))
+        error = guarded(self.schedule_label, event, *args, **kwargs)
         if error is not None:
             self.fail(error)
         return error
@@ -160,10 +165,5 @@ class Live:
 
 def _chosen(sheet: Sheet) -> str | None:
     """The plan that the schedule holds to be the fastest; none where it raises, since the sequence is decoded."""
-    chosen = guarded(lambda: sheet.schedule.chosen, "chosen")
+    chosen = guarded("chosen", lambda: sheet.schedule.chosen)
     return None if isinstance(chosen, CospecError) else chosen
-
-
-def schedule_of(live: Live) -> str:
-    """What an error calls the sequence's schedule."""
-    return f"the schedule {live.sheet.schedule.label(live.sheet)!r}"
