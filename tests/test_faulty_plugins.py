@@ -330,7 +330,7 @@ def test_questions_change_nothing(temperature):
     members = [Member(model=table(seed), name=name) for seed, name in ((1, "a"), (2, "b"))]
     ensemble = Ensemble(members, Mixture([0.7, 0.3]), proposer=[table(3), "lookup"])
     params = SamplingParams(max_tokens=16, temperature=temperature, ignore_eos=True)
-    setting = ensemble._setting(params)
+    setting = ensemble.setting(params)
     # The last plan of each schedule.
     weighed = {plan.schedule: plan for plan in plans(setting, "block")}
     for plan in [*weighed.values(), Plan(schedule="auto")]:

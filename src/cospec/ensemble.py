@@ -186,7 +186,7 @@ class Ensemble:
 
     def schedule_for(self, params: SamplingParams) -> Schedule:
         """The plan's schedule under this sampling. Raises InvalidSchedule where it cannot be had."""
-        return make_schedule(self.plan, self._setting(params))
+        return make_schedule(self.plan, self.setting(params))
 
     def planner_for(self, params: SamplingParams) -> Auto | None:
         """What chooses plans, or draft lengths, under this sampling, for all sequences; None where the plan is fixed.
@@ -199,7 +199,7 @@ class Ensemble:
         is_planned = plan.is_paced or (plan.schedule == "auto" and plan.gamma is None)
         if not is_planned or not is_free:
             return None
-        setting = self._setting(params)
+        setting = self.setting(params)
         # The legal schedules, and the target, depend on these.
         key = (params.warpers, params.is_biased, plan, setting.drafters)
         if key not in self._planners:
@@ -209,7 +209,8 @@ class Ensemble:
             self._planners[key] = Auto.of_plans(weighed, setting, plan.name)
         return self._planners[key]
 
-    def _setting(self, params: SamplingParams) -> Setting:
+    def setting(self, params: SamplingParams) -> Setting:
+        """What plans are made for: the target and who takes part, under this sampling."""
         return Setting(
             combination=self.combination, members=self.member_names, drafters=self.drafter_names, params=params
         )

@@ -47,19 +47,14 @@ class Engine:
 
     def check(self, request: Request) -> None:
         """Raises InvalidPrompt or InvalidSampling if the request cannot run."""
-        _check_ids(request, self.vocab_size)
-        members = request.lane_prompts[: self.num_members]
-        if request.params.prompt_logprobs is not None and any(prompt != request.prompt for prompt in members):
-            raise InvalidSampling("prompt_logprobs need one prompt for all members, and here they have different ones")
-        self._limit(request)
+        self._checked_limit(request)
 
     def add(self, request: Request) -> int:
         """Take in a sequence, which joins in the next round; its id.
 
         Raises as `check` does, and MemberFailed where a runner has no slot for it; then nothing has changed.
         """
-        self.check(request)
-        params = request.params
+        limit, params = self._checked_limit(request), request.params
         end_ids = () if params.ignore_eos else self.participants[0].runner.end_ids
         sheet = Sheet(
             prompt=request.prompt,
@@ -71,7 +66,7 @@ class Engine:
             lanes=self._open(request),
             num_members=self.num_members,
             end_ids=frozenset((*end_ids, *params.stop_token_ids)),
-            limit=self._limit(request),
+            limit=limit,
             scored=0 if params.prompt_logprobs is None else 1 - len(request.prompt),
         )
         self._num_added += 1
@@ -223,8 +218,13 @@ class Engine:
             raise MemberFailed.by(error, self.participants[len(lanes)].name) from error
         return lanes
 
-    def _limit(self, request: Request) -> int:
-        """The most tokens that may follow. Raises InvalidPrompt where a context has no room for what is asked."""
+    def _checked_limit(self, request: Request) -> int:
+        """The most tokens that may follow. Raises as `check` does, also where a context has no room for what is
+        asked."""
+        _check_ids(request, self.vocab_size)
+        members = request.lane_prompts[: self.num_members]
+        if request.params.prompt_logprobs is not None and any(prompt != request.prompt for prompt in members):
+            raise InvalidSampling("prompt_logprobs need one prompt for all members, and here they have different ones")
         limit = request.params.max_tokens
         for index, (participant, prompt) in enumerate(zip(self.participants, request.lane_prompts, strict=True)):
             if not prompt:

@@ -17,7 +17,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidSchedule
 from ..schedule import PACED, Plan, schedule_class, schedule_names
-from .methods import first_error, setting_of
+from .methods import first_error
 from .results import OURS, PLAIN
 
 # Logits in float32 differ by about 1e-5 between forward passes of different shapes, in half precision by about 0.1.
@@ -91,7 +91,7 @@ def tested_plans(ensemble: Ensemble) -> dict[str, Plan]:
     own = ensemble.plan
     if own.name == OURS:
         own = replace(own, proposer=None)
-    setting = setting_of(ensemble, SamplingParams())
+    setting = ensemble.setting(SamplingParams())
     plans = [own]
     for name in schedule_names():
         schedule = schedule_class(name)

@@ -9,7 +9,7 @@ from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidBenchmark, InvalidSchedule, UnknownName
-from ..schedule import Plan, Setting, schedule_class, schedule_names
+from ..schedule import Plan, schedule_class, schedule_names
 from ..schedule.auto import Auto
 from .results import OURS, PLAIN, SINGLE
 
@@ -119,22 +119,12 @@ def singles(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
     ]
 
 
-def setting_of(ensemble: Ensemble, params: SamplingParams, drafters: Sequence[str] | None = None) -> Setting:
-    """What plans are made for. drafters: other than the ensemble's own."""
-    return Setting(
-        combination=ensemble.combination,
-        members=ensemble.member_names,
-        drafters=ensemble.drafter_names if drafters is None else tuple(drafters),
-        params=params,
-    )
-
-
 def benchmarked_plans(ensemble: Ensemble, params: SamplingParams) -> dict[str, Plan]:
     """What a benchmark times unless told otherwise: by schedule, its benchmarked plan, `plain` first."""
     own = ensemble.plan.proposer
     # A schedule with one proposer takes the first drafter; the ensemble's own proposer stands in its place.
     drafters = dict.fromkeys([*([own] if own in ensemble.names else []), *ensemble.drafter_names])
-    setting = setting_of(ensemble, params, [*drafters])
+    setting = replace(ensemble.setting(params), drafters=tuple(drafters))
     names = dict.fromkeys([PLAIN, *schedule_names()])
     return {name: plan for name in names if (plan := schedule_class(name).benchmarked(setting)) is not None}
 

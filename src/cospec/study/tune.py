@@ -17,7 +17,6 @@ from ..files import PLAN_SETTINGS, plan_settings
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
 from ..storage import keep
-from .methods import setting_of
 from .timing import until_steady
 
 # The choice is steady once so many prompts in a row have ended with it.
@@ -111,7 +110,7 @@ def _tokens_per_second(ensembles: list[Ensemble], prompts: Sequence[Prompt], par
 
 
 def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:
-    weighed = plans(setting_of(ensemble, params), ensemble.plan.verification)
+    weighed = plans(ensemble.setting(params), ensemble.plan.verification)
     return next(plan for plan in weighed if str(plan) == name)
 
 
