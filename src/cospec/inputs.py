@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
-from .errors import CospecError, UnknownName
+from .errors import CospecError, UnknownName, shown
 
 T = TypeVar("T")
 Place: TypeAlias = tuple[str | int, ...]
@@ -31,7 +31,6 @@ _WANTED = {
     "tuple_type": "a list",
 }
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-MOST_SHOWN = 100
 
 
 def read_text(path: Path, kind: type[CospecError], what: str = "settings") -> str:
@@ -178,8 +177,7 @@ def _wanted(fault: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return "null" if value is None else shown(value)
 
 
 def _keys(hint: Any, place: Place) -> list[str]:

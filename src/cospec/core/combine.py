@@ -5,15 +5,17 @@ proposed what. Rows come as [members, positions, vocab]; a position's result dep
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Protocol, runtime_checkable
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InvalidCombination, UnknownName
+from ..errors import InvalidCombination, UnknownName, shown
 from ..plugins import Registry
 
 # Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
@@ -35,18 +37,44 @@ class Combination(Protocol):
         ...
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _weights(weights: list[float] | tuple[float, ...], what: str) -> tuple[float, ...]:
+def _is_finite(value: Any) -> bool:
     try:
-        values = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError):
-        raise InvalidCombination(f"{what} needs a list of numbers as weights, got {weights!r}") from None
-    if not values or not all(math.isfinite(weight) for weight in values):
-        raise InvalidCombination(f"{what} needs finite weights, one a member, got {list(values)}")
-    return values
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number that is too large for a float
+        return False
+
+
+def _weights(weights: object, what: str) -> tuple[float, ...]:
+    """Finite numbers, of a list or of an array. Raises InvalidCombination."""
+    listed = weights.tolist() if isinstance(weights, Tensor | np.ndarray) else weights
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes) or not all(map(_is_number, listed)):
+        raise InvalidCombination(f"{what} needs a list of numbers as weights, got {shown(weights)}")
+    if not listed or not all(map(_is_finite, listed)):
+        raise InvalidCombination(f"{what} needs finite weights, one a member, got {shown(listed)}")
+    return tuple(map(float, listed))
+
+
+def _short(weight: float) -> float | int:
+    """A whole number without its `.0`."""
+    return int(weight) if weight.is_integer() and abs(weight) < 1e9 else weight
+
+
+def _to_one(weights: tuple[float, ...]) -> list[float]:
+    """The same proportions, in as few digits as sum to 1 closely enough to be given as weights."""
+    # Divided by the largest first, since the sum of huge ones is infinite.
+    scaled = [weight / max(weights) for weight in weights]
+    exact = [weight / math.fsum(scaled) for weight in scaled]
+    for digits in range(4, 16):
+        rounded = [round(weight, digits) for weight in exact]
+        # The last one makes up for the rounding of the others.
+        rounded[-1] = round(1 - math.fsum(rounded[:-1]), digits)
+        if all(math.isclose(*pair, rel_tol=1e-3) for pair in zip(rounded, exact, strict=True)):
+            return rounded
+    return exact
 
 
 def _check_count(what: str, weights: tuple[float, ...], num_members: int) -> None:
@@ -77,14 +105,16 @@ class Mixture:
     weights: tuple[float, ...]
     name = "mixture"
 
-    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         values = _weights(weights, "Mixture")
         if min(values) <= 0:
             raise InvalidCombination(
-                f"Mixture needs positive weights, got {list(values)}; leave a member of weight 0 out"
+                f"Mixture needs positive weights, got {shown([*values])}; leave a member of weight 0 out"
             )
         if abs(sum(values) - 1) > 1e-6:
-            raise InvalidCombination(f"Mixture's weights {list(values)} sum to {sum(values):g}; they must sum to 1")
+            raise InvalidCombination(
+                f"weights {[*map(_short, values)]} sum to {sum(values):g}; a mixture's must sum to 1: {_to_one(values)}"
+            )
         object.__setattr__(self, "weights", tuple(weight / sum(values) for weight in values))
 
     def check(self, num_members: int) -> None:
@@ -108,10 +138,12 @@ class Product:
     weights: tuple[float, ...]
     name = "product"
 
-    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         values = _weights(weights, "Product")
         if min(values) <= 0:
-            raise InvalidCombination(f"Product needs positive weights, got {list(values)}; Arithmetic takes any sign")
+            raise InvalidCombination(
+                f"Product needs positive weights, got {shown([*values])}; Arithmetic takes any sign"
+            )
         object.__setattr__(self, "weights", values)
 
     def check(self, num_members: int) -> None:
@@ -132,7 +164,7 @@ class Arithmetic:
     weights: tuple[float, ...]
     name = "arithmetic"
 
-    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         object.__setattr__(self, "weights", _weights(weights, "Arithmetic"))
 
     def check(self, num_members: int) -> None:
@@ -156,10 +188,10 @@ class Contrastive:
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.mu) and self.mu >= 0):
-            raise InvalidCombination(f"Contrastive needs a finite mu >= 0, got {self.mu}")
+            raise InvalidCombination(f"Contrastive needs a finite mu >= 0, got {shown(self.mu)}")
         if self.plausibility is not None and not (_is_finite(self.plausibility) and 0 < self.plausibility <= 1):
             raise InvalidCombination(
-                f"Contrastive's plausibility is above 0 and at most 1, got {self.plausibility}; leave it out for none"
+                f"Contrastive's plausibility is above 0 and at most 1, got {shown(self.plausibility)}; leave it out for none"
             )
 
     def check(self, num_members: int) -> None:
@@ -189,7 +221,7 @@ class Guided:
 
     def __post_init__(self) -> None:
         if not _is_finite(self.scale):
-            raise InvalidCombination(f"Guided needs a finite scale, got {self.scale}")
+            raise InvalidCombination(f"Guided needs a finite scale, got {shown(self.scale)}")
 
     def check(self, num_members: int) -> None:
         if num_members != 2:
