@@ -241,7 +241,11 @@ def test_a_file_says_all_that_the_constructor_takes_and_overrides_win(tmp_path):
         ("members: [a, b]\ncombine: mixtur", UnknownName, "did you mean 'mixture'"),
         ("members: [a, b]\ncombine: {type: mixture, weight: [1, 0]}", UnknownName, "did you mean 'weights'"),
         ("members: [a, b]\ncombine: {type: mixture, weights: [0.5, 0.6]}", InvalidCombination, "sum to 1.1"),
-        ("members: [a, b]\ncombine: {type: contrastive, mu: x}", InvalidCombination, "needs a finite mu"),
+        (
+            "members: [a, b]\ncombine: {type: contrastive, mu: x}",
+            InvalidEnsemble,
+            r"combine\.mu: want a number, got 'x'",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_with_what_is_wrong_in_it(tmp_path, text, error, message):

@@ -22,7 +22,6 @@ Each message says what was given, what is allowed and what to do.
 import difflib
 from collections.abc import Iterable
 
-
 # The most characters of a value that an error shows.
 MOST_SHOWN = 100
 

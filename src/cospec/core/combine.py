@@ -7,7 +7,7 @@ proposed what. Rows come as [members, positions, vocab]; a position's result dep
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
+from inspect import Parameter, signature
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InvalidCombination, UnknownName, shown
+from ..errors import CospecError, InvalidCombination, UnknownName, shown
 from ..plugins import Registry
 
 # Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
@@ -191,7 +191,8 @@ class Contrastive:
             raise InvalidCombination(f"Contrastive needs a finite mu >= 0, got {shown(self.mu)}")
         if self.plausibility is not None and not (_is_finite(self.plausibility) and 0 < self.plausibility <= 1):
             raise InvalidCombination(
-                f"Contrastive's plausibility is above 0 and at most 1, got {shown(self.plausibility)}; leave it out for none"
+                f"Contrastive's plausibility is above 0 and at most 1, got {shown(self.plausibility)}; "
+                "leave it out for none"
             )
 
     def check(self, num_members: int) -> None:
@@ -259,6 +260,9 @@ class Custom:
         return torch.log_softmax(torch.stack(rows), dim=-1)
 
 
+# The one of an ensemble that names none, and the option that has a value for each member.
+DEFAULT_COMBINATION, WEIGHTS = "mixture", "weights"
+
 _COMBINATIONS = Registry(
     "combination",
     {
@@ -275,9 +279,24 @@ def combination_names() -> list[str]:
     return sorted(_COMBINATIONS.names())
 
 
+def combination_parameters(kind: str) -> dict[str, Parameter]:
+    """The options of the combination of that name, with their types and defaults. Raises UnknownName."""
+    make = _kind(kind)
+    try:
+        found = signature(make, eval_str=True)
+    except NameError:  # an annotation that another package imports for its type checker alone
+        found = signature(make)
+    return {
+        name: parameter.replace(annotation=Any)
+        if isinstance(parameter.annotation, str) or parameter.annotation is Parameter.empty
+        else parameter
+        for name, parameter in found.parameters.items()
+    }
+
+
 def combination_options(kind: str) -> list[str]:
-    """The options of the combination of that name. Raises UnknownName."""
-    return [*signature(_kind(kind)).parameters]
+    """The names of its options. Raises UnknownName."""
+    return [*combination_parameters(kind)]
 
 
 def make_combination(kind: str, num_members: int, **options: object) -> Combination:
@@ -289,14 +308,16 @@ def make_combination(kind: str, num_members: int, **options: object) -> Combinat
     for option in options:
         if option not in allowed:
             raise UnknownName(f"option of {kind}", option, allowed)
-    if "weights" in allowed:
-        options.setdefault("weights", [1 / num_members] * num_members)
+    if WEIGHTS in allowed:
+        options.setdefault(WEIGHTS, [1 / num_members] * num_members)
     try:
         made = make(**options)
-    except TypeError as error:
-        raise InvalidCombination(f"{kind} with {options} cannot be made: {error}") from None
+    except CospecError:
+        raise
+    except Exception as error:  # another package's code may raise anything
+        raise InvalidCombination(f"{kind} with {shown(options)} cannot be made: {error}") from None
     if not isinstance(made, Combination):
-        raise InvalidCombination(f"{kind} makes {made!r}, which is no combination; see cospec.Combination")
+        raise InvalidCombination(f"{kind} makes {shown(made)}, which is no combination; see cospec.Combination")
     return made
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..errors import InvalidSampling, shown
 
-
 # Of a token id that is written as a text.
 MOST_DIGITS = 18
 

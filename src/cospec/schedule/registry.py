@@ -64,6 +64,21 @@ def make_schedule(plan: "Plan", setting: "Setting") -> "Schedule":
     return kind.make(plan, setting)
 
 
+def under_schedule(plan: "Plan", schedule: "str | Schedule | type[Schedule]", setting: "Setting") -> "Plan":
+    """The plan with another schedule in place of its own.
+
+    gamma and first belong to its own and are set aside, and so is a proposer that the other does not take. How drafts
+    are verified stays.
+    """
+    bare = replace(plan, schedule=schedule, gamma=None, proposer=None, first=None)
+    kept = replace(bare, proposer=plan.proposer)
+    try:
+        make_schedule(kept, setting)
+    except (InvalidSchedule, UnknownName):
+        return bare
+    return kept
+
+
 def plans(setting: "Setting", verification: str) -> "list[Plan]":
     """All plans that `auto` weighs for these members and this sampling, `plain` first: the candidates of each schedule
     that can be had."""
