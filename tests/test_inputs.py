@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cospec import CospecError, Ensemble, Member, UnknownName
-from cospec.errors import InvalidCombination, InvalidEnsemble, InvalidPilot
+from cospec.errors import InvalidEnsemble, InvalidPilot
 from cospec.files import SETTINGS, MemberSettings, has_relative_models, read_settings
 from cospec.study.criteria import Criteria, Softening
 from cospec.study.prices import Machine, Prices

@@ -35,7 +35,7 @@ from .members import (
 )
 from .prompts import Params, Prompts, as_params, as_prompt, as_prompts
 from .prompts import Prompt as Prompt
-from .schedule import Plan, Schedule, Setting, make_schedule, plans, under_schedule
+from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, under_schedule
 from .schedule.auto import Auto
 
 # How many sequences are decoded at a time by default.
@@ -198,12 +198,15 @@ class Ensemble:
         prompt, (params,) = as_prompt(prompt), as_params(params, 1)
         ids = self._encode(prompt)
         seed = params.seed if params.seed is not None else secrets.randbits(63)
+        planner = self.planner_for(params)
         return Request(
             prompt=ids,
             lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self.sources],
             params=params,
             combination=self.combination,
-            schedule=self.planner_for(params) or self.schedule_for(params),
+            schedule=planner or self.schedule_for(params),
+            schedule_name=self.plan.name,
+            plan=None if planner else str(resolved_plan(self.plan, self.setting(params))),
             verification=self.plan.verification,
             draws=Draws(seed, index),
             decode=self.tokenizer.decode if self.tokenizer else None,

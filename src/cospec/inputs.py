@@ -104,18 +104,18 @@ _Loader.add_implicit_resolver(
 
 
 def read_text(path: Path, kind: type[CospecError], what: str = "settings") -> str:
-    """The file's text, from UTF-8, without a byte-order mark. Raises `kind`, with the line of a byte at fault."""
+    """The file's text, as `decoded` reads it. Raises `kind`, with the line of a byte at fault."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise kind(f"no {what} can be read from {str(path)!r}: {error.strerror or error}") from None
-    return decoded(raw.removeprefix(codecs.BOM_UTF8), str(path), kind)
+    return decoded(raw, str(path), kind)
 
 
 def decoded(raw: bytes, where: str, kind: type[CospecError]) -> str:
-    """UTF-8 as text. Raises `kind`, with the line of the byte at fault."""
+    """UTF-8 as text, without a byte-order mark. Raises `kind`, with the line of the byte at fault."""
     try:
-        return raw.decode("utf-8")
+        return raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise kind(f"{where}:{line} is not UTF-8: byte {error.start} is {raw[error.start]:#04x}") from None

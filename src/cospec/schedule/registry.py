@@ -64,6 +64,12 @@ def make_schedule(plan: "Plan", setting: "Setting") -> "Schedule":
     return kind.make(plan, setting)
 
 
+def resolved_plan(plan: "Plan", setting: "Setting") -> "Plan":
+    """The plan that runs where this one is asked for and nothing may be measured. Raises UnknownName."""
+    kind = schedule_class(plan.schedule) if isinstance(plan.schedule, str) else plan.schedule
+    return kind.resolved(plan, setting)
+
+
 def under_schedule(plan: "Plan", schedule: "str | Schedule | type[Schedule]", setting: "Setting") -> "Plan":
     """The plan with another schedule in place of its own.
 
