@@ -284,12 +284,7 @@ class Ensemble:
             engine.close()
 
     def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
-        if not isinstance(prompt, str):
-            ids = tuple(prompt)
-        elif self.tokenizer is None:
-            raise InvalidPrompt("these members have no tokenizer; give the prompt as token ids")
-        else:
-            ids = tuple(self.tokenizer.encode(prompt))
+        ids = self._tokens(prompt) if isinstance(prompt, str) else tuple(prompt)
         if not ids:
             raise InvalidPrompt("the prompt is empty; give at least one token")
         return ids
@@ -300,15 +295,19 @@ class Ensemble:
             return ids
         if not isinstance(source.prompt, str):
             return tuple(source.prompt)
+        if isinstance(prompt, str) or PLACEHOLDER not in source.prompt:
+            return self._tokens(source.prompt.replace(PLACEHOLDER, str(prompt)))
+        before, after = (self._tokens(text) if text else () for text in source.prompt.split(PLACEHOLDER, 1))
+        return (*before, *ids, *after)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        """Raises InvalidPrompt where there is no tokenizer, or where it raises."""
         if self.tokenizer is None:
-            raise InvalidPrompt("a member's prompt is a text and there is no tokenizer; give it as token ids")
-        encode = self.tokenizer.encode
-        if PLACEHOLDER not in source.prompt:
-            return tuple(encode(source.prompt))
-        if isinstance(prompt, str):
-            return tuple(encode(source.prompt.replace(PLACEHOLDER, prompt)))
-        before, after = source.prompt.split(PLACEHOLDER, 1)
-        return (*(encode(before) if before else ()), *ids, *(encode(after) if after else ()))
+            raise InvalidPrompt(f"these members have no tokenizer for the text {shown(text)}; give it as token ids")
+        try:
+            return tuple(self.tokenizer.encode(text))
+        except Exception as error:  # a runner of one's own may have any tokenizer
+            raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
 
 
 def _as_combination(combine: Combination | str | None, num_members: int) -> Combination:

@@ -246,7 +246,7 @@ class Custom:
     def check(self, num_members: int) -> None:
         if not callable(self.fn):
             raise InvalidCombination(
-                f"Custom needs a function of the [members, vocab] log-probabilities, got {self.fn!r}"
+                f"Custom needs a function of the [members, vocab] log-probabilities, got {shown(self.fn)}"
             )
 
     def log_probs(self, logits: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class Plan:
             object.__setattr__(self, "gamma", tuple(self.gamma))
         if isinstance(self.gamma, str) and self.gamma != PACED:
             raise InvalidSchedule(f'gamma must be a whole number >= 1 or "{PACED}", got {shown(self.gamma)}')
-        for gamma in (self.gamma,) if self.gamma == () else self.gammas:
+        is_empty = isinstance(self.gamma, tuple) and not self.gamma
+        for gamma in ((),) if is_empty else self.gammas:
             if not isinstance(gamma, int) or isinstance(gamma, bool) or gamma < 1:
                 raise InvalidSchedule(
                     f"gamma must be a whole number >= 1, got {shown(gamma)}; it is how many tokens a proposer drafts a "
