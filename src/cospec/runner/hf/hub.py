@@ -26,7 +26,7 @@ def fetch(name: str, options: LoadOptions, hint: str = "") -> Path:
     """The folder of the cache that holds the model, into which what it lacks is fetched: the small files, and then, if
     their check passes, the weights.
 
-    hint: added where the hub has no such model. Raises ModelNotFound or UnsupportedModel.
+    hint: added to a refusal. Raises ModelNotFound or UnsupportedModel.
     """
     try:
         return _fetch(name, options)
@@ -40,14 +40,14 @@ def fetch(name: str, options: LoadOptions, hint: str = "") -> Path:
         reason = f"its owner asks for consent; give it at {constants.ENDPOINT}/{name} and run `hf auth login`"
     except RepositoryNotFoundError:
         reason = (
-            f"no folder here and no model on the hub has this name{hint}; check the spelling, run `hf auth login` if "
-            "it is private"
+            "no folder here and no model on the hub has this name; check the spelling, run `hf auth login` if it is "
+            "private"
         )
     except RevisionNotFoundError:
         reason = f"it has no revision {options.revision!r}; give one of its branches, tags or commits"
     except Exception as error:  # whatever a network, a server or a disk may do
         reason = _reason(error)
-    return _cached(name, options, reason)
+    return _cached(name, options, f"{reason}, or give a folder{hint}")
 
 
 def _fetch(name: str, options: LoadOptions) -> Path:
@@ -87,7 +87,7 @@ def _cached(name: str, options: LoadOptions, reason: str) -> Path:
     revision = f" in revision {options.revision!r}" if options.revision else ""
     raise ModelNotFound(
         f"the hub's model {name!r}{revision} cannot be fetched, and the cache ({constants.HF_HUB_CACHE}) {lacking}: "
-        f"{reason}, or give a folder"
+        f"{reason}"
     )
 
 

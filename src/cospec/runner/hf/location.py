@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import ModelNotFound, UnsupportedModel
 from ..options import LoadOptions
 from . import hub
-from .checkpoint import ADVICE, gguf_advice
+from .checkpoint import ADVICE, CONFIG, gguf_advice
 
 _WEIGHT_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _DRIVE = re.compile(r"[a-zA-Z]:[\\/]")
@@ -35,7 +35,7 @@ def locate(name: str, options: LoadOptions) -> Path:
     if path.is_file():
         raise ModelNotFound(f"{name!r} is a file; {ADVICE}, such as {str(path.parent)!r}")
     if not path.is_dir():
-        raise ModelNotFound(f"no model folder at {name!r}{_did_you_mean(path)}; {ADVICE}")
+        raise ModelNotFound(f"no model folder at {name!r}{_did_you_mean(path) or _others(path)}; {ADVICE}")
     return path
 
 
@@ -57,18 +57,33 @@ def _is_there(path: Path) -> bool:
 
 
 def _did_you_mean(path: Path) -> str:
-    """The names that are closest to where the path leaves what exists, or what lies there; "" where nothing does."""
+    """The path whose names are closest to this one's, where one exists; else ""."""
+    parent, rest = _split(path)
+    for close in difflib.get_close_matches(rest[0], _names(parent)):
+        if _is_there(meant := parent.joinpath(close, *rest[1:])):
+            return f"; did you mean {str(meant)!r}?"
+    return ""
+
+
+def _others(path: Path) -> str:
+    """The models that lie where the path leaves what exists; "" where none do."""
+    parent, _ = _split(path)
+    models = [str(parent / name) for name in _names(parent) if _is_there(parent / name / CONFIG)]
+    more = ", …" if len(models) > MOST_NAMES else ""
+    return f"; {parent} holds {', '.join(models[:MOST_NAMES])}{more}" if models else ""
+
+
+def _split(path: Path) -> tuple[Path, list[str]]:
+    """The last folder on the way that exists, and the names after it."""
     parent, rest = path.parent, [path.name]
     while not _is_there(parent) and parent != parent.parent:
         parent, rest = parent.parent, [parent.name, *rest]
+    return parent, rest
+
+
+def _names(folder: Path) -> list[str]:
+    """The folders and files with weights in a folder; none of one that cannot be read."""
     try:
-        names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() or entry.suffix in _WEIGHT_FILES)
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() or entry.suffix in _WEIGHT_FILES)
     except (OSError, ValueError):
-        return ""
-    for close in difflib.get_close_matches(rest[0], names):
-        meant = parent.joinpath(close, *rest[1:])
-        if _is_there(meant):
-            return f"; did you mean {str(meant)!r}?"
-    models = [name for name in names if _is_there(parent / name / "config.json")]
-    shown = [str(parent / name) for name in models[:MOST_NAMES]]
-    return f" ({parent} holds {', '.join(shown)}{', …' if len(models) > MOST_NAMES else ''})" if shown else ""
+        return []
