@@ -72,7 +72,7 @@ class EnsembleOptions:
     mu: float | None = _model_option(
         None,
         metavar="X",
-        help="Contrastive: the factor of the amateur's logits, subtracted from the expert's.",
+        help="Contrastive: the weight of the amateur, which is subtracted.",
         show_default=f"ensemble's, else {Contrastive.mu}",
     )
     plausibility: float | None = _model_option(
@@ -84,7 +84,7 @@ class EnsembleOptions:
     scale: float | None = _model_option(
         None,
         metavar="X",
-        help="Guided: how far to go from the second member to the first; 1 is the first alone.",
+        help="Guided: 0 is the second member alone, 1 the first; above 1 goes further the same way.",
         show_default=f"ensemble's, else {Guided.scale}",
     )
     dtype: str | None = _model_option(
@@ -134,7 +134,7 @@ class EnsembleOptions:
         None,
         metavar="NAME|MODEL",
         help="Who drafts: a member's name, a model of the same tokenizer that only drafts, lookup (what followed "
-        "the same tokens earlier in the sequence) or lookup+past (in finished sequences too). Of several, auto "
+        "the same tokens in the sequence) or lookup+past (in finished sequences too). Of several, auto "
         "picks, and mixture gives each member its own.",
         show_default="ensemble's, else the first",
     )

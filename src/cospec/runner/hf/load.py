@@ -1,6 +1,7 @@
 """From a path or hub id to a runner: weights, tokenizer, and the fastest forward pass that gives the right logits."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ def load(model: str, options: LoadOptions) -> HfRunner:
         check_weights(model, folder, options)
         tokenizer = _tokenizer(model, folder, options)
         # A folder that was given was counted before, with all others.
-        if folder != Path(model).expanduser():
+        if folder != Path(os.path.expanduser(model)):
             check_memory([(str(folder), options)], name=model)
         weights = _weights(model, folder, config, options)
         _warn_if_slow(model, weights)
@@ -127,7 +128,7 @@ def _config(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
     if has_code and not options.trust_remote_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(remote_code_message(name, folder, settings))
     refuse_by_config(name, config)
-    for quantised in (settings.get("quantization_config"), options.quantization):
+    for quantised in (settings.get("quantization_config"), quantization_of(options)):
         if quantised:
             check_quantisation(name, quantised)
     return config

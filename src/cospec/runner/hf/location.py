@@ -4,11 +4,13 @@ What looks like a path is never asked of the hub.
 """
 
 import difflib
+import os
 import re
 from pathlib import Path
 
 from ...errors import ModelNotFound, UnsupportedModel
 from ..options import LoadOptions
+from ..schemes import is_there
 from . import hub
 from .checkpoint import ADVICE, CONFIG, gguf_advice
 
@@ -22,10 +24,12 @@ def locate(name: str, options: LoadOptions) -> Path:
 
     Raises ModelNotFound where nothing is there, with the names that are close to it, and UnsupportedModel for a file.
     """
-    path = Path(name).expanduser()
-    if not _is_there(path) and not _looks_local(name):
+    if not name.strip():
+        raise ModelNotFound(f"the name of a model is {name!r}; {ADVICE}")
+    path = Path(os.path.expanduser(name))
+    if not is_there(path) and not _looks_local(name):
         return hub.fetch(name, options, _did_you_mean(path))
-    if options.revision is not None and _is_there(path):
+    if options.revision is not None and is_there(path):
         raise ModelNotFound(
             f"revision {options.revision!r} was given for {name!r}, which is a folder; leave it out, or give it to the "
             "hub's models alone (in an ensemble file each member may have its own)"
@@ -46,21 +50,14 @@ def _looks_local(name: str) -> bool:
     if not is_id or is_written_as_path:
         return True
     # A folder that is called like the owner was probably meant, unless the model has been fetched before.
-    return _is_there(Path(name).parent) and not hub.is_cached(name)
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
+    return is_there(Path(name).parent) and not hub.is_cached(name)
 
 
 def _did_you_mean(path: Path) -> str:
     """The path whose names are closest to this one's, where one exists; else ""."""
     parent, rest = _split(path)
     for close in difflib.get_close_matches(rest[0], _names(parent)):
-        if _is_there(meant := parent.joinpath(close, *rest[1:])):
+        if is_there(meant := parent.joinpath(close, *rest[1:])):
             return f"; did you mean {str(meant)!r}?"
     return ""
 
@@ -68,7 +65,7 @@ def _did_you_mean(path: Path) -> str:
 def _others(path: Path) -> str:
     """The models that lie where the path leaves what exists; "" where none do."""
     parent, _ = _split(path)
-    models = [str(parent / name) for name in _names(parent) if _is_there(parent / name / CONFIG)]
+    models = [str(parent / name) for name in _names(parent) if is_there(parent / name / CONFIG)]
     more = ", …" if len(models) > MOST_NAMES else ""
     return f"; {parent} holds {', '.join(models[:MOST_NAMES])}{more}" if models else ""
 
@@ -76,7 +73,7 @@ def _others(path: Path) -> str:
 def _split(path: Path) -> tuple[Path, list[str]]:
     """The last folder on the way that exists, and the names after it."""
     parent, rest = path.parent, [path.name]
-    while not _is_there(parent) and parent != parent.parent:
+    while not is_there(parent) and parent != parent.parent:
         parent, rest = parent.parent, [parent.name, *rest]
     return parent, rest
 
