@@ -32,6 +32,7 @@ from .members import (
     check_vocabularies,
     load_runners,
     unique_names,
+    written,
 )
 from .prompts import Params, Prompts, as_params, as_prompt, as_prompts
 from .prompts import Prompt as Prompt
@@ -300,10 +301,20 @@ class Ensemble:
         before, after = (self._tokens(text) if text else () for text in source.prompt.split(PLACEHOLDER, 1))
         return (*before, *ids, *after)
 
+    def _without_tokenizer(self) -> str:
+        """What an error says of members without a tokenizer, up to what is to be given instead."""
+        models = [written(member) for member in self._members if isinstance(member.model, str | Path)]
+        if not models:
+            return "these members have no tokenizer; give"
+        return (
+            f"{', '.join(models)} came without a tokenizer (tokenizer.json or tokenizer.model); add its files to the "
+            "model's folder, or give"
+        )
+
     def _tokens(self, text: str) -> tuple[int, ...]:
         """Raises InvalidPrompt where there is no tokenizer, or where it raises."""
         if self.tokenizer is None:
-            raise InvalidPrompt(f"these members have no tokenizer for the text {shown(text)}; give it as token ids")
+            raise InvalidPrompt(f"{self._without_tokenizer()} the text {shown(text)} as token ids (--token-ids)")
         try:
             return tuple(self.tokenizer.encode(text))
         except Exception as error:  # a runner of one's own may have any tokenizer

@@ -13,7 +13,7 @@ from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
 from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.memory import check_memory
-from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, load_runner, missing_attributes, split
+from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
 from .schedule import EACH, Schedule, schedule_class
 from .schedule.plan import check_schedule_given
 
@@ -239,7 +239,7 @@ def _whole_path(model: str | Path) -> str:
     """The same for all ways to write one folder; any other model as it is given."""
     scheme, rest = split(str(model))
     path = os.path.expanduser(rest)
-    return os.path.realpath(path) if scheme == DEFAULT and os.path.exists(path) else str(model)
+    return os.path.realpath(path) if scheme == DEFAULT and is_there(Path(path)) else str(model)
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
-from ..errors import CospecError, InvalidPrompt, MissingExtra
+from ..errors import CospecError, InvalidEnsemble, InvalidPrompt, MissingExtra
 from .options import EnsembleOptions, ServiceOptions
 from .output import print_error, print_json, print_note, progress
 from .resume import LineFile, finished
@@ -34,6 +35,7 @@ class BatchOptions(ServiceOptions):
         "{}", metavar="JSON", help="Fields for the requests that do not give them, as one JSON object."
     )
     as_json: bool = option(False, "--json", help="Print the closing counts as a JSON object.")
+    threads: int | None = option(None, metavar="N", help="CPU threads.", show_default="as torch has them", min=1)
     use_ray: bool = option(
         False, "--ray", help="Spread the requests over the workers of a Ray cluster, or of this machine."
     )
@@ -137,6 +139,10 @@ def _run(todo: Sequence[Line], file: LineFile, tally: Tally, options: BatchOptio
 def _answers(calls: Sequence[EndpointCall], options: BatchOptions, models: EnsembleOptions) -> Iterator[Answer]:
     """As they come, from this process or from Ray's workers."""
     settings = options.settings(models)
+    if options.threads and options.use_ray:
+        raise InvalidEnsemble("--threads is for one process; with --ray give each worker --worker-cpus")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     if not options.use_ray:
         with Offline(models.build(), settings) as offline:
             # One more than fit, so that a place that becomes free is filled in the next round.

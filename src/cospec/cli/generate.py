@@ -14,7 +14,7 @@ from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
-from .options import SAMPLING, Biases, EnsembleOptions, as_biases
+from .options import SAMPLING, Biases, LocalOptions, as_biases
 from .output import Interrupt, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
 from .resume import finished
@@ -82,7 +82,7 @@ def generate(
     ] = None,
     *,
     output: OutputOptions,
-    models: EnsembleOptions,
+    models: LocalOptions,
     params: Annotated[SamplingParams, SAMPLING],
     logit_bias: Biases = None,
 ) -> None:
