@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import CospecError
-from .output import print_error
+from .output import interrupted, print_error
 
 # Command: the first line of its help. Each is the function of its name in the module of its name.
 COMMANDS = {
@@ -43,12 +43,15 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sentence = "files keep what was written, and the same command goes on from it, or begins anew"
+            raise interrupted(sentence) from None
         except CospecError as error:
             print_error(str(error))
         except BrokenPipeError:
             raise
         except OSError as error:
-            print_error(f"{error.filename or 'output'}: {error.strerror or error}")
+            print_error(f"{error.filename or 'standard output'}: {error.strerror or error}")
         raise typer.Exit(2)
 
 

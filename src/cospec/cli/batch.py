@@ -3,8 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CospecError, InvalidPrompt, MissingExtra
+from ..resume import KeptRows, RowFile, Wanted, read_rows
 from .options import EnsembleOptions, ServiceOptions
-from .output import print_error, print_json, print_note, progress
-from .resume import LineFile, finished
+from .output import on_interrupt, print_error, print_json, print_note, progress
 from .spread import option, spread
 
 try:
-    from ..server.batch import Line, read_lines
+    from ..server.batch import Line, is_refusal, read_lines
     from ..server.offline import Answer, EndpointCall, Offline
 except ModuleNotFoundError:
     raise MissingExtra("batches need the server's libraries: pip install 'cospec[serve]'") from None
@@ -54,7 +54,10 @@ class BatchOptions(ServiceOptions):
 
 @dataclass
 class Tally:
-    """Requests by their outcome, and the tokens of the answers."""
+    """Requests by their outcome, and the tokens of the answers.
+
+    skipped: answered, or refused, by an earlier run. refused: those that an earlier run refused included.
+    """
 
     skipped: int = 0
     answered: int = 0
@@ -76,7 +79,8 @@ def batch(
     A line is what OpenAI's batches take, {"custom_id": "a", "url": "/v1/completions", "body": {...}}, or a body itself,
     such as {"prompt": "Once"} or {"messages": [...]}, perhaps with an "id". Its answer has the number of the line.
 
-    A line that is wrong gets an answer that says so, and the others go on. Exit code 2 then.
+    A line that is wrong gets an answer that says so, and the others go on. Exit code 2 then. Correct it in IN.jsonl and
+    call again: its answer is replaced.
 
     Called again, it answers what has no answer yet, with or without --ray.
     """
@@ -84,54 +88,55 @@ def batch(
         content = requests.read_bytes()
     except OSError as error:
         raise InvalidPrompt(f"no requests can be read from {str(requests)!r}: {error.strerror or error}") from None
-    lines = read_lines(content, str(requests), options.fields(), models.target)
-    done = _finished(out, lines, requests)
-    tally, started = Tally(skipped=len(done)), time.perf_counter()
-    with closing(LineFile(out, "OUT.jsonl")) as file:
-        is_whole = _run([line for line in lines if line.number not in done], file, tally, options, models)
+    shared = {"model": options.model_name or models.name, "context": options.context, **models.identity()}
+    lines = read_lines(content, str(requests), options.fields(), shared)
+    kept = _kept(out, lines, requests)
+    tally = Tally(skipped=len(kept.rows), refused=sum(map(is_refusal, kept.rows.values())))
+    started = time.perf_counter()
+
+    def progress_so_far() -> str:
+        num_kept = tally.skipped + tally.answered + tally.refused - sum(map(is_refusal, kept.rows.values()))
+        return f"{out} has {num_kept} of {len(lines)} answers, and the same command goes on with the others"
+
+    with on_interrupt(progress_so_far), RowFile(out, kept) as file:
+        _run([line for line in lines if line.number not in kept.rows], file, tally, options, models)
     seconds = time.perf_counter() - started
     if options.as_json:
         print_json({**vars(tally), "seconds": seconds})
     else:
         speed = f"{tally.tokens} tokens in {seconds:.2f} s: {tally.tokens / max(seconds, 1e-9):.1f} tokens/s"
         print_note(f"{tally.answered} answered, {tally.refused} refused, {tally.failed} failed; {speed}")
-    if not is_whole or tally.refused or tally.failed:
-        raise typer.Exit(2 if is_whole else 130)
+    if tally.refused or tally.failed:
+        raise typer.Exit(2)
 
 
-def _finished(out: Path, lines: Sequence[Line], requests: Path) -> set[int]:
-    """Numbers of the lines that have their answer. Raises CospecError for an answer to none of them."""
-    digests = {line.number: line.digest for line in lines}
+def _kept(out: Path, lines: Sequence[Line], requests: Path) -> KeptRows:
+    """The answers that the file has. Those that refuse what was corrected since are left out, to be replaced.
 
-    def identify(value: Mapping[str, Any]) -> int | None:
-        number = value.get("line")
-        is_known = isinstance(number, int) and number in digests and digests[number] == value.get("digest")
-        return number if is_known else None
-
-    hint = f"no answer to a line of {requests} with these --defaults and models; give another file, or remove it"
-    done = finished(out, identify, hint)
-    if done:
-        print_note(f"{out} has {len(done)} of {len(lines)} answers; going on with the others")
-    return done
+    Raises CospecError for an answer to none of these lines, or one of other settings.
+    """
+    wanted = {line.number: Wanted(place=f"{requests}:{line.number}", settings=line.settings) for line in lines}
+    kept = read_rows(out, "line", wanted, f"answer to a line of {requests}", may_redo=is_refusal)
+    if kept.rows:
+        num_refused = sum(map(is_refusal, kept.rows.values()))
+        refusals = f", {num_refused} of them refusals: correct these lines and run the same command" * bool(num_refused)
+        print_note(f"{out} has {len(kept.rows)} of {len(lines)} answers{refusals}; going on with the others")
+    return kept
 
 
-def _run(todo: Sequence[Line], file: LineFile, tally: Tally, options: BatchOptions, models: EnsembleOptions) -> bool:
-    """Write an answer a line, as they come. False after Ctrl-C, which keeps what is written."""
+def _run(todo: Sequence[Line], file: RowFile, tally: Tally, options: BatchOptions, models: EnsembleOptions) -> None:
+    """Write an answer a line, as they come."""
     calls = [line.call for line in todo if line.call is not None]
     by_number = {line.number: line for line in todo}
-    try:
-        with progress(len(todo)) as advance:
-            for line in todo:
-                if line.call is None:
-                    file.append(line.refusal())
-                    tally.refused += 1
-                    advance()
-            for answer in _answers(calls, options, models) if calls else ():
-                _take(by_number[answer.number], answer, file, tally)
+    with progress(len(todo)) as advance:
+        for line in todo:
+            if line.call is None:
+                file.append(line.refusal())
+                tally.refused += 1
                 advance()
-    except KeyboardInterrupt:
-        return False
-    return True
+        for answer in _answers(calls, options, models) if calls else ():
+            _take(by_number[answer.number], answer, file, tally)
+            advance()
 
 
 def _answers(calls: Sequence[EndpointCall], options: BatchOptions, models: EnsembleOptions) -> Iterator[Answer]:
@@ -152,7 +157,7 @@ def _answers(calls: Sequence[EndpointCall], options: BatchOptions, models: Ensem
         yield from answers(calls, models.build, settings, num_workers=options.workers, **resources)
 
 
-def _take(line: Line, answer: Answer, file: LineFile, tally: Tally) -> None:
+def _take(line: Line, answer: Answer, file: RowFile, tally: Tally) -> None:
     """Write the answer. One that failed is left to the next run. Raises CospecError once the engine has died."""
     if answer.status == 503:
         raise CospecError(f"{answer.body['error']['message']}; the same command goes on where it was stopped")

@@ -14,6 +14,8 @@ from ..core.combine import Contrastive, Guided, combination_names, combination_o
 from ..core.verify import VERIFICATIONS
 from ..ensemble import PLACEHOLDER, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
+from ..files import read_settings
+from ..identity import identity
 from ..members import Member
 from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
@@ -141,24 +143,28 @@ class EnsembleOptions:
         """The name of the ensemble where it is not given one."""
         return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
 
-    @property
-    def target(self) -> list[Any]:
-        """The options that the target distribution depends on, as they were given."""
-        return [self.name, self.member_prompts, self.combine, self._combination_options()]
-
-    def build(self) -> Ensemble:
-        """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
+    def arguments(self) -> dict[str, Any]:
+        """Those of `Ensemble`, known before a model is loaded. Raises a CospecError for options that do not go
+        together."""
         if self.ensemble is not None and self.members:
             raise InvalidEnsemble("--ensemble and --member exclude each other; give one of them")
         self._check_combination()
         options = self._combination_options()
         if self.members:
             combination = make_combination(self.combine or "mixture", len(self.members), **options)
-            return Ensemble(self._members(self.members), combination, **self._settings())
+            return {"members": self._members(self.members), "combine": combination, **self._settings()}
         if self.member_prompts:
             raise InvalidEnsemble("--member-prompt goes with --member; an ensemble file has its own `prompt:` entries")
         combine = {"type": self.combine} | options if self.combine else options or None
-        return Ensemble.load(self.ensemble or DEFAULT_ENSEMBLE, combine=combine, **self._settings())
+        return read_settings(self.ensemble or DEFAULT_ENSEMBLE, {"combine": combine, **self._settings()})
+
+    def identity(self) -> dict[str, Any]:
+        """What results are held against by a later run: see `cospec.identity`. Raises as `arguments` does."""
+        return identity(self.arguments())
+
+    def build(self) -> Ensemble:
+        """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
+        return Ensemble(**self.arguments())
 
     def _members(self, models: list[str]) -> list[Member]:
         prompts: list[str] | list[None] = self.member_prompts or [None] * len(models)
@@ -229,7 +235,7 @@ SAMPLING = {
     "n": _sampling_option(help="Samples for each prompt."),
     "logprobs": _sampling_option(
         metavar="N",
-        help="Report each token's log-probability and N alternatives (with --json).",
+        help="Report each token's log-probability and N alternatives: in a table, or with --json in it.",
         show_default="none",
     ),
 }
