@@ -120,6 +120,8 @@ def read_rows(
     whether a row may be replaced where its settings differ. Raises CospecError, with the place in the file and what
     differs, for a row of other settings, and for a line that is no such row.
     """
+    if path.exists() and not path.is_file():
+        raise CospecError(f"{path} is no regular file, which a later run could go on with; give another one")
     try:
         lines = _whole_lines(path.read_bytes()) if path.exists() else []
     except OSError as error:
@@ -157,8 +159,6 @@ class RowFile:
 
     def __init__(self, path: Path, kept: KeptRows) -> None:
         self._path, self._kept, self._is_clean = path, kept, False
-        if path.exists() and not path.is_file():
-            raise CospecError(f"{path} cannot be written: it is no regular file, which a later run could go on with")
         self._open()
 
     def __enter__(self) -> Self:
