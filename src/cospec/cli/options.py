@@ -143,28 +143,30 @@ class EnsembleOptions:
         """The name of the ensemble where it is not given one."""
         return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
 
-    def arguments(self) -> dict[str, Any]:
-        """Those of `Ensemble`, known before a model is loaded. Raises a CospecError for options that do not go
-        together."""
+    def build(self) -> Ensemble:
+        """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
+        spec, settings = self._given()
+        return Ensemble(**settings) if spec is None else Ensemble.load(spec, **settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What results are held against by a later run (see `cospec.identity`), without loading a model. Raises as
+        `build` does."""
+        spec, settings = self._given()
+        return identity(settings if spec is None else read_settings(spec, settings))
+
+    def _given(self) -> tuple[str | None, dict[str, Any]]:
+        """The ensemble's file or name, None for members of the command line; and what is given beside it."""
         if self.ensemble is not None and self.members:
             raise InvalidEnsemble("--ensemble and --member exclude each other; give one of them")
         self._check_combination()
         options = self._combination_options()
         if self.members:
             combination = make_combination(self.combine or "mixture", len(self.members), **options)
-            return {"members": self._members(self.members), "combine": combination, **self._settings()}
+            return None, {"members": self._members(self.members), "combine": combination, **self._settings()}
         if self.member_prompts:
             raise InvalidEnsemble("--member-prompt goes with --member; an ensemble file has its own `prompt:` entries")
         combine = {"type": self.combine} | options if self.combine else options or None
-        return read_settings(self.ensemble or DEFAULT_ENSEMBLE, {"combine": combine, **self._settings()})
-
-    def identity(self) -> dict[str, Any]:
-        """What results are held against by a later run: see `cospec.identity`. Raises as `arguments` does."""
-        return identity(self.arguments())
-
-    def build(self) -> Ensemble:
-        """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
-        return Ensemble(**self.arguments())
+        return self.ensemble or DEFAULT_ENSEMBLE, {"combine": combine, **self._settings()}
 
     def _members(self, models: list[str]) -> list[Member]:
         prompts: list[str] | list[None] = self.member_prompts or [None] * len(models)

@@ -31,7 +31,7 @@ from ..study.results import ALL, Results
 from ..study.scoring import SCORERS, check_scorer
 from ..study.verdict import served
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions
-from .output import interrupted, print_figures, print_json, print_note
+from .output import print_json, print_note
 from .pilot_tables import comparison_table, tables
 from .spread import option, spread
 from .study import parse_counts, run_study
@@ -47,6 +47,7 @@ MEASUREMENTS, RESULTS, ENSEMBLE, SOFTENED = (
 )
 # Who drafts for a bundled ensemble whose file names nobody.
 DEMO_PROPOSERS = ("demo:drafter", "lookup")
+INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Example: {EXAMPLE}")
 
@@ -158,10 +159,11 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
     if not is_finished:
-        raise interrupted(
-            f"what was measured is in {measurements}, and the same command goes on from there; a report of it is in "
-            f"{options.out}"
+        print_note(
+            f"interrupted; what was measured is in {measurements}, and the same command goes on from there; a report "
+            f"of it is in {options.out}"
         )
+        raise typer.Exit(INTERRUPTED)
     write_ensemble(ensemble, study.methods, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
@@ -171,7 +173,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOpti
     values = found.to_dict()
     speeds = [row for row in values["speed"]["rows"] if row["category"] == ALL]
     last_line = {"out": str(options.out), "verdict": values["verdict"], "best": found.speed.best, "speed": speeds}
-    print_figures(last_line, as_json=options.as_json)
+    print_json(last_line)
 
 
 def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
