@@ -20,7 +20,7 @@ from .core.params import SamplingParams
 from .core.verify import is_coupled
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
 from .files import LOAD_OPTIONS, read_settings
-from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names, written
 from .runner.schemes import DEFAULT, LOOKUPS, split
 from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class
 from .schedule.auto import Auto
@@ -282,7 +282,11 @@ class Ensemble:
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                raise InvalidPrompt("these members have no tokenizer; give the prompt as token ids")
+                models = ", ".join(written(member) for member in self._members)
+                raise InvalidPrompt(
+                    f"{models} came without a tokenizer (tokenizer.json or tokenizer.model); add its files to the "
+                    "model's folder, or give the prompt as token ids (--token-ids)"
+                )
             ids = tuple(self.tokenizer.encode(prompt))
         else:
             ids = tuple(prompt)
@@ -299,7 +303,9 @@ class Ensemble:
         if not isinstance(source.prompt, str):
             return tuple(source.prompt)
         if self.tokenizer is None:
-            raise InvalidPrompt("a member's prompt is a text and there is no tokenizer; give it as token ids")
+            raise InvalidPrompt(
+                f"the prompt of {source.default_name!r} is a text, and no member has a tokenizer; give it as token ids"
+            )
         encode = self.tokenizer.encode
         if PLACEHOLDER not in source.prompt:
             return tuple(encode(source.prompt))

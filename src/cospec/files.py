@@ -27,10 +27,11 @@ class LoadSettings(TypedDict, total=False):
 
     dtype: str
     device: str | None
-    quantization: dict[str, Any]
+    quantization: dict[str, Any] | str
     trust_remote_code: bool
     allow_pickle: bool
     graphs: bool | str
+    revision: str | None
 
 
 class MemberSettings(LoadSettings, total=False):

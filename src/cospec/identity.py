@@ -45,7 +45,7 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
     device = options.get("device") or device_of(member.options)
     load = replace(member.options, **{key: value for key, value in options.items() if key != "device"})
     own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in _IRRELEVANT}
-    files = fingerprint(str(member.model)) if isinstance(member.model, str | Path) else None
+    files = fingerprint(str(member.model), load.revision) if isinstance(member.model, str | Path) else None
     return {
         # A folder may be moved; what has no files is known by its name alone.
         **({"files": files} if files else {"model": written(member)}),

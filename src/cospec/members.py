@@ -1,5 +1,6 @@
 """Members as a user names them -> runners: loaded once each, of one vocabulary."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,7 @@ from . import demo
 from .errors import InvalidEnsemble, VocabularyMismatch
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.memory import check_memory
-from .runner.schemes import DEFAULT, load_runner, missing_attributes, split
+from .runner.schemes import DEFAULT, is_there, load_runner, missing_attributes, split
 
 Source = str | Path | Runner
 
@@ -120,8 +121,8 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
 def _whole_path(model: str | Path) -> str:
     """The same for all ways to write one folder; any other model as it is given."""
     scheme, rest = split(str(model))
-    path = Path(rest).expanduser()
-    return str(path.resolve()) if scheme == DEFAULT and path.exists() else str(model)
+    path = Path(os.path.expanduser(rest))
+    return str(path.resolve()) if scheme == DEFAULT and is_there(path) else str(model)
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:

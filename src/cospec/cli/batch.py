@@ -22,6 +22,7 @@ class BatchOptions(ServiceOptions):
         "{}", metavar="JSON", help="Fields for the requests that do not give them, as one JSON object."
     )
     as_json: bool = option(False, "--json", help="Print the closing counts as a JSON object.")
+    threads: int | None = option(None, metavar="N", help="CPU threads.", show_default="as torch has them", min=1)
     use_ray: bool = option(
         False, "--ray", help="Spread the requests over the workers of a Ray cluster, or of this machine."
     )

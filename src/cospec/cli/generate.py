@@ -16,7 +16,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..resume import KeptRows, Settings, Wanted, digest, plain, read_rows
-from .options import SAMPLING, Biases, EnsembleOptions, as_biases
+from .options import SAMPLING, Biases, EnsembleOptions, LocalOptions, as_biases
 from .output import Interrupt, interrupted, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
 from .records import Records
@@ -127,7 +127,7 @@ def generate(
         typer.Option(metavar="ID,ID,...", help="The prompt as token ids, in place of PROMPT.", show_default=False),
     ] = None,
     output: OutputOptions,
-    models: EnsembleOptions,
+    models: LocalOptions,
     params: Annotated[SamplingParams, SAMPLING],
     logit_bias: Biases = None,
 ) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from .. import demo
 from ..resume import DIGEST
-from .schemes import split
+from .schemes import DEFAULT, split
 
 # Files up to this size are hashed whole; of a larger one these many bytes at these many places.
 MOST_HASHED, NUM_BYTES, NUM_PLACES = 1 << 20, 256, 256
@@ -17,7 +18,7 @@ MOST_HASHED, NUM_BYTES, NUM_PLACES = 1 << 20, 256, 256
 _KINDS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py", ".gguf")
 
 
-def fingerprint(model: str) -> str | None:
+def fingerprint(model: str, revision: str | None = None) -> str | None:
     """A hash of the model's files, or a hub model's commit; None for what has no files, or is not downloaded yet.
 
     Of weights in safetensors it covers the header and a part of each tensor: a changed tensor changes it, a copy of
@@ -32,7 +33,7 @@ def fingerprint(model: str) -> str | None:
     elif path.is_file():
         files = [path]
     else:
-        return _commit(rest) if scheme == "hf" and rest.count("/") == 1 else None
+        return _commit(rest, revision) if scheme == DEFAULT else None
     hashed = blake2b(digest_size=8)
     for file in files:
         hashed.update(json.dumps([file.name, file.stat().st_size]).encode())
@@ -61,7 +62,10 @@ def _parts(file: Path) -> Iterator[bytes]:
             yield opened.read(NUM_BYTES)
 
 
-def _commit(repository: str) -> str | None:
+def _commit(repository: str, revision: str | None) -> str | None:
     """The commit of a hub model in the cache."""
-    found = try_to_load_from_cache(repository, "config.json", cache_dir=constants.HF_HUB_CACHE)
+    try:
+        found = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except HFValidationError:
+        return None
     return f"{DIGEST}{Path(found).parent.name}" if isinstance(found, str) else None

@@ -11,7 +11,7 @@ import torch
 
 from .. import __version__
 from ..ensemble import Ensemble
-from ..members import written
+from ..members import Member, written
 from ..runner.fingerprint import fingerprint
 from .ledger import Ledger
 from .memory import device
@@ -50,7 +50,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         "sources": {
             name: {
                 "model": written(member),
-                "files": fingerprint(str(member.model)) if isinstance(member.model, str | Path) else None,
+                "files": _files(member),
                 "prompt": repr(member.prompt),
                 **_exact(vars(member.options)),
             }
@@ -65,6 +65,11 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         "devices": [device(runner) for runner in ensemble.runners],
         "dtypes": [str(runner.dtype) for runner in ensemble.runners],
     }
+
+
+def _files(member: Member) -> str | None:
+    is_named = isinstance(member.model, str | Path)
+    return fingerprint(str(member.model), member.options.revision) if is_named else None
 
 
 def _exact(settings: Mapping[str, object]) -> dict[str, str]:
