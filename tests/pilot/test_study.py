@@ -153,7 +153,7 @@ def test_an_interrupted_study_goes_on_and_measures_nothing_twice(pair, tmp_path)
 def test_measurements_of_another_study_are_not_mixed_in(pair, tmp_path):
     path = tmp_path / "measurements.json"
     study(pair).ledger.save(path)
-    with pytest.raises(InvalidPilot, match=r"other settings \(tokens\)"):
+    with pytest.raises(InvalidPilot, match=r"other settings: tokens \d+ was kept, 7 is asked"):
         study(pair, path, tokens=7)
     # Concurrencies and criteria change no run.
     study(pair, path, concurrencies=(4,), criteria=Criteria(min_speedup=2.0))
@@ -172,12 +172,20 @@ def test_measurements_of_other_models_are_not_mixed_in(folder, tmp_path):
     study(Ensemble(renamed(folder), Mixture([0.5, 0.5]))).ledger.save(path)
     study(Ensemble(renamed(folder), Mixture([0.5, 0.5])), path)
     for members, weights, name in (
-        (renamed(folder, "c"), [0.5, 0.5], "sources"),
-        (renamed(folder, prompt="say: {prompt}"), [0.5, 0.5], "sources"),
-        (renamed(folder, options=LoadOptions(dtype="float64")), [0.5, 0.5], "sources, dtypes"),
-        (renamed(folder), [0.5001, 0.4999], "combination"),
+        (
+            renamed(folder, "c"),
+            [0.5, 0.5],
+            r"sources\.b\.model .*/b was kept, .*/c is asked; .*b\.files has changed",
+        ),
+        (renamed(folder, prompt="say: {prompt}"), [0.5, 0.5], r"sources\.b\.prompt None was kept, 'say: {prompt}' is"),
+        (
+            renamed(folder, options=LoadOptions(dtype="float64")),
+            [0.5, 0.5],
+            r"dtype 'auto' was kept, 'float64' is",
+        ),
+        (renamed(folder), [0.5001, 0.4999], r"combination.weights \(0.5, 0.5\) was kept, \(0.5001, 0.4999\) is asked"),
     ):
-        with pytest.raises(InvalidPilot, match=rf"other settings \({name}\)"):
+        with pytest.raises(InvalidPilot, match=f"other settings: .*{name}"):
             study(Ensemble(members, Mixture(weights)), path)
 
 
