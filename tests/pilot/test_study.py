@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble, Mixture, SamplingParams
 from cospec.cli import app
+from cospec.cli.pilot_run import EXIT
 from cospec.core.target import log_combined
 from cospec.core.verify import Verdict
 from cospec.errors import CospecError, InvalidPilot
@@ -28,6 +29,7 @@ from cospec.study.perplexity import ReferenceText, text_logprobs
 from cospec.study.pilot_results import results
 from cospec.study.questions import TEXTS, Question, balanced, read_questions
 from cospec.study.results import ALL, OURS, PLAIN, Results
+from cospec.study.verdict import gain
 
 from ..browsing import in_chromium
 from ..toys import Wrapped, slow
@@ -463,11 +465,11 @@ def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(folder, prompts
     # Of what there is so far a report can be read.
     kept = {"measurements.json", "report.html", "report.md", "results.json"}
     assert {path.name for path in tmp_path.iterdir()} == kept
-    assert Results.load(tmp_path / "results.json").verdict.decision == "no-go"
+    assert Results.load(tmp_path / "results.json").verdict.decision == "not decided"
     shown = run(folder, tmp_path, *given, "--json")
-    assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
     found = Results.load(tmp_path / "results.json")
+    assert shown.exit_code == EXIT[found.verdict.decision], shown.output
     assert last["verdict"]["decision"] == found.verdict.decision
     assert found.settings.prompts_source == prompts
     assert found.gained.texts_source == f"references, {texts}"
@@ -519,10 +521,11 @@ def test_a_prompt_beyond_a_members_context_is_told_with_its_line(folder, tmp_pat
 @in_chromium
 def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path, opened):
     shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--language", "ja", "--out", str(tmp_path)])
-    assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
     found = Results.load(tmp_path / "results.json")
-    assert last["verdict"]["decision"] in ("go", "no-go")
+    assert shown.exit_code == EXIT[found.verdict.decision], shown.output
+    assert last["verdict"]["decision"] == found.verdict.decision
+    assert last["gain"] == gain(found.gained)
     assert (found.settings.ensemble, found.settings.prompts_source) == ("demo:we", "bundled")
     assert '<html lang="ja"' in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "report.md").exists()

@@ -181,4 +181,4 @@ class PairedTiming:
 def check(name: str, num: int, error: str | None, error_type: type[CospecError] = InvalidPilot) -> None:
     """Raise `error_type` if one of the `num` sequences that a method decoded at once failed."""
     if error is not None:
-        raise error_type(f"{name} failed with {num} text{'s' if num > 1 else ''} at once: {error}. {RESUMABLE}")
+        raise error_type(f"{name} failed with {num} concurrent sequence{'s' if num > 1 else ''}: {error}. {RESUMABLE}")
