@@ -6,19 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cospec.study.plots import (
-    COLOURS,
-    Estimate,
-    Point,
-    Series,
-    Stack,
-    amounts,
-    intervals,
-    lines,
-    plot,
-    stacked,
-    svg,
-)
+from cospec.study.canvas import COLOURS, svg
+from cospec.study.drawing import Estimate, Point, Series, Stack, amounts, intervals, lines, stacked
+from cospec.study.plots import plot
 
 INFINITE = Estimate(label="#0072b2", mean=math.inf, low=1.0, high=math.inf, written="∞")
 LONG = "a member of a very long name that would run into the figure beside it on a phone"
@@ -28,7 +18,7 @@ ESTIMATES = [
     Estimate(label=LONG, mean=1.0, low=1.0, high=1.0, written="1.00×"),
 ]
 INFINITE_POINT = Series(label="a", colour="c2", points=(Point(x=1, mean=math.inf, low=0.0, high=math.inf),))
-COUNTS = Series(label="a", colour="c2", points=tuple(Point(x=x, mean=1 / x, is_faint=x > 7) for x in range(1, 17)))
+COUNTS = Series(label="a", colour="c2", points=tuple(Point(x=x, mean=1 / x) for x in range(1, 17)))
 LEVELS = Series(label="b", colour="c0", points=tuple(Point(x=x, mean=x, low=0.5 * x, high=2 * x) for x in (1, 8, 32)))
 DRAWN = {
     "intervals": lambda width: intervals(width, ESTIMATES, 1, "{:g}×".format),
