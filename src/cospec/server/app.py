@@ -12,6 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from .. import __version__, demo
+from ..core.thread import EngineThread
 from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble
 from ..schedule import schedule_names
@@ -31,21 +32,16 @@ NUM_EXAMPLE_PROMPTS = 8
 
 def create_app(ensemble: Ensemble, settings: ServerSettings) -> FastAPI:
     """The application. Its engine runs from startup to shutdown, which waits for the requests under way."""
-    metrics = Metrics(settings.model)
-    host = Host(
-        ensemble,
-        metrics,
-        max_sequences=settings.max_sequences,
-        max_waiting=settings.max_waiting,
-        calls_at_once=settings.calls_at_once,
-    )
+    metrics = Metrics()
+    thread = EngineThread(max_sequences=settings.max_sequences, max_waiting=settings.max_waiting)
+    host = Host(ensemble, thread, metrics, settings.model, calls_at_once=settings.calls_at_once)
     decoder = Decoder(ensemble, settings, host)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        host.start()
+        thread.start()
         yield
-        await asyncio.to_thread(host.close)
+        await asyncio.to_thread(thread.close)
         decoder.close()
 
     app = FastAPI(

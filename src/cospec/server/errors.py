@@ -8,24 +8,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..core.params import SamplingParams
+from ..core.thread import EngineStopped, QueueFull
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
 from ..plugins import PluginFailed
 
 SECONDS_TO_RETRY = 1
 
 
-class QueueFull(CospecError):
-    """As many sequences wait as may."""
-
-
-class NotServing(CospecError):
-    """The engine has died, or the server is about to end."""
-
-
 # Status and code of the library's errors that are not the client's; all others get 400.
 _STATUSES: dict[type[CospecError], tuple[int, str]] = {
     QueueFull: (429, "queue_full"),
-    NotServing: (503, "not_serving"),
+    EngineStopped: (503, "not_serving"),
     MissingExtra: (501, "not_installed"),
     MemberFailed: (500, "member_failed"),
     PluginFailed: (500, "plugin_failed"),
