@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ..errors import CospecError, InvalidPrompt
+from .fields import check_defaults
 from .offline import Answer, EndpointCall
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -62,8 +63,10 @@ def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], target: obje
     """Every line of `raw` that is not blank.
 
     where: the file's name, for messages. defaults: fields for the bodies that leave them out. target: a description, in
-    JSON's types, of the distribution that texts are drawn from. Raises InvalidPrompt if there is no line.
+    JSON's types, of the distribution that texts are drawn from. Raises InvalidPrompt if there is no line, UnknownName
+    for a default that no request has.
     """
+    check_defaults(defaults)
     others = json.dumps([target, defaults], sort_keys=True).encode()
     lines = []
     for number, line in enumerate(raw.split(b"\n"), start=1):

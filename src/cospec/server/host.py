@@ -34,13 +34,14 @@ class Submission(SequenceGroup[Progress]):
     """One client's request: the sequences that are decoded for it, side by side.
 
     submitted: when it arrived, by the performance counter. tracers: one for each sequence, or none at all.
-    seconds_to_first: from then to its first token.
+    seconds_to_first: from then to its first token. num_tokens: decoded so far.
     """
 
     def __init__(self, requests: Values[Request], submitted: float, tracers: Values[Tracer] = ()) -> None:
         super().__init__(requests)
         self.submitted = submitted
         self.seconds_to_first: float | None = None
+        self.num_tokens = 0
         self.metrics: ModelMetrics | None = None
         self._tracers = tracers
         self._times = [TokenTimes() for _ in requests]
@@ -66,6 +67,7 @@ class Submission(SequenceGroup[Progress]):
             if self.seconds_to_first is None:
                 self.seconds_to_first = now - self.submitted
                 self.metrics.on_first_token(self.seconds_to_first)
+            self.num_tokens += len(event.tokens)
             self.metrics.on_tokens(len(event.tokens), None if times.last is None else now - times.last)
             times.first = now if times.first is None else times.first
             times.last = now
