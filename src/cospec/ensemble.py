@@ -194,7 +194,7 @@ class Ensemble:
         """
         return self._run(deque(self._requests(prompts, params)), should_stop)
 
-    async def agenerate(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> list[Result]:
+    async def agenerate(self, prompts: Prompts, params: Params = None) -> list[Result]:
         """`generate` for an event loop, which goes on while the models run in a thread of their own.
 
         Calls that overlap share one engine and are batched together, `max_sequences` at a time in all, also those of
@@ -211,7 +211,7 @@ class Ensemble:
         results = [event.result async for event in self.astream(prompts, params) if event.result is not None]
         return sorted(results, key=lambda result: (result.prompt_index, result.index))
 
-    async def astream(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> AsyncGenerator[Event]:
+    async def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[Event]:
         """The same, as it comes: an event for each text and round in which it moved, as `stream` gives them.
 
         Leaving the loop early aborts what is live once the generator is closed: by `contextlib.aclosing`, or by the
@@ -306,7 +306,7 @@ class Ensemble:
             requests += [replace(first, draws=Draws(seed, index), index=index) for index in range(own.n)]
         return requests
 
-    def _prepared(self, prompts: Prompt | Sequence[Prompt], params: Params) -> list[Request]:
+    def _prepared(self, prompts: Prompts, params: Params) -> list[Request]:
         """The requests, prepared in any thread: one caller at a time, since what `auto` measures is kept for all."""
         with self._preparing:
             return self._requests(prompts, params)
