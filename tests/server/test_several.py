@@ -11,7 +11,7 @@ import pytest
 from cospec import Ensemble, Mixture
 from cospec.members import shared_runners
 from cospec.server.app import create_app
-from cospec.server.settings import ServerSettings
+from cospec.server.settings import InvalidSettings, ServerSettings
 
 from .conftest import Served
 
@@ -38,6 +38,11 @@ def several(ensembles):
 def its_client(several):
     with contextlib.closing(several.client()) as made:
         yield made
+
+
+def test_requests_that_name_no_model_need_one_that_is_served(ensembles):
+    with pytest.raises(InvalidSettings, match="one of the ensembles, even, uneven"):
+        create_app(ensembles, ServerSettings(model="other"))
 
 
 def test_equal_members_are_loaded_once_and_others_are_not_shared(ensembles):

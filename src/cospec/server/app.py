@@ -26,16 +26,18 @@ from .models import ServedModels, model_routes
 from .page import page
 from .responses import response_routes
 from .schema import DetokenizeRequest, TokenizeRequest
-from .settings import ServerSettings
+from .settings import InvalidSettings, ServerSettings
 
 
 def create_app(ensembles: Ensemble | Mapping[str, Ensemble], settings: ServerSettings) -> FastAPI:
     """The application. Its engines run in one thread from startup to shutdown, which waits for requests under way.
 
     ensembles: one, or several by the names that clients choose them by; then `settings.model` is the name of that for
-    requests that name none. They may share runners.
+    requests that name none. They may share runners. Raises InvalidSettings where it is none of them.
     """
     named = {settings.model: ensembles} if isinstance(ensembles, Ensemble) else dict(ensembles)
+    if settings.model not in named:
+        raise InvalidSettings(f"model must be one of the ensembles, {', '.join(named)}, got {settings.model!r}")
     metrics = Metrics()
     thread = EngineThread(max_sequences=settings.max_sequences, max_waiting=settings.max_waiting)
     hosts = {
