@@ -191,7 +191,7 @@ def test_the_comparison_shows_two_speeds_and_the_calls_of_both(visit):
     calls = {
         row[0]: row[1:]
         for row in page.eval_on_selector_all(
-            "#calls tr", "rows => rows.slice(1).map((row) => [...row.cells].map((cell) => cell.textContent))"
+            "#passes tr", "rows => rows.slice(1).map((row) => [...row.cells].map((cell) => cell.textContent))"
         )
     }
     assert calls["math"][1] == calls["general"][1] == "100.0"
@@ -252,14 +252,14 @@ def test_a_phone_never_scrolls_sideways(browser, served, scheme):
         visit.run("#compare")
         expect(visit.page.locator("#stop")).to_be_in_viewport()
         visit.becomes("done")
-        for selector in ("#output", "#sheet", "#calls", ".words"):
+        for selector in ("#output", "#sheet", "#passes", ".words"):
             visit.page.locator(selector).scroll_into_view_if_needed()
             assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
         visit.finish()
 
 
 def test_nothing_moves_while_a_text_comes(visit):
-    tops = "['#output', '#sheet', '#lane-figures', '#calls', '.words'].map((s) => document.querySelector(s).offsetTop)"
+    tops = "['#output', '#sheet', '#lane-figures', '#passes', '.words'].map((s) => document.querySelector(s).offsetTop)"
     expect(visit.page.locator("#generate")).to_be_enabled()
     before = visit.page.evaluate(tops)
     visit.run(max_tokens=60)
@@ -398,7 +398,7 @@ def test_a_members_name_is_shown_as_it_is(browser):
     with Served(named) as running, visiting(browser, running, **PHONE) as visit:
         visit.run("#compare", max_tokens=12)
         visit.becomes("done")
-        for selector in ("#lane-legend .chip + bdi", "#sheet-names bdi", "#lane-figures bdi", "#calls bdi"):
+        for selector in ("#lane-legend .chip + bdi", "#sheet-names bdi", "#lane-figures bdi", "#passes bdi"):
             assert visit.page.locator(selector).all_inner_texts() == names
         assert visit.page.locator("img").count() == 0
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 390

@@ -204,6 +204,7 @@ class CompletionReply(Reply):
             entries, start = [*result.prompt_logprobs, *entries], 0
         return {
             "index": result.index,
+            "seed": result.seed,
             "text": echoed + result.text,
             "finish_reason": result.finish_reason,
             "logprobs": self._logprobs(entries, ids, Offsets(start)),
@@ -218,7 +219,8 @@ class CompletionReply(Reply):
             return None
         ids = [entry.token for entry in entries]
         logprobs = self._logprobs(entries, ids, choice.offsets)
-        return {"index": event.index, "text": text, "finish_reason": finish, "logprobs": logprobs}
+        seed = self.submission.requests[event.index].draws.seed
+        return {"index": event.index, "seed": seed, "text": text, "finish_reason": finish, "logprobs": logprobs}
 
     def _logprobs(
         self, entries: Values[TokenLogprob | None], ids: Values[int], offsets: Offsets
@@ -259,6 +261,7 @@ class ChatReply(Reply):
     def choice(self, result: Result) -> dict[str, Any]:
         return {
             "index": result.index,
+            "seed": result.seed,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
             "finish_reason": result.finish_reason,
             "logprobs": chat_logprobs(self.codec, result.logprobs or []) if self.asked.logprobs else None,
@@ -274,7 +277,8 @@ class ChatReply(Reply):
             return None
         delta = {"role": "assistant", "content": text} if begins else {"content": text} if text else {}
         logprobs = chat_logprobs(self.codec, entries) if self.asked.logprobs else None
-        return {"index": event.index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        seed = self.submission.requests[event.index].draws.seed
+        return {"index": event.index, "seed": seed, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
 
 
 async def _gone(request: Request) -> None:
