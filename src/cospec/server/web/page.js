@@ -161,6 +161,11 @@ function useModel(chosen) {
   setPhase('idle', 'Ready.');
 }
 
+function chooseModel() {
+  store.set('sessionStorage', 'model', $('model').value);
+  useModel(models.find((entry) => entry.id === $('model').value));
+}
+
 async function load() {
   setPhase('idle', 'Connecting…');
   $('alert').textContent = '';
@@ -172,8 +177,9 @@ async function load() {
     // A link cannot send the key.
     $('metrics').hidden = apiKey !== '';
     $('model-field').hidden = models.length === 1;
-    fillSelect($('model'), models.map((entry) => entry.id), models[0].id);
-    useModel(models[0]);
+    const chosen = models.find((entry) => entry.id === store.get('sessionStorage', 'model')) ?? models[0];
+    fillSelect($('model'), models.map((entry) => entry.id), chosen.id);
+    useModel(chosen);
   } catch (error) {
     if (error.status === 401 && apiKey === '') {
       setPhase('idle', 'This server asks for an API key.');
@@ -218,7 +224,7 @@ function init() {
   $('key-form').addEventListener('submit', useKey);
   $('compare').addEventListener('click', () => start(generateBoth));
   $('stop').addEventListener('click', cancel);
-  $('model').addEventListener('change', () => useModel(models.find((entry) => entry.id === $('model').value)));
+  $('model').addEventListener('change', chooseModel);
   document.addEventListener('keydown', onKeydown);
   window.addEventListener('scroll', moveSpot, { passive: true });
   clearResults();
