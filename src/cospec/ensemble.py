@@ -40,10 +40,10 @@ from .schedule.auto import Auto
 
 # How many sequences are decoded at a time by default.
 MAX_SEQUENCES = 32
-# A drawn seed is reported in JSON, whose numbers JavaScript holds exactly up to 2**53.
-SEED_BITS = 53
 # Ways of sampling for which measurements are kept; those of the first one are dropped first.
 MOST_PLANNERS = 32
+# A drawn seed is reported in JSON, whose numbers JavaScript holds exactly up to 2**53.
+SEED_BITS = 53
 
 
 class Ensemble:

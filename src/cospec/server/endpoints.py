@@ -160,7 +160,8 @@ class Reply:
                 # As by OpenAI: the last chunk has it, the others say null.
                 more["usage"] = None
             if delta is not None or any(more.values()):
-                yield {**first, "choices": [delta] if delta else [], **more}
+                seed = self.submission.requests[event.index].draws.seed
+                yield {**first, "choices": [{**delta, "seed": seed}] if delta else [], **more}
             if event.result is not None:
                 results.append(event.result)
         last: dict[str, Any] = {
@@ -219,8 +220,7 @@ class CompletionReply(Reply):
             return None
         ids = [entry.token for entry in entries]
         logprobs = self._logprobs(entries, ids, choice.offsets)
-        seed = self.submission.requests[event.index].draws.seed
-        return {"index": event.index, "seed": seed, "text": text, "finish_reason": finish, "logprobs": logprobs}
+        return {"index": event.index, "text": text, "finish_reason": finish, "logprobs": logprobs}
 
     def _logprobs(
         self, entries: Values[TokenLogprob | None], ids: Values[int], offsets: Offsets
@@ -277,8 +277,7 @@ class ChatReply(Reply):
             return None
         delta = {"role": "assistant", "content": text} if begins else {"content": text} if text else {}
         logprobs = chat_logprobs(self.codec, entries) if self.asked.logprobs else None
-        seed = self.submission.requests[event.index].draws.seed
-        return {"index": event.index, "seed": seed, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        return {"index": event.index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
 
 
 async def _gone(request: Request) -> None:
