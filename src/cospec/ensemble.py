@@ -49,6 +49,8 @@ MAX_SEQUENCES = 32
 IDLE_SECONDS = 5.0
 # Ways of sampling for which measurements are kept; those of the first one are dropped first.
 MOST_PLANNERS = 32
+# A drawn seed is reported in JSON, whose numbers JavaScript holds exactly up to 2**53.
+SEED_BITS = 53
 
 
 class Ensemble:
@@ -239,7 +241,7 @@ class Ensemble:
         """What the engine is given for one sample of one prompt. Raises InvalidPrompt or InvalidSampling."""
         prompt, (params,) = as_prompt(prompt), as_params(params, 1)
         ids = self._encode(prompt)
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        seed = params.seed if params.seed is not None else secrets.randbits(SEED_BITS)
         planner = self.planner_for(params)
         return Request(
             prompt=ids,

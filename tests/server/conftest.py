@@ -15,6 +15,8 @@ from cospec import Ensemble
 from cospec.server.app import create_app
 from cospec.server.settings import ServerSettings
 
+from .visits import visiting
+
 MODEL = "demo:we"
 
 
@@ -88,3 +90,10 @@ def client(served):
 def http(served):
     with served.http() as made:
         yield made
+
+
+@pytest.fixture
+def visit(browser, served):
+    with visiting(browser, served) as opened:
+        yield opened
+        opened.finish()

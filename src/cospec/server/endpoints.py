@@ -95,7 +95,8 @@ class ChoicesReply(Reply):
                 # As by OpenAI: the last chunk has it, the others say null.
                 more["usage"] = None
             if delta is not None or any(more.values()):
-                yield {**first, "choices": [delta] if delta else [], **more}
+                seed = self.submission.requests[event.index].draws.seed
+                yield {**first, "choices": [{**delta, "seed": seed}] if delta else [], **more}
             if event.result is not None:
                 results.append(event.result)
         last: dict[str, Any] = {
@@ -139,6 +140,7 @@ class CompletionReply(ChoicesReply):
             entries, start = [*result.prompt_logprobs, *entries], 0
         return {
             "index": result.index,
+            "seed": result.seed,
             "text": echoed + result.text,
             "finish_reason": result.finish_reason,
             "logprobs": self._logprobs(entries, ids, Offsets(start)),
@@ -194,6 +196,7 @@ class ChatReply(ChoicesReply):
     def choice(self, result: Result) -> dict[str, Any]:
         return {
             "index": result.index,
+            "seed": result.seed,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
             "finish_reason": result.finish_reason,
             "logprobs": chat_logprobs(self.codec, result.logprobs or []) if self.asked.logprobs else None,
