@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from cospec import demo
 
 from ..cli_models import write_model
-from .blocks import ROOT, blocks_of, read
+from .blocks import ROOT, blocks_of
 
 # Of the bundled models' vocabulary, so that both may stand in one ensemble.
 MODELS = ("model-a", "model-b", "expert", "amateur", "small")

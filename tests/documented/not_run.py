@@ -28,7 +28,11 @@ ELSEWHERE = {
 }
 
 # A command's exit statuses other than 0 alone.
-STATUSES = {"cospec pilot --ensemble …": (0, 3, 4)}
+# Ctrl-C may come while `watch` still reads the pilot.
+STATUSES = {"cospec pilot --ensemble …": (0, 3, 4), "cospec watch …": (0, 130)}
+
+# Commands that go on until Ctrl-C.
+ENDLESS = {"cospec watch …": 5}
 
 # Options of other programs that the documents name.
 FOREIGN_OPTIONS = {"--head"}

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import tomllib
-from pathlib import Path
 
 import pytest
 import typer
@@ -16,7 +15,7 @@ from cospec.study.criteria import Criteria
 from cospec.study.prices import Prices
 
 from . import not_run
-from .blocks import DOCUMENTS, ROOT, blocks_of, loose_commands_of, options_of, read
+from .blocks import DOCUMENTS, ROOT, blocks_of, loose_commands_of, options_of
 from .conftest import as_here
 from .running import Reader
 
@@ -60,8 +59,8 @@ def run(reader, command):
     if not_run.entry_for(command, not_run.COMMANDS) is not None:
         check_options(command)
         return
-    ran = reader.run(command)
-    key = not_run.entry_for(command, not_run.STATUSES)
+    endless, key = (not_run.entry_for(command, table) for table in (not_run.ENDLESS, not_run.STATUSES))
+    ran = reader.run(command, seconds=not_run.ENDLESS[endless] if endless else None)
     assert ran.status in (not_run.STATUSES[key] if key else (0,)), f"{command}\n{ran.output}"
 
 
@@ -119,7 +118,7 @@ def test_every_block_says_what_it_is(document):
 
 def test_nothing_is_listed_that_is_not_in_the_documents():
     commands = IN_BLOCKS | set(LOOSE)
-    for table in (not_run.COMMANDS, not_run.STATUSES):
+    for table in (not_run.COMMANDS, not_run.STATUSES, not_run.ENDLESS):
         found = {not_run.entry_for(command, table) for command in commands}
         assert set(table) == found - {None}
     assert {(block.document, block.language) for block in BLOCKS} >= set(not_run.ELSEWHERE)
