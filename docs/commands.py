@@ -10,8 +10,14 @@ from cospec.cli import COMMANDS, app
 PAGE = Path(__file__).parent / "commands.md"
 HEAD = """# The command line
 
-`cospec` and `python -m cospec` are the same program; `cospec COMMAND --help` shows what stands here. This page is written by
-`python docs/commands.py`.
+`cospec` and `python -m cospec` are the same program. `cospec COMMAND --help`, or `-h`, shows what stands here.
+`cospec --install-completion` makes bash, zsh, fish or PowerShell complete commands and options from the next shell on;
+`cospec --show-completion` prints what it would add to the shell's own file.
+
+A command exits with 0 when all went well, 2 for what was asked wrongly or failed, and 130 after Ctrl-C. Where other
+statuses have a meaning, the command says so below.
+
+This page is written by `python docs/commands.py`.
 """
 
 

@@ -1,4 +1,4 @@
-"""What mkdocs is told of this repository: documents outside of docs/ are pages too, and links work as they do on GitHub."""
+"""What mkdocs needs to know of this repository: documents outside of docs/ are pages too, and links lead to pages."""
 
 import posixpath
 import re
@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def _linked_sources(files: Files) -> set[Path]:
-    """Files and folders of the repository, outside of the pages, that pages link to; of a folder its Python files too."""
+    """What pages link to that is no page itself: files and folders of the repository, with the folders' files."""
     found = set()
     for file in files.documentation_pages():
         document = _document(file.src_uri)
@@ -106,7 +106,10 @@ def _source_page(path: Path) -> str:
     """A file's text, or a folder's files."""
     head = f"---\nsearch: {{exclude: true}}\n---\n# {_name(path)}\n\n"
     if path.is_dir():
-        links = ((file.relative_to(path), posixpath.relpath(_shown(file), f"source/{_name(path)}")) for file in _files_in(path))
+        links = (
+            (file.relative_to(path), posixpath.relpath(_shown(file), f"source/{_name(path)}"))
+            for file in _files_in(path)
+        )
         return head + "\n".join(f"- [{name}]({link})" for name, link in links)
     text = path.read_text(encoding="utf-8")
     return f"{head}````{LANGUAGES.get(path.suffix, 'text')}\n{text}````\n"

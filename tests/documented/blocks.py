@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
-    *("README.md", "README.ja.md", "ARCHITECTURE.md", "benchmarks/README.md", "training/README.md"),
+    *("README.md", "README.ja.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md", "training/README.md"),
     # Options of every command, written from the commands themselves.
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "commands.md"),
     *("examples/client.py", "examples/ray_serve.yaml"),

@@ -3,6 +3,9 @@
 # A command, or with … at its end what it begins with.
 COMMANDS = {
     "make …": "installs, or runs what runs this; continuous integration starts from `make test`",
+    ".venv/bin/…": "the parts of `make test`, which runs this",
+    "docker …": "needs a daemon; tests/test_container.py checks what the image is made of, and runs",
+    "COSPEC_ENSEMBLE=mine.yaml MODELS=./models PORT=8001 docker compose up cpu": "the same",
     "pip install …": "the tests run on what it has installed",
     "serve …": "tests/cluster/test_serve_ray.py runs a cluster with this file",
     "ray …": "tests/cluster starts a cluster of its own",
@@ -35,7 +38,11 @@ STATUSES = {"cospec pilot --ensemble …": (0, 3, 4), "cospec watch …": (0, 13
 ENDLESS = {"cospec watch …": 5}
 
 # Options of other programs that the documents name.
-FOREIGN_OPTIONS = {"--head"}
+FOREIGN_OPTIONS = {
+    *("--head",),  # ray
+    *("--rm", "--init", "--time", "--build-arg", "--profile"),  # docker
+    *("--check",),  # ruff
+}
 
 
 def entry_for(command: str, table: dict[str, object]) -> str | None:

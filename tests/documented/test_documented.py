@@ -66,7 +66,10 @@ def run(reader, command):
 
 def check_options(command):
     """Raises typer's NoSuchOption. What is left out (...) may be anything."""
-    program, *words = (word for word in shlex.split(command) if word != "...")
+    program, *words = (word for word in shlex.split(command.partition("<")[0]) if word != "...")
+    if (program, *words[:1]) == ("docker", "run") and words[-1] != "cospec":
+        # What the image is to run stands behind its name.
+        program, *words = words[words.index("cospec") :]
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name=program)
     while program == "cospec" and isinstance(command, typer.core.TyperGroup) and words:
@@ -78,9 +81,18 @@ def check_options(command):
         command.make_parser(context).parse_args(words)
 
 
+def test_the_examples_in_the_help_have_options_that_exist():
+    group = typer.main.get_command(app)
+    context = typer.Context(group, info_name="cospec")
+    for command in (group, *(group.resolve_command(context, [name])[1] for name in COMMANDS)):
+        check_options(command.epilog.removeprefix("Example: "))
+
+
 def test_a_misspelt_option_of_a_command_that_is_not_run_is_found():
     with pytest.raises(Exception, match="--replica"):
         check_options("cospec serve --ray --replica 2")
+    with pytest.raises(Exception, match="--prt"):
+        check_options("docker run --rm -p 1:1 cospec serve --prt 1")
     with pytest.raises(Exception, match="--jsn"):
         check_options("cospec pilot compare a b --jsn")
 
