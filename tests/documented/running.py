@@ -68,7 +68,9 @@ class Reader:
                 assert process.is_alive(), log.read_text(encoding="utf-8")
                 os.kill(process.pid, signal.SIGINT)
             process.join(SECONDS)
-            assert process.exitcode is not None, f"{command} did not end in {SECONDS} s"
+            if process.is_alive():
+                process.kill()
+                raise AssertionError(f"{command} did not end in {SECONDS} s\n{log.read_text(encoding='utf-8')}")
             return Ran(status=process.exitcode, output=log.read_text(encoding="utf-8"))
         return self._in_shell(command)
 
@@ -94,7 +96,7 @@ class Reader:
 
     def _start(self, arguments: list[str], given: dict[str, str]) -> tuple[multiprocessing.process.BaseProcess, Path]:
         log = self.folder / f".{time.monotonic_ns()}.log"
-        process = _forking.Process(target=_main, args=(arguments, self.folder, given, log))
+        process = _forking.Process(target=_main, args=(arguments, self.folder, given, log), daemon=True)
         process.start()
         return process, log
 
@@ -129,6 +131,8 @@ def _main(arguments: list[str], folder: Path, given: dict[str, str], log: Path) 
     for number in (1, 2):
         os.dup2(written, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # What a shell starts in the background ignores SIGINT, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tests run side by side.
     torch.set_num_threads(1)
     sys.argv = ["cospec", *arguments]
