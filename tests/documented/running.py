@@ -56,11 +56,10 @@ class Reader:
 
     def run(self, command: str, *, seconds: float | None = None) -> Ran:
         """Run it to its end; `cospec serve` until it answers. seconds: when Ctrl-C is pressed."""
-        # Other tests, and whoever sits at this machine, may have a server at the port of the documents.
-        command = command.replace("8000", str(self.port))
+        command = self.at_port(command)
         given, words = _assignments(shlex.split(command))
         if words[:2] == ["cospec", "serve"]:
-            return self._serve([*words[1:], *([] if "--port" in words else ["--port", str(self.port)])], given)
+            return self._serve(words[1:], given | {"COSPEC_PORT": str(self.port)})
         if words[0] == "cospec" and not re.search(r"[|<>&;$]", command):
             process, log = self._start(words[1:], given)
             if seconds is not None:
@@ -73,6 +72,10 @@ class Reader:
                 raise AssertionError(f"{command} did not end in {SECONDS} s\n{log.read_text(encoding='utf-8')}")
             return Ran(status=process.exitcode, output=log.read_text(encoding="utf-8"))
         return self._in_shell(command)
+
+    def at_port(self, text: str) -> str:
+        """With a free port for the documents': other tests, and whoever sits at this machine, may have a server there."""
+        return text.replace("8000", str(self.port))
 
     def stop_server(self) -> None:
         if self._server is not None:
