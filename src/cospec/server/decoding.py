@@ -98,12 +98,7 @@ class Decoder:
 
     def _variant(self, asked: DecodingRequest) -> Ensemble:
         """The ensemble under the plan and weights that the request asks for."""
-        plan = self.ensemble.plan
-        if asked.schedule is not None and asked.schedule != plan.name:
-            # The ensemble's gamma and proposer belong to its own schedule; another one takes its defaults.
-            plan = Plan(schedule=asked.schedule, verification=plan.verification)
-        if asked.verification is not None:
-            plan = replace(plan, verification=asked.verification)
+        plan = self.ensemble.plan_under(asked.schedule, asked.verification)
         weights = None if asked.weights is None else tuple(asked.weights)
         if (plan, weights) == (self.ensemble.plan, None):
             return self.ensemble

@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..core.events import Event, Result
 from ..core.tokens import TokenLogprob
-from ..ensemble import as_prompts
 from ..errors import CospecError
+from ..prompts import as_prompts
 from .answers import Offsets, StreamedChoice, chat_logprobs, completion_logprobs, head, metrics, usage
 from .decoding import Decoder
 from .errors import ApiError, as_api_error
