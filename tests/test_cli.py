@@ -92,7 +92,7 @@ def test_a_pipe_gets_the_text_and_nothing_else(generate: Run) -> None:
     arguments = ("hello", "--schedule", "fixed", "--gamma", "3")
     piped = generate(*arguments)
     assert piped.exit_code == 0
-    assert piped.stdout_bytes.decode() == object_of(generate(*arguments, "--json"))["text"]
+    assert piped.stdout_bytes.decode() == object_of(generate(*arguments, "--json"))["text"] + "\n"
 
 
 def test_the_closing_line_says_speed_calls_and_acceptance(generate: Run) -> None:
@@ -424,7 +424,7 @@ def test_ctrl_c_leaves_the_text_so_far_and_the_statistics(generate: Run, ctrl_c:
     result = generate("hello", "--schedule", "plain")
     assert result.exit_code == 130
     assert result.stdout
-    assert whole.startswith(result.stdout)
+    assert whole.startswith(result.stdout.removesuffix("\n"))
     assert "5 tokens in" in result.stderr
 
 

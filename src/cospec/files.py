@@ -59,9 +59,10 @@ class LoadSettings(TypedDict, total=False):
         ),
     ]
     quantization: Annotated[
-        dict[str, Any],
+        dict[str, Any] | Literal["4bit", "8bit"],
         Key(
-            meaning="Arguments of transformers' quantisation configuration; `quant_method` names which.",
+            meaning="`4bit` or `8bit` of bitsandbytes, or the arguments of a quantisation configuration of "
+            "transformers, in which `quant_method` names the method.",
             default="as the weights are stored",
             example="{quant_method: bitsandbytes, load_in_4bit: true}",
         ),
@@ -85,6 +86,10 @@ class LoadSettings(TypedDict, total=False):
             default="auto",
             example="false",
         ),
+    ]
+    revision: Annotated[
+        str | None,
+        Key(meaning="The branch, tag or commit of a model on the hub.", default="the newest", example="v1.1"),
     ]
 
 

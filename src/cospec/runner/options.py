@@ -16,6 +16,8 @@ _DTYPES = {
 # What may be given by name.
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
+# What transformers calls the two widths of bitsandbytes.
+_BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class LoadOptions:
 
     dtype: a name such as "bfloat16", or "auto": as stored on CUDA, and on a CPU as stored if it computes in that
     type natively, else float32. device: "cpu", "cuda", "cuda:1", ...; None for CUDA where there is one.
-    quantization: arguments of transformers' quantisation configuration, passed through.
+    quantization: "4bit" or "8bit", by bitsandbytes as the model is loaded; or arguments of transformers' quantisation
+    configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
     CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device.
@@ -34,22 +37,25 @@ class LoadOptions:
 
     dtype: str | torch.dtype = "auto"
     device: str | None = None
-    quantization: Mapping[str, object] = field(default_factory=dict)
+    quantization: Mapping[str, object] | str = field(default_factory=dict)
     trust_remote_code: bool = False
     allow_pickle: bool = False
     graphs: bool | str = "auto"
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         is_dtype = isinstance(self.dtype, str | torch.dtype) and str(self.dtype).removeprefix("torch.") in DTYPES
         if not is_dtype:
             raise InvalidEnsemble(f"dtype {shown(self.dtype)} is not known; use {', '.join(DTYPES)}")
+        if self.revision is not None and not (isinstance(self.revision, str) and self.revision):
+            raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
+        if not isinstance(self.quantization, Mapping) and self.quantization not in [*_BITS]:
+            raise InvalidEnsemble(
+                f"quantization {shown(self.quantization)} is not known; use {', '.join(_BITS)}, or keys and values of "
+                "a quantisation configuration of transformers, such as {quant_method: quanto, weights: int8}"
+            )
         if self.device is not None:
             _check_device(self.device)
-        if not isinstance(self.quantization, Mapping):
-            raise InvalidEnsemble(
-                f"quantization must be the arguments of a quantisation, such as {{quant_method: bitsandbytes, "
-                f"load_in_4bit: true}}, got {shown(self.quantization)}"
-            )
         for name in ("trust_remote_code", "allow_pickle"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidEnsemble(f"{name} must be true or false, got {shown(getattr(self, name))}")
@@ -66,6 +72,13 @@ def device_of(options: LoadOptions) -> str:
 
 def is_on_cuda(options: LoadOptions) -> bool:
     return torch.device(device_of(options)).type == "cuda"
+
+
+def quantization_of(options: LoadOptions) -> dict[str, object]:
+    """The arguments of transformers' quantisation configuration; empty for none."""
+    if isinstance(options.quantization, str):
+        return {"quant_method": "bitsandbytes", _BITS[options.quantization]: True}
+    return dict(options.quantization)
 
 
 def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:

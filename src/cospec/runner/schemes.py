@@ -7,6 +7,7 @@ A package adds a scheme by an entry point of the group `cospec.runners`, whose n
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 from ..errors import CospecError, UnknownName, UnsupportedModel
@@ -46,7 +47,7 @@ def split(model: str) -> tuple[str, str]:
     scheme, rest = match.groups()
     if scheme in LOADERS.names():
         return scheme, rest
-    if os.path.exists(os.path.expanduser(model)):
+    if is_there(Path(os.path.expanduser(model))):
         return DEFAULT, model
     raise UnknownName(LOADERS.kind, scheme, LOADERS.names())
 
@@ -55,6 +56,14 @@ def has_scheme(name: str) -> bool:
     """Whether the name begins with a known scheme and a colon."""
     match = _SCHEME.fullmatch(name)
     return match is not None and match[1] in LOADERS.names()
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder exists; no name that is no path, for its length or a null byte, does."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def load_runner(model: str, options: LoadOptions) -> Runner:
