@@ -57,7 +57,7 @@ WRONG = [
     (MEMBERS + "gamma: 0", "gamma: want a number of at least 1 or a list or 'auto', got 0"),
     (MEMBERS + "gamma: []", "gamma: want a whole number or a list that is not empty or 'auto', got []"),
     (MEMBERS + "gamma: [1, true]", "gamma[1]: want a whole number, got True"),
-    (MEMBERS + "quantization: int3", "quantization: want keys and values, got 'int3'"),
+    (MEMBERS + "quantization: int3", "quantization: want keys and values or '4bit' or '8bit', got 'int3'"),
     (MEMBERS + "graphs: maybe", "graphs: want true or false or 'auto' or 'shapes', got 'maybe'"),
     (MEMBERS + "max_sequences: 0", "max_sequences: want a number of at least 1, got 0"),
     (MEMBERS + "combine: 3", "combine: want a text or keys and values, got 3"),

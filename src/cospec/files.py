@@ -88,7 +88,7 @@ class LoadSettings(TypedDict, total=False):
         ),
     ]
     revision: Annotated[
-        str | None,
+        Name | None,
         Key(meaning="The branch, tag or commit of a model on the hub.", default="the newest", example="v1.1"),
     ]
 
