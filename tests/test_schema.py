@@ -106,7 +106,7 @@ def test_what_is_wrong_is_refused_by_both(tmp_path, value):
 
 def written(folder: Path, value: object) -> Path:
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    path.write_text(yaml.safe_dump(value, default_style='"'), encoding="utf-8")
     return path
 
 
