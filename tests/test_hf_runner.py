@@ -461,8 +461,8 @@ def test_a_folder_without_a_tokenizer_takes_token_ids(tmp_path: Path) -> None:
     assert runner.vocab_size == VOCAB
 
 
-@pytest.mark.parametrize(("configured", "end_ids"), [(7, (7,)), ([3, 9], (3, 9))])
-def test_end_tokens_come_from_the_generation_config(
+@pytest.mark.parametrize(("configured", "end_ids"), [(7, (7, 1)), ([3, 9], (3, 9, 1))])
+def test_end_tokens_are_those_of_the_generation_config_and_of_the_tokenizer(
     configured: object, end_ids: tuple[int, ...], folder: Path, tmp_path: Path
 ) -> None:
     copied(folder, tmp_path)

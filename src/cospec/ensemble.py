@@ -21,6 +21,7 @@ from .core.verify import is_coupled
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
 from .files import LOAD_OPTIONS, read_settings
 from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
+from .prompts import render
 from .runner.schemes import DEFAULT, LOOKUPS, split
 from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class
 from .schedule.auto import Auto
@@ -29,7 +30,6 @@ from .schedule.plan import check_schedule_given
 Prompt = str | Sequence[int]
 Params = SamplingParams | Sequence[SamplingParams] | None
 
-PLACEHOLDER = "{prompt}"
 # How many sequences are decoded at a time by default.
 MAX_SEQUENCES = 32
 # Ways of sampling for which measurements are kept; those of the first one are dropped first.
@@ -133,6 +133,12 @@ class Ensemble:
         return min(runner.vocab_size for runner in self.runners)
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a sequence: those of all members together."""
+        ids = dict.fromkeys(token for runner in self.runners[: len(self.member_names)] for token in runner.end_ids)
+        return tuple(token for token in ids if 0 <= token < self.vocab_size)
+
+    @property
     def dtypes(self) -> set[torch.dtype]:
         """What the members and drafters compute in."""
         return {runner.dtype for runner in self.runners}
@@ -180,7 +186,8 @@ class Ensemble:
             schedule=self.planner_for(params) or self.schedule_for(params),
             verification=self.plan.verification,
             draws=Draws(seed, index),
-            decode=self.tokenizer.decode if self.tokenizer else None,
+            end_ids=self.end_ids,
+            tokenizer=self.tokenizer,
             index=index,
         )
 
@@ -300,13 +307,7 @@ class Ensemble:
             return tuple(source.prompt)
         if self.tokenizer is None:
             raise InvalidPrompt("a member's prompt is a text and there is no tokenizer; give it as token ids")
-        encode = self.tokenizer.encode
-        if PLACEHOLDER not in source.prompt:
-            return tuple(encode(source.prompt))
-        if isinstance(prompt, str):
-            return tuple(encode(source.prompt.replace(PLACEHOLDER, prompt)))
-        before, after = source.prompt.split(PLACEHOLDER, 1)
-        return (*(encode(before) if before else ()), *ids, *(encode(after) if after else ()))
+        return tuple(render(source.prompt, prompt, ids, self.tokenizer))
 
 
 def _as_combination(combine: Combination | str | None, num_members: int) -> Combination:

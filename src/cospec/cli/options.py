@@ -12,9 +12,10 @@ from typer import Option
 
 from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
 from ..core.verify import VERIFICATIONS
-from ..ensemble import PLACEHOLDER, Ensemble
+from ..ensemble import Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
 from ..members import Member
+from ..prompts import PLACEHOLDER
 from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
 from .spread import option

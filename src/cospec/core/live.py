@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import CospecError
+from ..runner.protocol import Tokenizer
 from .combine import Combination
 from .draws import Draws
 from .events import Event, Result
@@ -21,8 +22,9 @@ class Request:
     """A sequence to decode.
 
     prompt: the user's, in token ids. lane_prompts: what each participant is given, members then drafters. combination,
-    params: the target r. schedule, verification: how it is reached. decode: ids to text, None where there is no
-    tokenizer (then there are no stop strings either). prompt_index, index: which prompt, and which of its samples.
+    params: the target r. schedule, verification: how it is reached. end_ids: tokens that end it, None for those of all
+    members together. tokenizer: None where there is none (then there are no stop strings either). prompt_index, index:
+    which prompt, and which of its samples.
     """
 
     prompt: tuple[int, ...]
@@ -32,7 +34,8 @@ class Request:
     schedule: Policy
     verification: str
     draws: Draws
-    decode: Callable[[Sequence[int]], str] | None = None
+    end_ids: tuple[int, ...] | None = None
+    tokenizer: Tokenizer | None = None
     prompt_index: int = 0
     index: int = 0
 

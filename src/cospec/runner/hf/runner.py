@@ -174,8 +174,10 @@ def _context(config: object) -> int | None:
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """All that any of the model's files names as an end: generation configuration, configuration and tokenizer."""
+    ids: dict[int, None] = {}
     for source in (model.generation_config, model.config.get_text_config()):
         configured = getattr(source, "eos_token_id", None)
         if configured is not None:
-            return tuple(configured) if isinstance(configured, list | tuple) else (configured,)
-    return tokenizer.end_ids if tokenizer is not None else ()
+            ids |= dict.fromkeys(configured if isinstance(configured, list | tuple) else (configured,))
+    return (*(ids | dict.fromkeys(tokenizer.end_ids if tokenizer is not None else ())),)
