@@ -138,7 +138,8 @@ class TextStream:
 
     def push(self, token: int, *, may_stop: bool = True) -> bool:
         """Append a token; True once a stop string is complete, which is not looked for unless it `may_stop`."""
-        self._append(self._decoder.push(token), may_stop, self._special.get(token, ""))
+        if not self.is_stopped:
+            self._append(self._decoder.push(token), may_stop, self._special.get(token, ""))
         return self.is_stopped
 
     def close(self) -> None:
