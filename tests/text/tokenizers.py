@@ -1,4 +1,4 @@
-"""Tokenizers of each kind that models have, trained on a few sentences: of some hundred entries, with a byte for all else."""
+"""Tokenizers of each kind that models have, trained on a few sentences."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -55,9 +55,9 @@ class Spelling:
             return b""
         entry = self.entries[token]
         if "ByteLevel" in self._steps:
-            # An entry with letters that stand for no byte, such as an added one, stands for itself.
-            known = all(letter in _BYTE_OF for letter in entry)
-            return bytes(_BYTE_OF[letter] for letter in entry) if known else entry.encode()
+            raw = _unmapped(entry)
+            # An added entry is a text, which may have letters that stand for bytes elsewhere in the vocabulary.
+            return entry.encode() if raw is None or (token in self._literal and not _is_utf8(raw)) else raw
         byte = _BYTE.fullmatch(entry)
         if byte and token not in self._literal and ("ByteFallback" in self._steps or not self._steps):
             return bytes([int(byte[1], 16)])
@@ -66,6 +66,16 @@ class Spelling:
 
     def _decoded(self, *ids: int) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _unmapped(entry: str) -> bytes | None:
+    """The bytes that a byte-level entry's letters stand for; None where a letter stands for none."""
+    known = all(letter in _BYTE_OF for letter in entry)
+    return bytes(_BYTE_OF[letter] for letter in entry) if known else None
+
+
+def _is_utf8(raw: bytes) -> bool:
+    return "\ufffd" not in raw.decode("utf-8", "replace")
 
 
 def _decoding_steps(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
