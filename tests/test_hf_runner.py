@@ -583,3 +583,12 @@ def test_code_shipped_with_weights_does_not_run_unless_allowed(folder: Path, tmp
 def test_feeds_are_padded_where_that_is_cheaper_than_a_pass(lengths, expected):
     batch = [Feed(None, [0] * length, 1) for length in lengths]
     assert [sorted(lengths[i] for i in group) for group in _groups(batch, 48)] == expected
+
+
+@pytest.mark.parametrize(("configured", "original"), [(32, 32), (128, 32), (32, None)])
+def test_yarn_reaches_factor_times_the_original_length(configured: int, original: int | None, tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+    if original is not None:
+        rope["original_max_position_embeddings"] = original
+    folder = saved(tmp_path, max_position_embeddings=configured, rope_parameters=rope)
+    assert load(str(folder), CPU).context == 128

@@ -22,6 +22,7 @@ from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownN
 from .files import LOAD_OPTIONS, read_settings
 from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
 from .prompts import render
+from .runner.padded import padded
 from .runner.schemes import DEFAULT, LOOKUPS, split
 from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class
 from .schedule.auto import Auto
@@ -84,6 +85,8 @@ class Ensemble:
         self.runners = load_runners(self.sources)
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
+        members, drafters = self.runners[: len(self._members)], self.runners[len(self._members) :]
+        self.runners = [*members, *(padded(drafter, self.vocab_size) for drafter in drafters)]
 
     @classmethod
     def load(cls, spec: str | Path, **overrides: Any) -> "Ensemble":
@@ -129,8 +132,8 @@ class Ensemble:
 
     @property
     def vocab_size(self) -> int:
-        """Columns of a row of r."""
-        return min(runner.vocab_size for runner in self.runners)
+        """Columns of a row of r: the entries that all members have in common."""
+        return min(runner.vocab_size for runner in self.runners[: len(self.member_names)])
 
     @property
     def end_ids(self) -> tuple[int, ...]:

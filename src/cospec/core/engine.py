@@ -35,7 +35,7 @@ class Engine:
     def __init__(self, participants: Sequence[Participant], num_members: int, num_at_once: int = 1) -> None:
         self.participants = tuple(participants)
         self.num_members = num_members
-        self.vocab_size = min(participant.runner.vocab_size for participant in participants)
+        self.vocab_size = min(participant.runner.vocab_size for participant in participants[:num_members])
         self._feeding = Feeding(self.participants, num_members, num_at_once)
         self._live: dict[int, Live] = {}
         self._num_added = 0

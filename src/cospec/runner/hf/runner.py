@@ -166,6 +166,10 @@ def _context(config: object) -> int | None:
     """The most tokens of a sequence whose positions are embedded independently of whatever else is in the batch."""
     context: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "yarn" and context is not None:
+        # Some configurations give the length that the model was trained at first, others the whole one.
+        original = rope.get("original_max_position_embeddings") or context
+        return max(context, int(rope.get("factor", 1) * original))
     if rope.get("rope_type") == "longrope":
         # A sequence beyond the original length has all its positions embedded anew, which neither the cache nor a
         # shorter sequence in the same batch can follow.
