@@ -11,6 +11,7 @@ from cospec import CospecError, Ensemble, InvalidEnsemble, Member
 from cospec.cli import app
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
+from cospec.server.batch import read_lines
 
 from .toys import table
 
@@ -142,6 +143,11 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, name):
     path.write_text("members: [demo:math]\n", encoding="utf-8-sig")
     assert read_text(path, InvalidEnsemble) == "members: [demo:math]\n"
     assert len(read_settings(path, {})["members"]) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_requests():
+    (line,) = read_lines('{"prompt": "Once"}\n'.encode("utf-8-sig"), "in.jsonl", {}, {})
+    assert line.error is None
 
 
 def test_models_are_found_from_the_file_wherever_the_command_runs(tmp_path, file, monkeypatch):

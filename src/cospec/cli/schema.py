@@ -27,7 +27,7 @@ def schema(
     *,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables of the keys instead.")] = False,
 ) -> None:
-    """Print the JSON schema of ensemble files.
+    """Print the JSON schema of ensemble files, for editors.
 
     An editor that knows YAML completes and checks keys by it, those of installed packages' combinations too: begin the
     file with the line # yaml-language-server: $schema=ensemble.schema.json
