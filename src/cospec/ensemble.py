@@ -282,10 +282,13 @@ class Ensemble:
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         if isinstance(prompt, str):
             if self.tokenizer is None:
-                models = ", ".join(written(member) for member in self._members)
+                models = [
+                    written(member) if isinstance(member.model, str | Path) else name
+                    for name, member in zip(self.member_names, self._members, strict=True)
+                ]
                 raise InvalidPrompt(
-                    f"{models} came without a tokenizer (tokenizer.json or tokenizer.model); add its files to the "
-                    "model's folder, or give the prompt as token ids (--token-ids)"
+                    f"no tokenizer (tokenizer.json or tokenizer.model) came with {', '.join(models)}; add its files to "
+                    "the model's folder, or give the prompt as token ids (--token-ids)"
                 )
             ids = tuple(self.tokenizer.encode(prompt))
         else:

@@ -137,13 +137,14 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
         value = parse_json(decoded(raw, str(path), UnsupportedModel), str(path), UnsupportedModel) if raw else None
     except OSError as error:
-        raise UnsupportedModel(f"{name!r}: {path} cannot be read: {error.strerror or error}; {_AGAIN}") from None
+        reason = error.strerror or error
+        raise UnsupportedModel(f"model {name!r} cannot be read: {path}: {reason}; {_AGAIN}") from None
     except CospecError as error:
-        raise UnsupportedModel(f"{name!r}: {error}; {_AGAIN}") from None
+        raise UnsupportedModel(f"model {name!r} cannot be read: {error}; {_AGAIN}") from None
     if isinstance(value, dict):
         return value
     given = f"holds {json.dumps(value)[:40]}, not an object" if raw else "is empty"
-    raise UnsupportedModel(f"{name!r}: {path} {given}; {_AGAIN}")
+    raise UnsupportedModel(f"model {name!r} cannot be read: {path} {given}; {_AGAIN}")
 
 
 def _refuse_other_formats(name: str, folder: Path) -> None:
