@@ -178,9 +178,7 @@ def test_a_cached_model_without_its_tokenizer_says_so_where_a_text_is_given(hub,
     load(NAME, CPU)
     go_offline(monkeypatch, tmp_path)
     ensemble = Ensemble([NAME], device="cpu")
-    with pytest.raises(
-        InvalidPrompt, match=r"no tokenizer \(tokenizer\.json .*\) came with owner/model; "
-    ):
+    with pytest.raises(InvalidPrompt, match=r"no tokenizer \(tokenizer\.json .*\) came with owner/model; "):
         ensemble.generate("a text")
     assert ensemble.generate([[1, 2]], SamplingParams(max_tokens=2))[0].token_ids
 
