@@ -160,9 +160,10 @@ def _refuse_other_formats(name: str, folder: Path) -> None:
         except CospecError:
             base = None
         raise UnsupportedModel(
-            f"{name!r} is an adapter ({ADAPTER}) of {base or 'an unnamed base'!r}, and adapters are not read as members; merge it once "
-            f"(pip install peft): AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
-            ".save_pretrained(FOLDER), save the tokenizer there too, and give that FOLDER"
+            f"{name!r} is an adapter ({ADAPTER}) of {repr(base) if base else 'an unnamed base'}, and adapters are not "
+            f"read as members; merge it once (pip install peft): AutoPeftModelForCausalLM.from_pretrained("
+            f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER), save the tokenizer there too, and give that "
+            "FOLDER"
         )
     if (folder / CONFIG).exists():
         return

@@ -51,7 +51,8 @@ def check_supported(name: str, model: PreTrainedModel) -> None:
         measured = distance(model)
     except Exception as error:  # whatever the model raises, it cannot be run
         raise UnsupportedModel(
-            f"{name!r} ({architecture}) cannot be run on cospec's cache: {one_line(error)}; {_CHOOSE}"
+            f"{name!r} ({architecture}) cannot be run on cospec's cache: {one_line(error)}; choose other options of "
+            "loading, or another model"
         ) from error
     if not math.isfinite(measured):
         raise UnsupportedModel(f"{name!r} ({architecture}) {_why_not_finite(model)}")
