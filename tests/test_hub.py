@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -153,6 +154,23 @@ def test_a_cache_that_cannot_be_written_is_told(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ModelNotFound, match=r"file.* cannot be written \(.*\); make room, or set HF_HUB_CACHE"):
         load(NAME, CPU)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX's")
+def test_a_cache_without_room_for_the_weights_is_told(hub):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # No file may be larger: the small ones fit, and the weights do not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        with pytest.raises(
+            ModelNotFound, match=r"has not all weights of it: .*cannot be written \(File too large\)"
+        ):
+            load(NAME, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load(NAME, CPU).vocab_size == 120
 
 
 def test_pickles_are_refused_before_they_are_fetched(hub, tmp_path):
