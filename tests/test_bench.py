@@ -22,7 +22,7 @@ from cospec.members import Member
 from cospec.study.benchmark import Benchmark
 from cospec.study.intervals import ratio
 from cospec.study.ledger import Ledger, at
-from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked_plans, planned, selected
+from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked, selected
 from cospec.study.peers import bench_methods, encoded
 from cospec.study.predictions import MethodEstimates, predictions
 from cospec.study.results import Measurement
@@ -112,7 +112,7 @@ def test_what_was_measured_survives_a_file(tmp_path):
 def test_results_of_other_settings_are_not_mixed_in(tmp_path):
     path = tmp_path / "results.json"
     Ledger(settings={"tokens": 10}).save(path)
-    with pytest.raises(InvalidBenchmark, match="other settings"):
+    with pytest.raises(InvalidBenchmark, match=r"other settings: tokens 10 was kept, 11 is asked\."):
         load(path, {"tokens": 11})
     # The second is of an earlier version, whose counts had other names.
     for text in ("no json", json.dumps({"settings": {}, "counts": {"plain": {"tokens": 3, "calls": {"math": 3}}}})):
@@ -157,8 +157,7 @@ def test_theory_counts_the_prompt_that_every_method_feeds():
 
 def scheduled(ensemble, *names):
     """Its published plans of these names."""
-    params = SamplingParams()
-    methods, _ = planned(ensemble, benchmarked_plans(ensemble, params), params)
+    methods, _ = benchmarked(ensemble, SamplingParams())
     return [each for each in methods if each.name in names]
 
 

@@ -223,7 +223,9 @@ def test_a_folder_without_a_tokenizer_names_itself_where_a_text_is_given(folder)
     for file in folder.glob("tokenizer*"):
         file.unlink()
     ensemble = Ensemble([folder], device="cpu")
-    with pytest.raises(InvalidPrompt, match=r"no tokenizer \(tokenizer\.json .*damaged; add its files.*--token-ids"):
+    with pytest.raises(
+        InvalidPrompt, match=r"damaged came without a tokenizer \(tokenizer\.json.*add its files.*--token"
+    ):
         ensemble.generate("text")
     assert ensemble.generate([[2]])
 

@@ -14,9 +14,11 @@ from typer import Option
 
 from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
 from ..core.verify import VERIFICATIONS
-from ..ensemble import MAX_SEQUENCES, PLACEHOLDER, Ensemble
+from ..ensemble import MAX_SEQUENCES, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
-from ..members import Member
+from ..files import read_settings
+from ..identity import identity
+from ..members import PLACEHOLDER, Member
 from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
 from .spread import option
@@ -163,26 +165,30 @@ class EnsembleOptions:
         """The name of the ensemble where it is not given one."""
         return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
 
-    @property
-    def target(self) -> list[Any]:
-        """The options that the target distribution depends on, as they were given."""
-        changed = [self.quantization, self.revision]
-        given = changed if any(changed) else []
-        return [self.name, self.member_prompts, self.combine, self._combination_options(), *given]
-
     def build(self) -> Ensemble:
         """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
+        spec, settings = self._given()
+        return Ensemble(**settings) if spec is None else Ensemble.load(spec, **settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What results are held against by a later run (see `cospec.identity`), without loading a model. Raises as
+        `build` does."""
+        spec, settings = self._given()
+        return identity(settings if spec is None else read_settings(spec, settings))
+
+    def _given(self) -> tuple[str | None, dict[str, Any]]:
+        """The ensemble's file or name, None for members of the command line; and what is given beside it."""
         if self.ensemble is not None and self.members:
             raise InvalidEnsemble("--ensemble and --member exclude each other; give one of them")
         self._check_combination()
         options = self._combination_options()
         if self.members:
             combination = make_combination(self.combine or "mixture", len(self.members), **options)
-            return Ensemble(self._members(self.members), combination, **self._settings())
+            return None, {"members": self._members(self.members), "combine": combination, **self._settings()}
         if self.member_prompts:
             raise InvalidEnsemble("--member-prompt goes with --member; an ensemble file has its own `prompt:` entries")
         combine = {"type": self.combine} | options if self.combine else options or None
-        return Ensemble.load(self.ensemble or DEFAULT_ENSEMBLE, combine=combine, **self._settings())
+        return self.ensemble or DEFAULT_ENSEMBLE, {"combine": combine, **self._settings()}
 
     def _members(self, models: list[str]) -> list[Member]:
         prompts: list[str] | list[None] = self.member_prompts or [None] * len(models)
@@ -304,7 +310,7 @@ SAMPLING = {
     "n": _sampling_option(metavar="N", help="Samples for each prompt."),
     "logprobs": _sampling_option(
         metavar="N",
-        help="Report each token's log-probability and N alternatives (with --json).",
+        help="Report each token's log-probability and N alternatives: in a table, or with --json in it.",
         show_default="none",
     ),
 }
