@@ -47,15 +47,21 @@ def test_every_command_that_loads_models_has_the_options_of_loading_once(name):
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_help_breaks_no_word_and_leaves_no_word_alone(width):
-    shown = CliRunner().invoke(app, ["generate", "--help"], env={"COLUMNS": str(width), "FORCE_COLOR": None}).output
-    panels = re.split(r"╭─+ ([^─]+) ─+╮", shown)
-    titles = [panel for panel in panels if panel.startswith(("Models and", "How "))]
-    assert len(titles) == 3
-    for title in titles:
-        lines = [line.strip("│ ") for line in panels[panels.index(title) + 1].splitlines() if line.startswith("│")]
-        alone = [line for line in lines if len(line.split()) == 1 and not line.startswith(("[", "-"))]
-        assert not alone, alone
+@pytest.mark.parametrize("name", ["generate", "serve"])
+def test_help_leaves_no_word_alone_and_shows_no_type_of_a_flag(name, width):
+    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": str(width), "FORCE_COLOR": None}).output
+    assert all(f"--{flag}" in shown for flag in ("quantization", "revision", "allow-pickle", "max-sequences"))
+    assert "<bool>" not in shown
+    # A line that goes on has more than its indentation and one word.
+    assert re.findall(r"^ {6,}(?!--)\S+$", shown, flags=re.MULTILINE) == []
+
+
+@pytest.mark.parametrize(("flag", "told"), [("--reproducible", "float32"), ("--seed", "float32")])
+def test_help_says_where_equal_seeds_give_equal_texts(flag, told):
+    shown = CliRunner().invoke(app, ["generate", "--help"], env={"COLUMNS": "200", "FORCE_COLOR": None}).output
+    (text,) = re.findall(rf"^ +{flag}\b.*(?:\n {{20,}}.*)*", shown, flags=re.MULTILINE)
+    assert told in text
+    assert "bfloat16" in text
 
 
 @pytest.mark.parametrize(
