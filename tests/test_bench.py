@@ -22,7 +22,7 @@ from cospec.members import Member
 from cospec.study.benchmark import Benchmark
 from cospec.study.intervals import ratio
 from cospec.study.ledger import Ledger, at
-from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked_plans, planned, selected
+from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked, selected
 from cospec.study.peers import bench_methods, encoded
 from cospec.study.predictions import MethodEstimates, predictions
 from cospec.study.results import Measurement
@@ -157,8 +157,7 @@ def test_theory_counts_the_prompt_that_every_method_feeds():
 
 def scheduled(ensemble, *names):
     """Its published plans of these names."""
-    params = SamplingParams()
-    methods, _ = planned(ensemble, benchmarked_plans(ensemble, params), params)
+    methods, _ = benchmarked(ensemble, SamplingParams())
     return [each for each in methods if each.name in names]
 
 

@@ -327,7 +327,7 @@ MISTAKES = [
     (("--schedule", "alternat"), "did you mean 'alternate'?"),
     (("--combine", "mixtur"), "did you mean 'mixture'?"),
     (("--verification", "tokens"), "did you mean 'token'?"),
-    (("--weight", "0.5", "--weight", "0.6"), "sum to 1.1; they must sum to 1"),
+    (("--weight", "0.5", "--weight", "0.6"), "sum to 1.1; a mixture's must sum to 1: [0.4545, 0.5455]"),
     (("--weight", "0.2", "--weight", "0.3", "--weight", "0.5"), "3 weights [0.2, 0.3, 0.5] for 2 members"),
     (("--weight", "1"), "1 weights [1.0] for 2 members"),
     (("--combine", "contrastive", "--weight", "1"), "--weight has no meaning for contrastive"),

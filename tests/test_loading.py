@@ -2,8 +2,11 @@
 
 import json
 import math
+import re
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from cospec import Ensemble
-from cospec.errors import CospecError, DoesNotFit, InvalidPrompt, MissingExtra, ModelNotFound, UnsupportedModel
+from cospec.errors import CospecError, InvalidPrompt, MissingExtra, ModelNotFound, UnsupportedModel
 from cospec.runner import LoadOptions
 from cospec.runner.hf import load
 from cospec.runner.hf.quantised import check_quantisation
+from cospec.runner.memory import is_want_of_memory
 
 from .models import saved, tiny, tokenizer
 
@@ -130,7 +134,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_of_any_setting_is_refused_by_name_or_loads(whole, requests, tmp_path, data):
     name = data.draw(st.sampled_from(["config.json", "generation_config.json", "tokenizer_config.json"]))
@@ -277,9 +281,44 @@ def test_unknown_quantisation_is_refused_with_the_known_methods(settings):
         check_quantisation("m", settings)
 
 
-def test_want_of_memory_while_loading_is_called_so(folder):
+@pytest.mark.parametrize("size", [5, 127, 2**50])
+def test_weights_of_other_shapes_than_the_configuration_s_are_told(folder, size):
     config = mapping(folder / "config.json")
-    # The table of positions is as long as the weights are asked to be, and no file holds its size.
-    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 2**50}))
-    with pytest.raises((DoesNotFit, UnsupportedModel), match="damaged"):
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": size}))
+    with pytest.raises(UnsupportedModel, match=rf"damaged'.*weight' is \[128, 32\], and should be \[{size}, 32\]"):
         load(str(folder), CPU)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_want_of_memory_is_known_by_what_it_raises(error):
+    assert is_want_of_memory(error)
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from cospec.runner import LoadOptions
+from cospec.runner.hf import load
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**28, -1))
+load(sys.argv[1], LoadOptions(device="cpu", dtype="float32"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_want_of_memory_while_loading_is_called_so(tmp_path):
+    # In bfloat16 on the disk, 400 MB in the memory.
+    tiny("llama", vocab_size=3 * 2**19).to(torch.bfloat16).save_pretrained(tmp_path / "big")
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "big")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stderr.strip().splitlines()[-1]
+    assert re.match(
+        r"cospec\.errors\.DoesNotFit: model '.*big' does not fit into the memory .*; choose a smaller", told
+    )

@@ -14,11 +14,11 @@ from typer import Option
 
 from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
 from ..core.verify import VERIFICATIONS
-from ..ensemble import MAX_SEQUENCES, PLACEHOLDER, Ensemble
+from ..ensemble import MAX_SEQUENCES, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
 from ..files import read_settings
 from ..identity import identity
-from ..members import Member
+from ..members import PLACEHOLDER, Member
 from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
 from .spread import option

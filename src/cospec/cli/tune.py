@@ -1,6 +1,6 @@
 """`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import demo
@@ -8,6 +8,7 @@ from ..core.params import SamplingParams
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import written
+from ..schedule.auto import Auto
 from ..storage import check_place
 from ..study.tune import MOST_TEXTS, Tuning, write_plan
 from ..study.tune import tune as run_tune
@@ -57,7 +58,8 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
     source, out = _files(options, models)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
     prompts = options.texts()
-    ensemble = models.build()
+    # Every plan is weighed, so that the one in the file stands in no way of a proposer.
+    ensemble = replace(models, schedule=models.schedule or Auto.name).build()
     if out is not None:
         check_place(out)
     with progress(MOST_TEXTS) as advance:

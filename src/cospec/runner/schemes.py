@@ -52,6 +52,12 @@ def split(model: str) -> tuple[str, str]:
     raise UnknownName(LOADERS.kind, scheme, LOADERS.names())
 
 
+def has_scheme(name: str) -> bool:
+    """Whether the name begins with a known scheme and a colon."""
+    match = _SCHEME.fullmatch(name)
+    return match is not None and match[1] in LOADERS.names()
+
+
 def is_there(path: Path) -> bool:
     """Whether a file or folder exists; no name that is no path, for its length or a null byte, does."""
     try:

@@ -1,7 +1,7 @@
 """The benchmark: every method on the same prompts, one at a time, several at once, and at varied settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -14,7 +14,7 @@ from .methods import Method, PlannedMethod
 from .results import ALL, PLAIN, Measurement
 from .speeds import seconds_per_token
 from .sweep import Variation
-from .timing import PairedTiming, Predict, Step, Study, no_theory
+from .timing import Failures, PairedTiming, Predict, Step, Study, has_failed, no_theory
 
 MIB = 2**20
 
@@ -24,7 +24,8 @@ class Benchmark(Study):
     """What is measured, and the ledger that it goes to.
 
     levels: numbers of prompts that are decoded at once. variations: methods at values of a setting. predict: what
-    theory predicts of `methods`, one prompt at a time.
+    theory predicts of `methods`, one prompt at a time. failures: methods that raised or failed as they ran; a resumed
+    run tries them again.
     """
 
     ledger: Ledger
@@ -34,6 +35,7 @@ class Benchmark(Study):
     levels: Sequence[int] = ()
     variations: Sequence[Variation] = ()
     predict: Predict = no_theory
+    failures: Failures = field(default_factory=dict)
 
     def steps(self) -> list[Step]:
         each = [Batch(number, ALL, (number,)) for number in range(len(self.prompts))]
@@ -61,10 +63,17 @@ class Benchmark(Study):
             concurrency=concurrency,
             repeats=self.repeats,
             error_type=InvalidBenchmark,
+            failures=self.failures,
         )
 
     def figures(self, skipped: Mapping[str, str]) -> dict[str, Any]:
-        """What the measurements so far come to, ready for JSON. skipped: methods that cannot run -> the reason."""
+        """What the measurements so far come to, ready for JSON.
+
+        skipped: methods that were known not to run -> the reason; those that failed are added to them.
+        """
+        failed = {
+            f"{name}, {level} at once" if level > 1 else name: reason for (name, level), reason in self.failures.items()
+        }
         sweeps: dict[str, dict[float, dict[str, Any]]] = {}
         for variation in sorted(self.variations, key=lambda each: each.value):
             over = {
@@ -75,17 +84,17 @@ class Benchmark(Study):
             sweeps.setdefault(variation.setting, {})[variation.value] = over
         return {
             "settings": self.ledger.settings,
-            "skipped": dict(skipped),
+            "skipped": {**skipped, **failed},
             "methods": {method.name: row for method in self.methods if (row := self._row(method.name))},
             "concurrency": self._by_level() if self.levels else {},
             "sweeps": sweeps,
         }
 
     def _row(self, name: str) -> dict[str, Any]:
-        """A method's figures, one prompt at a time; empty before it was measured."""
+        """A method's figures, one prompt at a time; empty before it was measured, and where it failed on a prompt."""
         key = at(name, 1)
         seconds = seconds_per_token(self._alone, name)
-        if not seconds:
+        if not seconds or has_failed(self.failures, name, 1):
             return {}
         return {
             "tokens_per_second": len(seconds) / sum(seconds.values()),
@@ -102,7 +111,9 @@ class Benchmark(Study):
 
     def _over_plain(self, name: str, plain: str) -> dict[str, float | None] | None:
         """How many times faster than plain, paired by prompt; None before both were measured on a prompt."""
-        own, other = seconds_per_token(self._alone, name), seconds_per_token(self._alone, plain)
+        own, other = (
+            {} if has_failed(self.failures, each, 1) else seconds_per_token(self._alone, each) for each in (name, plain)
+        )
         shared = sorted(own.keys() & other.keys())
         return vars(ratio([other[i] for i in shared], [own[i] for i in shared])) if shared else None
 
@@ -110,7 +121,7 @@ class Benchmark(Study):
         """Method -> prompts at once -> tokens a second of all together, the median of the repeats."""
         by_level: dict[str, dict[int, float]] = {}
         for method in self._batched:
-            for level in self.levels:
+            for level in (level for level in self.levels if not has_failed(self.failures, method.name, level)):
                 speeds = [run.tokens / run.seconds for run in self.ledger.runs(method.name, level) if run.batch == 0]
                 if speeds:
                     by_level.setdefault(method.name, {})[level] = median(speeds)

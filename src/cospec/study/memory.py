@@ -1,5 +1,6 @@
 """Memory: the peaks of the process and of CUDA devices, and what members and drafters hold."""
 
+import gc
 import resource
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,13 @@ def reset_peaks() -> None:
         (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
     for device in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def release() -> None:
+    """Give back what is held for nobody, such as the cache of a method that ran out of memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def note_peaks(ledger: Ledger, key: str) -> None:

@@ -8,7 +8,8 @@ from ..core.counts import Counts
 from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
-from ..errors import CospecError, InvalidBenchmark, InvalidSchedule, UnknownName
+from ..errors import CospecError, InvalidBenchmark, UnknownName
+from ..runner.hf.support import one_line
 from ..schedule import Plan, schedule_class, schedule_names
 from ..schedule.auto import Auto
 from .results import OURS, PLAIN, SINGLE
@@ -94,17 +95,23 @@ def first_error(results: Sequence[Result]) -> str | None:
     return next((result.error for result in results if result.error), None)
 
 
+def reason(error: BaseException) -> str:
+    """Why a method cannot run, in one line."""
+    own = " ".join(str(error).split()) if isinstance(error, CospecError) else ""
+    return own or one_line(error)
+
+
 def planned(
     ensemble: Ensemble, plans: Mapping[str, Plan], params: SamplingParams
-) -> tuple[list[PlannedMethod], dict[str, CospecError]]:
-    """The plans, by name, that can decode this ensemble under this sampling, and for the others the reason."""
+) -> tuple[list[PlannedMethod], dict[str, Exception]]:
+    """The plans, by name, that can decode this ensemble under this sampling, and what the others raise."""
     methods: list[PlannedMethod] = []
-    skipped: dict[str, CospecError] = {}
+    skipped: dict[str, Exception] = {}
     for name, plan in plans.items():
         try:
             changed = ensemble.with_plan(replace(plan, verification=ensemble.plan.verification))
             changed.schedule_for(params)
-        except (InvalidSchedule, UnknownName) as error:
+        except Exception as error:  # another package's schedule may raise anything
             skipped[name] = error
         else:
             methods.append(PlannedMethod(name=name, ensemble=changed, params=params))
@@ -119,14 +126,25 @@ def singles(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
     ]
 
 
-def benchmarked_plans(ensemble: Ensemble, params: SamplingParams) -> dict[str, Plan]:
-    """What a benchmark times unless told otherwise: by schedule, its benchmarked plan, `plain` first."""
+def benchmarked(
+    ensemble: Ensemble, params: SamplingParams, names: Sequence[str] = ()
+) -> tuple[list[PlannedMethod], dict[str, Exception]]:
+    """The benchmarked plan of each schedule, `plain` first, or of those named; and what those raise that cannot run."""
     own = ensemble.plan.proposer
     # A schedule with one proposer takes the first drafter; the ensemble's own proposer stands in its place.
     drafters = dict.fromkeys([*([own] if own in ensemble.names else []), *ensemble.drafter_names])
     setting = replace(ensemble.setting(params), drafters=tuple(drafters))
-    names = dict.fromkeys([PLAIN, *schedule_names()])
-    return {name: plan for name in names if (plan := schedule_class(name).benchmarked(setting)) is not None}
+    plans: dict[str, Plan] = {}
+    refused: dict[str, Exception] = {}
+    for name in names or dict.fromkeys([PLAIN, *schedule_names()]):
+        try:
+            plan = schedule_class(name).benchmarked(setting)
+        except Exception as error:  # another package's schedule may raise anything
+            refused[name] = error
+        else:
+            plans |= {} if plan is None else {name: plan}
+    methods, skipped = planned(ensemble, plans, params)
+    return methods, refused | skipped
 
 
 def ours(ensemble: Ensemble) -> str:
@@ -139,13 +157,13 @@ def pilot_methods(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMet
 
     Raises InvalidSchedule if it does not allow the method on trial.
     """
-    published = benchmarked_plans(ensemble, params)
-    plans = {name: published[name] for name in (PLAIN, "alternate", OURS)}
-    on_trial = ours(ensemble)
-    methods, skipped = planned(ensemble, {**plans, **({} if on_trial in plans else {on_trial: ensemble.plan})}, params)
+    names, on_trial = (PLAIN, "alternate", OURS), ours(ensemble)
+    methods, skipped = benchmarked(ensemble, params, names)
+    own, refused = planned(ensemble, {} if on_trial in names else {on_trial: ensemble.plan}, params)
+    skipped |= refused
     if on_trial in skipped:
         raise skipped[on_trial]
-    return [*singles(ensemble, params), *methods]
+    return [*singles(ensemble, params), *methods, *own]
 
 
 def selected(available: Sequence[Method], names: Sequence[str], skipped: Mapping[str, str]) -> list[Method]:

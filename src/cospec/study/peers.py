@@ -14,7 +14,7 @@ from ..errors import InvalidBenchmark
 from ..runner import Feed, Runner
 from ..runner.hf import HfRunner, cache_argument
 from ..schedule import Plan
-from .methods import Method, PeerMethod, benchmarked_plans, planned, singles
+from .methods import Method, PeerMethod, benchmarked, planned, reason, singles
 
 WEIGHTED = "hf-ensemble-weight (not exact)"
 
@@ -28,9 +28,9 @@ def bench_methods(
 
     extra: plans that are timed beside the published ones.
     """
-    plans = {**benchmarked_plans(ensemble, params), **{str(plan): plan for plan in extra}}
-    methods, refused = planned(ensemble, plans, params)
-    skipped = {name: str(error) for name, error in refused.items()}
+    published, refused = benchmarked(ensemble, params)
+    added, refused_too = planned(ensemble, {str(plan): plan for plan in extra}, params)
+    skipped = {name: reason(error) for name, error in (refused | refused_too).items()}
     members = dict(zip(ensemble.member_names, ensemble.runners, strict=False))
     others = [name for name, runner in members.items() if not isinstance(runner, HfRunner)]
     skipped |= {f"hf:{name}": f"{name} is no model of transformers" for name in others}
@@ -45,7 +45,8 @@ def bench_methods(
     else:
         skipped["parallel"] = "members share their weights, and are one call already"
     assisted, reasons = _assisted(ensemble, params)
-    return [*methods, *_peers(hf), *singles(ensemble, params), *_peers(after | assisted)], skipped | reasons
+    ours = {method.name: method for method in (*published, *added)}
+    return [*ours.values(), *_peers(hf), *singles(ensemble, params), *_peers(after | assisted)], skipped | reasons
 
 
 def _assisted(ensemble: Ensemble, params: SamplingParams) -> tuple[dict[str, DecodeOne], dict[str, str]]:
@@ -131,22 +132,24 @@ def in_parallel(ensemble: Ensemble, params: SamplingParams) -> DecodeOne:
 
     The members must not share weights. Tokens are drawn from r.
     """
-    runners = ensemble.runners[: len(ensemble.member_names)]
+    runners, width = ensemble.runners[: len(ensemble.member_names)], ensemble.vocab_size
     pool = ThreadPoolExecutor(len(runners))
 
     @torch.inference_mode()
     def run(prompt: str) -> int:
         slots = [runner.open() for runner in runners]
         unfed = [list(own) for own in ensemble.request(prompt, params).lane_prompts[: len(runners)]]
-        for _ in range(params.max_tokens):
-            feeds = [[Feed(slot, tokens, 1)] for slot, tokens in zip(slots, unfed, strict=True)]
-            rows = [row for (row,) in pool.map(lambda runner, feed: runner.feed(feed), runners, feeds)]
-            log_r = ensemble.combination.log_probs(torch.stack([row.to(rows[0]) for row in rows]))
-            heat = params.temperature
-            token = log_r.argmax() if heat == 0 else torch.multinomial(torch.softmax(log_r[0] / heat, dim=-1), 1)
-            unfed = [[int(token)]] * len(runners)
-        for runner, slot in zip(runners, slots, strict=True):
-            runner.close(slot)
+        try:
+            for _ in range(params.max_tokens):
+                feeds = [[Feed(slot, tokens, 1)] for slot, tokens in zip(slots, unfed, strict=True)]
+                rows = [row[:, :width] for (row,) in pool.map(lambda runner, feed: runner.feed(feed), runners, feeds)]
+                log_r = ensemble.combination.log_probs(torch.stack([row.to(rows[0]) for row in rows]))
+                heat = params.temperature
+                token = log_r.argmax() if heat == 0 else torch.multinomial(torch.softmax(log_r[0] / heat, dim=-1), 1)
+                unfed = [[int(token)]] * len(runners)
+        finally:
+            for runner, slot in zip(runners, slots, strict=True):
+                runner.close(slot)
         return params.max_tokens
 
     return run

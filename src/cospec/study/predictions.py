@@ -3,6 +3,7 @@
 All that a study knows of the planner and of theory stands here.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from ..schedule import Plan
 from ..schedule.theory import Estimates
 from .methods import Method, PlannedMethod
 from .results import OURS, PLAIN
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,12 @@ def predictions(
     speeds = {}
     for name, schedule in schedules.items():
         estimates = MethodEstimates(planner.beliefs, ensemble.names, counts.get(name, Counts()))
-        speeds[name] = _with_prefill(schedule.cycle(estimates).speed / plain_speed, counts[PLAIN], concurrency)
+        try:
+            speed = schedule.cycle(estimates).speed
+        except Exception as error:  # another package's formula may raise anything, and is no part of decoding
+            logger.warning("no theory of %s: %s: %s", name, type(error).__name__, error)
+        else:
+            speeds[name] = _with_prefill(speed / plain_speed, counts[PLAIN], concurrency)
     return speeds
 
 

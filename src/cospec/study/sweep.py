@@ -8,7 +8,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
 from ..schedule import Plan
-from .methods import PlannedMethod, benchmarked_plans, planned
+from .methods import PlannedMethod, benchmarked, planned
 from .results import PLAIN
 
 
@@ -99,7 +99,7 @@ def _with_mu(ensemble: Ensemble, params: SamplingParams, value: float) -> list[P
 
 def _benchmarked(ensemble: Ensemble, combine: Combination, params: SamplingParams) -> list[PlannedMethod]:
     changed = ensemble.with_combination(combine)
-    methods, _ = planned(changed, benchmarked_plans(changed, params), params)
+    methods, _ = benchmarked(changed, params)
     return methods
 
 

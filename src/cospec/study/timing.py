@@ -6,16 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from ..core.counts import Counts
-from ..errors import CospecError, InvalidPilot
+from ..errors import CospecError, InvalidPilot, MemberFailed
 from ..schedule.auto import Auto
 from .batches import Batch
 from .energy import Meter
 from .ledger import Ledger, at
-from .memory import note_peaks, reset_peaks
-from .methods import Decoded, Method
-from .results import OURS, Measurement
+from .memory import note_peaks, release, reset_peaks
+from .methods import Decoded, Method, reason
+from .results import OURS, PLAIN, Measurement
 
 # `auto` is warmed up until it has ended NUM_STEADY batches in a row with the same plan, at most MOST_WARM_UPS batches.
 MOST_WARM_UPS, NUM_STEADY = 12, 3
@@ -68,6 +69,8 @@ def until_steady(planner: Auto, decode: Iterator[object], num_steady: int) -> It
             return
 
 
+# A method and a concurrency -> why it cannot decode so many sequences at once.
+Failures = dict[tuple[str, int], str]
 # Counts by method -> predicted speed over plain by method, of those that theory covers.
 Predict = Callable[[Mapping[str, Counts]], Mapping[str, float]]
 
@@ -84,6 +87,8 @@ class PairedTiming:
     prompts: the study's, which batches index. concurrency: sequences of a batch. weight: of one decoded batch among the
     study's steps. predict: what theory predicts of these methods; asked after each batch that all have decoded.
     error_type: raised where a sequence fails, since the time of a run that failed says nothing.
+    failures: where methods that raise, or fail, are noted instead, with the reason; they are not run again. `plain` one
+    batch at a time, which all are compared with, still ends the study. None: every failure ends it.
     """
 
     ledger: Ledger
@@ -96,21 +101,19 @@ class PairedTiming:
     meter: Meter = field(default_factory=lambda: Meter(()))
     predict: Predict = no_theory
     error_type: type[CospecError] = InvalidPilot
+    failures: Failures | None = None
 
     def steps(self, phase: str) -> list[Step]:
-        """A step for each batch and repeat that some method was not measured on, after one to warm up each method."""
-        todo = [
-            (batch, repeat)
-            for batch in self.batches
-            for repeat in range(self.repeats)
-            if not all(self._is_timed(method, batch, repeat) for method in self.methods)
-        ]
+        """A step for each batch and repeat that some method was not measured on, after a warm-up of each such one."""
+        every = [(batch, repeat) for batch in self.batches for repeat in range(self.repeats)]
+        todo = [each for each in every if not all(self._is_timed(method, *each) for method in self.methods)]
         if not todo:
             return []
         first = list(dict.fromkeys(batch for batch, _ in todo))
         warm_ups = [
-            Step(phase="warm-up", weight=self.weight, run=partial(self._warm_up, method, first))
+            Step(phase="warm-up", weight=self.weight, run=partial(self._attempt, method, self._warm_up, first))
             for method in self.methods
+            if not all(self._is_timed(method, *each) for each in todo)
         ]
         weight = self.weight * len(self.methods)
         timed = [Step(phase=phase, weight=weight, run=partial(self._measure_all, *each)) for each in todo]
@@ -133,8 +136,20 @@ class PairedTiming:
         first = (batch.number + repeat) % len(self.methods)
         for method in [*self.methods[first:], *self.methods[:first]]:
             if not self._is_timed(method, batch, repeat):
-                self._measure(method, batch, repeat)
+                self._attempt(method, self._measure, batch, repeat)
         self._note_theory()
+
+    def _attempt(self, method: Method, run: Callable[..., None], *args: Any) -> None:
+        """`run(method, *args)`, unless the method has failed before."""
+        if self.failures is None:
+            run(method, *args)
+        elif not has_failed(self.failures, method.name, self.concurrency):
+            why = _why_not(partial(run, method, *args))
+            if (method.name, self.concurrency) == (PLAIN, 1):
+                check(PLAIN, 1, why, self.error_type)
+            elif why is not None:
+                self.failures[method.name, self.concurrency] = why
+                release()
 
     def _note_theory(self) -> None:
         """Keep the plan that `auto` chose and what theory predicts: a resumed run would have to measure them again."""
@@ -174,11 +189,31 @@ class PairedTiming:
 
     def _decode(self, method: Method, batch: Batch) -> Decoded:
         decoded = method.decode([self.prompts[i] for i in batch.prompts])
+        if decoded.error is not None and self.failures is not None:
+            raise MemberFailed(decoded.error)
+        if decoded.tokens == 0 and self.failures is not None:
+            raise MemberFailed("it decoded no token")
         check(method.name, len(batch.prompts), decoded.error, self.error_type)
         return decoded
+
+
+def has_failed(failures: Failures, name: str, concurrency: int) -> bool:
+    """Whether a method failed with so many sequences at once, or with one already."""
+    return not failures.keys().isdisjoint({(name, 1), (name, concurrency)})
+
+
+def _why_not(run: Callable[[], None]) -> str | None:
+    """Why it raised, or None. The error itself is dropped: its traceback holds tensors."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # peers and plug-ins may raise anything, also what is no Exception
+        return reason(error)
+    return None
 
 
 def check(name: str, num: int, error: str | None, error_type: type[CospecError] = InvalidPilot) -> None:
     """Raise `error_type` if one of the `num` sequences that a method decoded at once failed."""
     if error is not None:
-        raise error_type(f"{name} failed with {num} text{'s' if num > 1 else ''} at once: {error}. {RESUMABLE}")
+        raise error_type(f"{name} failed with {num} concurrent sequence{'s' if num > 1 else ''}: {error}. {RESUMABLE}")

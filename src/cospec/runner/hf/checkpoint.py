@@ -89,6 +89,12 @@ def check_pickle(name: str, chosen: str, options: LoadOptions) -> None:
         )
 
 
+def header_shapes(file: Path) -> dict[str, list[int]]:
+    """The shape of each tensor of a file of safetensors."""
+    with safe_open(str(file), framework="pt") as opened:
+        return {key: list(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118, it is no mapping
+
+
 def check_tokenizer(name: str, folder: Path) -> bool:
     """Whether the folder has a tokenizer. Raises UnsupportedModel for one without a vocabulary."""
     if any((folder / file).exists() for file in VOCABULARIES):

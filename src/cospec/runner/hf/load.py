@@ -23,7 +23,7 @@ from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, Unsu
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
 from ..protocol import Feed
-from .checkpoint import check_tokenizer, check_weights, read_config, remote_code_message
+from .checkpoint import check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .graphs import NUM_UNCAPTURED, Shapes
@@ -164,16 +164,25 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
     if is_quantised and device != "cpu":
         # A model that is quantised as it is loaded cannot always be moved to a device later.
         quantised["device_map"] = {"": device}
-    with _no_progress_bars():
-        answer: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
-            use_safetensors=None if options.allow_pickle else True,
-            output_loading_info=True,
-            **_trust(options),
-            **quantised,
-        )
+    try:
+        with _no_progress_bars():
+            answer: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
+                use_safetensors=None if options.allow_pickle else True,
+                output_loading_info=True,
+                **_trust(options),
+                **quantised,
+            )
+    except RuntimeError as error:
+        # What transformers says of weights of other shapes than the configuration's; which, it only logs.
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UnsupportedModel(
+            f"{name!r}: its weights do not have the shapes of its config.json{_first_misfit(folder, config)}; copy or "
+            "download both from one model"
+        ) from error
     model, info = answer
     missing = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if missing:
@@ -183,6 +192,18 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
         )
     weights: PreTrainedModel = model if is_quantised else model.to(device)
     return weights
+
+
+def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
+    """The first weight that has not the shape that the configuration gives it, with both; "" where none is found."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    for file in sorted(folder.glob("*.safetensors")):
+        for key, shape in header_shapes(file).items():
+            if shapes.get(key, shape) != shape:
+                return f": {key!r} is {shape}, and should be {shapes[key]}"
+    return ""
 
 
 @contextmanager
