@@ -19,7 +19,7 @@ COMMANDS = {
     "batch": "Answer a file of requests, and go on where it was cut off.",
     "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
-    "serve": "Serve an ensemble to OpenAI's clients, with a page.",
+    "serve": "Serve ensembles to OpenAI's clients, with a page.",
     "pilot": "Run a study on your own prompts that ends in go or no-go.",
     "models": "List the bundled models and ensembles.",
     "tune": "Find the fastest plan on your own prompts and machine.",

@@ -98,7 +98,8 @@ class Results:
         what = f"result of these {len(entries)} prompts"
         kept = read_rows(path, "index", wanted, what, defaults=_DEFAULTS)
         if kept.rows:
-            print_note(f"{path} has {len(kept.rows)} of {len(entries)} prompts; going on with the others")
+            rest = "going on with the others" if len(kept.rows) < len(entries) else "nothing is left to do"
+            print_note(f"{path} has {len(kept.rows)} of {len(entries)} prompts; {rest}")
         return cls(path=path, wanted=wanted, kept=kept)
 
     @property
