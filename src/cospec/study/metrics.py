@@ -6,14 +6,12 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidPilot, MissingExtra
 
-try:
-    from prometheus_client.parser import text_string_to_metric_families
+if TYPE_CHECKING:
     from prometheus_client.samples import Sample
-except ImportError:
-    raise MissingExtra("watching a server needs prometheus-client: pip install 'cospec[serve]'") from None
 
 TIMEOUT_SECONDS = 10
 _FOREIGN = "these are no metrics of `cospec serve`; give the address of one"
@@ -116,7 +114,12 @@ def parsed(text: str) -> Service:
     )
 
 
-def _samples(text: str) -> list[Sample]:
+def _samples(text: str) -> "list[Sample]":
+    try:
+        # Help needs none of the packages of cospec[serve].
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError:
+        raise MissingExtra("watching a server needs prometheus-client: pip install 'cospec[serve]'") from None
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (ValueError, LookupError):
