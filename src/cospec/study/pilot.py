@@ -98,13 +98,14 @@ class Pilot(Study):
 
     def _self_test(self) -> list[Step]:
         """A step for each line; an interrupted self-test starts again, since its lines come from one iterator."""
-        total = num_checks(self.ensemble)
+        on_trial = next(method.ensemble for method in self.methods if method.name == self.settings.ours)
+        total = num_checks(on_trial)
         if len(self.ledger.checks) >= total:
             return []
         self.ledger.checks.clear()
         compared = balanced(self.questions, NUM_CHECKED_PROMPTS)
         effort = Effort(max_tokens=CHECKED_TOKENS, num_samples=NUM_SAMPLES)
-        lines = self_test(self.ensemble, [self.questions[i].prompt for i in compared], effort)
+        lines = self_test(on_trial, [self.questions[i].prompt for i in compared], effort)
         weight = 2 * CHECKED_TOKENS * NUM_CHECKED_PROMPTS
         return [
             Step(phase="exactness", weight=weight, run=partial(self._check, number, lines, compared))
