@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types layers bench models clean
+.PHONY: help demo test lint types layers docs bench models clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: .venv/demo ## install, then real text from two bundled models by CoS
 	@printf 'Question: Tom has 3 boxes with 12 pencils each. He gives away 7. How many are left?\nAnswer:' | \
@@ -11,15 +14,19 @@ test: .venv/test lint types layers ## install, then everything that is checked
 	bash .ci/chromium
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: .venv/test
+lint: .venv/test ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/test
+types: .venv/test ## mypy, strictly
 	$(BIN)/mypy
 
-layers: .venv/test
+layers: .venv/test ## who may import whom
 	$(BIN)/lint-imports
+
+docs: .venv/docs ## the site, into build/site; a broken link or a warning ends it
+	$(BIN)/python docs/commands.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: .venv/test ## the measured tables (long)
 	$(BIN)/cospec bench --proposer demo:drafter --proposer lookup --concurrency 1,2,4,8,16,32 --out benchmarks/latest
@@ -27,14 +34,18 @@ bench: .venv/test ## the measured tables (long)
 models: .venv/test ## train the bundled models again (hours)
 	$(BIN)/python -m training
 
-clean:
-	rm -rf .venv
+clean: ## remove .venv and what was built
+	rm -rf .venv build
 
 # torch comes first and alone, pinned, so that nothing else can choose a build of it.
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/docs: .venv/demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 # The programs that the server is tested with come last: all in one resolution takes pip very long.

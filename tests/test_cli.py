@@ -92,7 +92,7 @@ def test_a_pipe_gets_the_text_and_nothing_else(generate: Run) -> None:
     arguments = ("hello", "--schedule", "fixed", "--gamma", "3")
     piped = generate(*arguments)
     assert piped.exit_code == 0
-    assert piped.stdout_bytes.decode() == object_of(generate(*arguments, "--json"))["text"]
+    assert piped.stdout_bytes.decode() == object_of(generate(*arguments, "--json"))["text"] + "\n"
 
 
 def test_the_closing_line_says_speed_calls_and_acceptance(generate: Run) -> None:
@@ -284,7 +284,7 @@ MISTAKES = [
     (("--schedule", "alternat"), "did you mean 'alternate'?"),
     (("--combine", "mixtur"), "did you mean 'mixture'?"),
     (("--verification", "tokens"), "did you mean 'token'?"),
-    (("--weight", "0.5", "--weight", "0.6"), "sum to 1.1; they must sum to 1"),
+    (("--weight", "0.5", "--weight", "0.6"), "sum to 1.1; a mixture's must sum to 1: [0.4545, 0.5455]"),
     (("--weight", "0.2", "--weight", "0.3", "--weight", "0.5"), "3 weights [0.2, 0.3, 0.5] for 2 members"),
     (("--weight", "1"), "1 weights [1.0] for 2 members"),
     (("--combine", "contrastive", "--weight", "1"), "--weight has no meaning for contrastive"),
@@ -424,7 +424,7 @@ def test_ctrl_c_leaves_the_text_so_far_and_the_statistics(generate: Run, ctrl_c:
     result = generate("hello", "--schedule", "plain")
     assert result.exit_code == 130
     assert result.stdout
-    assert whole.startswith(result.stdout)
+    assert whole.startswith(result.stdout.removesuffix("\n"))
     assert "5 tokens in" in result.stderr
 
 

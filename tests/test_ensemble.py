@@ -26,6 +26,7 @@ from cospec import (
     toy,
 )
 from cospec.files import read_settings
+from cospec.schedule import plans
 
 from .toys import letters, table
 
@@ -116,16 +117,32 @@ def test_prompt_logprobs_of_different_prompts_are_refused():
 def test_auto_with_a_seed_keeps_to_a_rule_and_says_so():
     ensemble = Ensemble([table(1), table(2)])
     seeded = SamplingParams(max_tokens=2, seed=0)
-    schedules = {
-        "sampled": ensemble.generate([1], seeded)[0].schedule,
-        "top-p": ensemble.generate([1], SamplingParams(max_tokens=2, top_p=0.9, seed=0))[0].schedule,
-        "product": Ensemble([table(1), table(2)], Product([0.5, 0.5])).generate([1], seeded)[0].schedule,
-        "one": Ensemble([table(1)]).generate([1], seeded)[0].schedule,
-        "drafter": Ensemble([table(1)], proposer=table(2)).generate([1], seeded)[0].schedule,
+    results = {
+        "sampled": ensemble.generate([1], seeded)[0],
+        "top-p": ensemble.generate([1], SamplingParams(max_tokens=2, top_p=0.9, seed=0))[0],
+        "product": Ensemble([table(1), table(2)], Product([0.5, 0.5])).generate([1], seeded)[0],
+        "one": Ensemble([table(1)]).generate([1], seeded)[0],
+        "drafter": Ensemble([table(1)], proposer=table(2)).generate([1], seeded)[0],
     }
-    assert schedules == {
-        "sampled": "mixture", "top-p": "alternate", "product": "alternate", "one": "plain", "drafter": "fixed",
+    assert {result.schedule for result in results.values()} == {"auto"}
+    assert {name: result.plan for name, result in results.items()} == {
+        "sampled": "mixture", "top-p": "alternate", "product": "alternate", "one": "plain",
+        "drafter": "fixed auto by member-2",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("length", [1, 3, 200])
+def test_a_result_names_what_was_asked_for_and_what_ran_with_a_seed_and_without(seed, length):
+    params = SamplingParams(max_tokens=length, seed=seed, ignore_eos=True)
+    ensemble = Ensemble([table(1), table(2)])
+    (result,) = ensemble.generate([1], params)
+    assert result.schedule == "auto"
+    weighed = [str(plan) for plan in plans(ensemble.setting(params), "block")]
+    assert result.plan in weighed
+    assert result.counts.plans == {result.plan: 1}
+    (own,) = ensemble.with_plan(schedule="alternate", gamma=(1, 3)).generate([1], params)
+    assert (own.schedule, own.plan, own.counts.plans) == ("alternate", "alternate 1/3", {})
 
 
 BAD_ENSEMBLES = [
@@ -241,7 +258,11 @@ def test_a_file_says_all_that_the_constructor_takes_and_overrides_win(tmp_path):
         ("members: [a, b]\ncombine: mixtur", UnknownName, "did you mean 'mixture'"),
         ("members: [a, b]\ncombine: {type: mixture, weight: [1, 0]}", UnknownName, "did you mean 'weights'"),
         ("members: [a, b]\ncombine: {type: mixture, weights: [0.5, 0.6]}", InvalidCombination, "sum to 1.1"),
-        ("members: [a, b]\ncombine: {type: contrastive, mu: x}", InvalidCombination, "needs a finite mu"),
+        (
+            "members: [a, b]\ncombine: {type: contrastive, mu: x}",
+            InvalidEnsemble,
+            r"combine\.mu: want a number, got 'x'",
+        ),
     ],
 )
 def test_a_bad_file_is_refused_with_what_is_wrong_in_it(tmp_path, text, error, message):

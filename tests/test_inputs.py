@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cospec import CospecError, Ensemble, Member, UnknownName
-from cospec.errors import InvalidCombination, InvalidEnsemble, InvalidPilot
+from cospec.errors import InvalidEnsemble, InvalidPilot
 from cospec.files import SETTINGS, MemberSettings, has_relative_models, read_settings
 from cospec.study.criteria import Criteria, Softening
 from cospec.study.prices import Machine, Prices
@@ -92,7 +92,7 @@ def test_any_value_of_any_field_of_a_prompt_is_used_or_refused(file, value):
         ("max_sequences: true", "max_sequences: want a whole number, got True"),
         ("schedule: null", "schedule: want a text, got null"),
         ("gamma: [2, '3']", "gamma[1]: want a whole number, got '3'"),
-        ("gamma: 1.5", "gamma: want a whole number or a list or a text, got 1.5"),
+        ("gamma: 1.5", "gamma: want a whole number or a list or 'auto', got 1.5"),
         ("combine: {type: mixture, weights: ['0.5', 0.5]}", "combine.weights[0]: want a number, got '0.5'"),
         ("device: 0", "device: want a text, got 0"),
     ],
@@ -106,7 +106,7 @@ def test_the_place_the_value_and_what_is_allowed_are_named(file, text, message):
 
 def test_weights_are_a_list_and_no_text(file):
     path = file("members: [demo:math, demo:general]\ncombine: {type: product, weights: '11'}")
-    with pytest.raises(InvalidCombination, match="weights must be a list of numbers, got '11'"):
+    with pytest.raises(InvalidEnsemble, match=r"combine\.weights: want a list, got '11'"):
         Ensemble.load(path)
 
 

@@ -1,9 +1,12 @@
-"""What a user writes, members, combination and plan, made ready to run: `generate` and `stream`."""
+"""What a user writes, members, combination and plan, made ready to run: `generate` and `stream`, and the same for event
+loops."""
 
+import asyncio
 import copy
 import secrets
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,25 +20,37 @@ from .core.events import Event, Result
 from .core.feeding import Participant
 from .core.live import Request
 from .core.params import SamplingParams
+from .core.thread import EngineThread, EventGroup
 from .core.verify import is_coupled
-from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName
-from .files import LOAD_OPTIONS, read_settings
-from .members import Member, Source, as_member, check_vocabularies, load_runners, unique_names
-from .runner.schemes import DEFAULT, LOOKUPS, split
-from .schedule import EACH, Plan, Schedule, Setting, make_schedule, plans, schedule_class
+from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName, shown
+from .files import LOAD_OPTIONS, origin, read_settings
+from .inputs import at
+from .members import (
+    PLACEHOLDER,
+    Member,
+    Proposer,
+    Source,
+    as_drafters,
+    as_member,
+    check_member_names,
+    check_vocabularies,
+    load_runners,
+    unique_names,
+    written,
+)
+from .prompts import Params, Prompts, as_params, as_prompt, as_prompts
+from .prompts import Prompt as Prompt
+from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, under_schedule
 from .schedule.auto import Auto
-from .schedule.plan import check_schedule_given
 
-Prompt = str | Sequence[int]
-Params = SamplingParams | Sequence[SamplingParams] | None
-
-PLACEHOLDER = "{prompt}"
 # How many sequences are decoded at a time by default.
 MAX_SEQUENCES = 32
+# A thread that decodes for event loops ends when it had nothing to do for so long.
+IDLE_SECONDS = 5.0
 # Ways of sampling for which measurements are kept; those of the first one are dropped first.
 MOST_PLANNERS = 32
-# A model that drafts: as a member is given, or a member itself, with its own name, prompt and options.
-Proposer = Source | Member
+# A drawn seed is reported in JSON, whose numbers JavaScript holds exactly up to 2**53.
+SEED_BITS = 53
 
 
 class Ensemble:
@@ -65,10 +80,10 @@ class Ensemble:
         max_sequences: int = MAX_SEQUENCES,
         **load_options: Any,
     ) -> None:
-        if isinstance(members, str) or not members:
-            raise InvalidEnsemble(f"an ensemble needs a list of at least one member, got {members!r}")
-        if not isinstance(max_sequences, int) or max_sequences < 1:
-            raise InvalidEnsemble(f"max_sequences must be a whole number of at least 1, got {max_sequences!r}")
+        if not isinstance(members, list | tuple) or not members:
+            raise InvalidEnsemble(f"an ensemble needs a list of at least one member, got {shown(members)}")
+        if not isinstance(max_sequences, int) or isinstance(max_sequences, bool) or max_sequences < 1:
+            raise InvalidEnsemble(f"max_sequences must be a whole number of at least 1, got {shown(max_sequences)}")
         options = _load_options(load_options)
         self.max_sequences = max_sequences
         self.combination = _as_combination(combine, len(members))
@@ -76,14 +91,27 @@ class Ensemble:
         self.load_options = options
         self._members = [as_member(member) for member in members]
         self.member_names = unique_names(self._members)
-        self._drafters, self.drafter_names, chosen = self._drafting(proposer, schedule)
-        gammas = gamma if gamma is None or isinstance(gamma, int | str) else tuple(gamma)
-        self.plan = Plan(schedule=schedule, gamma=gammas, proposer=chosen, first=first, verification=verification)
+        check_member_names(self._members)
+        drafting = as_drafters(proposer, self._members, self.member_names, schedule)
+        self._drafters, self.drafter_names = drafting.models, drafting.names
+        self.plan = Plan(
+            schedule=schedule, gamma=gamma, proposer=drafting.proposer, first=first, verification=verification
+        )
         self._planners: dict[object, Auto] = {}
         self.schedule_for(SamplingParams())
         self.runners = load_runners(self.sources)
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
+        # Copies under other plans share these, so that all that awaits their members is decoded together.
+        self._engine = self.engine()
+        self._thread = EngineThread(max_sequences=max_sequences, idle_seconds=IDLE_SECONDS)
+        self._preparing = threading.Lock()
+
+    def __repr__(self) -> str:
+        drafters = f", drafters={[*self.drafter_names]}" if self.drafter_names else ""
+        return (
+            f"Ensemble(members={[*self.member_names]}, combine={self.combination}, plan={str(self.plan)!r}{drafters})"
+        )
 
     @classmethod
     def load(cls, spec: str | Path, **overrides: Any) -> "Ensemble":
@@ -92,7 +120,9 @@ class Ensemble:
         A `combine` without `type` changes options of the file's own. Raises InvalidEnsemble for a file that cannot be
         read, UnknownName for settings that are not known, and what the constructor raises.
         """
-        return cls(**read_settings(spec, overrides))
+        settings = read_settings(spec, overrides)
+        with at(origin(spec, overrides)):
+            return cls(**settings)
 
     def with_plan(self, plan: Plan | None = None, **changes: Any) -> "Ensemble":
         """The same members, not loaded again, under this plan, or their own, changed so. Raises as the constructor
@@ -101,6 +131,14 @@ class Ensemble:
         other.plan = replace(plan or self.plan, **changes)
         other.schedule_for(SamplingParams())
         return other
+
+    def plan_under(self, schedule: str | None = None, verification: str | None = None) -> Plan:
+        """The plan with these in place of its own; another schedule sets aside what belongs to its own, see
+        `under_schedule`. Raises UnknownName."""
+        plan = self.plan if verification is None else replace(self.plan, verification=verification)
+        if schedule is None or schedule == plan.name:
+            return plan
+        return under_schedule(plan, schedule, self.setting(SamplingParams()))
 
     def with_combination(self, combine: Combination) -> "Ensemble":
         """The same members, not loaded again, for another target. Raises as the constructor does."""
@@ -137,7 +175,7 @@ class Ensemble:
         """What the members and drafters compute in."""
         return {runner.dtype for runner in self.runners}
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> list[Result]:
+    def generate(self, prompts: Prompts, params: Params = None) -> list[Result]:
         """Decode each prompt (a text or token ids; or a list of them) n times; prompt by prompt, sample by sample.
 
         params: one for all, or one each. Raises a CospecError before anything is decoded; a sequence that fails while
@@ -148,7 +186,7 @@ class Ensemble:
 
     def stream(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompts,
         params: Params = None,
         *,
         should_stop: Callable[[], bool] = lambda: False,
@@ -158,6 +196,37 @@ class Ensemble:
         should_stop: asked before each round; once it holds, what is live ends as it is, with finish_reason "abort".
         """
         return self._run(deque(self._requests(prompts, params)), should_stop)
+
+    async def agenerate(self, prompts: Prompts, params: Params = None) -> list[Result]:
+        """`generate` for an event loop, which goes on while the models run in a thread of their own.
+
+        Calls that overlap share one engine and are batched together, `max_sequences` at a time in all, also those of
+        other event loops, and of `with_plan` and `with_combination`::
+
+            poem, letter = await asyncio.gather(ensemble.agenerate("A poem:"), ensemble.agenerate("A letter:"))
+
+        With equal seeds the results are those of `generate`. Cancelling the task aborts its sequences before the next
+        round. Raises what `generate` raises, and EngineStopped once the engine has died.
+
+        `generate` and `stream` run in the thread that calls them: call them, and ensembles that were made of members
+        `loaded` here, while nothing is awaited.
+        """
+        results = [event.result async for event in self.astream(prompts, params) if event.result is not None]
+        return sorted(results, key=lambda result: (result.prompt_index, result.index))
+
+    async def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[Event]:
+        """The same, as it comes: an event for each text and round in which it moved, as `stream` gives them.
+
+        Leaving the loop early aborts what is live once the generator is closed: by `contextlib.aclosing`, or by the
+        event loop. The sheet of an event goes on changing until its text is finished.
+        """
+        group = EventGroup(await asyncio.to_thread(self._prepared, prompts, params))
+        self._thread.submit(self._engine, group)
+        try:
+            async for event in group.items():
+                yield event
+        finally:
+            self._thread.cancel(group)
 
     def engine(self, calls_at_once: int = 1) -> Engine:
         """A new engine over these members; what it decodes is given by `request`.
@@ -169,15 +238,19 @@ class Ensemble:
         return Engine(participants, len(self.member_names), calls_at_once)
 
     def request(self, prompt: Prompt, params: SamplingParams, index: int = 0) -> Request:
-        """What the engine is given for one sample of one prompt."""
+        """What the engine is given for one sample of one prompt. Raises InvalidPrompt or InvalidSampling."""
+        prompt, (params,) = as_prompt(prompt), as_params(params, 1)
         ids = self._encode(prompt)
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        seed = params.seed if params.seed is not None else secrets.randbits(SEED_BITS)
+        planner = self.planner_for(params)
         return Request(
             prompt=ids,
             lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self.sources],
             params=params,
             combination=self.combination,
-            schedule=self.planner_for(params) or self.schedule_for(params),
+            schedule=planner or self.schedule_for(params),
+            schedule_name=self.plan.name,
+            plan=None if planner else str(resolved_plan(self.plan, self.setting(params))),
             verification=self.plan.verification,
             draws=Draws(seed, index),
             decode=self.tokenizer.decode if self.tokenizer else None,
@@ -221,12 +294,12 @@ class Ensemble:
         given = [*self._members, *self._drafters]
         return [replace(source, options=replace(source.options, **self.load_options)) for source in given]
 
-    def _requests(self, prompts: Prompt | Sequence[Prompt], params: Params) -> list[Request]:
+    def _requests(self, prompts: Prompts, params: Params) -> list[Request]:
         """Every sample of every prompt, all of them checked before the first runs."""
         listed = as_prompts(prompts)
         requests = []
         engine = self.engine()
-        for prompt_index, (prompt, own) in enumerate(zip(listed, _as_params(params, len(listed)), strict=True)):
+        for prompt_index, (prompt, own) in enumerate(zip(listed, as_params(params, len(listed)), strict=True)):
             try:
                 first = replace(self.request(prompt, own), prompt_index=prompt_index)
                 engine.check(first)
@@ -235,6 +308,11 @@ class Ensemble:
             seed = first.draws.seed
             requests += [replace(first, draws=Draws(seed, index), index=index) for index in range(own.n)]
         return requests
+
+    def _prepared(self, prompts: Prompts, params: Params) -> list[Request]:
+        """The requests, prepared in any thread: one caller at a time, since what `auto` measures is kept for all."""
+        with self._preparing:
+            return self._requests(prompts, params)
 
     def _run(self, waiting: deque[Request], should_stop: Callable[[], bool]) -> Iterator[Event]:
         engine = self.engine()
@@ -254,59 +332,41 @@ class Ensemble:
         finally:
             engine.close()
 
-    def _drafting(
-        self, proposer: Proposer | Sequence[Proposer] | None, schedule: str | Schedule | type[Schedule]
-    ) -> tuple[list[Member], tuple[str, ...], str | None]:
-        """The models that only draft, their names, and the plan's proposer, unless that is left to the schedule."""
-        given = _as_sources(proposer)
-        chosen = [self._member_named(source) for source in given]
-        drafters = [as_member(source) for source, name in zip(given, chosen, strict=True) if name is None]
-        names = unique_names(drafters, taken=self.member_names)
-        if len(names) > 1 and EACH in _special_proposers(schedule):
-            return drafters, names, EACH
-        if len(given) != 1:
-            return drafters, names, None
-        return drafters, names, names[0] if names else chosen[0]
-
-    def _member_named(self, proposer: Proposer) -> str | None:
-        """The member that is meant, or None for a model that only drafts. Raises UnknownName."""
-        for name, member in zip(self.member_names, self._members, strict=True):
-            is_named = isinstance(proposer, str) and proposer in (name, member.model)
-            if proposer is member or proposer is member.model or is_named:
-                return name
-        is_model = not isinstance(proposer, str) or "/" in proposer or Path(proposer).exists()
-        if not is_model and split(str(proposer))[0] == DEFAULT and not str(proposer).startswith(f"{DEFAULT}:"):
-            raise UnknownName("proposer", str(proposer), (*self.member_names, *LOOKUPS))
-        return None
-
-    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise InvalidPrompt("these members have no tokenizer; give the prompt as token ids")
-            ids = tuple(self.tokenizer.encode(prompt))
-        else:
-            ids = tuple(prompt)
-            if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-                raise InvalidPrompt(f"a prompt is a text or a list of token ids, got {prompt!r}")
+    def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
+        ids = self._tokens(prompt) if isinstance(prompt, str) else tuple(prompt)
         if not ids:
             raise InvalidPrompt("the prompt is empty; give at least one token")
         return ids
 
-    def _lane_prompt(self, source: Member, prompt: Prompt, ids: tuple[int, ...]) -> tuple[int, ...]:
+    def _lane_prompt(self, source: Member, prompt: str | list[int], ids: tuple[int, ...]) -> tuple[int, ...]:
         """What this member is given for the user's prompt."""
         if source.prompt is None:
             return ids
         if not isinstance(source.prompt, str):
             return tuple(source.prompt)
+        if isinstance(prompt, str) or PLACEHOLDER not in source.prompt:
+            return self._tokens(source.prompt.replace(PLACEHOLDER, str(prompt)))
+        before, after = (self._tokens(text) if text else () for text in source.prompt.split(PLACEHOLDER, 1))
+        return (*before, *ids, *after)
+
+    def _without_tokenizer(self) -> str:
+        """What an error says of members without a tokenizer, up to what is to be given instead."""
+        models = [written(member) for member in self._members if isinstance(member.model, str | Path)]
+        if not models:
+            return "these members have no tokenizer; give"
+        return (
+            f"{', '.join(models)} came without a tokenizer (tokenizer.json or tokenizer.model); add its files to the "
+            "model's folder, or give"
+        )
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        """Raises InvalidPrompt where there is no tokenizer, or where it raises."""
         if self.tokenizer is None:
-            raise InvalidPrompt("a member's prompt is a text and there is no tokenizer; give it as token ids")
-        encode = self.tokenizer.encode
-        if PLACEHOLDER not in source.prompt:
-            return tuple(encode(source.prompt))
-        if isinstance(prompt, str):
-            return tuple(encode(source.prompt.replace(PLACEHOLDER, prompt)))
-        before, after = source.prompt.split(PLACEHOLDER, 1)
-        return (*(encode(before) if before else ()), *ids, *(encode(after) if after else ()))
+            raise InvalidPrompt(f"{self._without_tokenizer()} the text {shown(text)} as token ids (--token-ids)")
+        try:
+            return tuple(self.tokenizer.encode(text))
+        except Exception as error:  # a runner of one's own may have any tokenizer
+            raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
 
 
 def _as_combination(combine: Combination | str | None, num_members: int) -> Combination:
@@ -315,41 +375,9 @@ def _as_combination(combine: Combination | str | None, num_members: int) -> Comb
         return make_combination(combine or "mixture", num_members)
     if isinstance(combine, type) or not isinstance(combine, Combination):
         raise InvalidCombination(
-            f"combine is {combine!r}; give cospec.Mixture([...]) or another combination, or a name"
+            f"combine is {shown(combine)}; give cospec.Mixture([...]) or another combination, or a name"
         )
     return combine
-
-
-def _special_proposers(schedule: str | Schedule | type[Schedule]) -> tuple[str, ...]:
-    """What the schedule's plans may name as proposer beside members and drafters."""
-    check_schedule_given(schedule)
-    return (schedule_class(schedule) if isinstance(schedule, str) else schedule).special_proposers
-
-
-def _as_sources(proposer: Proposer | Sequence[Proposer] | None) -> list[Proposer]:
-    """None, one or several proposers as a list."""
-    if proposer is None:
-        return []
-    listed: list[Any] = list(proposer) if isinstance(proposer, list | tuple) else [proposer]
-    return listed
-
-
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """A list of prompts; one text, or one list of token ids, is a list of one."""
-    if isinstance(prompts, str):
-        return [prompts]
-    listed: list[Any] = list(prompts)
-    if listed and all(isinstance(item, int) for item in listed):
-        return [listed]
-    return listed
-
-
-def _as_params(params: Params, count: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    if len(params) != count:
-        raise InvalidPrompt(f"got {len(params)} sampling parameters for {count} prompts; give one for all, or one each")
-    return list(params)
 
 
 def _load_options(given: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,18 @@ Each message says what was given, what is allowed and what to do.
 import difflib
 from collections.abc import Iterable
 
+# The most characters of a value that an error shows.
+MOST_SHOWN = 100
+
+
+def shown(value: object) -> str:
+    """The value as an error shows it: on one line, of MOST_SHOWN characters at most."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr may raise anything; that of a whole number of thousands of digits does
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
 
 class CospecError(Exception):
     """Anything that a user can mend. The command line prints it and exits with 2."""
@@ -30,12 +42,12 @@ class CospecError(Exception):
 class UnknownName(CospecError):
     """A name that is none of the known ones; the message lists those, the nearest first. kind: what it would name."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         self.kind = kind
         names = sorted(known)
-        nearest = difflib.get_close_matches(name, names, n=1)
+        nearest = difflib.get_close_matches(name, names, n=1) if isinstance(name, str) else None
         hint = f"did you mean {nearest[0]!r}? " if nearest else "choose one of "
-        super().__init__(f"unknown {kind} {name!r}; {hint}({', '.join(names)})")
+        super().__init__(f"unknown {kind} {shown(name)}; {hint}({', '.join(names)})")
 
 
 class InvalidCombination(CospecError):

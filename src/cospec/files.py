@@ -1,64 +1,197 @@
 """Ensembles written down: a YAML file, or the name of a bundled one, -> settings of `Ensemble`."""
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
+from inspect import Parameter
 from pathlib import Path
-from typing import Any, Required
+from typing import Annotated, Any, Literal, Required
 
 from typing_extensions import TypedDict
 
 from . import demo
-from .core.combine import make_combination
-from .errors import InvalidCombination, InvalidEnsemble, UnknownName
-from .inputs import read_yaml, validated
-from .members import Member, unique_names
+from .core.combine import DEFAULT_COMBINATION, WEIGHTS, combination_names, combination_parameters, make_combination
+from .core.params import SamplingParams
+from .core.verify import VERIFICATIONS
+from .errors import InvalidEnsemble, UnknownName, shown
+from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
+from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, unique_names
 from .runner import LoadOptions
+from .runner.options import DTYPES
 from .runner.schemes import LOOKUPS
-from .schedule import Plan
+from .schedule import Plan, Setting, schedule_names, under_schedule
 
 # The settings that hold a plan.
 PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
+# Those of them that belong to the schedule beside which they stand, whatever the ensemble.
+_OF_ONE_SCHEDULE = ("gamma", "first")
 LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
 SETTINGS = {"members", "combine", *PLAN_SETTINGS, "max_sequences", *LOAD_OPTIONS}
 
 
 class LoadSettings(TypedDict, total=False):
-    """The load options as a file writes them; see LoadOptions."""
+    """How models are loaded; see LoadOptions."""
 
-    dtype: str
-    device: str | None
-    quantization: dict[str, Any]
-    trust_remote_code: bool
-    allow_pickle: bool
-    graphs: bool | str
+    dtype: Annotated[
+        str,
+        Key(
+            meaning="The type that models compute in. `auto`: as stored on CUDA; on a CPU as stored if it computes in "
+            "that type natively, else `float32`.",
+            default="auto",
+            example="float32",
+            known=lambda: DTYPES,
+        ),
+    ]
+    device: Annotated[
+        str | None,
+        Key(
+            meaning="Where models run: `cpu`, `cuda`, `cuda:1`, ...",
+            default="`cuda` where there is one, else `cpu`",
+            example="cuda:0",
+        ),
+    ]
+    quantization: Annotated[
+        dict[str, Any] | Literal["4bit", "8bit"],
+        Key(
+            meaning="`4bit` or `8bit` of bitsandbytes, or the arguments of a quantisation configuration of "
+            "transformers, in which `quant_method` names the method.",
+            default="as the weights are stored",
+            example="{quant_method: bitsandbytes, load_in_4bit: true}",
+        ),
+    ]
+    trust_remote_code: Annotated[
+        bool, Key(meaning="Whether code that ships with the weights may run.", default="false", example="true")
+    ]
+    allow_pickle: Annotated[
+        bool,
+        Key(
+            meaning="Whether weights that are not safetensors may be read; reading them can run code.",
+            default="false",
+            example="true",
+        ),
+    ]
+    graphs: Annotated[
+        bool | Literal["auto", "shapes"],
+        Key(
+            meaning="Whether decoding passes are captured as CUDA graphs. `auto`: where the device is CUDA and the "
+            "model allows it; `shapes`: the padding to few shapes alone, on any device.",
+            default="auto",
+            example="false",
+        ),
+    ]
+    revision: Annotated[
+        str | None,
+        Key(meaning="The branch, tag or commit of a model on the hub.", default="the newest", example="v1.1"),
+    ]
 
 
 class MemberSettings(LoadSettings, total=False):
-    """A member as a file lists it; see Member."""
+    """A member, or a model that drafts, with settings of its own; see Member."""
 
-    model: Required[str]
-    name: str | None
-    prompt: str | list[int] | None
+    model: Required[
+        Annotated[
+            Name,
+            Key(
+                meaning="A folder (relative to this file), a hub id, a bundled model such as `demo:math`, or "
+                "`SCHEME:...` of an installed package.",
+                example="./expert",
+            ),
+        ]
+    ]
+    name: Annotated[
+        Name | None, Key(meaning="What reports and plans call it.", default="the model's last part", example="expert")
+    ]
+    prompt: Annotated[
+        str | list[int] | None,
+        Key(
+            meaning=f"A prompt of its own, in which `{PLACEHOLDER}` stands for the user's. A text without it, or token "
+            "ids, is its whole prompt.",
+            default="the user's prompt",
+            example='"Answer badly. {prompt}"',
+        ),
+    ]
 
 
 class EnsembleSettings(LoadSettings, total=False):
-    """An ensemble's file; see Ensemble."""
+    """An ensemble of cospec: its members, how their distributions are combined, and the plan; see Ensemble."""
 
-    members: list[str | MemberSettings]
-    combine: str | dict[str, int | float | str | list[float] | None] | None
-    schedule: str
-    gamma: int | list[int] | str | None
-    proposer: str | list[str] | None
-    first: str | None
-    verification: str
-    max_sequences: int
+    members: Required[
+        Annotated[
+            list[Name | MemberSettings],
+            Key(
+                meaning="The models that are combined: each a model, or keys and values.",
+                example="[./expert, {model: ./amateur, device: cpu}]",
+            ),
+        ]
+    ]
+    combine: Annotated[
+        str | dict[str, Any] | None,
+        Key(
+            meaning="How the members' distributions become the one that tokens are drawn from: a name, or `type` with "
+            "its options.",
+            default="`mixture` with equal weights",
+            example="{type: mixture, weights: [0.7, 0.3]}",
+        ),
+    ]
+    schedule: Annotated[
+        str,
+        Key(
+            meaning="Which member is fed next, and who drafts. It changes the speed and never the distribution.",
+            default="auto",
+            example="alternate",
+            known=schedule_names,
+        ),
+    ]
+    gamma: Annotated[
+        Count | Counts | Literal["auto"] | None,
+        Key(
+            meaning="How many tokens a proposer drafts a turn: one number, one a member (`alternate`), the drafter's "
+            "and the depth (`cascade`), or `auto`, as many as are likely to pay (`fixed`, `mixture`).",
+            default="the schedule's",
+            example="[1, 3]",
+        ),
+    ]
+    proposer: Annotated[
+        Name | MemberSettings | list[Name | MemberSettings] | None,
+        Key(
+            meaning="Who drafts: a member's name, a model that only drafts (as members are given), `lookup` or "
+            "`lookup+past`. Of several, `auto` picks, and `mixture` gives each member its own.",
+            default="the first member",
+            example="./small",
+        ),
+    ]
+    first: Annotated[
+        Name | None,
+        Key(
+            meaning="The member that is fed first where nothing is drafted (`alternate`), or that is drafted for "
+            "(`cascade`).",
+            default="the first member",
+            example="expert",
+        ),
+    ]
+    verification: Annotated[
+        str,
+        Key(
+            meaning="How drafts are verified. All preserve the distribution: `block` accepts more, and the text of "
+            "`coupled` depends on the seed alone.",
+            default=Plan.verification,
+            example="coupled",
+            known=lambda: VERIFICATIONS,
+        ),
+    ]
+    max_sequences: Annotated[
+        Count, Key(meaning="How many sequences are decoded at a time.", default="32", example="64")
+    ]
 
 
 def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The file's settings under the overrides: `members` as Member objects, `combine` as a combination.
 
     Folders that the file names, of members and proposers, are relative to it. Overrides that are None count as absent.
-    Raises InvalidEnsemble for a file that cannot be read or used, UnknownName for unknown settings.
+    Another schedule than the file's sets aside what belongs to the file's own, as `under_schedule` says.
+    Raises InvalidEnsemble for a file that cannot be read or used, UnknownName for unknown settings, and what a value of
+    the file raises where it is used, with its place.
     """
     path = demo.ensemble_path(str(spec)) if demo.is_demo(str(spec)) else Path(spec).expanduser()
     own = _read(path)
@@ -66,15 +199,45 @@ def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, A
         if key not in SETTINGS:
             raise UnknownName("ensemble setting", key, SETTINGS)
     given = {key: value for key, value in overrides.items() if value is not None}
+    _check_values(given)
+    with at(str(path)):
+        _check_values({key: value for key, value in own.items() if key not in given})
     settings = {**own, **given}
-    listed = settings.get("members")
-    if not isinstance(listed, list | tuple) or not listed:
-        raise InvalidEnsemble(f"{path} lists no members; give `members:` a list of models")
-    members = [_member(entry, path.parent) for entry in listed]
-    if "proposer" in own and "proposer" not in given:
-        settings["proposer"] = _proposers(own["proposer"], unique_names(members), path.parent)
-    combination = _combination(settings.get("combine"), own.get("combine"), len(members))
-    return {**settings, "members": members, "combine": combination}
+    members = _members(settings.get("members"), "members" in given, path, given)
+    if "proposer" not in given:
+        settings["proposer"] = _proposers(own.get("proposer"), unique_names(members), path, given)
+    combination = _combination(settings.get("combine"), own.get("combine"), len(members), path)
+    settings |= {"members": members, "combine": combination}
+    schedule = given.get("schedule")
+    if schedule is not None and schedule != own.get("schedule", Plan.schedule):
+        settings = _without_plan_of_own(settings, given)
+    return settings
+
+
+def origin(spec: str | Path, overrides: Mapping[str, Any]) -> str:
+    """What an error of the settings together is said to be about: the file, and what was given beside it."""
+    given = [f"{key} {shown(value)}" for key, value in overrides.items() if value is not None]
+    return f"{spec} with {', '.join(given)}" if given else str(spec)
+
+
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Raises what a value raises that cannot be had in any plan or on this machine, whatever stands beside it."""
+    plan = {key: settings[key] for key in PLAN_SETTINGS if key in settings and key != "proposer"}
+    Plan(**plan)
+    LoadOptions(**{key: settings[key] for key in LOAD_OPTIONS & settings.keys() if settings[key] is not None})
+
+
+def _without_plan_of_own(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what belongs to the file's schedule: its gamma and first member, and a proposer that the
+    schedule given does not take."""
+    names = unique_names(settings["members"])
+    drafting = as_drafters(settings["proposer"], settings["members"], names, settings["schedule"])
+    combination = settings["combine"] or make_combination("mixture", len(names))
+    setting = Setting(combination=combination, members=names, drafters=drafting.names, params=SamplingParams())
+    own = Plan(proposer=drafting.proposer, verification=settings.get("verification", Plan.verification))
+    is_taken = under_schedule(own, settings["schedule"], setting).proposer == drafting.proposer
+    dropped = {*_OF_ONE_SCHEDULE, *(() if is_taken else ("proposer",))} - given.keys()
+    return {key: value for key, value in settings.items() if key not in dropped}
 
 
 def plan_settings(plan: Plan, proposers: Sequence[str]) -> dict[str, Any]:
@@ -98,9 +261,32 @@ def _one_or_all(values: Sequence[Any]) -> Any:
 def has_relative_models(path: Path) -> bool:
     """Whether the file names folders relative to its own. Raises InvalidEnsemble if it cannot be read."""
     settings = _read(path)
-    models = [entry if isinstance(entry, str) else entry["model"] for entry in settings.get("members", [])]
-    models += _listed(settings.get("proposer"))
+    listed = [*settings["members"], *_listed(settings.get("proposer"))]
+    models = [entry if isinstance(entry, str) else entry["model"] for entry in listed]
     return any(not Path(model).is_absolute() and _beside(model, path.parent) != model for model in models)
+
+
+def ensemble_schema() -> dict[str, Any]:
+    """The JSON schema of an ensemble's file, with the combinations that are installed."""
+    schema = json_schema(EnsembleSettings)
+    combine = schema["properties"]["combine"]
+    combine["anyOf"] = [{"enum": combination_names()}, *map(_combination_schema, combination_names()), {"type": "null"}]
+    schema["properties"]["members"]["minItems"] = 1
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _combination_schema(kind: str) -> dict[str, Any]:
+    """That of `type` with the options of this combination; `type` may be left out of a mixture."""
+    options = {}
+    required = [] if kind == DEFAULT_COMBINATION else ["type"]
+    for name, parameter in combination_parameters(kind).items():
+        options[name] = json_schema(parameter.annotation)
+        if parameter.default is not Parameter.empty:
+            options[name]["default"] = parameter.default
+        elif name != WEIGHTS:
+            required.append(name)
+    properties = {"type": {"const": kind}, **options}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _read(path: Path) -> EnsembleSettings:
@@ -108,49 +294,118 @@ def _read(path: Path) -> EnsembleSettings:
         raise InvalidEnsemble(
             f"no ensemble file at {str(path)!r}; give a YAML file or one of {', '.join(demo.ensembles())}"
         )
-    return validated(EnsembleSettings, read_yaml(path, InvalidEnsemble), str(path), InvalidEnsemble)
+    value = read_yaml(path, InvalidEnsemble)
+    if isinstance(value, Mapping) and not value.get("members"):
+        listed = f", got {shown(value['members'])}" if "members" in value else ""
+        raise InvalidEnsemble(f"{path} lists no members; give `members:` a list of models{listed}")
+    settings = validated(EnsembleSettings, value, str(path), InvalidEnsemble)
+    _check_combination(settings.get("combine"), path)
+    _check_own_options(settings, path)
+    return settings
 
 
-def _listed(proposer: str | list[str] | None) -> list[str]:
-    return [proposer] if isinstance(proposer, str) else proposer or []
+def _listed(proposer: Any) -> list[Any]:
+    return [] if proposer is None else list(proposer) if isinstance(proposer, list | tuple) else [proposer]
 
 
 def _beside(model: str, folder: Path) -> str:
-    """The model's folder where `folder` holds it; otherwise the model as written."""
-    is_name = demo.is_demo(model) or model in LOOKUPS or not model
-    return str(folder / model) if not is_name and (folder / model).is_dir() else model
+    """The model's folder where `folder` holds it, and any other relative path as one of `folder`; otherwise the model
+    as written."""
+    if demo.is_demo(model) or model in LOOKUPS:
+        return model
+    is_path = model.startswith(("./", "../", ".\\", "..\\")) or model in (".", "..")
+    return str(folder / model) if is_path or os.path.isdir(folder / model) else model
 
 
-def _proposers(given: str | list[str] | None, members: Sequence[str], folder: Path) -> str | list[str] | None:
-    """Members by their names, and other models by their folders."""
-    found = [name if name in members else _beside(name, folder) for name in _listed(given)]
-    return found[0] if isinstance(given, str) else found or None
+def _members(listed: Any, is_given: bool, path: Path, given: Mapping[str, Any]) -> list[Member]:
+    """The members of the file, or of an override. Raises InvalidEnsemble, of the file with the place."""
+    if not isinstance(listed, list | tuple) or not listed:
+        raise InvalidEnsemble(f"members must be a list of models, got {shown(listed)}")
+    where = "members" if is_given else f"{path}: members"
+    members = [_member(entry, f"{where}[{i}]", path.parent, given) for i, entry in enumerate(listed)]
+    with at(where):
+        unique_names(members)
+    return members
 
 
-def _combination(given: Any, own: Any, num_members: int) -> Any:
-    """A combination object from a name, a mapping with `type`, or one without it, which changes the file's own."""
-    if given is None or not isinstance(given, str | Mapping):
-        return given
-    options = _options(given)
-    if "type" not in options:
-        options = {**_options(own or {}), **options}
-    if isinstance(options.get("weights"), str):
-        raise InvalidCombination(f"combine: weights must be a list of numbers, got {options['weights']!r}")
-    return make_combination(str(options.pop("type", "mixture")), num_members, **options)
+def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> Member:
+    """A member from a file or an override: a Member, a model, or the mapping of MemberSettings.
 
-
-def _options(combine: Any) -> dict[str, Any]:
-    return {"type": combine} if isinstance(combine, str) else dict(combine)
-
-
-def _member(entry: Any, folder: Path) -> Member:
-    """A member from a file or an override: a Member, a model, or the mapping of MemberSettings."""
+    given: the overrides; a load option that they set for all holds, whatever the member's own is.
+    """
     if isinstance(entry, Member):
         return entry
     if isinstance(entry, str | Path):
         return Member(model=_beside(str(entry), folder))
     if not isinstance(entry, Mapping):
-        return Member(model=entry)
-    settings: dict[str, Any] = dict(validated(MemberSettings, entry, "members", InvalidEnsemble))
-    model, name, prompt = settings.pop("model"), settings.pop("name", None), settings.pop("prompt", None)
-    return Member(model=_beside(model, folder), name=name, prompt=prompt, options=LoadOptions(**settings))
+        with at(where):
+            return Member(model=entry)
+    settings = validated(MemberSettings, entry, where, InvalidEnsemble)
+    name, prompt = settings.get("name"), settings.get("prompt")
+    with at(f"{where}.name"):
+        check_name(name)
+    with at(f"{where}.prompt"):
+        check_prompt(prompt)
+    options: dict[str, Any] = {key: value for key, value in settings.items() if key in LOAD_OPTIONS - given.keys()}
+    with at(where):
+        loading = LoadOptions(**options)
+    return Member(model=_beside(settings["model"], folder), name=name, prompt=prompt, options=loading)
+
+
+def _check_own_options(settings: EnsembleSettings, path: Path) -> None:
+    """Raises InvalidEnsemble for a load option that one member sets and the file sets otherwise for all."""
+    listed = {"members": settings["members"], "proposer": _listed(settings.get("proposer"))}
+    of_file: Mapping[str, Any] = {key: value for key, value in settings.items() if key in LOAD_OPTIONS}
+    for place, entries in listed.items():
+        for index, entry in enumerate(entries):
+            for key in of_file.keys() & (entry.keys() if isinstance(entry, Mapping) else set()):
+                own, of_all = entry[key], of_file[key]
+                if own != of_all and of_all is not None:
+                    raise InvalidEnsemble(
+                        f"{path}: {place}[{index}].{key} is {shown(own)}, and {key} {shown(of_all)} holds for all "
+                        "models of the file; give it to each model, or to the file alone"
+                    )
+
+
+def _proposers(given: Any, names: Sequence[str], path: Path, overrides: Mapping[str, Any]) -> Any:
+    """Members by their names, and other models by their folders, or with settings of their own."""
+
+    def proposer(entry: Any, where: str) -> str | Member:
+        if isinstance(entry, str):
+            return entry if entry in names else _beside(entry, path.parent)
+        return _member(entry, where, path.parent, overrides)
+
+    if not isinstance(given, list):
+        return None if given is None else proposer(given, f"{path}: proposer")
+    return [proposer(entry, f"{path}: proposer[{i}]") for i, entry in enumerate(given)] or None
+
+
+def _combination(given: Any, own: Any, num_members: int, path: Path) -> Any:
+    """A combination object from a name, a mapping with `type`, or one without it, which changes the file's own."""
+    if given is None or not isinstance(given, str | Mapping):
+        return given
+    options = _options(given)
+    if "type" not in options:
+        options = {**_options(own), **options}
+    with at(f"{path}: combine") if given is own else nullcontext():
+        kind = options.pop("type", DEFAULT_COMBINATION)
+        return make_combination(kind, num_members, **options)
+
+
+def _check_combination(combine: Any, path: Path) -> None:
+    """Raises UnknownName for a combination or an option that is not known, InvalidEnsemble for a value of another type
+    than the option's."""
+    if combine is None:
+        return
+    options = _options(combine)
+    kind = checked(str, options.pop("type", DEFAULT_COMBINATION), str(path), InvalidEnsemble, ("combine", "type"))
+    with at(f"{path}: combine"):
+        known = combination_parameters(kind)
+    for name, value in options.items():
+        if name not in known:
+            raise UnknownName(f"key of {path}: combine", str(name), ("type", *known))
+        checked(known[name].annotation, value, str(path), InvalidEnsemble, ("combine", name))
+
+
+def _options(combine: Any) -> dict[str, Any]:
+    return {"type": combine} if isinstance(combine, str) else dict(combine or {})

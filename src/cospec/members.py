@@ -1,16 +1,33 @@
 """Members as a user names them -> runners: loaded once each, of one vocabulary."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from . import demo
-from .errors import InvalidEnsemble, VocabularyMismatch
+from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
+from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.memory import check_memory
-from .runner.schemes import DEFAULT, load_runner, missing_attributes, split
+from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
+from .schedule import EACH, Schedule, schedule_class
+from .schedule.plan import check_schedule_given
 
 Source = str | Path | Runner
+
+PLACEHOLDER = "{prompt}"
+# What stands for the user's prompt elsewhere: in a text without the placeholder it is meant for one.
+_ELSEWHERE = ("input", "instruction", "message", "query", "question", "user_input", "user_prompt")
+# A name in braces, or in doubled ones. JSON and code in a prompt have other things between them.
+_IN_BRACES = re.compile(r"\{+\s*([A-Za-z_]+)\s*\}+")
+# What was loaded within `shared_runners`: model and options, and the runner.
+_SHARED: ContextVar[list[tuple[tuple[str, LoadOptions], Runner]] | None] = ContextVar("shared runners", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +50,15 @@ class Member:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str | Path) and (missing := missing_attributes(self.model)):
             raise InvalidEnsemble(
-                f"a member's model is {self.model!r}, which is no Runner: it lacks {', '.join(missing)}; give a "
+                f"a member's model is {shown(self.model)}, which is no Runner: it lacks {', '.join(missing)}; give a "
                 "folder, a hub id, demo:NAME or a Runner"
             )
-        if self.name is not None and not isinstance(self.name, str):
-            raise InvalidEnsemble(f"a member's name is {self.name!r}; give a string, or none for the model's own")
-        if not (self.prompt is None or isinstance(self.prompt, str) or _is_ids(self.prompt)):
-            raise InvalidEnsemble(
-                f"a member's prompt is {self.prompt!r}; give a text, in which {{prompt}} stands for the user's "
-                "prompt, a list of token ids, or none"
-            )
+        if isinstance(self.model, str):
+            check_unicode(self.model, f"a member's model {shown(self.model)}", InvalidEnsemble)
+        check_name(self.name)
+        check_prompt(self.prompt)
         if not isinstance(self.options, LoadOptions):
-            raise InvalidEnsemble(f"a member's options are {self.options!r}; give LoadOptions(...)")
+            raise InvalidEnsemble(f"a member's options are {shown(self.options)}; give LoadOptions(...)")
 
     @property
     def default_name(self) -> str:
@@ -58,10 +72,48 @@ class Member:
         return Path(rest).name or model
 
 
+# A model that drafts: as a member is given, or a member itself, with its own name, prompt and options.
+Proposer: TypeAlias = Source | Member
+
+
+def check_name(name: object) -> None:
+    """Raises InvalidEnsemble for what is no name of a member."""
+    if name is None:
+        return
+    if not isinstance(name, str) or not name:
+        raise InvalidEnsemble(f"a member's name is {shown(name)}; give a string, or none for the model's own")
+    check_unicode(name, f"a member's name {shown(name)}", InvalidEnsemble)
+
+
+def check_prompt(prompt: object) -> None:
+    """Raises InvalidEnsemble for what is no prompt of a member, or has a placeholder that is not filled in."""
+    if isinstance(prompt, str):
+        check_unicode(prompt, f"a member's prompt {shown(prompt)}", InvalidEnsemble)
+        _check_placeholders(prompt)
+    elif prompt is not None and not _is_ids(prompt):
+        raise InvalidEnsemble(
+            f"a member's prompt is {shown(prompt)}; give a text, in which {PLACEHOLDER} stands for the user's "
+            "prompt, a list of token ids, or none"
+        )
+
+
+def _check_placeholders(prompt: str) -> None:
+    """Other names in braces may be code, and stay as they are."""
+    for found in _IN_BRACES.finditer(prompt):
+        name = found[1].lower()
+        is_near = bool(difflib.get_close_matches(name, ["prompt"], cutoff=0.75))
+        is_usual = name in _ELSEWHERE and PLACEHOLDER not in prompt
+        if found[0] != PLACEHOLDER and (is_near or is_usual):
+            raise InvalidEnsemble(
+                f"a member's prompt has {found[0]!r}, which stands for nothing; write {PLACEHOLDER} for the "
+                "user's prompt"
+            )
+
+
 def _is_ids(prompt: object) -> bool:
-    return isinstance(prompt, Sequence) and all(
-        isinstance(token, int) and not isinstance(token, bool) for token in prompt
-    )
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
+        return False
+    return all(isinstance(token, int) and not isinstance(token, bool) for token in prompt)
 
 
 def written(member: Member) -> str:
@@ -74,27 +126,104 @@ def as_member(source: Source | Member) -> Member:
 
 
 def unique_names(members: Sequence[Member], taken: Sequence[str] = ()) -> tuple[str, ...]:
-    """The members' names, with -2, -3, ... added to a name that is taken already."""
+    """The members' names, with -2, -3, ... added to a model's own where it is taken already, or means something else.
+
+    Raises InvalidEnsemble where two are given one name.
+    """
     chosen: list[str] = []
+    given = [member.name for member in members if member.name]
+    for name in given:
+        if given.count(name) > 1 or name in taken:
+            raise InvalidEnsemble(f"two models are named {name!r}; give each a name of its own")
     for member in members:
         name = candidate = member.default_name
         count = 1
-        while candidate in chosen or candidate in taken:
+        others = {*chosen, *taken, *(given if not member.name else ()), *_reserved(member)}
+        while candidate in others:
             count += 1
             candidate = f"{name}-{count}"
         chosen.append(candidate)
     return tuple(chosen)
 
 
+def _reserved(member: Member) -> tuple[str, ...]:
+    """Names that mean something else where a proposer is named."""
+    is_lookup = isinstance(member.model, str) and member.model in LOOKUPS
+    return () if is_lookup or member.name else (*LOOKUPS, EACH)
+
+
+def check_member_names(members: Sequence[Member]) -> None:
+    """Raises InvalidEnsemble for a name that would mean something else as a proposer's."""
+    for member in members:
+        if member.name and (member.name in (*LOOKUPS, EACH) or has_scheme(member.name)):
+            raise InvalidEnsemble(
+                f"a member is named {member.name!r}, which means something else as a proposer; give it another name"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafting:
+    """Who may draft. models: those that are no members, of these names. proposer: the plan's, unless that is left to
+    the schedule."""
+
+    models: list[Member]
+    names: tuple[str, ...]
+    proposer: str | None
+
+
+def as_drafters(
+    given: Proposer | Sequence[Proposer] | None,
+    members: Sequence[Member],
+    member_names: Sequence[str],
+    schedule: str | Schedule | type[Schedule],
+) -> Drafting:
+    """The proposers as given, held against the members. Raises UnknownName for a name that is no model either."""
+    listed: list[Any] = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    chosen = [_member_meant(source, members, member_names) for source in listed]
+    models = [as_member(source) for source, name in zip(listed, chosen, strict=True) if name is None]
+    names = unique_names(models, taken=member_names)
+    proposer = None
+    if len(names) > 1 and EACH in _special_proposers(schedule):
+        proposer = EACH
+    elif len(listed) == 1:
+        proposer = names[0] if names else chosen[0]
+    return Drafting(models=models, names=names, proposer=proposer)
+
+
+def _member_meant(proposer: Proposer, members: Sequence[Member], names: Sequence[str]) -> str | None:
+    """The member that is meant, or None for a model that only drafts. Raises UnknownName."""
+    for name, member in zip(names, members, strict=True):
+        is_named = isinstance(proposer, str) and proposer in (name, member.model)
+        if proposer is member or proposer is member.model or is_named:
+            return name
+    is_model = not isinstance(proposer, str) or "/" in proposer or os.path.exists(proposer)
+    if not is_model and split(str(proposer))[0] == DEFAULT and not str(proposer).startswith(f"{DEFAULT}:"):
+        raise UnknownName("proposer", str(proposer), (*names, *LOOKUPS))
+    return None
+
+
+def _special_proposers(schedule: str | Schedule | type[Schedule]) -> tuple[str, ...]:
+    """What the schedule's plans may name as proposer beside members and drafters."""
+    check_schedule_given(schedule)
+    return (schedule_class(schedule) if isinstance(schedule, str) else schedule).special_proposers
+
+
 def load_runners(members: Sequence[Member]) -> list[Runner]:
-    """A runner for each member; members of equal model and options share one.
+    """A runner for each member; members of equal model and options share one, within `shared_runners` with those of
+    other ensembles too.
 
     Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit, and InvalidEnsemble where no member is a model.
     """
     named = [member for member in members if isinstance(member.model, str | Path)]
     distinct = [member for i, member in enumerate(named) if _key(member) not in map(_key, named[:i])]
-    check_memory(map(_key, distinct))
-    loaded = [(_key(member), load_runner(str(member.model), member.options)) for member in distinct]
+    shared = _SHARED.get()
+    loaded = [(key, runner) for key, runner in shared or () if key in map(_key, distinct)]
+    missing = [member for member in distinct if _key(member) not in [key for key, _ in loaded]]
+    check_memory(map(_key, missing))
+    loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
+    if shared is not None:
+        # A drafter without a model is given the vocabulary of its own ensemble, and learns from its sequences.
+        shared += [entry for entry in loaded if entry[1].vocab_size and entry not in shared]
     runners = [
         next(runner for key, runner in loaded if key == _key(member))
         if isinstance(member.model, str | Path)
@@ -111,6 +240,17 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
     return runners
 
 
+@contextmanager
+def shared_runners() -> Iterator[None]:
+    """Within it, members of equal model and options are loaded once for all ensembles. Forward passes of a runner must
+    not overlap: decode with these ensembles in one thread, or in turn."""
+    token = _SHARED.set([])
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 def _key(member: Member) -> tuple[str, LoadOptions]:
     """Model and options, which members that share a runner have in common."""
     model = str(member.model)
@@ -120,8 +260,8 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
 def _whole_path(model: str | Path) -> str:
     """The same for all ways to write one folder; any other model as it is given."""
     scheme, rest = split(str(model))
-    path = Path(rest).expanduser()
-    return str(path.resolve()) if scheme == DEFAULT and path.exists() else str(model)
+    path = os.path.expanduser(rest)
+    return os.path.realpath(path) if scheme == DEFAULT and is_there(Path(path)) else str(model)
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:

@@ -49,10 +49,15 @@ def _beside(path: Path) -> Iterator[tuple[Path, Path]]:
                 beside.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise CospecError(
-            f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
-            "make room or give --out another place, and run the same command to go on"
-        ) from None
+        raise refusal(path, error) from None
+
+
+def refusal(path: Path, error: OSError) -> CospecError:
+    """What a user is told where a file of results cannot be written, such as on a full disk."""
+    return CospecError(
+        f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
+        "make room or give --out another place, and run the same command to go on"
+    )
 
 
 def to_json(value: object) -> str:

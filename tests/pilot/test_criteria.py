@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from cospec.errors import CospecError
 from cospec.study.criteria import Criteria, Limits, Softening, write_criteria
-from cospec.study.prices import Prices
+from cospec.study.prices import Machine, Prices, write_prices
 from cospec.study.results import Results
 
 
@@ -26,6 +27,31 @@ def test_the_template_says_what_holds_without_one(tmp_path):
         write_criteria(path)
     with pytest.raises(CospecError, match="cannot be written"):
         write_criteria(tmp_path / "none" / "criteria.yaml")
+
+
+def test_the_template_of_prices_holds_none_and_has_every_key(tmp_path):
+    path = tmp_path / "prices.yaml"
+    write_prices(path)
+    assert Prices.load(path) == Prices()
+    text = path.read_text(encoding="utf-8")
+    assert all(f"{name}:" in text for cls in (Prices, Machine) for name in cls.__dataclass_fields__)
+    # Its examples hold once they are no comments.
+    path.write_text(text.replace("machines: null\n# machines", "machines").replace("#   -", "  -"), encoding="utf-8")
+    assert Prices.load(path).per_hour == pytest.approx(0.1 + 2 * 2.5)
+    with pytest.raises(CospecError, match="there already"):
+        write_prices(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+def test_a_price_that_is_no_amount_is_refused_wherever_it_comes_from(tmp_path, value):
+    with pytest.raises(CospecError, match="at least 0"):
+        Machine(name="a", per_hour=value)
+    for name in ("electricity_per_kwh", "tokens_per_month"):
+        with pytest.raises(CospecError, match=name):
+            Prices(**{name: value})
+        text = f"{name}: {yaml.safe_dump(value).splitlines()[0]}"
+        with pytest.raises(CospecError, match=name):
+            Prices.load(written(tmp_path, text))
 
 
 def test_criteria_are_read_from_a_file(tmp_path):

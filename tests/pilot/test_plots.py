@@ -1,24 +1,17 @@
 """The plots of the report and of a benchmark: whole, the same on every run, and safe to embed."""
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cospec.study.plots import (
-    COLOURS,
-    Estimate,
-    Point,
-    Series,
-    Stack,
-    amounts,
-    intervals,
-    lines,
-    plot,
-    stacked,
-    svg,
-)
+from cospec.study.canvas import COLOURS, svg
+from cospec.study.drawing import MARKER, Estimate, Point, Series, Stack, amounts, intervals, lines, stacked
+from cospec.study.plots import plot
 
 INFINITE = Estimate(label="#0072b2", mean=math.inf, low=1.0, high=math.inf, written="∞")
 LONG = "a member of a very long name that would run into the figure beside it on a phone"
@@ -28,7 +21,7 @@ ESTIMATES = [
     Estimate(label=LONG, mean=1.0, low=1.0, high=1.0, written="1.00×"),
 ]
 INFINITE_POINT = Series(label="a", colour="c2", points=(Point(x=1, mean=math.inf, low=0.0, high=math.inf),))
-COUNTS = Series(label="a", colour="c2", points=tuple(Point(x=x, mean=1 / x, is_faint=x > 7) for x in range(1, 17)))
+COUNTS = Series(label="a", colour="c2", points=tuple(Point(x=x, mean=1 / x) for x in range(1, 17)))
 LEVELS = Series(label="b", colour="c0", points=tuple(Point(x=x, mean=x, low=0.5 * x, high=2 * x) for x in (1, 8, 32)))
 DRAWN = {
     "intervals": lambda width: intervals(width, ESTIMATES, 1, "{:g}×".format),
@@ -88,6 +81,39 @@ def test_counts_have_whole_ticks():
     of_x = ticks[: ticks.index("0")]
     assert all(re.fullmatch(r"\d+", tick) for tick in of_x), of_x
     assert {"1", "8", "32"} <= {*texts(svg(DRAWN["levels"], 340, "", ""))}
+
+
+def series_of(counts, means):
+    return [
+        Series(
+            label=str(i), colour=f"c{i % 7}", points=tuple(Point(x=x, mean=y) for x, y in zip(counts, row, strict=True))
+        )
+        for i, row in enumerate(means)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), width=st.sampled_from([340, 760]), is_logarithmic=st.booleans())
+def test_counts_have_whole_ticks_apart_and_markers_stand_clear_of_the_frame(data, width, is_logarithmic):
+    counts = sorted(data.draw(st.sets(st.integers(1, 300), min_size=1, max_size=40)))
+    share = st.floats(0, 1) | st.sampled_from([0.0, 1.0])
+    row = st.lists(share, min_size=len(counts), max_size=len(counts))
+    series = series_of(counts, data.draw(st.lists(row, min_size=1, max_size=7)))
+    figure = lines(width, series, "{:g}".format, x_label="n", reach=[0, 1], is_logarithmic=is_logarithmic)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert [*map(int, ticks)] == [*axes.get_xticks()]
+    assert {*map(int, ticks)} <= {*counts}
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(before.x1 < after.x0 for before, after in itertools.pairwise(boxes))
+    frame, radius = axes.get_window_extent(), MARKER / 2
+    for drawn in [line for line in axes.lines if line.get_marker() not in ("None", None, "")]:
+        places = drawn.get_transform().transform(drawn.get_xydata())
+        assert places[:, 0].min() - radius >= frame.x0 - 0.01
+        assert places[:, 0].max() + radius <= frame.x1 + 0.01
+        assert places[:, 1].min() - radius >= frame.y0 - 0.01
+        assert places[:, 1].max() + radius <= frame.y1 + 0.01
 
 
 def test_a_benchmark_gets_a_picture_of_each_table(tmp_path):

@@ -29,7 +29,7 @@ from .studies import finished, study
 
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>|`*"\'&</script>'
-SECTIONS = ("verdict", "speed", "mechanism", "kept", "gained", "cost", "relaxed", "setting")
+SECTIONS = ("verdict", "speed", "kept", "gained", "cost", "relaxed", "mechanism", "setting")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def without_figures(results):
         for rule in bare.verdict.rules
     )
     names = tuple(rule.name for rule in rules if rule.is_required)
-    verdict = replace(bare.verdict, decision="no-go", up_to=0, rules=rules, blocking=(), unmeasured=names)
+    verdict = replace(bare.verdict, decision="not decided", up_to=0, rules=rules, blocking=(), unmeasured=names)
     mechanism = replace(bare.mechanism, rows=())
     return replace(
         bare, speed=speed, kept=kept, gained=gained, cost=cost, verdict=verdict, mechanism=mechanism, relaxed=None,
@@ -104,6 +104,7 @@ def test_every_japanese_text_is_japanese():
     table = load_texts("ja").table
     kana = re.compile(r"[\u3041-\u30ff\u4e00-\u9fff]")
     alike = {"method.plain", "method.auto", "method.alternate", "word.comma", "word.range", "word.at"}
+    alike |= {"verdict.rule says"}
     assert {key for key, text in table.items() if not kana.search(text)} == alike
 
 
@@ -177,7 +178,7 @@ def test_verdict_tables_and_plots_are_there(visit, language):
     page, say = visit(EXAMPLE, language), load_texts(language)
     assert page.locator("html").get_attribute("lang") == language
     assert page.locator("section").evaluate_all("all => all.map(each => each.id)") == list(SECTIONS)
-    values = {"up_to": say("word.one at once", {"num": 1})}
+    values = {"up_to": say("word.at once", {"num": 1})}
     assert page.locator(".decision").inner_text() == say(f"verdict.{EXAMPLE.verdict.decision}", values)
     # The verdict comes first: a reader sees it without scrolling.
     assert page.locator(".decision").bounding_box()["y"] < 450
@@ -185,6 +186,15 @@ def test_verdict_tables_and_plots_are_there(visit, language):
     assert rules.count() == len(EXAMPLE.verdict.rules)
     for row, rule in zip(rules.all(), EXAMPLE.verdict.rules, strict=True):
         assert row.locator("td").first.locator("span").inner_text() == say(f"status.{rule.status}")
+    # What stands behind the decision is one click away, and the page short without it.
+    assert page.evaluate("document.documentElement.scrollHeight") < 5000
+    for section in SECTIONS:
+        details = page.locator(f"#{section} details")
+        assert details.count() == 1
+        for folded in (details.locator("table"), details.locator(".formulas li"), details.locator("svg.plot")):
+            assert not any(each.is_visible() for each in folded.all())
+        details.locator("summary").click()
+        assert details.locator(".formulas li").first.is_visible()
     rows = [row for row in EXAMPLE.speed.rows if row.category == ALL]
     assert page.locator("#speed table").last.locator("tbody tr").count() == len(rows)
     for section, least in {"speed": 3, "mechanism": 2, "gained": 2, "relaxed": 2}.items():
@@ -197,13 +207,6 @@ def test_verdict_tables_and_plots_are_there(visit, language):
     bars = page.locator("#cost .bars")
     assert bars.get_attribute("aria-label")
     assert bars.locator("[data-bar]").count() >= 2
-    # The formulas of every section are one click away.
-    for section in SECTIONS:
-        details = page.locator(f"#{section} > details")
-        assert details.count() == 1
-        assert not details.locator("li").first.is_visible()
-        details.locator("summary").click()
-        assert details.locator("li").first.is_visible()
 
 
 @in_chromium
@@ -315,9 +318,26 @@ def test_energy_that_was_not_measured_makes_no_cost_where_it_is_paid_for(visit, 
 def test_a_phone_scrolls_no_page_sideways(visit, small, language):
     for found in (EXAMPLE, small, hostile(EXAMPLE)):
         page = visit(found, language, width=360)
+        page.locator("details").evaluate_all("all => all.forEach(each => { each.open = true; })")
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         sizes = page.locator("svg.plot text").evaluate_all("all => all.map(each => getComputedStyle(each).fontSize)")
         assert min(float(size.removesuffix("px")) for size in sizes) >= 12
+
+
+@in_chromium
+def test_what_is_folded_is_open_on_paper_and_as_before_behind_it(visit):
+    page = visit(EXAMPLE)
+    page.locator("#speed summary").click()
+    is_open = "all => all.map(each => each.open)"
+    before = page.locator("details").evaluate_all(is_open)
+    assert sum(before) == 1
+    page.evaluate(
+        "window.addEventListener('beforeprint', () => { window.seen = [...document.querySelectorAll('details')]"
+        ".every(each => each.open); })"
+    )
+    page.pdf()
+    assert page.evaluate("window.seen") is True
+    assert page.locator("details").evaluate_all(is_open) == before
 
 
 @in_chromium
@@ -350,7 +370,7 @@ def test_names_that_are_markup_stay_text(visit, tmp_path):
     assert page.title() != "owned"
     assert page.locator("img").count() == 0
     assert HOSTILE in page.locator("h1").inner_text()
-    assert any(HOSTILE in text for text in page.locator("#speed tbody th").all_inner_texts())
+    assert any(HOSTILE in text for text in page.locator("#speed tbody th").all_text_contents())
     page.fill("[data-price=per_hour]", "7")
     assert HOSTILE in hooked(page, "tile")
     assert page.locator("img").count() == 0
@@ -365,7 +385,7 @@ def test_what_was_not_measured_is_said_to_be_so(visit, small, language):
     page, say = visit(small, language), load_texts(language)
     for section, reason in {"kept": "no references", "gained": "no texts", "cost": "no prices"}.items():
         assert say(f"reason.{reason}") in page.locator(f"#{section}").inner_text(), section
-    one = say("speed.one concurrency", {"at": say("word.one at once")})
+    one = say("speed.one concurrency", {"at": say("word.at once", {"num": 1})})
     assert one in page.locator("#speed").inner_text()
     assert say("relaxed.not asked") in page.locator("#relaxed").inner_text()
     assert "None" not in page.locator("body").inner_text()
@@ -378,8 +398,9 @@ def test_a_study_that_was_interrupted_says_what_is_missing(visit, pair):
     left = iter([False] * 3)
     stopped.run(lambda step: None, lambda: next(left, True))
     page = visit(results(stopped))
-    assert page.locator(".decision").inner_text() == "NO-GO"
-    assert "alternate (CoS) with 2 texts at once" in page.locator("#verdict .note").first.inner_text()
+    assert page.locator(".decision").inner_text() == "NOT DECIDED"
+    assert load_texts("en")("verdict.says unfinished") in page.locator(".banner").inner_text()
+    assert "alternate (CoS) at concurrency 2" in page.locator("#verdict > .note").first.inner_text()
     page = visit(without_figures(EXAMPLE), "ja")
     assert "未測定" in page.locator("#speed").inner_text()
     assert page.locator("#verdict td .unknown").count() == len(EXAMPLE.verdict.rules)
@@ -389,7 +410,7 @@ def test_a_study_that_was_interrupted_says_what_is_missing(visit, pair):
 def test_a_verdict_up_to_fewer_texts_says_how_many(visit):
     verdict = replace(EXAMPLE.verdict, decision="go up to", concurrency=8, up_to=1, blocking=("min_speedup",))
     page = visit(replace(EXAMPLE, verdict=verdict))
-    assert page.locator(".decision").inner_text() == "GO up to 1 text at once"
+    assert page.locator(".decision").inner_text() == "GO up to concurrency 1"
     assert "Speed over plain" in page.locator(".banner").inner_text()
 
 

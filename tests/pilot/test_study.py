@@ -4,6 +4,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from unittest import mock
 
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble, Mixture, SamplingParams
 from cospec.cli import app
+from cospec.cli.pilot_run import EXIT
 from cospec.core.target import log_combined
 from cospec.core.verify import Verdict
 from cospec.errors import CospecError, InvalidPilot
@@ -28,6 +31,7 @@ from cospec.study.perplexity import ReferenceText, text_logprobs
 from cospec.study.pilot_results import results
 from cospec.study.questions import TEXTS, Question, balanced, read_questions
 from cospec.study.results import ALL, OURS, PLAIN, Results
+from cospec.study.verdict import gain
 
 from ..browsing import in_chromium
 from ..toys import Wrapped, slow
@@ -153,7 +157,7 @@ def test_an_interrupted_study_goes_on_and_measures_nothing_twice(pair, tmp_path)
 def test_measurements_of_another_study_are_not_mixed_in(pair, tmp_path):
     path = tmp_path / "measurements.json"
     study(pair).ledger.save(path)
-    with pytest.raises(InvalidPilot, match=r"other settings \(tokens\)"):
+    with pytest.raises(InvalidPilot, match=r"other settings: tokens \d+ was kept, 7 is asked"):
         study(pair, path, tokens=7)
     # Concurrencies and criteria change no run.
     study(pair, path, concurrencies=(4,), criteria=Criteria(min_speedup=2.0))
@@ -172,12 +176,20 @@ def test_measurements_of_other_models_are_not_mixed_in(folder, tmp_path):
     study(Ensemble(renamed(folder), Mixture([0.5, 0.5]))).ledger.save(path)
     study(Ensemble(renamed(folder), Mixture([0.5, 0.5])), path)
     for members, weights, name in (
-        (renamed(folder, "c"), [0.5, 0.5], "sources"),
-        (renamed(folder, prompt="say: {prompt}"), [0.5, 0.5], "sources"),
-        (renamed(folder, options=LoadOptions(dtype="float64")), [0.5, 0.5], "sources, dtypes"),
-        (renamed(folder), [0.5001, 0.4999], "combination"),
+        (
+            renamed(folder, "c"),
+            [0.5, 0.5],
+            r"sources\.b\.model .*/b was kept, .*/c is asked; .*b\.files has changed",
+        ),
+        (renamed(folder, prompt="say: {prompt}"), [0.5, 0.5], r"sources\.b\.prompt None was kept, 'say: {prompt}' is"),
+        (
+            renamed(folder, options=LoadOptions(dtype="float64")),
+            [0.5, 0.5],
+            r"dtype 'auto' was kept, 'float64' is",
+        ),
+        (renamed(folder), [0.5001, 0.4999], r"combination.weights \(0.5, 0.5\) was kept, \(0.5001, 0.4999\) is asked"),
     ):
-        with pytest.raises(InvalidPilot, match=rf"other settings \({name}\)"):
+        with pytest.raises(InvalidPilot, match=f"other settings: .*{name}"):
             study(Ensemble(members, Mixture(weights)), path)
 
 
@@ -463,11 +475,11 @@ def test_ctrl_c_keeps_what_there_is_and_the_same_command_goes_on(folder, prompts
     # Of what there is so far a report can be read.
     kept = {"measurements.json", "report.html", "report.md", "results.json"}
     assert {path.name for path in tmp_path.iterdir()} == kept
-    assert Results.load(tmp_path / "results.json").verdict.decision == "no-go"
+    assert Results.load(tmp_path / "results.json").verdict.decision == "not decided"
     shown = run(folder, tmp_path, *given, "--json")
-    assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
     found = Results.load(tmp_path / "results.json")
+    assert shown.exit_code == EXIT[found.verdict.decision], shown.output
     assert last["verdict"]["decision"] == found.verdict.decision
     assert found.settings.prompts_source == prompts
     assert found.gained.texts_source == f"references, {texts}"
@@ -479,6 +491,61 @@ def test_criteria_are_written_and_read(folder, prompts, tmp_path):
     path = tmp_path / "criteria.yaml"
     assert CliRunner().invoke(app, ["pilot", "--write-criteria", str(path)]).exit_code == 0
     assert "min_speedup: 1.0" in path.read_text(encoding="utf-8")
+
+
+def test_prices_are_written_and_read(folder, prompts, tmp_path):
+    path = tmp_path / "prices.yaml"
+    shown = CliRunner().invoke(app, ["pilot", "--write-prices", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert "--prices" in shown.output
+    assert path.exists()
+    assert not (tmp_path / "pilot").exists()
+
+
+RULES = {
+    "go": "min_speedup: 0.000001\n",
+    "no-go": "min_speedup: 1000\n",
+    # Two prompts are too few for an interval, and there is no score without references.
+    "not decided": "score_margin: 0.1\n",
+}
+
+
+@pytest.mark.parametrize("decision", RULES)
+def test_the_exit_status_is_the_verdicts(folder, tmp_path, decision):
+    prompts, criteria = tmp_path / "prompts.txt", tmp_path / "criteria.yaml"
+    prompts.write_text("\n".join(each.prompt for each in PROMPTS), encoding="utf-8")
+    criteria.write_text(RULES[decision], encoding="utf-8")
+    given = ("--prompts", str(prompts), "--criteria", str(criteria), "--num-prompts", "5", "--tokens", "3")
+    shown = run(folder, tmp_path / "out", *given)
+    assert json.loads(shown.stdout.splitlines()[-1])["verdict"]["decision"] == decision
+    assert shown.exit_code == {"go": 0, "no-go": 3, "not decided": 4}[decision] == EXIT[decision]
+    # Nothing is left to measure, and the verdict is that of the criteria given now.
+    criteria.write_text(RULES["go"], encoding="utf-8")
+    assert run(folder, tmp_path / "out", *given).exit_code == 0
+
+
+def test_help_and_templates_need_none_of_the_packages_of_the_extra(tmp_path):
+    code = (
+        "import sys\n"
+        "for name in ('scipy', 'matplotlib', 'jinja2', 'pynvml'): sys.modules[name] = None\n"
+        "from cospec.cli import main; main()"
+    )
+
+    def called(*arguments):
+        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+
+    shown = called("pilot", "--help")
+    assert shown.returncode == 0, shown.stderr
+    said = " ".join(shown.stdout.split())
+    assert "3 NO-GO" in said
+    assert "--max-tokens" in said
+    assert "--tokens" not in said
+    assert called("pilot", "compare", "--help").stdout.count("Example: cospec pilot compare") == 1
+    assert called("pilot", "--write-prices", str(tmp_path / "prices.yaml")).returncode == 0
+    needed = called("pilot", "--out", str(tmp_path / "out"))
+    assert needed.returncode == 2
+    assert "pip install 'cospec[pilot]'" in needed.stderr
+    assert "Traceback" not in needed.stderr
 
 
 @pytest.mark.parametrize(
@@ -519,10 +586,11 @@ def test_a_prompt_beyond_a_members_context_is_told_with_its_line(folder, tmp_pat
 @in_chromium
 def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path, opened):
     shown = CliRunner().invoke(app, ["pilot", *SMALL, "--num-prompts", "3", "--language", "ja", "--out", str(tmp_path)])
-    assert shown.exit_code == 0, shown.output
     last = json.loads(shown.stdout.splitlines()[-1])
     found = Results.load(tmp_path / "results.json")
-    assert last["verdict"]["decision"] in ("go", "no-go")
+    assert shown.exit_code == EXIT[found.verdict.decision], shown.output
+    assert last["verdict"]["decision"] == found.verdict.decision
+    assert last["gain"] == gain(found.gained)
     assert (found.settings.ensemble, found.settings.prompts_source) == ("demo:we", "bundled")
     assert '<html lang="ja"' in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "report.md").exists()

@@ -12,20 +12,23 @@ from cospec.study.compare import compare
 from cospec.study.criteria import Criteria, Limits
 from cospec.study.prices import Prices
 from cospec.study.results import OURS, Interval, Results
-from cospec.study.verdict import Evidence, judge
+from cospec.study.verdict import Evidence, gain, judge
 
 from .studies import NOTHING
 
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
 
 
+def interval(low):
+    """Narrow, so that it lies on one side of every limit of these tests but 1.45."""
+    return Interval(mean=low + 0.04, low=low, high=low + 0.08, num=8)
+
+
 def evidence(at_1, at_8, **changes):
     """Of the example, with other speeds over plain."""
     ratios = {1: at_1, 8: at_8}
     rows = tuple(
-        replace(
-            row, over_plain=Interval(mean=ratios[row.concurrency] + 0.1, low=ratios[row.concurrency], high=9, num=8)
-        )
+        replace(row, over_plain=interval(ratios[row.concurrency]))
         for row in EXAMPLE.speed.rows
         if row.method == OURS and row.category == "all"
     )
@@ -55,16 +58,66 @@ def test_the_verdict_says_up_to_how_many_at_once(planned, at_1, at_8, decision, 
 
 
 def test_the_lower_end_of_the_interval_is_what_counts():
-    found = judge(wants(1, min_speedup=1.45), evidence(1.4, 1.4))
-    assert found.rules[0].value == pytest.approx(1.5)
-    assert found.rules[0].status == "not met"
+    found = judge(wants(1, min_speedup=1.42), evidence(1.4, 1.4))
+    assert found.rules[0].value == pytest.approx(1.44)
+    assert found.rules[0].status == "not shown"
+    assert judge(wants(1, min_speedup=1.49), evidence(1.4, 1.4)).rules[0].status == "not met"
+    assert judge(wants(1, min_speedup=1.4), evidence(1.4, 1.4)).rules[0].status == "met"
+
+
+@pytest.mark.parametrize(
+    ("limit", "exact", "decision"),
+    [(1.42, True, "not decided"), (1.49, True, "no-go"), (1.42, False, "no-go"), (1.42, None, "not decided")],
+)
+def test_an_interval_on_both_sides_of_its_limit_decides_nothing(limit, exact, decision):
+    kept = replace(EXAMPLE.kept, is_exact=exact)
+    found = judge(wants(1, min_speedup=limit, exactness=True), evidence(1.4, 1.4, kept=kept))
+    assert found.decision == decision
+    assert found.unshown == (("min_speedup",) if limit == 1.42 else ())
+    assert found.unmeasured == (("exactness",) if exact is None else ())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "status"), [(-0.05, 0.02, "met"), (-0.2, 0.02, "not shown"), (-0.3, -0.15, "not met")]
+)
+def test_a_score_is_worse_only_where_its_whole_interval_is(low, high, status):
+    difference = Interval(mean=(low + high) / 2, low=low, high=high, num=9)
+    score = replace(EXAMPLE.kept.score, difference=difference, margin=0.1, is_equivalent=status == "met")
+    found = judge(wants(1, score_margin=0.1), evidence(1.5, 1.5, kept=replace(EXAMPLE.kept, score=score)))
+    assert found.rules[0].status == status
+
+
+def test_a_study_that_is_not_finished_decides_nothing():
+    for speed in (0.5, 1.5):
+        found = judge(wants(1, min_speedup=1.0), evidence(speed, speed), is_finished=False)
+        assert found.decision == "not decided"
+
+
+@pytest.mark.parametrize(
+    ("score", "perplexity", "expected"),
+    [
+        (None, None, "not measured"),
+        (None, (1.01, 1.1), "gained"),
+        ((-0.1, 0.1), (1.01, 1.1), "gained"),
+        ((-0.1, 0.1), (0.9, 1.1), "not shown"),
+        ((0.01, 0.1), (0.8, 0.9), "not shown"),
+        ((-0.1, 0.1), (0.8, 0.9), "worse"),
+        ((-0.2, -0.1), None, "worse"),
+        ((None, None), None, "not shown"),
+    ],
+)
+def test_a_gain_over_the_best_member_is_shown_by_score_or_perplexity(score, perplexity, expected):
+    def made(ends):
+        return ends and Interval(mean=1.0, low=ends[0], high=ends[1], num=5)
+
+    assert gain(replace(EXAMPLE.gained, score_gain=made(score), perplexity_gain=made(perplexity))) == expected
 
 
 def test_what_was_not_measured_forbids_a_go():
     kept = replace(EXAMPLE.kept, score=None, score_reason="no references")
     criteria = wants(1, min_speedup=1.0, score_margin=0.1, optional=())
     found = judge(criteria, evidence(1.5, 1.5, kept=kept))
-    assert found.decision == "no-go"
+    assert found.decision == "not decided"
     assert found.unmeasured == ("score_margin",)
     assert found.rules[1].reason == "no references"
     allowed = judge(replace(criteria, optional=("score_margin",)), evidence(1.5, 1.5, kept=kept))

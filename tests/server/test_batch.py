@@ -102,8 +102,10 @@ def test_a_bad_line_is_answered_by_its_number_and_the_others_go_on(batch, tmp_pa
     assert told[1]["text"]
     assert told[len(bad) + 2]["text"]
     assert f"2 answered, {len(bad)} refused, 0 failed" in result.stderr
-    # They have their answers, so that nothing is left to do.
-    assert "14 of 14 answers" in batch().stderr
+    # They have their answers, so that nothing is left to do, and the exit code is the same.
+    again = batch(exit_code=2)
+    assert f"has 14 of 14 answers, {len(bad)} of them refusals" in again.stderr
+    assert f"0 answered, {len(bad)} refused, 0 failed" in again.stderr
 
 
 def test_a_refusal_of_the_server_comes_with_its_status(batch, tmp_path):
@@ -146,19 +148,53 @@ def test_answers_to_what_was_asked_otherwise_are_refused_and_left_alone(batch, t
     batch(*defaults, exit_code=2)
     answers = (tmp_path / "out.jsonl").read_text()
 
-    def refused(*options):
+    def refused(message, *options):
         stderr = batch(*options, exit_code=2).stderr
-        return "is no answer to a line of" in stderr and (tmp_path / "out.jsonl").read_text() == answers
+        return message in stderr and (tmp_path / "out.jsonl").read_text() == answers
 
-    assert refused("--defaults", '{"max_tokens": 3}')
-    assert refused(*defaults, "--weight", "0.3", "--weight", "0.7")
-    for index, other in enumerate(({"prompt": PROMPT, "seed": 2}, "Once", {}, wrapped("a", {"prompt": "Once"}))):
+    assert refused("defaults.max_tokens 2 was kept, 3 is asked", "--defaults", '{"max_tokens": 3}')
+    assert refused("weights [0.5, 0.5] was kept, [0.3, 0.7] is asked", *defaults, "--weight", "0.3", "--weight", "0.7")
+    assert refused("schedule auto was kept, plain is asked", *defaults, "--schedule", "plain")
+    assert refused("verification block was kept, token is asked", *defaults, "--verification", "token")
+    assert refused("dtype float32 was kept, bfloat16 is asked", *defaults, "--dtype", "bfloat16")
+    for index, other in ((0, {"prompt": PROMPT, "seed": 2}), (1, "Once"), (3, wrapped("a", {"prompt": "Once"}))):
         write(tmp_path / "in.jsonl", *lines[:index], other, *lines[index + 1 :])
-        assert refused(*defaults)
+        assert refused(f"in.jsonl:{index + 1}, was made with other settings: request has changed", *defaults)
     write(tmp_path / "in.jsonl", *lines[::-1])
-    assert refused(*defaults)
+    assert refused("request has changed", *defaults)
+    write(tmp_path / "in.jsonl", *lines[:3])
+    assert refused("is no answer to a line of", *defaults)
     write(tmp_path / "in.jsonl", *lines, "Once")
-    assert "has 4 of 5 answers" in batch(*defaults, "--schedule", "plain").stderr
+    assert "has 4 of 5 answers" in batch(*defaults, exit_code=2).stderr
+
+
+def test_a_refused_line_is_corrected_and_answered_alone(batch, tmp_path):
+    """Its answer is replaced; the others stay as they are, byte for byte."""
+    defaults = ("--defaults", '{"max_tokens": 3, "seed": 1}')
+    lines = [{"prompt": PROMPT}, {"promt": PROMPT}, wrapped("a", {"prompt": PROMPT, "n": 0}), {"prompt": "Once"}]
+    write(tmp_path / "in.jsonl", *lines)
+    assert "2 answered, 2 refused" in batch(*defaults, exit_code=2).stderr
+    before = [line for line in (tmp_path / "out.jsonl").read_text().splitlines() if '"line": 2' not in line]
+    write(tmp_path / "in.jsonl", lines[0], {"prompt": "Twice"}, *lines[2:])
+    again = batch(*defaults, exit_code=2).stderr
+    assert "has 3 of 4 answers, 1 of them refusals" in again
+    assert "1 answered, 1 refused, 0 failed" in again
+    *kept, new = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert kept == before
+    assert json.loads(new)["line"] == 2
+    assert json.loads(new)["text"]
+    write(tmp_path / "in.jsonl", lines[0], {"prompt": "Twice"}, wrapped("a", {"prompt": PROMPT}), lines[3])
+    assert "1 answered, 0 refused, 0 failed" in batch(*defaults).stderr
+    fresh = read(tmp_path / "out.jsonl")
+    (tmp_path / "out.jsonl").unlink()
+    batch(*defaults)
+    assert {line: text_of(row) for line, row in fresh.items()} == {
+        line: text_of(row) for line, row in read(tmp_path / "out.jsonl").items()
+    }
+
+
+def text_of(row):
+    return row["text"] if "text" in row else row["response"]["body"]["choices"][0]["text"]
 
 
 @pytest.mark.parametrize("content", ['{"line": 9}\n', '{"line": 1, "id": "other"}\n', "[]\n", "notes", '{"a": 1}'])

@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import CospecError
-from .output import print_error
+from .help import SETTINGS, rendered, with_help
+from .output import interrupted, print_error
 
 # Command: the first line of its help. Each is the function of its name in the module of its name.
 COMMANDS = {
@@ -40,22 +41,30 @@ class LazyGroup(TyperGroup):
         name, _, rest = super().resolve_command(ctx, args)
         return name, _load(name) if name else None, rest
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write(rendered(self, ctx))
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sentence = "files keep what was written, and the same command goes on from it, or begins anew"
+            raise interrupted(sentence) from None
         except CospecError as error:
             print_error(str(error))
         except BrokenPipeError:
             raise
         except OSError as error:
-            print_error(f"{error.filename or 'output'}: {error.strerror or error}")
+            print_error(f"{error.filename or 'standard output'}: {error.strerror or error}")
         raise typer.Exit(2)
 
 
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=SETTINGS,
+    # With plain texts, which `help` wraps.
+    rich_markup_mode=None,
     epilog="Example: cospec generate 'Question: what is 2 + 3?' --ensemble demo:we --schedule alternate --seed 1",
 )
 
@@ -68,10 +77,7 @@ def _load(name: str) -> Any:
     else:
         app = typer.Typer(add_completion=False)
         app.command(name, epilog=f"Example: {module.EXAMPLE}")(getattr(module, name))
-    command = typer.main.get_command(app)
-    # A paragraph of a docstring is wrapped anew, to the width of the terminal.
-    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in (command.help or "").split("\n\n"))
-    return command
+    return with_help(typer.main.get_command(app))
 
 
 def _print_version(is_wanted: bool) -> None:

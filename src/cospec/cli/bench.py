@@ -1,6 +1,5 @@
 """`cospec bench`: time every method on the same prompts, interleaved, and compare them with plain."""
 
-import hashlib
 import platform
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from .. import __version__, demo
 from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
+from ..resume import digest
 from ..schedule import Plan, as_gamma
 from ..storage import keep
 from ..study.benchmark import Benchmark
@@ -22,7 +22,7 @@ from ..study.predictions import predictions
 from ..study.sweep import Sweep
 from .bench_tables import tables
 from .options import EnsembleOptions
-from .output import print_json, print_note, to_line
+from .output import interrupted, print_figures, print_note, to_line
 from .prompts import read_prompts
 from .spread import option, spread
 from .study import parse_counts, run_study
@@ -101,12 +101,8 @@ class BenchOptions:
             key: getattr(self, key) for key in ("num_prompts", "tokens", "temperature", "repeats", "methods", "plan")
         }
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        prompts = {"from": str(self.prompts) if self.prompts else None, "sha256": _digest("\0".join(texts))}
-        given = {key: value for key, value in vars(models).items() if value}
-        file = Path(str(given.get("ensemble", "")))
-        if file.is_file():
-            given["ensemble_sha256"] = _digest(file.read_text(encoding="utf-8"))
-        return {"version": __version__, **own, "prompts": prompts, "models": given, "machine": machine}
+        prompts = [digest(text) for text in texts]
+        return {"version": __version__, **own, "prompts": prompts, **models.identity(), "machine": machine}
 
 
 @spread
@@ -142,9 +138,9 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         variations=[each for sweep in sweeps for each in sweep.variations(ensemble, params, named)],
         predict=partial(predictions, ensemble, params, methods),
     )
-    run_study(benchmark, file)
+    is_finished = run_study(benchmark, file)
     if not ledger.measurements:
-        raise InvalidBenchmark("interrupted before a prompt was measured; there is nothing to report")
+        raise interrupted("no prompt was measured yet, and the same command begins anew")
     figures = benchmark.figures(skipped)
     if not options.as_json:
         print_tables(*tables(figures))
@@ -155,7 +151,14 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
         if not options.no_plots:
             plots.plot(figures, options.out)
         print_note(f"results are in {options.out}")
-    print_json(figures)
+    print_figures(figures, as_json=options.as_json)
+    if not is_finished:
+        kept = (
+            f"what was measured is in {file}, and the same command goes on from there"
+            if file
+            else ("nothing is kept but what was printed; with --out the same command goes on")
+        )
+        raise interrupted(kept)
 
 
 def _plan(text: str) -> Plan:
@@ -166,7 +169,3 @@ def _plan(text: str) -> Plan:
             raise UnknownName("setting of --plan", key, _PLAN_KEYS)
     gamma = as_gamma([part for part in pairs.pop("gamma", "").split("/") if part])
     return Plan(gamma=gamma, **pairs)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,9 +1,10 @@
 """`cospec generate`: decode a prompt, or a file of them, and report what it cost."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +15,11 @@ from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
-from .options import SAMPLING, Biases, EnsembleOptions, as_biases
-from .output import Interrupt, print_error, print_note, progress
+from ..resume import KeptRows, Settings, Wanted, digest, plain, read_rows
+from .options import SAMPLING, Biases, EnsembleOptions, LocalOptions, as_biases
+from .output import Interrupt, interrupted, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
-from .resume import finished
+from .records import Records
 from .sinks import JsonLines, OneText, ResultFile, Screen, Sink, TextByText
 from .spread import option, spread
 
@@ -31,7 +33,8 @@ class OutputOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl",
-        help='Many prompts: a line each, a JSON string or an object with "prompt" and perhaps "id".',
+        help="Many prompts: a line each, a JSON string, or an object with a prompt (a text or token ids) and perhaps "
+        "an id.",
         show_default=False,
     )
     out: Path | None = option(
@@ -45,33 +48,71 @@ class OutputOptions:
     )
     plain_text: bool = option(False, "--plain-text", help="No colours and no legend.")
 
-    def remaining(self, entries: Sequence[PromptEntry]) -> dict[int, PromptEntry]:
-        """The prompts, by their index, that the file of results does not have yet.
-
-        Raises CospecError for a file that holds anything but results of these prompts.
-        """
+    def results(
+        self, entries: Sequence[PromptEntry], params: SamplingParams, models: EnsembleOptions
+    ) -> "Results | None":
+        """The file of --out, held against what is asked now. Raises CospecError for results of anything else."""
         if self.out is None:
-            return dict(enumerate(entries))
+            return None
+        if self.prompts is None:
+            raise InvalidPrompt("--out takes the results of --prompts FILE; for one prompt redirect standard output")
+        return Results.read(self.out, entries, {**_sampling(params), **models.identity()})
 
-        def index(value: Mapping[str, Any]) -> int | None:
-            own = value.get("index")
-            return own if isinstance(own, int) and 0 <= own < len(entries) else None
-
-        hint = f"no result of these {len(entries)} prompts; give --out another file, or remove the line"
-        done = finished(self.out, index, hint)
-        if done:
-            print_note(f"{self.out} has {len(done)} of {len(entries)} prompts; going on with the others")
-        return {number: entry for number, entry in enumerate(entries) if number not in done}
-
-    def sink(self, screen: Screen, names: Sequence[str], todo: Mapping[int, PromptEntry], n: int) -> Sink:
-        """Where the samples go, n for each prompt. names: of the ensemble's members and drafters."""
-        if self.out is not None:
-            return ResultFile(self.out, todo, n)
+    def sink(
+        self, screen: Screen, records: Records, todo: Mapping[int, PromptEntry], results: "Results | None", n: int
+    ) -> Sink:
+        """Where the samples go, n for each prompt."""
+        if results is not None:
+            return ResultFile(results.path, results.kept, records, todo, results.settings, n)
         if self.as_json:
-            return JsonLines([*todo.values()], n)
+            return JsonLines(records, [*todo.values()], n)
         if self.prompts is None and n == 1:
-            return OneText(screen, names)
-        return TextByText(screen, names, len(todo), n)
+            return OneText(screen)
+        return TextByText(screen, len(todo), n)
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    values = {entry.name: getattr(params, entry.name) for entry in fields(params) if entry.name != "constraint"}
+    return dict(plain(values))
+
+
+# Rows leave out sampling parameters of these values.
+_DEFAULTS = _sampling(SamplingParams())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The file of --out. wanted: what each of its rows depends on, by the prompt's index. kept: rows that it has."""
+
+    path: Path
+    wanted: Mapping[int, Wanted]
+    kept: KeptRows
+
+    @classmethod
+    def read(cls, path: Path, entries: Sequence[PromptEntry], settings: Settings) -> "Results":
+        """settings: what all rows depend on, beside their prompts. Raises CospecError for rows of anything else."""
+        wanted = {
+            index: Wanted(place=entry.where, settings={"prompt": digest(entry.prompt), **entry.extra, **settings})
+            for index, entry in enumerate(entries)
+        }
+        what = f"result of these {len(entries)} prompts"
+        kept = read_rows(path, "index", wanted, what, defaults=_DEFAULTS)
+        if kept.rows:
+            print_note(f"{path} has {len(kept.rows)} of {len(entries)} prompts; going on with the others")
+        return cls(path=path, wanted=wanted, kept=kept)
+
+    @property
+    def settings(self) -> dict[int, Settings]:
+        """What is written beside each row."""
+        return {
+            index: {key: value for key, value in row.settings.items() if _DEFAULTS.get(key, ...) != value}
+            for index, row in self.wanted.items()
+        }
+
+    def progress(self, num_new: int) -> str:
+        """One sentence for whoever interrupted the run after so many new rows."""
+        num_kept = len(self.kept.rows) + num_new
+        return f"{self.path} has {num_kept} of {len(self.wanted)} prompts, and the same command goes on with the others"
 
 
 @spread
@@ -81,8 +122,12 @@ def generate(
         typer.Argument(help=f"The prompt; {STDIN} reads it from standard input.", show_default=False),
     ] = None,
     *,
+    token_ids: Annotated[
+        str | None,
+        typer.Option(metavar="ID,ID,...", help="The prompt as token ids, in place of PROMPT.", show_default=False),
+    ] = None,
     output: OutputOptions,
-    models: EnsembleOptions,
+    models: LocalOptions,
     params: Annotated[SamplingParams, SAMPLING],
     logit_bias: Biases = None,
 ) -> None:
@@ -92,41 +137,62 @@ def generate(
 
     On a terminal a token has the colour of its proposer, and is underlined where it replaces a rejected draft.
     """
-    if output.out is not None and output.prompts is None:
-        raise InvalidPrompt("--out takes the results of --prompts FILE; for one prompt redirect standard output")
     params = replace(params, logit_bias=as_biases(logit_bias or []))
-    todo = output.remaining(read_prompts(prompt, output.prompts))
+    entries = read_prompts(prompt, output.prompts, token_ids)
+    file = output.results(entries, params, models)
+    todo = {index: entry for index, entry in enumerate(entries) if file is None or index not in file.kept.rows}
     if not todo:
         return
-    results, seconds, is_interrupted = _decode(models.build(), todo, params, output)
+    ensemble = models.build()
+    records = Records(tokenizer=ensemble.tokenizer, max_tokens=params.max_tokens)
+    screen = Screen(ensemble.names, records, is_plain=output.plain_text or output.as_json)
+
+    def make_sink() -> Sink:
+        return output.sink(screen, records, todo, file, params.n)
+
+    is_shown = output.prompts is not None
+    results, seconds, is_interrupted = _decode(ensemble, todo, params, make_sink, screen, is_shown=is_shown)
     if not output.as_json:
         print_note(statistics(results, seconds))
-    errors = [result.error for result in results if result.error is not None]
-    for error in errors:
-        print_error(error)
-    if is_interrupted or errors:
-        raise typer.Exit(130 if is_interrupted else 2)
+    _print_notes(results, records)
+    if is_interrupted:
+        raise interrupted(_kept_sentence(file, results, params.n))
+    if any(result.error is not None for result in results):
+        raise typer.Exit(2)
+
+
+def _kept_sentence(file: Results | None, results: Sequence[Result], n: int) -> str:
+    if file is None:
+        return "nothing is kept but what was printed, and the same command begins anew"
+    whole = Counter(result.prompt_index for result in results if result.finish_reason in ("stop", "length"))
+    return file.progress(sum(count == n for count in whole.values()))
 
 
 def _decode(
-    ensemble: Ensemble, todo: Mapping[int, PromptEntry], params: SamplingParams, output: OutputOptions
+    ensemble: Ensemble,
+    todo: Mapping[int, PromptEntry],
+    params: SamplingParams,
+    make_sink: Callable[[], Sink],
+    screen: Screen,
+    *,
+    is_shown: bool,
 ) -> tuple[list[Result], float, bool]:
     """The results, as they were finished, the seconds that they took, and whether Ctrl-C ended it before.
 
-    Raises InvalidPrompt, with its line, for a prompt that cannot be decoded, before any is.
+    is_shown: whether there is a progress bar. Raises InvalidPrompt, with its line, for a prompt that cannot be decoded,
+    before any is.
     """
     entries, interrupt = [*todo.values()], Interrupt()
     try:
-        events = ensemble.stream([entry.text for entry in entries], params, should_stop=interrupt.is_noted)
+        events = ensemble.stream([entry.prompt for entry in entries], params, should_stop=interrupt.is_noted)
     except InvalidPrompt as error:
         where = "" if error.prompt_index is None else f"{entries[error.prompt_index].where}: "
         raise InvalidPrompt(f"{where}{error}") from None
-    screen = Screen(is_plain=output.plain_text or output.as_json)
     results, started = [], time.perf_counter()
     with (
-        closing(output.sink(screen, ensemble.names, todo, params.n)) as sink,
+        closing(make_sink()) as sink,
         interrupt,
-        progress(len(todo) * params.n, screen.console, is_wanted=output.prompts is not None) as advance,
+        progress(len(todo) * params.n, screen.console, is_wanted=is_shown) as advance,
     ):
         for event in events:
             sink.take(event)
@@ -134,6 +200,20 @@ def _decode(
                 results.append(event.result)
                 advance()
     return results, time.perf_counter() - started, interrupt.is_noted()
+
+
+def _print_notes(results: Sequence[Result], records: Records) -> None:
+    """What went wrong, and what was cut short."""
+    num_cut = sum(map(records.is_cut, results))
+    if num_cut:
+        which = "the answer was" if len(results) == 1 else f"{num_cut} of {len(results)} answers were"
+        print_note(
+            f"{which} cut by the members' context, before --max-tokens {records.max_tokens}; shorten the prompt, or "
+            "choose models with a longer context"
+        )
+    for result in results:
+        if result.error is not None:
+            print_error(result.error)
 
 
 def statistics(results: Sequence[Result], seconds: float) -> str:

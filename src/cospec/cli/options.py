@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import torch
+import yaml
 from typer import Option
 
 from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
 from ..core.verify import VERIFICATIONS
-from ..ensemble import PLACEHOLDER, Ensemble
+from ..ensemble import MAX_SEQUENCES, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
-from ..members import Member
+from ..files import read_settings
+from ..identity import identity
+from ..members import PLACEHOLDER, Member
 from ..schedule import Plan, as_gamma, schedule_names
 from ..server.settings import ServerSettings
 from .spread import option
@@ -58,82 +62,102 @@ class EnsembleOptions:
         None,
         metavar="NAME",
         help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(combination_names())}.",
-        show_default="the ensemble's, else mixture",
+        show_default="ensemble's, else mixture",
     )
     weights: list[float] | None = _model_option(
         None,
         "--weight",
         metavar="W",
         help="A member's weight in a mixture, product or arithmetic combination. Once for each member, in order.",
-        show_default="the ensemble's, else equal weights",
+        show_default="ensemble's, else equal",
     )
     mu: float | None = _model_option(
         None,
-        help="Contrastive: the factor of the amateur's logits, which are subtracted from the expert's.",
-        show_default=f"the ensemble's, else {Contrastive.mu}",
+        metavar="X",
+        help="Contrastive: the weight of the amateur, which is subtracted.",
+        show_default=f"ensemble's, else {Contrastive.mu}",
     )
     plausibility: float | None = _model_option(
         None,
+        metavar="X",
         help="Contrastive: mask tokens whose probability under the expert is below this share of its highest.",
-        show_default="the ensemble's, else no such mask",
+        show_default="ensemble's, else none",
     )
     scale: float | None = _model_option(
         None,
-        help="Guided: how far to go from the second member towards the first. 1 is the first alone.",
-        show_default=f"the ensemble's, else {Guided.scale}",
+        metavar="X",
+        help="Guided: 0 is the second member alone, 1 the first; above 1 goes further the same way.",
+        show_default=f"ensemble's, else {Guided.scale}",
     )
     dtype: str | None = _model_option(
         None,
+        metavar="TYPE",
         help="The type that models compute in: float32, bfloat16, float16 or auto.",
-        show_default="the ensemble's, else auto",
+        show_default="ensemble's, else auto",
     )
     device: str | None = _model_option(
         None,
+        metavar="DEVICE",
         help="The device that models run on: cpu, cuda, cuda:1, ...",
         show_default="cuda where there is one, else cpu",
     )
-    trust_remote_code: bool = _model_option(
-        False, "--trust-remote-code", help="Allow code that a model ships with to run."
+    quantization: str | None = _model_option(
+        None,
+        metavar="BITS|YAML",
+        help="Quantise weights as they are loaded: 4bit or 8bit, by bitsandbytes, or a quantisation configuration of "
+        "transformers, as keys and values.",
+        show_default="ensemble's, else stored",
+    )
+    revision: str | None = _model_option(
+        None,
+        metavar="REV",
+        help="The branch, tag or commit of models from the hub.",
+        show_default="ensemble's, else main",
+    )
+    trust_remote_code: bool = _model_option(False, "--trust-remote-code", help="Run code that a model ships with.")
+    allow_pickle: bool = _model_option(
+        False, "--allow-pickle", help="Read weights that are pickles, which can run code."
     )
     schedule: str | None = _plan_option(
         None,
         metavar="NAME",
         help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution: "
         f"{', '.join(schedule_names())}.",
-        show_default=f"the ensemble's, else {Plan.schedule}",
+        show_default=f"ensemble's, else {Plan.schedule}",
     )
     gamma: list[str] | None = _plan_option(
         None,
         metavar="N|auto",
         help="How many tokens a proposer drafts a turn: once, or once for each member; or auto, as many as are "
         "likely to pay.",
-        show_default="the ensemble's, else the schedule's",
+        show_default="ensemble's or schedule's",
     )
     proposer: list[str] | None = _plan_option(
         None,
-        metavar="NAME|MODEL|lookup",
+        metavar="NAME|MODEL",
         help="Who drafts: a member's name, a model of the same tokenizer that only drafts, lookup (what followed "
-        "the same tokens earlier in the sequence) or lookup+past (in finished sequences too). Of several, auto "
+        "the same tokens in the sequence) or lookup+past (in finished sequences too). Of several, auto "
         "picks, and mixture gives each member its own.",
-        show_default="the ensemble's, else the first member",
+        show_default="ensemble's, else the first",
     )
     first: str | None = _plan_option(
         None,
         metavar="NAME",
         help="The member that is fed first where nothing is drafted (alternate), or that is drafted for (cascade).",
-        show_default="the ensemble's, else the first member",
+        show_default="ensemble's, else the first",
     )
     verification: str | None = _plan_option(
         None,
         metavar="NAME",
         help=f"How drafts are verified: {', '.join(VERIFICATIONS)}. All preserve the distribution; block accepts "
-        "more, and coupled output depends on --seed alone.",
-        show_default=f"the ensemble's, else {Plan.verification}",
+        "more, and coupled output depends, in float32, on --seed alone.",
+        show_default=f"ensemble's, else {Plan.verification}",
     )
     reproducible: bool = _plan_option(
         False,
         "--reproducible",
-        help="The same as --verification coupled: the same seed gives the same text, whatever the schedule.",
+        help="The same as --verification coupled: in float32 the same seed gives the same text, whatever the schedule. "
+        "In bfloat16 a row depends on the shape of the forward pass, so that texts may differ.",
     )
 
     @property
@@ -141,24 +165,30 @@ class EnsembleOptions:
         """The name of the ensemble where it is not given one."""
         return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
 
-    @property
-    def target(self) -> list[Any]:
-        """The options that the target distribution depends on, as they were given."""
-        return [self.name, self.member_prompts, self.combine, self._combination_options()]
-
     def build(self) -> Ensemble:
         """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
+        spec, settings = self._given()
+        return Ensemble(**settings) if spec is None else Ensemble.load(spec, **settings)
+
+    def identity(self) -> dict[str, Any]:
+        """What results are held against by a later run (see `cospec.identity`), without loading a model. Raises as
+        `build` does."""
+        spec, settings = self._given()
+        return identity(settings if spec is None else read_settings(spec, settings))
+
+    def _given(self) -> tuple[str | None, dict[str, Any]]:
+        """The ensemble's file or name, None for members of the command line; and what is given beside it."""
         if self.ensemble is not None and self.members:
             raise InvalidEnsemble("--ensemble and --member exclude each other; give one of them")
         self._check_combination()
         options = self._combination_options()
         if self.members:
             combination = make_combination(self.combine or "mixture", len(self.members), **options)
-            return Ensemble(self._members(self.members), combination, **self._settings())
+            return None, {"members": self._members(self.members), "combine": combination, **self._settings()}
         if self.member_prompts:
             raise InvalidEnsemble("--member-prompt goes with --member; an ensemble file has its own `prompt:` entries")
         combine = {"type": self.combine} | options if self.combine else options or None
-        return Ensemble.load(self.ensemble or DEFAULT_ENSEMBLE, combine=combine, **self._settings())
+        return self.ensemble or DEFAULT_ENSEMBLE, {"combine": combine, **self._settings()}
 
     def _members(self, models: list[str]) -> list[Member]:
         prompts: list[str] | list[None] = self.member_prompts or [None] * len(models)
@@ -194,7 +224,10 @@ class EnsembleOptions:
             "verification": self._verification(),
             "dtype": self.dtype,
             "device": self.device,
+            "quantization": as_quantization(self.quantization),
+            "revision": self.revision,
             "trust_remote_code": self.trust_remote_code or None,
+            "allow_pickle": self.allow_pickle or None,
         }
         return {name: value for name, value in settings.items() if value is not None}
 
@@ -209,27 +242,75 @@ class EnsembleOptions:
         return "coupled"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions(EnsembleOptions):
+    """The same, and how much of this machine decoding takes; `serve` and `batch` have these with defaults of their
+    own, `bench` and `pilot` measure at numbers of sequences that they are given."""
+
+    max_sequences: int | None = _plan_option(
+        None,
+        metavar="N",
+        help="Sequences decoded at a time.",
+        show_default=f"ensemble's, else {MAX_SEQUENCES}",
+        min=1,
+    )
+    threads: int | None = _plan_option(None, metavar="N", help="CPU threads.", show_default="as torch has them", min=1)
+
+    def build(self) -> Ensemble:
+        """The ensemble, its models loaded, and decoding limited to these threads. Raises a CospecError for options
+        that do not go together."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return super().build()
+
+    def _settings(self) -> dict[str, Any]:
+        given = {} if self.max_sequences is None else {"max_sequences": self.max_sequences}
+        return super()._settings() | given
+
+
+def as_quantization(text: str | None) -> Any:
+    """What LoadOptions takes, from its name or from keys and values in YAML. Raises InvalidEnsemble for no YAML."""
+    try:
+        return None if text is None else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InvalidEnsemble(f"--quantization is 4bit, 8bit or YAML, got {text!r}: {reason}") from None
+
+
 # The options for fields of SamplingParams, whose names, types and defaults they have.
 SAMPLING = {
-    "max_tokens": _sampling_option(min=1, help="The most tokens a sequence may have."),
-    "min_tokens": _sampling_option(help="No sequence ends before so many tokens."),
-    "temperature": _sampling_option(help="Above 1 is more varied, below 1 less; 0 is the most probable token."),
-    "top_p": _sampling_option(help="Keep the most probable tokens that together have this probability. 1: all."),
-    "top_k": _sampling_option(help="Keep so many of the most probable tokens. 0: all."),
-    "min_p": _sampling_option(help="Keep tokens of at least this share of the highest probability. 0: all."),
-    "repetition_penalty": _sampling_option(help="Above 1, tokens of the prompt and the output become less probable."),
-    "presence_penalty": _sampling_option(help="Subtracted from the logit of each token that the output has."),
-    "frequency_penalty": _sampling_option(help="The same, for each time that the output has it."),
-    "seed": _sampling_option(help="The same seed gives the same text.", show_default="drawn anew"),
-    "stop": _sampling_option(metavar="TEXT", help="End before this text. Any number of times.", show_default=False),
+    "max_tokens": _sampling_option(min=1, metavar="N", help="The most tokens a sequence may have."),
+    "min_tokens": _sampling_option(metavar="N", help="The fewest tokens a sequence may have."),
+    "temperature": _sampling_option(
+        metavar="X", help="Above 1 is more varied, below 1 less; 0 is the most probable token."
+    ),
+    "top_p": _sampling_option(metavar="X", help="Keep the most probable tokens, of this probability together. 1: all."),
+    "top_k": _sampling_option(metavar="N", help="Keep so many of the most probable tokens. 0: all."),
+    "min_p": _sampling_option(
+        metavar="X", help="Keep tokens of at least this share of the highest probability. 0: all."
+    ),
+    "repetition_penalty": _sampling_option(
+        metavar="X", help="Above 1, tokens of the prompt and the output become less probable."
+    ),
+    "presence_penalty": _sampling_option(
+        metavar="X", help="Subtracted from the logit of each token that the output has."
+    ),
+    "frequency_penalty": _sampling_option(metavar="X", help="The same, for each time that the output has it."),
+    "seed": _sampling_option(
+        metavar="N",
+        help="The same seed gives the same text from the same command, in float32: in bfloat16 a row depends on the "
+        "shape of the forward pass.",
+        show_default="drawn anew",
+    ),
+    "stop": _sampling_option(metavar="TEXT", help="End before this text. May be repeated.", show_default=False),
     "stop_token_ids": _sampling_option(
-        "--stop-token-id", metavar="ID", help="End with this token. Any number of times.", show_default=False
+        "--stop-token-id", metavar="ID", help="End with this token. May be repeated.", show_default=False
     ),
     "ignore_eos": _sampling_option("--ignore-eos", help="Go on past the models' end token."),
-    "n": _sampling_option(help="Samples for each prompt."),
+    "n": _sampling_option(metavar="N", help="Samples for each prompt."),
     "logprobs": _sampling_option(
         metavar="N",
-        help="Report each token's log-probability and N alternatives (with --json).",
+        help="Report each token's log-probability and N alternatives: in a table, or with --json in it.",
         show_default="none",
     ),
 }
@@ -262,13 +343,16 @@ class ServiceOptions:
     """What `serve` and `batch` have in common: the model's name, and how much it decodes."""
 
     model_name: str | None = option(
-        None, metavar="NAME", help="The model's name in requests.", show_default="the ensemble's name"
+        None, metavar="NAME", help="The model's name in requests.", show_default="the ensemble's"
     )
     max_sequences: int = option(
-        ServerSettings.max_sequences, help="Sequences decoded at a time; with --ray, by each replica or worker.", min=1
+        ServerSettings.max_sequences,
+        metavar="N",
+        help="Sequences decoded at a time; with --ray, in each process.",
+        min=1,
     )
     context: int | None = option(
-        None, help="The most tokens of prompt and output together.", show_default="the members' own", min=2
+        None, metavar="N", help="The most tokens of prompt and output together.", show_default="the members'", min=2
     )
 
     def settings(self, models: EnsembleOptions, **others: Any) -> ServerSettings:

@@ -1,14 +1,13 @@
 """What commands print beside a text: JSON, notes and errors, a progress bar; and Ctrl-C, which ends a run in order."""
 
-import io
-import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol, Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -42,12 +41,29 @@ def _stderr() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def has_one_screen() -> bool:
-    """Whether standard output and standard error are one terminal, file or pipe, so that their lines meet."""
+def print_figures(value: Mapping[str, object], *, as_json: bool) -> None:
+    """All figures as one line of JSON: where it is asked for, and below the tables where a program reads them."""
+    if as_json or not sys.stdout.isatty():
+        print_json(value)
+
+
+# The exit status after Ctrl-C, as shells have it: 128 and the number of the signal.
+INTERRUPTED = 130
+
+
+def interrupted(sentence: str) -> typer.Exit:
+    """What ends a command after Ctrl-C. sentence: what is kept, and how to go on."""
+    print_note(f"interrupted; {sentence}")
+    return typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def on_interrupt(sentence: Callable[[], str]) -> Iterator[None]:
+    """Ends the command with that sentence if Ctrl-C comes in between."""
     try:
-        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
-    except (OSError, io.UnsupportedOperation):
-        return False
+        yield
+    except KeyboardInterrupt:
+        raise interrupted(sentence()) from None
 
 
 class Advance(Protocol):

@@ -6,9 +6,16 @@ from rich.text import Text
 
 from ..study.compare import Comparison
 from ..study.results import ALL, Interval, Results, Rule
+from ..study.verdict import Gain, gain, in_words
 from .tables import FittedTable, TableColumn
 
 _COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
+_GAINS: dict[Gain, str] = {
+    "gained": "better than the best single member",
+    "not shown": "no gain shown over the best single member",
+    "worse": "WORSE than the best single member",
+    "not measured": "gain over the best single member not measured",
+}
 # Where the columns are that a narrow terminal leaves out.
 _IN_REPORT = "see the report"
 
@@ -21,9 +28,8 @@ def tables(results: Results) -> Iterator[FittedTable]:
 
 def _verdict(results: Results) -> FittedTable:
     verdict = results.verdict
-    up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
     return FittedTable(
-        title=f"{verdict.decision.upper()}{up_to} (asked for {verdict.concurrency} at once)",
+        title=f"{in_words(verdict)} (planned concurrency: {verdict.concurrency}); {_GAINS[gain(results.gained)]}",
         columns=[
             TableColumn(name="rule", priority=0),
             TableColumn(name="limit"),
@@ -57,7 +63,7 @@ def _speed(results: Results) -> FittedTable:
         title="speed: geometric mean of paired ratios over plain (95 % interval)",
         columns=[
             TableColumn(name="method", priority=0),
-            TableColumn(name="at once", priority=0, is_number=True),
+            TableColumn(name="concurrency", priority=0, is_number=True),
             TableColumn(name="tokens/s", priority=2, is_number=True),
             TableColumn(name="ms a token p50 / p95", priority=3, is_number=True),
             TableColumn(name="first token p50, ms", priority=4, is_number=True),

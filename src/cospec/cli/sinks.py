@@ -4,9 +4,8 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.segment import Segment, Segments
@@ -15,9 +14,11 @@ from rich.text import Text
 
 from ..core.events import Event, Result
 from ..core.tokens import Token
-from .output import has_one_screen, print_json
+from ..resume import SETTINGS, KeptRows, RowFile, Settings
+from .output import print_json
 from .prompts import PromptEntry
-from .resume import LineFile
+from .records import Records
+from .tables import print_tables
 
 # The colours of the lanes: the members, then the drafters, in the order of the ensemble.
 PALETTE = ("cyan", "magenta", "green", "yellow", "blue", "red")
@@ -32,11 +33,16 @@ class Sink(Protocol):
 
 
 class Screen:
-    """Standard output: tokens in their proposer's colour on a terminal, and elsewhere the bare text, byte for byte."""
+    """Standard output: tokens in their proposer's colour on a terminal that has colours, and elsewhere the bare text.
 
-    def __init__(self, *, is_plain: bool) -> None:
+    names: of the ensemble's members and drafters. records: how log-probabilities are written.
+    """
+
+    def __init__(self, names: Sequence[str], records: Records, *, is_plain: bool) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._is_coloured = self.console.is_terminal and not is_plain
+        self._names, self._records = names, records
+        has_colours = self.console.color_system is not None and not self.console.no_color
+        self._is_coloured = self.console.is_terminal and has_colours and not is_plain
 
     def write(self, segments: Sequence[Segment]) -> None:
         """The segments' text as it is: no wrapping, no markup, tabs and control characters untouched."""
@@ -46,11 +52,16 @@ class Screen:
             sys.stdout.write("".join(segment.text for segment in segments))
         sys.stdout.flush()
 
-    def legend(self, names: Sequence[str]) -> None:
-        """One line on what the colours mean. names: of the lanes."""
+    def write_logprobs(self, result: Result) -> None:
+        """The table of log-probabilities, where they were asked for."""
+        if result.logprobs is not None:
+            print_tables(self._records.table(result))
+
+    def legend(self) -> None:
+        """One line on what the colours mean."""
         if self._is_coloured:
             line = Text("proposed by ")
-            for lane, name in enumerate(names):
+            for lane, name in enumerate(self._names):
                 line.append(name, _style(lane)).append(", ")
             line.append("nobody (drawn from r); ")
             line.append("in place of a rejected draft", _style(None, is_replacement=True))
@@ -70,22 +81,24 @@ def _style(lane: int | None, *, is_replacement: bool = False) -> Style:
 class OneText:
     """A single sequence, token by token."""
 
-    def __init__(self, screen: Screen, names: Sequence[str]) -> None:
+    def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._names = names
         self._num_written = 0
+        self._result: Result | None = None
 
     def take(self, event: Event) -> None:
         self._write([_segment(token) for token in event.tokens])
         if event.result is not None:
             # Text that was held back when the sequence ended, such as the start of a stop string.
             self._write([Segment(event.result.text[self._num_written :])])
+            self._result = event.result
 
     def close(self) -> None:
-        # A program that reads the text gets nothing else; on a screen the statistics begin a line of their own.
-        if self._screen.console.is_terminal or has_one_screen():
-            self._screen.write([Segment("\n")])
-        self._screen.legend(self._names)
+        # One newline ends the text, whatever it ends with: without it, what a pipe gets is the text, byte for byte.
+        self._screen.write([Segment("\n")])
+        self._screen.legend()
+        if self._result is not None:
+            self._screen.write_logprobs(self._result)
 
     def _write(self, segments: list[Segment]) -> None:
         self._screen.write(segments)
@@ -95,9 +108,8 @@ class OneText:
 class TextByText:
     """Several sequences, each under its header once it is finished and those before it are shown."""
 
-    def __init__(self, screen: Screen, names: Sequence[str], num_prompts: int, n: int) -> None:
+    def __init__(self, screen: Screen, num_prompts: int, n: int) -> None:
         self._screen = screen
-        self._names = names
         self._num_prompts = num_prompts
         self._n = n
         self._segments: dict[int, list[Segment]] = defaultdict(list)
@@ -114,7 +126,7 @@ class TextByText:
             self._next += 1
 
     def close(self) -> None:
-        self._screen.legend(self._names)
+        self._screen.legend()
 
     def _show(self, result: Result, segments: list[Segment]) -> None:
         prompt = f"prompt {result.prompt_index + 1}" if self._num_prompts > 1 else ""
@@ -123,12 +135,14 @@ class TextByText:
         rest = result.text[sum(len(each.text) for each in segments) :]
         # Written at once, so that a progress bar below it stays whole.
         self._screen.write([Segment(header, Style(bold=True)), *segments, Segment(f"{rest}\n")])
+        self._screen.write_logprobs(result)
 
 
 class JsonLines:
     """An object for each prompt on standard output, in the order of the prompts."""
 
-    def __init__(self, entries: Sequence[PromptEntry], n: int) -> None:
+    def __init__(self, records: Records, entries: Sequence[PromptEntry], n: int) -> None:
+        self._records = records
         self._entries = entries
         self._n = n
         self._results: dict[int, list[Result]] = defaultdict(list)
@@ -148,20 +162,30 @@ class JsonLines:
             self._write(prompt_index)
 
     def _write(self, prompt_index: int) -> None:
-        print_json(_record(self._results.pop(prompt_index), self._entries[prompt_index]))
+        print_json(self._records.record(self._results.pop(prompt_index), self._entries[prompt_index]))
 
 
 class ResultFile:
     """Appends an object for each prompt once its n samples are finished; none for one that failed or was aborted.
 
-    todo: the prompts that are decoded now, by their index among all of the file's.
+    todo: the prompts that are decoded now, by their index among all of the file's. settings: by the same index, what
+    is written beside each result for a later run. kept: what the file has.
     """
 
-    def __init__(self, path: Path, todo: Mapping[int, PromptEntry], n: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kept: KeptRows,
+        records: Records,
+        todo: Mapping[int, PromptEntry],
+        settings: Mapping[int, Settings],
+        n: int,
+    ) -> None:
         self._todo = list(todo.items())
+        self._records, self._settings = records, settings
         self._n = n
         self._results: dict[int, list[Result]] = defaultdict(list)
-        self._file = LineFile(path, "--out")
+        self._file = RowFile(path, kept)
 
     def take(self, event: Event) -> None:
         if event.result is None:
@@ -170,17 +194,8 @@ class ResultFile:
         results = self._results[index]
         results.append(replace(event.result, prompt_index=index))
         if len(results) == self._n and all(each.finish_reason in ("stop", "length") for each in results):
-            self._file.append(_record(self._results.pop(index), entry))
+            row = self._records.record(self._results.pop(index), entry)
+            self._file.append({**row, SETTINGS: self._settings[index]})
 
     def close(self) -> None:
         self._file.close()
-
-
-def _record(results: Sequence[Result], entry: PromptEntry) -> dict[str, Any]:
-    """One prompt's results as an object: the first sample's keys, and `samples` where there are several.
-
-    Its `index` is the prompt's; in `samples` it is the sample's.
-    """
-    samples = [result.to_dict() for result in sorted(results, key=attrgetter("index"))]
-    together = {"samples": samples} if len(samples) > 1 else {}
-    return {**entry.extra, **samples[0], "index": results[0].prompt_index, **together}

@@ -1,6 +1,6 @@
 """`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import demo
@@ -8,10 +8,11 @@ from ..core.params import SamplingParams
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import written
+from ..schedule.auto import Auto
 from ..storage import check_place
 from ..study.tune import MOST_TEXTS, Tuning, write_plan
 from ..study.tune import tune as run_tune
-from .options import DEFAULT_ENSEMBLE, EnsembleOptions
+from .options import DEFAULT_ENSEMBLE, LocalOptions
 from .output import print_json, print_note, progress
 from .prompts import read_prompts
 from .spread import option, spread
@@ -48,7 +49,7 @@ class TuneOptions:
 
 
 @spread
-def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
+def tune(*, options: TuneOptions, models: LocalOptions) -> None:
     """Find the fastest plan on your own prompts and machine.
 
     It goes into the ensemble's file. `auto` learns what calls cost and what is accepted until its choice stands; that
@@ -57,7 +58,8 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
     source, out = _files(options, models)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
     prompts = options.texts()
-    ensemble = models.build()
+    # Every plan is weighed, so that the one in the file stands in no way of a proposer.
+    ensemble = replace(models, schedule=models.schedule or Auto.name).build()
     if out is not None:
         check_place(out)
     with progress(MOST_TEXTS) as advance:
@@ -72,7 +74,7 @@ def tune(*, options: TuneOptions, models: EnsembleOptions) -> None:
         print_note(f"wrote the plan '{tuning.plan}' to {out}")
 
 
-def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, Path | None]:
+def _files(options: TuneOptions, models: LocalOptions) -> tuple[Path | None, Path | None]:
     """The ensemble's file, and where the plan goes. Raises InvalidEnsemble where there is none to write into."""
     if models.members:
         if options.out is not None:
@@ -87,6 +89,8 @@ def _files(options: TuneOptions, models: EnsembleOptions) -> tuple[Path | None, 
         "--scale": models.scale is not None,
         "--dtype": models.dtype,
         "--device": models.device,
+        "--quantization": models.quantization,
+        "--revision": models.revision,
     }
     given = [flag for flag, value in changes.items() if value]
     if given:

@@ -11,7 +11,7 @@ from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
 from ..study.exactness import SAMPLED_LENGTH, Check, Effort, num_checks, self_test
-from .options import EnsembleOptions
+from .options import LocalOptions
 from .output import print_json, progress
 from .prompts import read_prompts
 from .spread import option, spread
@@ -53,7 +53,7 @@ class VerifyOptions:
 
 
 @spread
-def verify(*, options: VerifyOptions, models: EnsembleOptions) -> None:
+def verify(*, options: VerifyOptions, models: LocalOptions) -> None:
     """Prove on your own models that the output follows the target distribution.
 
     Each schedule is compared with plain decoding: coupled text token by token, greedy text token by token (the gap

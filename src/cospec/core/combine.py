@@ -5,15 +5,17 @@ proposed what. Rows come as [members, positions, vocab]; a position's result dep
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
-from typing import Protocol, runtime_checkable
+from inspect import Parameter, signature
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InvalidCombination, UnknownName
+from ..errors import CospecError, InvalidCombination, UnknownName, shown
 from ..plugins import Registry
 
 # Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
@@ -35,18 +37,44 @@ class Combination(Protocol):
         ...
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _weights(weights: list[float] | tuple[float, ...], what: str) -> tuple[float, ...]:
+def _is_finite(value: Any) -> bool:
     try:
-        values = tuple(float(weight) for weight in weights)
-    except (TypeError, ValueError):
-        raise InvalidCombination(f"{what} needs a list of numbers as weights, got {weights!r}") from None
-    if not values or not all(math.isfinite(weight) for weight in values):
-        raise InvalidCombination(f"{what} needs finite weights, one a member, got {list(values)}")
-    return values
+        return _is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number that is too large for a float
+        return False
+
+
+def _weights(weights: object, what: str) -> tuple[float, ...]:
+    """Finite numbers, of a list or of an array. Raises InvalidCombination."""
+    listed = weights.tolist() if isinstance(weights, Tensor | np.ndarray) else weights
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes) or not all(map(_is_number, listed)):
+        raise InvalidCombination(f"{what} needs a list of numbers as weights, got {shown(weights)}")
+    if not listed or not all(map(_is_finite, listed)):
+        raise InvalidCombination(f"{what} needs finite weights, one a member, got {shown(listed)}")
+    return tuple(map(float, listed))
+
+
+def _short(weight: float) -> float | int:
+    """A whole number without its `.0`."""
+    return int(weight) if weight.is_integer() and abs(weight) < 1e9 else weight
+
+
+def _to_one(weights: tuple[float, ...]) -> list[float]:
+    """The same proportions, in as few digits as sum to 1 closely enough to be given as weights."""
+    # Divided by the largest first, since the sum of huge ones is infinite.
+    scaled = [weight / max(weights) for weight in weights]
+    exact = [weight / math.fsum(scaled) for weight in scaled]
+    for digits in range(4, 16):
+        rounded = [round(weight, digits) for weight in exact]
+        # The last one makes up for the rounding of the others.
+        rounded[-1] = round(1 - math.fsum(rounded[:-1]), digits)
+        if all(math.isclose(*pair, rel_tol=1e-3) for pair in zip(rounded, exact, strict=True)):
+            return rounded
+    return exact
 
 
 def _check_count(what: str, weights: tuple[float, ...], num_members: int) -> None:
@@ -77,14 +105,16 @@ class Mixture:
     weights: tuple[float, ...]
     name = "mixture"
 
-    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         values = _weights(weights, "Mixture")
         if min(values) <= 0:
             raise InvalidCombination(
-                f"Mixture needs positive weights, got {list(values)}; leave a member of weight 0 out"
+                f"Mixture needs positive weights, got {shown([*values])}; leave a member of weight 0 out"
             )
         if abs(sum(values) - 1) > 1e-6:
-            raise InvalidCombination(f"Mixture's weights {list(values)} sum to {sum(values):g}; they must sum to 1")
+            raise InvalidCombination(
+                f"weights {[*map(_short, values)]} sum to {sum(values):g}; a mixture's must sum to 1: {_to_one(values)}"
+            )
         object.__setattr__(self, "weights", tuple(weight / sum(values) for weight in values))
 
     def check(self, num_members: int) -> None:
@@ -108,10 +138,12 @@ class Product:
     weights: tuple[float, ...]
     name = "product"
 
-    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         values = _weights(weights, "Product")
         if min(values) <= 0:
-            raise InvalidCombination(f"Product needs positive weights, got {list(values)}; Arithmetic takes any sign")
+            raise InvalidCombination(
+                f"Product needs positive weights, got {shown([*values])}; Arithmetic takes any sign"
+            )
         object.__setattr__(self, "weights", values)
 
     def check(self, num_members: int) -> None:
@@ -132,7 +164,7 @@ class Arithmetic:
     weights: tuple[float, ...]
     name = "arithmetic"
 
-    def __init__(self, weights: list[float] | tuple[float, ...]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         object.__setattr__(self, "weights", _weights(weights, "Arithmetic"))
 
     def check(self, num_members: int) -> None:
@@ -156,10 +188,11 @@ class Contrastive:
 
     def __post_init__(self) -> None:
         if not (_is_finite(self.mu) and self.mu >= 0):
-            raise InvalidCombination(f"Contrastive needs a finite mu >= 0, got {self.mu}")
+            raise InvalidCombination(f"Contrastive needs a finite mu >= 0, got {shown(self.mu)}")
         if self.plausibility is not None and not (_is_finite(self.plausibility) and 0 < self.plausibility <= 1):
             raise InvalidCombination(
-                f"Contrastive's plausibility is above 0 and at most 1, got {self.plausibility}; leave it out for none"
+                f"Contrastive's plausibility is above 0 and at most 1, got {shown(self.plausibility)}; "
+                "leave it out for none"
             )
 
     def check(self, num_members: int) -> None:
@@ -189,7 +222,7 @@ class Guided:
 
     def __post_init__(self) -> None:
         if not _is_finite(self.scale):
-            raise InvalidCombination(f"Guided needs a finite scale, got {self.scale}")
+            raise InvalidCombination(f"Guided needs a finite scale, got {shown(self.scale)}")
 
     def check(self, num_members: int) -> None:
         if num_members != 2:
@@ -213,7 +246,7 @@ class Custom:
     def check(self, num_members: int) -> None:
         if not callable(self.fn):
             raise InvalidCombination(
-                f"Custom needs a function of the [members, vocab] log-probabilities, got {self.fn!r}"
+                f"Custom needs a function of the [members, vocab] log-probabilities, got {shown(self.fn)}"
             )
 
     def log_probs(self, logits: Tensor) -> Tensor:
@@ -226,6 +259,9 @@ class Custom:
             raise InvalidCombination(f"Custom's function must return a tensor of shape {tuple(logits.shape[2:])}")
         return torch.log_softmax(torch.stack(rows), dim=-1)
 
+
+# The one of an ensemble that names none, and the option that has a value for each member.
+DEFAULT_COMBINATION, WEIGHTS = "mixture", "weights"
 
 _COMBINATIONS = Registry(
     "combination",
@@ -243,9 +279,24 @@ def combination_names() -> list[str]:
     return sorted(_COMBINATIONS.names())
 
 
+def combination_parameters(kind: str) -> dict[str, Parameter]:
+    """The options of the combination of that name, with their types and defaults. Raises UnknownName."""
+    make = _kind(kind)
+    try:
+        found = signature(make, eval_str=True)
+    except NameError:  # an annotation that another package imports for its type checker alone
+        found = signature(make)
+    return {
+        name: parameter.replace(annotation=Any)
+        if isinstance(parameter.annotation, str) or parameter.annotation is Parameter.empty
+        else parameter
+        for name, parameter in found.parameters.items()
+    }
+
+
 def combination_options(kind: str) -> list[str]:
-    """The options of the combination of that name. Raises UnknownName."""
-    return [*signature(_kind(kind)).parameters]
+    """The names of its options. Raises UnknownName."""
+    return [*combination_parameters(kind)]
 
 
 def make_combination(kind: str, num_members: int, **options: object) -> Combination:
@@ -257,14 +308,16 @@ def make_combination(kind: str, num_members: int, **options: object) -> Combinat
     for option in options:
         if option not in allowed:
             raise UnknownName(f"option of {kind}", option, allowed)
-    if "weights" in allowed:
-        options.setdefault("weights", [1 / num_members] * num_members)
+    if WEIGHTS in allowed:
+        options.setdefault(WEIGHTS, [1 / num_members] * num_members)
     try:
         made = make(**options)
-    except TypeError as error:
-        raise InvalidCombination(f"{kind} with {options} cannot be made: {error}") from None
+    except CospecError:
+        raise
+    except Exception as error:  # another package's code may raise anything
+        raise InvalidCombination(f"{kind} with {shown(options)} cannot be made: {error}") from None
     if not isinstance(made, Combination):
-        raise InvalidCombination(f"{kind} makes {made!r}, which is no combination; see cospec.Combination")
+        raise InvalidCombination(f"{kind} makes {shown(made)}, which is no combination; see cospec.Combination")
     return made
 
 

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed
+from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed, shown
 from .events import Event
 from .faults import guarded, isolate_failures
 from .feeding import Feeding, Participant, RoundFeeds
@@ -287,7 +287,7 @@ def _check_ids(request: Request, vocab_size: int) -> None:
     for prompt in (request.prompt, *request.lane_prompts):
         outside = [token for token in prompt if not 0 <= token < vocab_size]
         if outside:
-            raise InvalidPrompt(f"token id {outside[0]} is outside the vocabulary of {vocab_size} entries")
+            raise InvalidPrompt(f"token id {shown(outside[0])} is outside the vocabulary of {vocab_size} entries")
     for what, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
         outside = [token for token in ids if not 0 <= token < vocab_size]
         if outside:

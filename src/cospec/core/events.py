@@ -14,7 +14,8 @@ class Result:
 
     token_ids: with the end token, if one ended it. finish_reason: stop, length, abort or error (`error` says why).
     logprobs: log r of each token, where asked for; prompt_logprobs: of the prompt's, the first being None.
-    plan: the plan that `auto` held to be the fastest at the end, None where it chose none.
+    schedule: that was asked for. plan: what ran; of those that `auto` measures the one that it held to be the fastest
+    at the end, and before it holds any the one that the sequence ran last.
     members, drafters: name -> what decoding cost it. proposers: name -> its drafts, verified by r or, under `cascade`,
     by the member that took them over. verified: all drafts that r verified, once each.
     seconds: from joining the engine to the end. prompt_index, index: which prompt, which of its n samples.
@@ -29,7 +30,7 @@ class Result:
     prompt_tokens: int
     completion_tokens: int
     schedule: str
-    plan: str | None
+    plan: str
     verification: str
     seed: int
     seconds: float
@@ -49,8 +50,13 @@ class Result:
             lanes=self.members | self.drafters,
             proposers=self.proposers,
             verified=self.verified,
-            plans={self.plan: 1} if self.plan else {},
+            plans={self.plan: 1} if self.is_plan_chosen else {},
         )
+
+    @property
+    def is_plan_chosen(self) -> bool:
+        """Whether the schedule chose another one's plan, as `auto` does."""
+        return self.plan.split()[:1] != [self.schedule]
 
     def to_dict(self) -> dict[str, object]:
         """All fields, ready for JSON."""

@@ -21,8 +21,10 @@ class Request:
     """A sequence to decode.
 
     prompt: the user's, in token ids. lane_prompts: what each participant is given, members then drafters. combination,
-    params: the target r. schedule, verification: how it is reached. decode: ids to text, None where there is no
-    tokenizer (then there are no stop strings either). prompt_index, index: which prompt, and which of its samples.
+    params: the target r. schedule, verification: how it is reached. schedule_name, plan: what a result calls the
+    schedule that was asked for and the plan that runs; None for the schedule's own name. decode: ids to text, None
+    where there is no tokenizer (then there are no stop strings either). prompt_index, index: which prompt, and which of
+    its samples.
     """
 
     prompt: tuple[int, ...]
@@ -32,6 +34,8 @@ class Request:
     schedule: Policy
     verification: str
     draws: Draws
+    schedule_name: str | None = None
+    plan: str | None = None
     decode: Callable[[Sequence[int]], str] | None = None
     prompt_index: int = 0
     index: int = 0
@@ -149,8 +153,8 @@ class Live:
             prompt_logprobs=[None, *of_prompt] if params.prompt_logprobs is not None else None,
             prompt_tokens=len(sheet.prompt),
             completion_tokens=len(sheet.output),
-            schedule=sheet.schedule.name,
-            plan=_chosen(sheet),
+            schedule=self.request.schedule_name or sheet.schedule.name,
+            plan=_chosen(sheet) or self.request.plan or sheet.schedule.name,
             verification=sheet.verification,
             seed=self.request.draws.seed,
             seconds=time.perf_counter() - self.started,
@@ -164,6 +168,6 @@ class Live:
 
 
 def _chosen(sheet: Sheet) -> str | None:
-    """The plan that the schedule holds to be the fastest; none where it raises, since the sequence is decoded."""
-    chosen = guarded("chosen", lambda: sheet.schedule.chosen)
+    """The plan that the schedule chose for it, if it chooses; none where it raises, since the sequence is decoded."""
+    chosen = guarded("plan_of", lambda: sheet.schedule.plan_of(sheet))
     return None if isinstance(chosen, CospecError) else chosen

@@ -8,7 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..errors import InvalidSampling
+from ..errors import InvalidSampling, shown
+
+# Of a token id that is written as a text.
+MOST_DIGITS = 18
 
 
 class Constraint(Protocol):
@@ -60,7 +63,7 @@ class SamplingParams:
         object.__setattr__(self, "logit_bias", _as_biases(self.logit_bias))
         for name, is_allowed, rule in self._rules():
             if not is_allowed:
-                raise InvalidSampling(f"{name} must be {rule}, got {getattr(self, name)!r}")
+                raise InvalidSampling(f"{name} must be {rule}, got {shown(getattr(self, name))}")
 
     def _rules(self) -> list[tuple[str, bool, str]]:
         return [
@@ -150,7 +153,9 @@ def _as_tuple(values: object) -> tuple[object, ...]:
     """A lone text or id counts as a list of one, None as an empty one."""
     if values is None:
         return ()
-    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
+        return tuple(values)
+    return (values,)
 
 
 def _as_biases(biases: object) -> object:
@@ -160,4 +165,10 @@ def _as_biases(biases: object) -> object:
         return {}
     if not isinstance(biases, Mapping):
         return biases
-    return {int(token) if isinstance(token, str) and token.isdecimal() else token: b for token, b in biases.items()}
+    return {_as_id(token): bias for token, bias in biases.items()}
+
+
+def _as_id(token: object) -> object:
+    # Python refuses to read numbers of thousands of digits.
+    is_number = isinstance(token, str) and token.isdecimal() and len(token) <= MOST_DIGITS
+    return int(token) if is_number else token  # type: ignore[call-overload]

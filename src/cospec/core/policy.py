@@ -79,9 +79,8 @@ class Policy:
         """What errors call the policy of this sequence."""
         return self.name
 
-    @property
-    def chosen(self) -> str | None:
-        """The plan that is held to be the fastest, where the policy chooses among several."""
+    def plan_of(self, sheet: "Sheet") -> str | None:
+        """The plan that a result of this sequence names, where the policy chooses among several."""
         return None
 
     # Events.

@@ -13,7 +13,7 @@ from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFai
 from .certain import certain_tokens, has_shortcut
 from .combine import Combination
 from .noise import by_place
-from .sheet import Sheet
+from .sheet import Lane, Sheet
 from .transforms import History, shape, shape_members, warp
 
 
@@ -69,10 +69,26 @@ def log_targets(sheets: Sequence[Sheet]) -> list[Tensor | CospecError | None]:
     log_rs = distributions([(sheets[i], sheets[i].position, joined(parts[i])) for i in known])
     targets: list[Tensor | CospecError | None] = [None] * len(sheets)
     for i, log_r in zip(known, log_rs, strict=True):
-        names = " + ".join(sheets[i].lanes[member].name for member in sheets[i].members)
-        by = f", combined by {sheets[i].combination.name}," if sheets[i].num_members > 1 else ""
-        targets[i] = no_distribution(names + by) if log_r is None else log_r
+        targets[i] = no_distribution(_whose(sheets[i])) if log_r is None else log_r
     return targets
+
+
+def _whose(sheet: Sheet) -> str:
+    """The members whose own rows are no distribution, or, where none are, all of them and how they are combined."""
+    names = [sheet.lanes[member].name for member in sheet.members]
+    positions = range(sheet.position, _stop(sheet))
+    broken = [
+        names[i]
+        for i, member in enumerate(sheet.members)
+        if any(_is_broken(sheet.lanes[member], position) for position in positions)
+    ]
+    by = f", combined by {sheet.combination.name}," if sheet.num_members > 1 and not broken else ""
+    return " + ".join(broken or names) + by
+
+
+def _is_broken(lane: Lane, position: int) -> bool:
+    """Whether the lane's row for the position, if it has one, is no distribution: its maximum is NaN or infinite."""
+    return lane.has(position) and not math.isfinite(float(lane.between(position, position + 1).amax()))
 
 
 def _parts(sheets: Sequence[Sheet]) -> list[list[Tensor]]:

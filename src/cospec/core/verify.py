@@ -124,9 +124,9 @@ def _share(mass: float, rest: float) -> float:
 VERIFICATIONS = ("block", "coupled", "token")
 
 
-def check_verification(name: str) -> str:
+def check_verification(name: object) -> str:
     """`name` itself. Raises UnknownName."""
-    if name not in VERIFICATIONS:
+    if not isinstance(name, str) or name not in VERIFICATIONS:
         raise UnknownName("verification", name, VERIFICATIONS)
     return name
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,10 +18,11 @@ _GIB = 2**30
 LONGEST_HEADER = 100_000_000
 
 
-def check_memory(models: Iterable[tuple[str, LoadOptions]]) -> None:
+def check_memory(models: Iterable[tuple[str, LoadOptions]], name: str | None = None) -> None:
     """Raises DoesNotFit if the weights of these models, each loaded once, exceed what a device has free.
 
-    models: path and options of each. Local folders with safetensors are counted; the size of others is not known yet.
+    models: path and options of each. Local folders with safetensors are counted; the size of others is not known before
+    they are fetched. name: of a single model, where its path does not say it.
     """
     needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, options in models:
@@ -31,7 +33,7 @@ def check_memory(models: Iterable[tuple[str, LoadOptions]]) -> None:
         free = free_bytes(device)
         total = sum(size for _, size in sizes)
         if total > free:
-            each = ", ".join(f"{Path(path).name} {size / _GIB:.1f}" for path, size in sizes)
+            each = ", ".join(f"{name or Path(path).name} {size / _GIB:.1f}" for path, size in sizes)
             raise DoesNotFit(
                 f"these models need {total / _GIB:.1f} GiB on {device} for their weights ({each}), and "
                 f"{free / _GIB:.1f} GiB are free; choose smaller models, a smaller dtype, or other devices"
@@ -42,7 +44,26 @@ def free_bytes(device: str) -> int:
     """Bytes that are free on a device now."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), _free_in_container())
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on any device."""
+    # torch raises a RuntimeError for a CPU, and the mapping of a file an OSError.
+    texts = ("can't allocate memory", "out of memory", "not enough memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+
+
+def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that the control group, such as a container's, leaves to this process, which is killed beyond its limit.
+    Pages of files that were read, which can be dropped, count as free."""
+    try:
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0)))
+    except (OSError, ValueError):  # "max": no limit
+        return sys.maxsize
 
 
 def _size(folder: Path, options: LoadOptions) -> int:
@@ -50,9 +71,11 @@ def _size(folder: Path, options: LoadOptions) -> int:
     holds no model that can be read, of which loading it says why."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        files = list(folder.glob("*.safetensors"))
+    except (OSError, ValueError, RecursionError):
         return 0
-    files = list(folder.glob("*.safetensors"))
+    if not isinstance(config, dict):
+        return 0
     if options.quantization or config.get("quantization_config"):
         return sum(file.stat().st_size for file in files)
     stored_as = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
@@ -67,6 +90,6 @@ def _tensors(file: Path) -> list[int]:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(min(length, LONGEST_HEADER)))
-        return [math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"]
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return [math.prod(map(int, tensor["shape"])) for name, tensor in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []

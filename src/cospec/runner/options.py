@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..errors import InvalidEnsemble
+from ..errors import InvalidEnsemble, shown
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -13,6 +13,11 @@ _DTYPES = {
     "float16": torch.float16, "fp16": torch.float16,
     "float64": torch.float64,
 }  # fmt: skip
+# What may be given by name.
+DTYPES = ("auto", *_DTYPES)
+GRAPHS = ("auto", "shapes")
+# What transformers calls the two widths of bitsandbytes.
+_BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,8 @@ class LoadOptions:
 
     dtype: a name such as "bfloat16", or "auto": as stored on CUDA, and on a CPU as stored if it computes in that
     type natively, else float32. device: "cpu", "cuda", "cuda:1", ...; None for CUDA where there is one.
-    quantization: arguments of transformers' quantisation configuration, passed through.
+    quantization: "4bit" or "8bit", by bitsandbytes as the model is loaded; or arguments of transformers' quantisation
+    configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
     CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device.
@@ -31,18 +37,30 @@ class LoadOptions:
 
     dtype: str | torch.dtype = "auto"
     device: str | None = None
-    quantization: Mapping[str, object] = field(default_factory=dict)
+    quantization: Mapping[str, object] | str = field(default_factory=dict)
     trust_remote_code: bool = False
     allow_pickle: bool = False
     graphs: bool | str = "auto"
+    revision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype != "auto" and _DTYPES.get(str(self.dtype).removeprefix("torch.")) is None:
-            raise InvalidEnsemble(f"dtype {self.dtype!r} is not known; use auto, {', '.join(_DTYPES)}")
+        is_dtype = isinstance(self.dtype, str | torch.dtype) and str(self.dtype).removeprefix("torch.") in DTYPES
+        if not is_dtype:
+            raise InvalidEnsemble(f"dtype {shown(self.dtype)} is not known; use {', '.join(DTYPES)}")
+        if self.revision is not None and not (isinstance(self.revision, str) and self.revision):
+            raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
+        if not isinstance(self.quantization, Mapping) and self.quantization not in [*_BITS]:
+            raise InvalidEnsemble(
+                f"quantization {shown(self.quantization)} is not known; use {', '.join(_BITS)}, or keys and values of "
+                "a quantisation configuration of transformers, such as {quant_method: quanto, weights: int8}"
+            )
         if self.device is not None:
             _check_device(self.device)
-        if not isinstance(self.graphs, bool) and self.graphs not in ("auto", "shapes"):
-            raise InvalidEnsemble(f"graphs {self.graphs!r} is not known; use auto, shapes, true or false")
+        for name in ("trust_remote_code", "allow_pickle"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidEnsemble(f"{name} must be true or false, got {shown(getattr(self, name))}")
+        if not isinstance(self.graphs, bool) and not (isinstance(self.graphs, str) and self.graphs in GRAPHS):
+            raise InvalidEnsemble(f"graphs {shown(self.graphs)} is not known; use {', '.join(GRAPHS)}, true or false")
         if self.graphs is True and not is_on_cuda(self):
             raise InvalidEnsemble("graphs can only be captured on a CUDA device; use auto, shapes or false")
 
@@ -56,6 +74,13 @@ def is_on_cuda(options: LoadOptions) -> bool:
     return torch.device(device_of(options)).type == "cuda"
 
 
+def quantization_of(options: LoadOptions) -> dict[str, object]:
+    """The arguments of transformers' quantisation configuration; empty for none."""
+    if isinstance(options.quantization, str):
+        return {"quant_method": "bitsandbytes", _BITS[options.quantization]: True}
+    return dict(options.quantization)
+
+
 def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
     """The type that a model computes in whose weights are stored in `stored`."""
     if options.dtype != "auto":
@@ -65,12 +90,15 @@ def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
     return torch.float32
 
 
-def _check_device(name: str) -> None:
+def _check_device(name: object) -> None:
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidEnsemble(f"device {name!r} is not known; use cpu, cuda or cuda:N") from error
+        # A number would be a CUDA device to torch.
+        device = torch.device(name) if isinstance(name, str) else None
+    except (RuntimeError, ValueError):
+        device = None
+    if device is None:
+        raise InvalidEnsemble(f"device {shown(name)} is not known; use cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidEnsemble(
-            f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices"
+            f"device {shown(name)} is not there: this machine has {torch.cuda.device_count()} CUDA devices"
         )

@@ -4,6 +4,7 @@ A package adds a scheme by an entry point of the group `cospec.runners`, whose n
 `Loader`. With `gguf = "cospec_gguf:load"` the model `gguf:/models/a.gguf` is `cospec_gguf.load("/models/a.gguf", ...)`.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +47,23 @@ def split(model: str) -> tuple[str, str]:
     scheme, rest = match.groups()
     if scheme in LOADERS.names():
         return scheme, rest
-    if Path(model).expanduser().exists():
+    if is_there(Path(os.path.expanduser(model))):
         return DEFAULT, model
     raise UnknownName(LOADERS.kind, scheme, LOADERS.names())
+
+
+def has_scheme(name: str) -> bool:
+    """Whether the name begins with a known scheme and a colon."""
+    match = _SCHEME.fullmatch(name)
+    return match is not None and match[1] in LOADERS.names()
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder exists; no name that is no path, for its length or a null byte, does."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def load_runner(model: str, options: LoadOptions) -> Runner:

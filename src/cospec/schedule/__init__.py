@@ -2,7 +2,7 @@
 
 from .base import Schedule
 from .plan import EACH, PACED, Plan, Setting, as_gamma
-from .registry import make_schedule, plans, schedule_class, schedule_names
+from .registry import make_schedule, plans, resolved_plan, schedule_class, schedule_names, under_schedule
 from .theory import Cycle, Estimates
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "as_gamma",
     "make_schedule",
     "plans",
+    "resolved_plan",
     "schedule_class",
     "schedule_names",
+    "under_schedule",
 ]

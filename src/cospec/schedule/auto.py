@@ -115,20 +115,25 @@ class Auto(Schedule):
 
     @classmethod
     def make(cls, plan: Plan, setting: Setting) -> Schedule:
+        """That of the resolved plan."""
+        return make_schedule(cls.resolved(plan, setting), setting)
+
+    @classmethod
+    def resolved(cls, plan: Plan, setting: Setting) -> Plan:
         """What `auto` runs where it may not measure: a drafter's drafts, else a mixture by drawn members, else in
         turn."""
         is_mixed = len(setting.members) > 1 and not why_not(plan, setting)
         if plan.proposer in setting.drafters or (setting.drafters and plan.proposer is None):
             drafted = plan if plan.gamma is not None else replace(plan, gamma=PACED)
-            return make_schedule(replace(drafted, schedule="mixture" if is_mixed else "fixed"), setting)
+            return replace(drafted, schedule="mixture" if is_mixed else "fixed")
         if len(setting.members) == 1:
             if plan.gamma is not None:
                 raise InvalidSchedule(
                     f"one member alone drafts nothing, so gamma {plan.gamma} needs a proposer beside it"
                 )
-            return make_schedule(Plan(schedule="plain", verification=plan.verification), setting)
+            return Plan(schedule="plain", verification=plan.verification)
         drawn = plan.gamma is None and plan.proposer is None and is_mixed
-        return make_schedule(replace(plan, schedule="mixture" if drawn else "alternate"), setting)
+        return replace(plan, schedule="mixture" if drawn else "alternate")
 
     @classmethod
     def candidates(cls, setting: Setting) -> Sequence[Plan]:
@@ -183,6 +188,11 @@ class Auto(Schedule):
         """The plan that the sequence runs."""
         own = self._running.get(sheet)
         return self.name if own is None else f"{own.window.plan} (chosen by {self.name})"
+
+    def plan_of(self, sheet: Sheet) -> str | None:
+        """The one that is held to be the fastest, or else what the sequence runs."""
+        own = self._running.get(sheet)
+        return self.chosen or (own.window.plan if own else None)
 
     @property
     def chosen(self) -> str | None:

@@ -43,6 +43,11 @@ class Schedule(Policy):
         return cls()
 
     @classmethod
+    def resolved(cls, plan: Plan, setting: Setting) -> Plan:
+        """The plan that runs where this one is asked for: itself, unless the schedule chooses another's."""
+        return plan
+
+    @classmethod
     def candidates(cls, setting: Setting) -> Sequence[Plan]:
         """The plans of this schedule that `auto` weighs. One that cannot be made for the setting is left out."""
         return [cls.plan()]

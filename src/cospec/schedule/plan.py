@@ -9,7 +9,7 @@ from ..core.combine import Combination
 from ..core.params import SamplingParams
 from ..core.policy import Policy
 from ..core.verify import check_verification
-from ..errors import InvalidSchedule, UnknownName
+from ..errors import InvalidSchedule, UnknownName, shown
 from .registry import schedule_names
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Plan:
     """
 
     schedule: "str | Schedule | type[Schedule]" = "auto"
-    gamma: int | tuple[int, ...] | str | None = None
+    gamma: int | Sequence[int] | str | None = None
     proposer: str | None = None
     first: str | None = None
     verification: str = "block"
@@ -51,12 +51,17 @@ class Plan:
         if isinstance(self.gamma, list):
             object.__setattr__(self, "gamma", tuple(self.gamma))
         if isinstance(self.gamma, str) and self.gamma != PACED:
-            raise InvalidSchedule(f'gamma must be a whole number >= 1 or "{PACED}", got {self.gamma!r}')
-        for gamma in self.gammas:
+            raise InvalidSchedule(f'gamma must be a whole number >= 1 or "{PACED}", got {shown(self.gamma)}')
+        is_empty = isinstance(self.gamma, tuple) and not self.gamma
+        for gamma in ((),) if is_empty else self.gammas:
             if not isinstance(gamma, int) or isinstance(gamma, bool) or gamma < 1:
                 raise InvalidSchedule(
-                    f"gamma must be a whole number >= 1, got {gamma!r}; it is how many tokens a proposer drafts a turn"
+                    f"gamma must be a whole number >= 1, got {shown(gamma)}; it is how many tokens a proposer drafts a "
+                    "turn"
                 )
+        for what, name in (("proposer", self.proposer), ("first", self.first)):
+            if not (name is None or isinstance(name, str)):
+                raise InvalidSchedule(f"{what} must be the name of a member or drafter, or none, got {shown(name)}")
 
     def __str__(self) -> str:
         """In one line, such as `fixed 4 by drafter`."""
@@ -88,7 +93,7 @@ def check_schedule_given(schedule: object) -> None:
         if schedule not in schedule_names():
             raise UnknownName("schedule", schedule, schedule_names())
     elif not isinstance(schedule, Policy) and not (isinstance(schedule, type) and issubclass(schedule, Policy)):
-        raise InvalidSchedule(f"schedule is {schedule!r}; give a name, a cospec.Schedule, or a class of them")
+        raise InvalidSchedule(f"schedule is {shown(schedule)}; give a name, a cospec.Schedule, or a class of them")
 
 
 def as_gamma(parts: Sequence[str]) -> int | tuple[int, ...] | str | None:

@@ -64,6 +64,27 @@ def make_schedule(plan: "Plan", setting: "Setting") -> "Schedule":
     return kind.make(plan, setting)
 
 
+def resolved_plan(plan: "Plan", setting: "Setting") -> "Plan":
+    """The plan that runs where this one is asked for and nothing may be measured. Raises UnknownName."""
+    kind = schedule_class(plan.schedule) if isinstance(plan.schedule, str) else plan.schedule
+    return kind.resolved(plan, setting)
+
+
+def under_schedule(plan: "Plan", schedule: "str | Schedule | type[Schedule]", setting: "Setting") -> "Plan":
+    """The plan with another schedule in place of its own.
+
+    gamma and first belong to its own and are set aside, and so is a proposer that the other does not take. How drafts
+    are verified stays.
+    """
+    bare = replace(plan, schedule=schedule, gamma=None, proposer=None, first=None)
+    kept = replace(bare, proposer=plan.proposer)
+    try:
+        make_schedule(kept, setting)
+    except (InvalidSchedule, UnknownName):
+        return bare
+    return kept
+
+
 def plans(setting: "Setting", verification: str) -> "list[Plan]":
     """All plans that `auto` weighs for these members and this sampling, `plain` first: the candidates of each schedule
     that can be had."""

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from ..errors import CospecError, InvalidPrompt
+from ..resume import SETTINGS, Settings, digest
+from .fields import check_defaults
 from .offline import Answer, EndpointCall
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -20,13 +21,13 @@ class InvalidLine(CospecError):
 class Line:
     """One line of the input.
 
-    number: counted from 1. digest: hash of the line and of everything else that its answer depends on. names:
+    number: counted from 1. settings: everything that its answer depends on, the line itself as a hash. names:
     identifiers that are copied into its answer. is_wrapped: whether it is in OpenAI's batch shape. call: None for a
     line that is wrong, as `error` says.
     """
 
     number: int
-    digest: str
+    settings: Settings
     names: Mapping[str, object]
     is_wrapped: bool = False
     call: EndpointCall | None = None
@@ -36,46 +37,52 @@ class Line:
         """The output line for a line that is wrong."""
         assert self.error is not None
         error = {"code": "invalid_line", "message": self.error}
-        return self._wrapped(None, error) if self.is_wrapped else {**self._key, **self.names, "error": error}
+        return (
+            self._wrapped(None, error)
+            if self.is_wrapped
+            else {"line": self.number, **self.names, "error": error, SETTINGS: self.settings}
+        )
 
     def record(self, answer: Answer) -> dict[str, Any]:
         """The output line: in OpenAI's batch shape if the input was, else the answer itself and its `text`."""
         if self.is_wrapped:
             response = {"status_code": answer.status, "request_id": f"req_{self.number}", "body": answer.body}
             return self._wrapped(response, None)
-        record = {**answer.body, **self.names, **self._key}
+        record = {**answer.body, **self.names, "line": self.number}
         if choices := answer.body.get("choices"):
             record["text"] = choices[0]["text"] if "text" in choices[0] else choices[0]["message"]["content"]
-        return record
-
-    @property
-    def _key(self) -> dict[str, Any]:
-        """What a later run recognises the answer by."""
-        return {"line": self.number, "digest": self.digest}
+        return {**record, SETTINGS: self.settings}
 
     def _wrapped(self, response: dict[str, Any] | None, error: dict[str, Any] | None) -> dict[str, Any]:
-        head = {"id": f"batch_req_{self.number}", **self._key, **self.names}
-        return {**head, "response": response, "error": error}
+        head = {"id": f"batch_req_{self.number}", "line": self.number, **self.names}
+        return {**head, "response": response, "error": error, SETTINGS: self.settings}
 
 
-def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], target: object) -> list[Line]:
+def is_refusal(row: Settings) -> bool:
+    """Whether an output line says that its request was refused."""
+    response = row.get("response")
+    return bool(row.get("error")) or (isinstance(response, Mapping) and response.get("status_code") != 200)
+
+
+def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], settings: Settings) -> list[Line]:
     """Every line of `raw` that is not blank.
 
-    where: the file's name, for messages. defaults: fields for the bodies that leave them out. target: a description, in
-    JSON's types, of the distribution that texts are drawn from. Raises InvalidPrompt if there is no line.
+    where: the file's name, for messages. defaults: fields for the bodies that leave them out. settings: what all
+    answers depend on besides, in JSON's types. Raises InvalidPrompt if there is no line, UnknownName for a default that
+    no request has.
     """
-    others = json.dumps([target, defaults], sort_keys=True).encode()
+    check_defaults(defaults)
     lines = []
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if line.strip():
-            digest = blake2b(others + b"\n" + line.strip(), digest_size=8).hexdigest()
-            lines.append(_read(number, digest, line.strip(), f"{where}:{number}", defaults))
+            own = {"request": digest(line.strip().decode(errors="surrogateescape")), "defaults": defaults, **settings}
+            lines.append(_read(number, own, line.strip(), f"{where}:{number}", defaults))
     if not lines:
         raise InvalidPrompt(f'{where} holds no requests; give a line each, such as {{"prompt": "Once", "seed": 1}}')
     return lines
 
 
-def _read(number: int, digest: str, line: bytes, where: str, defaults: Mapping[str, Any]) -> Line:
+def _read(number: int, settings: Settings, line: bytes, where: str, defaults: Mapping[str, Any]) -> Line:
     names: dict[str, object] = {}
     is_wrapped = False
     try:
@@ -87,9 +94,9 @@ def _read(number: int, digest: str, line: bytes, where: str, defaults: Mapping[s
         if body.get("stream"):
             raise InvalidLine("stream has no meaning in a batch; leave it out")
         call = EndpointCall(number=number, url=url, body={**defaults, **body})
-        return Line(number=number, digest=digest, names=names, is_wrapped=is_wrapped, call=call)
+        return Line(number=number, settings=settings, names=names, is_wrapped=is_wrapped, call=call)
     except InvalidLine as error:
-        return Line(number=number, digest=digest, names=names, is_wrapped=is_wrapped, error=f"{where}: {error}")
+        return Line(number=number, settings=settings, names=names, is_wrapped=is_wrapped, error=f"{where}: {error}")
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

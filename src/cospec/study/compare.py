@@ -99,7 +99,7 @@ def _paired(first: Results, second: Results, concurrency: int) -> Interval | Non
 
 
 def _seconds(results: Results, concurrency: int) -> dict[tuple[tuple[str, str], ...], float]:
-    """Seconds a token of the method on trial, by the prompts of a batch; of the repeats the fastest.
+    """Seconds a token of the candidate plan, by the prompts of a batch; of the repeats the fastest.
 
     An id may be a line number only, so that prompts are told apart by their digest as well.
     """

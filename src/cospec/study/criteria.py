@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import InvalidPilot, UnknownName
 from ..inputs import read_yaml, validated, without_nulls
+from .templates import copy_template
 
 # The commented file to start from; what it says is what holds without a file.
 TEMPLATE = Path(__file__).parent / "criteria.yaml"
@@ -51,7 +52,7 @@ class Criteria:
     The defaults hold where no file is given; see `load`.
 
     planned_concurrency: concurrent sequences in service, at which the rules are judged. min_speedup: of the lower end
-    of the interval of the speed of the method on trial over plain. max_ms_per_token, max_first_token_ms: percentiles
+    of the interval of the speed of the candidate plan over plain. max_ms_per_token, max_first_token_ms: percentiles
     over sequences. min_acceptance: accepted / proposed of all of its proposers together. exactness: every check of the
     self-test passes. score_margin: its score is equivalent to plain's within it. min_score_gain: of the lower end of
     its score less the best member's. min_perplexity_gain: of the lower end of the best member's perplexity / the
@@ -104,11 +105,5 @@ RULES = tuple(
 
 
 def write_criteria(path: Path) -> None:
-    """Writes the template. Raises InvalidPilot for a file that exists, or cannot be written."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE.read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise InvalidPilot(f"{path} is there already; name another file, or remove it") from None
-    except OSError as error:
-        raise InvalidPilot(f"{path} cannot be written: {error.strerror or error}") from None
+    """Write the template. Raises InvalidPilot for a file that exists, or cannot be written."""
+    copy_template(TEMPLATE, path)

@@ -4,13 +4,15 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 import torch
 
 from .. import __version__
 from ..ensemble import Ensemble
-from ..members import written
+from ..members import Member, written
+from ..runner.fingerprint import fingerprint
 from .ledger import Ledger
 from .memory import device
 from .results import Environment
@@ -45,11 +47,16 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         "version": __version__,
         "members": [*ensemble.member_names],
         "drafters": [*ensemble.drafter_names],
-        "sources": [
-            {"model": written(member), "prompt": repr(member.prompt), **_exact(vars(member.options))}
-            for member in ensemble.sources
-        ],
-        "combination": [ensemble.combination.name, _exact(vars(ensemble.combination))],
+        "sources": {
+            name: {
+                "model": written(member),
+                "files": _files(member),
+                "prompt": repr(member.prompt),
+                **_exact(vars(member.options)),
+            }
+            for name, member in zip(ensemble.names, ensemble.sources, strict=True)
+        },
+        "combination": {"type": ensemble.combination.name, **_exact(vars(ensemble.combination))},
         "plan": str(ensemble.plan),
         "verification": ensemble.plan.verification,
         "processor": _processor(),
@@ -58,6 +65,11 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         "devices": [device(runner) for runner in ensemble.runners],
         "dtypes": [str(runner.dtype) for runner in ensemble.runners],
     }
+
+
+def _files(member: Member) -> str | None:
+    is_named = isinstance(member.model, str | Path)
+    return fingerprint(str(member.model), member.options.revision) if is_named else None
 
 
 def _exact(settings: Mapping[str, object]) -> dict[str, str]:

@@ -196,10 +196,9 @@ def _equality_checks(
         error = first_error([*expected, *results])
         num_tokens = sum(len(result.token_ids) for result in expected)
         num_equal = len(expected) - len(differences)
-        used = results[0].schedule
         yield Check(
             name=name,
-            schedule=title if used == plan.name else f"{title} ({used})",
+            schedule=f"{title} ({results[0].plan})" if results[0].is_plan_chosen else title,
             verification=verification,
             is_passed=error is None and all(difference.is_tie for difference in differences),
             detail=error or f"{num_equal} of {len(expected)} texts equal, {num_tokens} tokens",

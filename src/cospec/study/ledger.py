@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..core.counts import Counts
 from ..errors import CospecError, InvalidPilot
+from ..resume import check_settings, plain
 from ..storage import keep
 from .results import CheckRow, Measurement
 
@@ -81,14 +82,10 @@ class Ledger:
             where = ".".join(map(str, fault["loc"]))
             reason = f"{where}: {fault['msg']}" if where else fault["msg"]
             raise error_type(f"{path} holds no {content} ({reason}); give --out another folder") from None
-        # As JSON has them: a tuple is a list there.
-        wanted = json.loads(json.dumps(settings))
-        differing = [key for key in wanted if key != SCORING and ledger.settings.get(key) != wanted[key]]
-        if differing:
-            raise error_type(
-                f"{path} was measured with other settings ({', '.join(differing)}); give --out another folder, or "
-                "remove it to measure anew"
-            )
+        wanted = plain(settings)
+        kept, now = ({**each, SCORING: None} for each in (ledger.settings, wanted))
+        remedy = "Give the same settings to go on, or --out another folder"
+        check_settings(f"{path}, which holds {content},", kept, now, remedy, error_type)
         if ledger.settings.get(SCORING) != wanted.get(SCORING):
             return replace(ledger, settings=wanted, scores={}, logprobs={})
         return ledger

@@ -15,7 +15,7 @@ from ..schedule import Plan
 from ..storage import keep
 from .methods import PlannedMethod
 from .results import OURS, PLAIN, Results
-from .verdict import Served, served
+from .verdict import Served, in_words, served
 
 
 def write_ensemble(ensemble: Ensemble, methods: Sequence[PlannedMethod], results: Results, path: Path) -> None:
@@ -54,15 +54,14 @@ def _comment(text: str) -> str:
 def _header(results: Results, chosen: Served) -> Iterator[str]:
     """What was judged, and how."""
     verdict, settings = chosen.verdict, results.settings
-    up_to = f" {verdict.up_to} texts at once" if verdict.decision == "go up to" else ""
-    yield f"Written by `{settings.command}`, whose verdict on `{chosen.method}` was {verdict.decision.upper()}{up_to}."
+    yield f"Written by `{settings.command}`, whose verdict on `{chosen.method}` was {in_words(verdict)}."
     if chosen.method == OURS:
         is_known = results.speed.best == OURS and chosen.concurrency == verdict.concurrency
         plan = results.speed.best_plan if is_known else ""
         settled = f"; in the pilot it settled on `{plan}`" if plan else ""
         yield f"auto goes on measuring in service and changes its plan when another becomes faster{settled}."
     if chosen.method != settings.ours:
-        yield f"It was faster than `{settings.ours}`, which was on trial, by its whole interval."
+        yield f"It was faster than `{settings.ours}`, the candidate plan, by its whole interval."
 
 
 def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:

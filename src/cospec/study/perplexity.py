@@ -12,8 +12,9 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from ..core.events import Result
 from ..core.params import SamplingParams
-from ..ensemble import Prompt
+from ..ensemble import Ensemble, Prompt
 from ..runner import Tokenizer
 from .ledger import TextLogprob
 from .methods import PlannedMethod, first_error
@@ -28,10 +29,11 @@ class ForcedText:
     vocab_size: int
 
     def allowed(self, output: Sequence[int], start: int, count: int) -> Tensor:
-        """[count, vocab_size], bool: the text's token at each of the positions from `start` on."""
-        mask = torch.zeros((count, self.vocab_size), dtype=torch.bool)
-        for row in range(count):
-            mask[row, self.tokens[min(start + row, len(self.tokens) - 1)]] = True
+        """[count, vocab_size], bool: the text's token at each of the positions from `start` on; any behind the text."""
+        mask = torch.ones((count, self.vocab_size), dtype=torch.bool)
+        for row, token in enumerate(self.tokens[start : start + count]):
+            mask[row] = False
+            mask[row, token] = True
         return mask
 
 
@@ -64,25 +66,37 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
     """
     plain = method.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
     if any(source.prompt is not None for source in plain.sources):
-        params = [
-            SamplingParams(
-                max_tokens=len(text.tokens),
-                ignore_eos=True,
-                logprobs=0,
-                constraint=ForcedText(text.tokens, plain.vocab_size),
-            )
-            for text in texts
-        ]
-        results = plain.generate([text.before for text in texts], params)
-        entries = [result.logprobs or [] for result in results]
+        results = _forced(plain, texts, [len(text.tokens) for text in texts])
+        failed = [i for i, result in enumerate(results) if result.error]
+        # A row that another token can be drawn from is none of a failing member: the target forbids the text there.
+        others = _forced(plain, [texts[i] for i in failed], [len(results[i].token_ids) for i in failed], num_free=1)
+        forbidden = {i for i, other in zip(failed, others, strict=True) if not other.error}
+        entries = [[] if i in forbidden else result.logprobs or [] for i, result in enumerate(results)]
+        results = [result for i, result in enumerate(results) if i not in forbidden]
     else:
         results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=0, prompt_logprobs=0))
         entries = [
             [entry for entry in (result.prompt_logprobs or [])[-len(text.tokens) :] if entry]
             for result, text in zip(results, texts, strict=True)
         ]
-    check(method.name, len(results), first_error(results))
+    check(method.name, len(texts), first_error(results))
     return [_summed([entry.logprob for entry in own]) for own in entries]
+
+
+def _forced(
+    ensemble: Ensemble, texts: Sequence[ReferenceText], lengths: Sequence[int], num_free: int = 0
+) -> list[Result]:
+    """Decode the first tokens of each text, as many as its length, and then `num_free` tokens that may be any."""
+    params = [
+        SamplingParams(
+            max_tokens=length + num_free,
+            ignore_eos=True,
+            logprobs=0,
+            constraint=ForcedText(text.tokens[:length], ensemble.vocab_size),
+        )
+        for text, length in zip(texts, lengths, strict=True)
+    ]
+    return ensemble.generate([text.before for text in texts], params)
 
 
 def _summed(logprobs: Sequence[float]) -> TextLogprob:

@@ -36,7 +36,7 @@ NUM_CHECKED_PROMPTS, CHECKED_TOKENS, NUM_SAMPLES = 6, 32, 100
 
 @dataclass
 class Pilot(Study):
-    """An ensemble on trial on these questions; what is measured goes to the ledger."""
+    """What is measured of an ensemble on these questions; it goes to the ledger."""
 
     ensemble: Ensemble
     settings: PilotSettings
@@ -102,7 +102,6 @@ class Pilot(Study):
         total = num_checks(on_trial)
         if len(self.ledger.checks) >= total:
             return []
-        self.ledger.checks.clear()
         compared = balanced(self.questions, NUM_CHECKED_PROMPTS)
         effort = Effort(max_tokens=CHECKED_TOKENS, num_samples=NUM_SAMPLES)
         lines = self_test(on_trial, [self.questions[i].prompt for i in compared], effort)
@@ -114,6 +113,8 @@ class Pilot(Study):
 
     def _check(self, number: int, lines: Iterator[Check], compared: Sequence[int]) -> None:
         """Run the next line. compared: indices of its prompts."""
+        if number == 0:
+            self.ledger.checks.clear()
         line = next(lines)
         if line.error is not None:
             # A sequence that failed, say for want of memory, is no evidence against exactness.

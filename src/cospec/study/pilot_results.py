@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ..core.combine import Arithmetic, Combination, Contrastive, Guided, Mixture, Product
 from .cost import cost
 from .environment import environment
+from .exactness import num_checks
 from .pilot import Pilot
 from .quality import gained, preserved
 from .relaxed import relaxed
@@ -25,7 +26,7 @@ def results(pilot: Pilot) -> Results:
         ours=settings.ours,
         speed=speeds,
         mechanism=mechanism(ledger, speeds, ensemble.drafter_names),
-        kept=preserved(settings, ledger),
+        kept=preserved(settings, ledger, num_checks(ensemble)),
         gained=gained(settings, ledger),
         cost=cost(settings, ledger, speeds, ensemble, pilot.meter.source),
     )
@@ -33,7 +34,7 @@ def results(pilot: Pilot) -> Results:
         format=FORMAT,
         settings=_settings(pilot),
         environment=environment(ledger, ensemble),
-        verdict=judge(settings.criteria, evidence),
+        verdict=judge(settings.criteria, evidence, is_finished=not pilot.steps()),
         speed=evidence.speed,
         mechanism=evidence.mechanism,
         kept=evidence.kept,
@@ -47,27 +48,17 @@ def results(pilot: Pilot) -> Results:
 def _settings(pilot: Pilot) -> Settings:
     settings, ensemble = pilot.settings, pilot.ensemble
     return Settings(
+        **settings.design(),
         ensemble=settings.source or " + ".join(ensemble.member_names),
         members=ensemble.member_names,
         drafters=ensemble.drafter_names,
         target=target_formula(ensemble.combination, ensemble.member_names),
         verification=ensemble.plan.verification,
-        prompts_source=settings.prompts_source,
         prompts=tuple(_prompt_infos(pilot)),
-        tokens=settings.tokens,
-        temperature=settings.temperature,
-        repeats=settings.repeats,
-        concurrencies=settings.concurrencies,
         methods=tuple(method.name for method in pilot.methods),
-        ours=settings.ours,
         score=", ".join(dict.fromkeys(question.score for question in settings.questions if question.is_scored)) or None,
-        score_temperature=settings.score_temperature,
-        score_tokens=settings.score_tokens,
-        criteria=settings.criteria,
         criteria_source=str(settings.criteria_source or "default"),
-        prices=settings.prices,
         prices_source=str(settings.prices_source or "default"),
-        command=settings.command,
     )
 
 

@@ -8,15 +8,14 @@ from typing import Any
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import CospecError, InvalidPilot, InvalidPrompt
-from .criteria import Criteria
 from .ledger import SCORING
-from .prices import Prices
 from .questions import TEXTS, Question
+from .results import Design
 
 
 @dataclass(frozen=True, kw_only=True)
-class PilotSettings:
-    """The settings of a pilot; most end up in `results.Settings`, which explains them.
+class PilotSettings(Design):
+    """What a pilot is to measure; its design is that of the results.
 
     source: the ensemble's file or name; None where members were given one by one. num_prompts: how many of the
     questions are timed; all are scored. texts: perplexity is measured on these too, beside the prompts' references.
@@ -24,24 +23,13 @@ class PilotSettings:
     """
 
     source: str | None
-    ours: str
     questions: list[Question]
-    prompts_source: str
     texts: tuple[str, ...]
     texts_source: Path | None
     num_prompts: int
-    tokens: int
-    temperature: float
-    repeats: int
-    concurrencies: tuple[int, ...]
-    score_temperature: float
-    score_tokens: int
     stop: tuple[str, ...]
-    criteria: Criteria
     criteria_source: Path | None
-    prices: Prices
     prices_source: Path | None
-    command: str
 
     def reference_texts(self) -> dict[str, tuple[str, str]]:
         """Key in the ledger -> a prompt, and the text after it whose perplexity is measured."""
@@ -85,6 +73,6 @@ def check_concurrencies(ensemble: Ensemble, concurrencies: Sequence[int]) -> Non
     most = max(concurrencies)
     if most > ensemble.max_sequences:
         raise InvalidPilot(
-            f"--concurrency {most} is more than the {ensemble.max_sequences} texts that the ensemble decodes at once; "
-            f"put `max_sequences: {most}` into its file"
+            f"--concurrency {most} is more than the ensemble's max_sequences, {ensemble.max_sequences}; put "
+            f"`max_sequences: {most}` into its file"
         )

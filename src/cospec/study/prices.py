@@ -1,10 +1,15 @@
 """What machines and electricity cost."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from ..errors import InvalidPilot
 from ..inputs import read_yaml, validated, without_nulls
+from .templates import copy_template
+
+# The commented file to start from; as it is, it holds no prices.
+TEMPLATE = Path(__file__).parent / "prices.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +24,10 @@ class Machine:
     count: int = 1
 
     def __post_init__(self) -> None:
-        if self.per_hour < 0 or self.count < 1:
-            raise InvalidPilot(f"prices: machine {self.name!r} needs per_hour of at least 0 and a count of at least 1")
+        if not 0 <= self.per_hour < inf or self.count < 1:
+            raise InvalidPilot(
+                f"prices: machine {self.name!r} needs a finite per_hour of at least 0 and a count of at least 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +46,8 @@ class Prices:
     def __post_init__(self) -> None:
         for name in ("electricity_per_kwh", "tokens_per_month"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InvalidPilot(f"prices: {name} must be at least 0, got {value:g}")
+            if value is not None and not 0 <= value < inf:
+                raise InvalidPilot(f"prices: {name} must be a finite number of at least 0, got {value:g}")
 
     @property
     def per_hour(self) -> float | None:
@@ -51,3 +58,8 @@ class Prices:
     def load(cls, path: Path) -> "Prices":
         """From a YAML file. Raises InvalidPilot or UnknownName, with the file and the key at fault."""
         return validated(cls, without_nulls(read_yaml(path, InvalidPilot), cls), str(path), InvalidPilot)
+
+
+def write_prices(path: Path) -> None:
+    """Write the template. Raises InvalidPilot for a file that exists, or cannot be written."""
+    copy_template(TEMPLATE, path)

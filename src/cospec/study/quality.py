@@ -28,13 +28,14 @@ LEVEL = 0.05
 ENSEMBLE = "ensemble"
 
 
-def preserved(settings: PilotSettings, ledger: Ledger) -> QualityKept:
-    """Whether the method on trial decodes what plain decodes."""
+def preserved(settings: PilotSettings, ledger: Ledger, num_checks: int) -> QualityKept:
+    """Whether the candidate plan decodes what plain decodes. num_checks: of the whole self-test."""
     checks = tuple(ledger.checks[number] for number in sorted(ledger.checks, key=int))
+    is_failed, is_whole = any(not check.is_passed for check in checks), len(checks) >= num_checks
     score = _comparison(settings, ledger)
     return QualityKept(
         checks=checks,
-        is_exact=all(check.is_passed for check in checks) if checks else None,
+        is_exact=False if is_failed else True if is_whole and checks else None,
         greedy=_agreement([check for check in checks if check.name == "greedy text"]),
         score=score,
         score_reason="" if score else "no references",

@@ -8,7 +8,7 @@ perplexity is measured.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,13 @@ from .prices import Prices
 FORMAT = 2
 # The category of all prompts together.
 ALL = "all"
-# The method on trial unless the ensemble's file fixes a plan (see Settings.ours), and the baseline.
+# The candidate plan unless the ensemble's file fixes one (see Settings.ours), and the baseline.
 OURS, PLAIN = "auto", "plain"
 SINGLE = "single:"
 
-Status = Literal["met", "not met", "not measured"]
-Decision = Literal["go", "go up to", "no-go"]
+# "not shown": the interval lies on both sides of the limit, so that more prompts may settle it either way.
+Status = Literal["met", "not met", "not shown", "not measured"]
+Decision = Literal["go", "go up to", "no-go", "not decided"]
 # Why there is no figure. "no volume": of tokens a month. "no such concurrency": it was not timed. "machine does not
 # tell": it reports no energy. "runner does not tell": it reports no memory. "too few": units for an interval. "target
 # forbids a text": a given text has probability 0. "not asked": the measurement was not requested.
@@ -59,6 +60,12 @@ class Interval:
     high: float | None
     num: int
 
+    def side(self, level: float) -> Literal["above", "below", "unsure"]:
+        """On which side of the level the whole interval lies."""
+        if self.low is None or self.high is None:
+            return "unsure"
+        return "above" if self.low > level else "below" if self.high < level else "unsure"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Percentiles:
@@ -85,18 +92,40 @@ class PromptInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the study was asked to measure.
+class Design:
+    """How a study measures and judges.
+
+    ours: the candidate plan: `auto`, or the ensemble's own plan in one line where its file fixes one. prompts_source: a
+    file, or `bundled`. tokens: decoded a sequence in the timed runs, past end tokens. temperature: of the timed runs.
+    repeats: runs of each method on each unit, whose median counts. concurrencies: of sequences. score_temperature,
+    score_tokens: of the scored answers. criteria, prices: as given, or the defaults, in full. command: as typed.
+    """
+
+    ours: str
+    prompts_source: str
+    tokens: int
+    temperature: float
+    repeats: int
+    concurrencies: tuple[int, ...]
+    score_temperature: float
+    score_tokens: int
+    criteria: Criteria
+    prices: Prices
+    command: str
+
+    def design(self) -> dict[str, Any]:
+        """These fields alone, by name."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(Design)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Design):
+    """What the study measured.
 
     ensemble: its name or file. members, drafters: names. target: the combination as a formula, such as
-    `0.5 math + 0.5 general`. verification: token, block or coupled. prompts_source: a file, or `bundled`.
-    tokens: decoded a sequence in the timed runs, past end tokens. temperature: of the timed runs. repeats: runs of
-    each method on each unit, whose median counts. concurrencies: of sequences. methods: those timed, in order. ours:
-    the one on trial, `auto`, or the ensemble's own plan in one line where its file fixes one.
-    score: how answers are scored (`exact`, `numeric`, `regex`, `module:function`), with commas between those
-    in use; None without references.
-    score_temperature, score_tokens: of the scored texts. criteria, prices: as given, or the defaults, in full.
-    criteria_source, prices_source: a file, or `default`. command: as typed.
+    `0.5 math + 0.5 general`. verification: token, block or coupled. methods: those timed, in order. score: how answers
+    are scored (`exact`, `numeric`, `regex`, `module:function`), with commas between those in use; None without
+    references. criteria_source, prices_source: a file, or `default`.
     """
 
     ensemble: str
@@ -104,22 +133,11 @@ class Settings:
     drafters: tuple[str, ...]
     target: str
     verification: str
-    prompts_source: str
     prompts: tuple[PromptInfo, ...]
-    tokens: int
-    temperature: float
-    repeats: int
-    concurrencies: tuple[int, ...]
     methods: tuple[str, ...]
-    ours: str
     score: str | None
-    score_temperature: float
-    score_tokens: int
-    criteria: Criteria
     criteria_source: str
-    prices: Prices
     prices_source: str
-    command: str
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -313,7 +331,8 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityKept:
-    """Whether the output equals plain's. is_exact: every check passed; None if none ran."""
+    """Whether the output equals plain's. is_exact: every check passed; None while
+    some are left to run."""
 
     checks: tuple[CheckRow, ...]
     is_exact: bool | None
@@ -474,9 +493,11 @@ class Rule:
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """GO only if all required rules are met at the planned concurrency; `go up to` a lower one at which they are met.
+    NO-GO if a required rule is not met there; not decided if all that stands in the way is what was not shown or not
+    measured, or if the study is not finished.
 
-    up_to: the highest concurrency measured at which, and below which, they are; 0 for none. rules: at the planned
-    concurrency. blocking, unmeasured: required rules that are not met, or not measured; either forbids GO.
+    up_to: the highest concurrency measured at which, and below which, they are met; 0 for none. rules: at the planned
+    concurrency. blocking, unshown, unmeasured: required rules of that status.
     """
 
     decision: Decision
@@ -485,6 +506,7 @@ class Verdict:
     rules: tuple[Rule, ...]
     blocking: tuple[str, ...]
     unmeasured: tuple[str, ...]
+    unshown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

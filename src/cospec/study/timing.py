@@ -216,4 +216,4 @@ def _why_not(run: Callable[[], None]) -> str | None:
 def check(name: str, num: int, error: str | None, error_type: type[CospecError] = InvalidPilot) -> None:
     """Raise `error_type` if one of the `num` sequences that a method decoded at once failed."""
     if error is not None:
-        raise error_type(f"{name} failed with {num} text{'s' if num > 1 else ''} at once: {error}. {RESUMABLE}")
+        raise error_type(f"{name} failed with {num} concurrent sequence{'s' if num > 1 else ''}: {error}. {RESUMABLE}")

@@ -14,6 +14,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
+from ..inputs import read_text
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
 from ..storage import keep
@@ -128,7 +129,7 @@ def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, s
     several lines, CospecError where `out` cannot be written.
     """
     lines = []
-    for line, following in itertools.pairwise([*source.read_text(encoding="utf-8").splitlines(), ""]):
+    for line, following in itertools.pairwise([*read_text(source, InvalidEnsemble).splitlines(), ""]):
         if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS)):
             lines.append(line)
         elif following.startswith((" ", "-")):

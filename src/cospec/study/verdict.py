@@ -17,17 +17,21 @@ from .results import (
     Reason,
     Results,
     Rule,
+    ScoreComparison,
     Speed,
+    Status,
     Verdict,
 )
 
 GIB = 2**30
+# Whether the ensemble is better than its best single member. "not shown": no interval lies to one side.
+Gain = Literal["gained", "not shown", "worse", "not measured"]
 Unit = Literal["x", "ms", "share", "score", "money", "GiB", ""]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the rules are judged by. ours: the method on trial."""
+    """What the rules are judged by. ours: the candidate plan."""
 
     ours: str
     speed: Speed
@@ -54,21 +58,32 @@ class Evidence:
         return sorted({row.concurrency for row in self.speed.rows if row.method == self.ours})
 
 
-def judge(criteria: Criteria, evidence: Evidence) -> Verdict:
-    """GO only if every required rule is met at the planned concurrency; a rule that was not measured is not met."""
+def judge(criteria: Criteria, evidence: Evidence, *, is_finished: bool = True) -> Verdict:
+    """What the required rules come to at the planned concurrency; see Verdict. is_finished: whether the study is."""
     planned = criteria.planned_concurrency
     rules = _rules(criteria, evidence, planned)
-    required = [rule for rule in rules if rule.is_required]
+    blocking, unshown, unmeasured = (_required(rules, status) for status in ("not met", "not shown", "not measured"))
     up_to = _up_to(criteria, evidence)
-    decision: Decision = "go" if _are_met(rules) else "go up to" if up_to else "no-go"
+    decision: Decision = "go" if _are_met(rules) else "go up to" if up_to else "no-go" if blocking else "not decided"
     return Verdict(
-        decision=decision,
+        decision=decision if is_finished else "not decided",
         concurrency=planned,
         up_to=up_to,
         rules=rules,
-        blocking=tuple(rule.name for rule in required if rule.status == "not met"),
-        unmeasured=tuple(rule.name for rule in required if rule.status == "not measured"),
+        blocking=blocking,
+        unshown=unshown,
+        unmeasured=unmeasured,
     )
+
+
+def _required(rules: Iterable[Rule], status: Status) -> tuple[str, ...]:
+    return tuple(rule.name for rule in rules if rule.is_required and rule.status == status)
+
+
+def in_words(verdict: Verdict) -> str:
+    """Such as `GO UP TO 4 concurrent sequences`."""
+    up_to = f" {verdict.up_to} concurrent sequences" if verdict.decision == "go up to" else ""
+    return verdict.decision.upper() + up_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +100,23 @@ class Served:
 
 
 def served(results: Results) -> Served:
-    """The method on trial, unless another was faster by its whole interval and is a GO by the same criteria."""
+    """The candidate plan, unless another was faster by its whole interval and is a GO by the same criteria."""
     ours, best = results.settings.ours, results.speed.best
     if best != ours:
         verdict = judge(results.settings.criteria, Evidence.of(results, best))
         if verdict.decision == "go":
             return Served(method=best, verdict=verdict)
     return Served(method=ours, verdict=results.verdict)
+
+
+def gain(gained: QualityGained) -> Gain:
+    """Whether the ensemble is better than its best single member, by score and perplexity together."""
+    measured = ((gained.score_gain, 0), (gained.perplexity_gain, 1))
+    sides = {found.side(level) for found, level in measured if found is not None}
+    if not sides:
+        return "not measured"
+    found_better, found_worse = "above" in sides, "below" in sides
+    return "not shown" if found_better == found_worse else "gained" if found_better else "worse"
 
 
 def _up_to(criteria: Criteria, evidence: Evidence) -> int:
@@ -133,13 +158,12 @@ def _speed_rules(criteria: Criteria, evidence: Evidence, concurrency: int) -> It
 
 def _quality_rules(criteria: Criteria, kept: QualityKept, gained: QualityGained) -> Iterator[Rule]:
     if criteria.exactness:
-        yield _rule("exactness", None, "", kept.is_exact, None, "not asked")
+        status: Status = "not measured" if kept.is_exact is None else "met" if kept.is_exact else "not met"
+        yield _rule("exactness", None, "", status, None, "not asked")
     if criteria.score_margin is not None:
-        score, margin = kept.score, criteria.score_margin
-        if score is None:
-            yield _rule("score_margin", margin, "score", None, None, kept.score_reason)
-        else:
-            yield _rule("score_margin", margin, "score", score.is_equivalent, score.difference, "too few")
+        difference = kept.score.difference if kept.score else None
+        reason = "too few" if kept.score else kept.score_reason
+        yield _rule("score_margin", criteria.score_margin, "score", _equivalence(kept.score), difference, reason)
     reason = gained.score_reason or "too few"
     yield from _limited("min_score_gain", criteria.min_score_gain, "score", gained.score_gain, reason)
     reason = gained.perplexity_reason or "too few"
@@ -167,15 +191,36 @@ def _limited(
     """A minimum or maximum, where the criteria set one. Of an interval the lower end must reach the limit."""
     if limit is None:
         return
-    value = found.low if isinstance(found, Interval) else found
-    is_met = None if value is None else value <= limit if name.startswith("max_") else value >= limit
-    yield _rule(name, limit, unit, is_met, found, reason)
+    status: Status
+    if isinstance(found, Interval):
+        status = _minimum(found, limit)
+    elif found is None:
+        status = "not measured"
+    else:
+        status = "met" if (found <= limit if name.startswith("max_") else found >= limit) else "not met"
+    yield _rule(name, limit, unit, status, found, reason)
+
+
+def _minimum(found: Interval, limit: float) -> Status:
+    if found.low is None or found.high is None:
+        return "not measured"
+    return "met" if found.low >= limit else "not met" if found.high < limit else "not shown"
+
+
+def _equivalence(score: ScoreComparison | None) -> Status:
+    """Not met only where the whole interval of the difference lies outside the margin."""
+    if score is None or score.is_equivalent is None or score.margin is None:
+        return "not measured"
+    if score.is_equivalent:
+        return "met"
+    is_outside = score.difference.side(score.margin) == "above" or score.difference.side(-score.margin) == "below"
+    return "not met" if is_outside else "not shown"
 
 
 def _rule(
-    name: str, limit: float | None, unit: Unit, is_met: bool | None, found: float | Interval | None, reason: Reason
+    name: str, limit: float | None, unit: Unit, status: Status, found: float | Interval | None, reason: Reason
 ) -> Rule:
-    """is_met: None where it was not measured, for that reason."""
+    """reason: why it was not measured, where it was not."""
     interval = found if isinstance(found, Interval) else None
     return Rule(
         name=name,
@@ -185,6 +230,6 @@ def _rule(
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         unit=unit,
-        status="not measured" if is_met is None else "met" if is_met else "not met",
-        reason=reason if is_met is None else "",
+        status=status,
+        reason=reason if status == "not measured" else "",
     )

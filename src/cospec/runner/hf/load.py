@@ -8,49 +8,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from ... import demo
-from ...errors import CospecError, ModelNotFound, UnsupportedModel
-from ..options import LoadOptions, device_of, dtype_of, is_on_cuda
+from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel
+from ..memory import check_memory, is_want_of_memory
+from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
 from ..protocol import Feed
+from .checkpoint import check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .graphs import NUM_UNCAPTURED, Shapes
+from .location import locate
 from .prepacked import is_native, prepack
+from .quantised import check_quantisation
 from .runner import HfRunner
 from .support import check_supported, distance, one_line, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
 
 logger = logging.getLogger(__name__)
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "spiece.model")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-
 
 def load(model: str, options: LoadOptions) -> HfRunner:
-    """The runner of a local folder or hub id. Raises ModelNotFound or UnsupportedModel."""
-    path = os.path.expanduser(model)
-    # A name with one slash that is no folder here is a hub id.
-    if path.startswith((".", "/")) or path.count("/") != 1 or Path(path).exists():
-        _check_folder(model, Path(path), options)
-    with _explained(model):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-        refuse_by_config(model, config)
-        weights = _weights(model, path, config, options)
-        tokenizer = None
-        if not Path(path).is_dir() or any((Path(path) / name).exists() for name in _TOKENIZER_FILES):
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options.trust_remote_code)
-    _warn_if_slow(model, weights)
-    if prepack(weights):
-        # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was not
-        # prepacked is copied out of the file.
-        for tensor in (*weights.parameters(), *weights.buffers()):
-            tensor.data = tensor.data.clone()
-    forward = _forward(model, weights)
-    shapes = _shapes(model, weights, options)
-    return HfRunner(weights, HfTokenizer(tokenizer) if tokenizer is not None else None, shapes, forward)
+    """The runner of a local folder or hub id.
+
+    Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
+    """
+    folder = locate(model, options)
+    with _explained(model, folder):
+        config = _config(model, folder, options)
+        check_weights(model, folder, options)
+        tokenizer = _tokenizer(model, folder, options)
+        # A folder that was given was counted before, with all others.
+        if folder != Path(os.path.expanduser(model)):
+            check_memory([(str(folder), options)], name=model)
+        weights = _weights(model, folder, config, options)
+        _warn_if_slow(model, weights)
+        if prepack(weights):
+            # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
+            # not prepacked is copied out of the file.
+            for tensor in (*weights.parameters(), *weights.buffers()):
+                tensor.data = tensor.data.clone()
+        return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
 
 
 def load_bundled(name: str, options: LoadOptions) -> HfRunner:
@@ -113,26 +120,69 @@ def _why_not_captured(model: PreTrainedModel) -> str | None:
     return f"gives other logits from a CUDA graph (off by {off:.2g} of their spread)"
 
 
-def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOptions) -> PreTrainedModel:
+def _config(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
+    """The model's configuration. Raises ModelNotFound, UnsupportedModel or MissingExtra for one that cannot be run."""
+    settings = read_config(name, folder, options)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **_trust(options))
+    has_code = "AutoModelForCausalLM" in (settings.get("auto_map") or ())
+    if has_code and not options.trust_remote_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModel(remote_code_message(name, folder, settings))
+    refuse_by_config(name, config)
+    for quantised in (settings.get("quantization_config"), quantization_of(options)):
+        if quantised:
+            check_quantisation(name, quantised)
+    return config
+
+
+def _tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | None:
+    """The folder's tokenizer, if it has one. Raises UnsupportedModel for one that cannot be read."""
+    if not check_tokenizer(name, folder):
+        return None
+    try:
+        return HfTokenizer(AutoTokenizer.from_pretrained(folder, **_trust(options)))
+    except ImportError:
+        raise
+    except Exception as error:  # transformers and the libraries under it may raise anything
+        raise UnsupportedModel(
+            f"the tokenizer of {name!r} in {str(folder)!r} cannot be read: {one_line(error)}; copy or download its "
+            "files again"
+        ) from error
+
+
+def _trust(options: LoadOptions) -> dict[str, bool]:
+    """What from_pretrained is to be allowed. A folder is all that is read, unless code may come from elsewhere."""
+    return {"trust_remote_code": options.trust_remote_code, "local_files_only": not options.trust_remote_code}
+
+
+def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOptions) -> PreTrainedModel:
     """The model on its device, in its type. Raises UnsupportedModel where weights are missing."""
     device = device_of(options)
     quantised: dict[str, object] = {}
     if options.quantization:
-        quantised["quantization_config"] = dict(options.quantization)
+        quantised["quantization_config"] = quantization_of(options)
     is_quantised = bool(options.quantization or getattr(config, "quantization_config", None))
     if is_quantised and device != "cpu":
         # A model that is quantised as it is loaded cannot always be moved to a device later.
         quantised["device_map"] = {"": device}
-    with _no_progress_bars():
-        answer: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
-            use_safetensors=None if options.allow_pickle else True,
-            trust_remote_code=options.trust_remote_code,
-            output_loading_info=True,
-            **quantised,
-        )
+    try:
+        with _no_progress_bars():
+            answer: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
+                use_safetensors=None if options.allow_pickle else True,
+                output_loading_info=True,
+                **_trust(options),
+                **quantised,
+            )
+    except RuntimeError as error:
+        # What transformers says of weights of other shapes than the configuration's; which, it only logs.
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UnsupportedModel(
+            f"{name!r}: its weights do not have the shapes of its config.json{_first_misfit(folder, config)}; copy or "
+            "download both from one model"
+        ) from error
     model, info = answer
     missing = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if missing:
@@ -144,32 +194,40 @@ def _weights(name: str, path: str, config: PreTrainedConfig, options: LoadOption
     return weights
 
 
-def _check_folder(name: str, folder: Path, options: LoadOptions) -> None:
-    """Raises ModelNotFound for a folder that is not there, holds no model, or holds weights as pickles alone."""
-    advice = "give a folder with config.json and safetensors, or a hub id (owner/name)"
-    if not folder.is_dir():
-        raise ModelNotFound(f"no model folder at {name!r}; {advice}")
-    if not (folder / "config.json").exists():
-        raise ModelNotFound(f"the folder {name!r} has no config.json; {advice}")
-    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if pickles and not options.allow_pickle and not any(folder.glob("*.safetensors")):
-        raise ModelNotFound(
-            f"{name!r} stores its weights only as pickle ({pickles[0]}), which can run code when it is read; "
-            "convert them to safetensors, or set allow_pickle if you trust their source"
-        )
+def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
+    """The first weight that has not the shape that the configuration gives it, with both; "" where none is found."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    for file in sorted(folder.glob("*.safetensors")):
+        for key, shape in header_shapes(file).items():
+            if shapes.get(key, shape) != shape:
+                return f": {key!r} is {shape}, and should be {shapes[key]}"
+    return ""
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Whatever transformers raises becomes a CospecError."""
+def _explained(name: str, folder: Path) -> Iterator[None]:
+    """Whatever transformers, and the libraries under it, raise becomes a CospecError that names the model."""
+    where = f"model {name!r}" if str(folder) == name else f"model {name!r} ({folder})"
     try:
         yield
     except CospecError:
         raise
-    except OSError as error:
-        raise ModelNotFound(f"model {name!r} cannot be read: {one_line(error)}") from error
-    except Exception as error:  # transformers and the libraries under it may raise anything
-        raise UnsupportedModel(f"model {name!r} cannot be loaded: {one_line(error)}") from error
+    except ImportError as error:
+        raise MissingExtra(f"{where} needs a package that is not installed: {one_line(error)}") from error
+    except BaseException as error:
+        if is_want_of_memory(error):
+            raise DoesNotFit(
+                f"{where} does not fit into the memory ({one_line(error)}); choose a smaller model or dtype, quantise "
+                "it, or choose another device"
+            ) from error
+        if isinstance(error, OSError):
+            raise ModelNotFound(f"{where} cannot be read: {one_line(error)}") from error
+        # A panic of the tokenizers or safetensors library, which are written in Rust, is no Exception.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise UnsupportedModel(f"{where} cannot be loaded: {one_line(error)}") from error
+        raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ...errors import InvalidPrompt
+from ...errors import InvalidPrompt, UnsupportedModel
 from ..protocol import Feed, Slot, Tokenizer
 from .batch import RaggedBatch
 from .cache import SlotCache
@@ -174,8 +174,15 @@ def _context(config: object) -> int | None:
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """The tokens that end a sequence. Raises UnsupportedModel for what is no token id."""
     for source in (model.generation_config, model.config.get_text_config()):
         configured = getattr(source, "eos_token_id", None)
         if configured is not None:
-            return tuple(configured) if isinstance(configured, list | tuple) else (configured,)
+            ids = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
+            if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+                raise UnsupportedModel(
+                    f"{model.name_or_path!r} has the end token {configured!r} (eos_token_id); it must be a token id, "
+                    "or a list of them"
+                )
+            return ids
     return tokenizer.end_ids if tokenizer is not None else ()

@@ -3,6 +3,9 @@
 The probe feeds a model in ragged batches, rolls it back, and compares its logits with those of an unbatched pass.
 """
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
@@ -50,6 +53,8 @@ def check_supported(name: str, model: PreTrainedModel) -> None:
         raise UnsupportedModel(
             f"{name!r} ({architecture}) cannot be run on cospec's cache: {one_line(error)}; {_CHOOSE}"
         ) from error
+    if not math.isfinite(measured):
+        raise UnsupportedModel(f"{name!r} ({architecture}) {_why_not_finite(model)}")
     allowed = tolerance(model)
     if not measured < allowed:
         raise UnsupportedModel(
@@ -92,6 +97,28 @@ def _distance(model: PreTrainedModel, tokens: list[int], first: Tensor, rows: Te
     logits = model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0]
     plain = torch.cat([logits[3:4], logits[1 - measured.shape[0] :]])[:, : measured.shape[1]].float()
     return float((plain - measured).abs().mean() / (plain.std() + 1e-9))
+
+
+@torch.inference_mode()
+def _why_not_finite(model: PreTrainedModel) -> str:
+    """Where in an ordinary forward pass the first value arises that is NaN or infinite, and what to do."""
+    found: list[str] = []
+
+    def note(name: str, _module: object, _args: object, output: object) -> None:
+        values = output[0] if isinstance(output, tuple) else output
+        if isinstance(values, Tensor) and not values.isfinite().all():
+            found.append(name)
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in model.named_modules() if name]
+    try:
+        model(input_ids=torch.tensor([[0, 1, 2, 3]], device=model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    where = f" from {found[0]!r} on" if found else ""
+    half = model.dtype == torch.float16
+    advice = "set dtype to float32 or bfloat16, if float16 overflows, or " if half else ""
+    return f"gives logits that are NaN or infinite{where}: {advice}load weights that are whole, or choose another model"
 
 
 def one_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ try:
 except ImportError:
     raise MissingExtra("a pilot's report needs jinja2: pip install 'cospec[pilot]'") from None
 
-__all__ = ["LANGUAGES", "write"]
+__all__ = ["LANGUAGES", "markdown", "page", "write"]
 
 _HERE = Path(__file__).parent
 _FILTERS = ("amount", "times", "percent", "signed", "score", "size", "p_value", "plain")
@@ -39,11 +39,21 @@ def write(study: Results, folder: Path, language: str) -> None:
 
     Raises UnknownName for an unknown language, CospecError where the files cannot be written.
     """
+    keep(folder / "report.html", page(study, language))
+    keep(folder / "report.md", markdown(study, language))
+
+
+def page(study: Results, language: str) -> str:
+    """`report.html`. Raises UnknownName for an unknown language."""
     view = View(study=study, say=load_texts(language))
-    page = _environment(view, is_html=True).get_template("report.html.j2").render(_page(view))
-    keep(folder / "report.html", page)
+    return _environment(view, is_html=True).get_template("report.html.j2").render(_page(view))
+
+
+def markdown(study: Results, language: str) -> str:
+    """`report.md`. Raises UnknownName for an unknown language."""
+    view = View(study=study, say=load_texts(language))
     text = _environment(view, is_html=False).get_template("report.md.j2").render()
-    keep(folder / "report.md", re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n")
+    return re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n"
 
 
 def _environment(view: View, *, is_html: bool) -> Environment:

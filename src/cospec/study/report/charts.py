@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from ..plots import LETTERS, Draw, Estimate, Point, Series, Stack, amounts, intervals, lines, stacked, svg
-from ..results import ALL, PLAIN, SINGLE, Interval, MechanismRow, Relaxed, SpeedRow
+from ..canvas import Draw, svg
+from ..drawing import LETTERS, Estimate, Point, Series, Stack, amounts, intervals, lines, stacked
+from ..results import ALL, PLAIN, SINGLE, Interval, MechanismRow, ProposerRow, Relaxed, SpeedRow
 from .filters import amount, percent, score, times
 from .view import View
 
 # In CSS pixels: of a desk's column, and of a phone.
 WIDTHS = {"wide": 760, "narrow": 340}
-# A point of fewer drafts is drawn hollow.
+# A position with fewer drafts is left out of the plot.
 FEW = 20
 
 
@@ -70,7 +71,8 @@ class Charts:
     def by_place(self, row: MechanismRow) -> Chart | None:
         """Acceptance by position in a block of drafts; None where nothing was proposed."""
         view, proposers = self.view, row.proposers
-        num = max((len(each.acceptance_at) for each in proposers), default=0)
+        shares = {each.name: _places(each) for each in proposers}
+        num = max((found[-1][0] for found in shares.values() if found), default=0)
         title = view.say("mechanism.by place", {"name": view.method(row.method), "at": view.at_once(row.concurrency)})
         if num <= 1:
             bars = [
@@ -81,18 +83,17 @@ class Charts:
                     colour=view.lane_colour(each.name),
                 )
                 for each in proposers
+                if shares[each.name]
             ]
             return _chart(title, lambda width: amounts(width, bars, 1.0)) if num else None
         series = [
             Series(
                 label=each.name,
                 colour=view.lane_colour(each.name),
-                points=tuple(
-                    Point(x=at + 1, mean=share, is_faint=each.proposed_at[at] < FEW)
-                    for at, share in enumerate(each.acceptance_at)
-                ),
+                points=tuple(Point(x=x, mean=share) for x, share in shares[each.name]),
             )
             for each in proposers
+            if shares[each.name]
         ]
         label = view.say("mechanism.place")
         return _chart(title, lambda width: lines(width, series, _percent, x_label=label, reach=[0, 1]), series)
@@ -169,6 +170,12 @@ def _chart(title: str, draw: Draw, series: list[Series] | None = None) -> Chart:
     drawings = "".join(svg(draw, width, title, classes) for classes, width in WIDTHS.items())
     legend = tuple((LETTERS[i % len(LETTERS)], one.colour, one.label) for i, one in enumerate(series or []))
     return Chart(title=title, drawings=drawings, legend=legend)
+
+
+def _places(proposer: ProposerRow) -> list[tuple[int, float]]:
+    """Position from 1 -> acceptance there, of those with enough drafts."""
+    both = zip(proposer.acceptance_at, proposer.proposed_at, strict=True)
+    return [(at, share) for at, (share, num) in enumerate(both, start=1) if num >= FEW]
 
 
 def _point(x: float, found: Interval) -> Point:

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..results import PLAIN, Interval, Reason, Rule
+from ..results import PLAIN, SINGLE, Reason, Rule
+from ..verdict import gain
 from .filters import amount, percent, signed, times
 from .view import View
 
-TONES = {"go": "good", "go up to": "unknown", "no-go": "bad"}
-RULE_TONES = {"met": "good", "not met": "bad", "not measured": "unknown"}
+TONES = {"go": "good", "go up to": "unknown", "no-go": "bad", "not decided": "unknown"}
+RULE_TONES = {"met": "good", "not met": "bad", "not shown": "unknown", "not measured": "unknown"}
+GAIN_TONES = {"gained": "good", "not shown": "unknown", "worse": "bad", "not measured": "unknown"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +40,42 @@ class Headline:
         return self.view.say(f"verdict.{found.decision}", {"up_to": self.view.at_once(found.up_to)})
 
     @property
-    def says(self) -> str:
+    def says(self) -> list[str]:
+        """The decision in sentences."""
+        found = self.view.study.verdict
+        if found.decision == "not decided" and (self.unfinished or not (found.unshown or found.unmeasured)):
+            return [self.view.say("verdict.says unfinished")]
+        others = {"unshown": found.unshown, "unmeasured": found.unmeasured}
+        unmet = found.blocking if found.decision == "no-go" else (*found.blocking, *found.unshown, *found.unmeasured)
+        says = [self._say(f"says {found.decision}", unmet)]
+        if found.decision == "go" and found.up_to > found.concurrency:
+            says.append(self._say("says also"))
+        if found.decision in ("no-go", "not decided"):
+            says += [self._say(key, rules) for key, rules in others.items() if rules]
+        return says
+
+    def _say(self, key: str, rules: tuple[str, ...] = ()) -> str:
         view, found = self.view, self.view.study.verdict
         values = {
             "planned": view.at_once(found.concurrency),
             "up_to": view.at_once(found.up_to),
             "num": sum(rule.is_required for rule in found.rules),
-            "rules": view.listed([self.title(name) for name in (*found.blocking, *found.unmeasured)]),
+            "rules": view.listed([self.title(name) for name in rules]),
         }
-        says = view.say(f"verdict.says {found.decision}", values)
-        if found.decision == "go" and found.up_to > found.concurrency:
-            says += view.say("verdict.says also", values)
-        return says
+        return view.say(f"verdict.{key}", values)
+
+    @property
+    def gain(self) -> tuple[list[str], str]:
+        """Whether the ensemble is better than its best member, in sentences, and their tone."""
+        view, gained = self.view, self.view.study.gained
+        side = gain(gained)
+        name = gained.best_by_perplexity if gained.perplexity_gain else gained.best_by_score
+        says = [view.say("verdict.gained" if side == "gained" else f"verdict.gain {side}", {"name": name})]
+        alone, ours = (view.study.speed.row(method, view.planned) for method in (f"{SINGLE}{name}", view.ours))
+        if side in ("not shown", "worse") and alone and ours and alone.tokens_per_second > ours.tokens_per_second:
+            over = times(alone.tokens_per_second / ours.tokens_per_second)
+            says.append(view.say("verdict.gain alone", {"name": name, "times": over}))
+        return says, GAIN_TONES[side]
 
     @property
     def unfinished(self) -> list[str]:
@@ -77,7 +103,7 @@ class Headline:
         if over is None:
             return Tile(label=say("tile.speed"), figure="–", says=view.missing(), tone="unknown")
         values = {"ours": view.method(view.ours), "times": times(over.mean), "range": view.range(over, word="interval")}
-        return Tile(label=say("tile.speed"), figure=times(over.mean), says=say(f"tile.speed {_side(over, 1)}", values))
+        return Tile(label=say("tile.speed"), figure=times(over.mean), says=say(f"tile.speed {over.side(1)}", values))
 
     @property
     def _exactness(self) -> Tile:
@@ -97,11 +123,11 @@ class Headline:
         if gained.perplexity_gain is not None:
             found = gained.perplexity_gain
             values = {"name": gained.best_by_perplexity, "range": view.range(found, word="interval")}
-            return Tile(label=label, figure=times(found.mean), says=say(f"tile.perplexity {_side(found, 1)}", values))
+            return Tile(label=label, figure=times(found.mean), says=say(f"tile.perplexity {found.side(1)}", values))
         if gained.score_gain is not None:
             found = gained.score_gain
             values = {"name": gained.best_by_score, "range": view.range(found, signed, "interval")}
-            return Tile(label=label, figure=signed(found.mean), says=say(f"tile.score {_side(found, 0)}", values))
+            return Tile(label=label, figure=signed(found.mean), says=say(f"tile.score {found.side(0)}", values))
         return Tile(label=label, figure="–", says=view.missing(gained.perplexity_reason), tone="unknown")
 
     @property
@@ -125,9 +151,17 @@ class Headline:
         key, _, percentile = rule.partition(".")
         return self.view.say(f"rule.{key}", {"percentile": percentile})
 
-    def explained(self, rule: Rule) -> str:
-        """Why the rule matters."""
-        return self.view.say(f"rule.{rule.name.partition('.')[0]} says")
+    @property
+    def explained(self) -> list[str]:
+        """Why each rule matters; those for several percentiles of one figure together."""
+        view = self.view
+        titles: dict[str, list[str]] = {}
+        for rule in view.study.verdict.rules:
+            titles.setdefault(rule.name.partition(".")[0], []).append(self.title(rule.name))
+        return [
+            view.say("verdict.rule says", {"rule": view.listed(names), "says": view.say(f"rule.{key} says")})
+            for key, names in titles.items()
+        ]
 
     def rule_tone(self, rule: Rule) -> str:
         return RULE_TONES[rule.status]
@@ -164,10 +198,3 @@ class Headline:
             case "ms" | "GiB":
                 return f"{amount(value)} {rule.unit}"
         return f"{value:g}"
-
-
-def _side(found: Interval, level: float) -> str:
-    """Whether the whole interval lies above the level, or below it."""
-    if found.low is None or found.high is None:
-        return "unsure"
-    return "above" if found.low > level else "below" if found.high < level else "unsure"

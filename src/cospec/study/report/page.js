@@ -72,3 +72,12 @@ form.addEventListener("reset", () => setTimeout(recompute));
 
 const file = new Blob([JSON.stringify(study, null, 1)], { type: "application/json" });
 document.getElementById("download").href = URL.createObjectURL(file);
+
+// On paper all folds are open; behind it those that were.
+const folds = [...document.querySelectorAll("details")];
+let opened = [];
+window.addEventListener("beforeprint", () => {
+  opened = folds.filter((each) => each.open);
+  folds.forEach((each) => { each.open = true; });
+});
+window.addEventListener("afterprint", () => folds.forEach((each) => { each.open = opened.includes(each); }));

@@ -29,7 +29,7 @@ class View:
 
     @property
     def ours(self) -> str:
-        """The method on trial."""
+        """The candidate plan."""
         return self.study.settings.ours
 
     @property
@@ -41,7 +41,7 @@ class View:
 
     def at_once(self, num: int) -> str:
         """A number of concurrent sequences."""
-        return self.say("word.one at once" if num == 1 else "word.at once", {"num": num})
+        return self.say("word.at once", {"num": num})
 
     def method(self, name: str) -> str:
         if name.startswith(SINGLE):
@@ -57,7 +57,7 @@ class View:
         return self.say(key) if key in self.say.table else name
 
     def colour(self, method: str) -> str:
-        """One for the method on trial, one for the others, and grey for what they are compared with."""
+        """One for the candidate plan, one for the others, and grey for what they are compared with."""
         is_background = method == PLAIN or method.startswith(SINGLE)
         return "c0" if method == self.ours else "neutral" if is_background else "c1"
 
@@ -130,7 +130,7 @@ class View:
 
     @property
     def own_by_category(self) -> list[SpeedRow]:
-        """Rows of the method on trial at the planned concurrency."""
+        """Rows of the candidate plan at the planned concurrency."""
         rows = [row for row in self.speeds(is_overall=False) if row.concurrency == self.planned]
         return [row for row in rows if row.method == self.ours and row.over_plain]
 
@@ -191,6 +191,27 @@ class View:
 
     # Quality, and the setting.
 
+    @property
+    def tested(self) -> str:
+        """Which plans the self-test compared with plain, and under which verifications."""
+        checks = self.study.kept.checks
+        return self.say(
+            "kept.tested",
+            {
+                "plans": self.listed([*dict.fromkeys(check.schedule for check in checks)]),
+                "verifications": self.listed([*dict.fromkeys(check.verification for check in checks)]),
+            },
+        )
+
+    @property
+    def exactness(self) -> tuple[str, str]:
+        """What the self-test found, in a sentence, and its tone."""
+        kept = self.study.kept
+        if kept.is_exact is False:
+            return self.say("kept.not exact"), "bad"
+        key, tone = ("kept.exact", "good") if kept.is_exact else ("kept.unfinished", "unknown")
+        return self.say(key, {"num": len(kept.checks)}), tone
+
     def check_result(self, check: CheckRow) -> str:
         """What a check of the self-test found."""
         if check.p_value is not None and check.threshold is not None:
@@ -231,7 +252,7 @@ class View:
         yield "members", self.listed([*settings.members])
         yield "drafters", self.listed([*settings.drafters]) or "–"
         yield "verification", settings.verification
-        yield "on trial", self.method(settings.ours)
+        yield "candidate", self.method(settings.ours)
         yield "best", self.method(speed.best) + plan
         yield "concurrencies", self.listed([str(num) for num in settings.concurrencies])
         yield "score", self.say("setting.scoring", scoring) if settings.score else self.missing("no references")

@@ -1,0 +1,5 @@
+"""`python -m cospec`: the command line."""
+
+from .cli import main
+
+main()

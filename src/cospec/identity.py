@@ -1,0 +1,69 @@
+"""What an ensemble's output depends on, known before a model is loaded; results are held against it (see `resume`)."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from .core.combine import Combination, make_combination
+from .members import Member, as_member, unique_names, written
+from .resume import plain
+from .runner import LoadOptions
+from .runner.fingerprint import fingerprint
+from .runner.options import device_of
+from .schedule import Plan
+
+# Load options that change no distribution: where memory comes from, and what may be run.
+_IRRELEVANT = ("device", "graphs", "trust_remote_code", "allow_pickle")
+
+
+def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Members, target and plan of the ensemble that these arguments of `Ensemble` make, in JSON's types.
+
+    Schedule and verification change no distribution, but with a seed they change the text, and always what is counted.
+    """
+    members = [as_member(member) for member in arguments["members"]]
+    names = unique_names(members)
+    options = {entry.name: arguments[entry.name] for entry in fields(LoadOptions) if entry.name in arguments}
+    given = arguments.get("proposer")
+    proposers = [as_member(each) for each in (given if isinstance(given, list | tuple) else [given] if given else [])]
+    drafters = [each for each in proposers if each.model not in names]
+    defaults = {"schedule": Plan.schedule, "verification": Plan.verification}
+    plan = {key: arguments.get(key) for key in ("schedule", "gamma", "first", "verification")}
+    return {
+        "members": {name: _member(member, options) for name, member in zip(names, members, strict=True)},
+        "combination": _combination(arguments.get("combine"), len(members)),
+        **defaults,
+        **{key: _json(value) for key, value in plan.items() if value is not None},
+        **({"proposer": [each.default_name for each in proposers]} if proposers else {}),
+        **({"drafters": {each.default_name: _member(each, options) for each in drafters}} if drafters else {}),
+    }
+
+
+def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
+    # A device may be another machine's, where a cluster's workers decode: it is named, and not looked for.
+    device = options.get("device") or device_of(member.options)
+    load = replace(member.options, **{key: value for key, value in options.items() if key != "device"})
+    own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in _IRRELEVANT}
+    files = fingerprint(str(member.model), load.revision) if isinstance(member.model, str | Path) else None
+    return {
+        # A folder may be moved; what has no files is known by its name alone.
+        **({"files": files} if files else {"model": written(member)}),
+        **({"prompt": member.prompt} if member.prompt is not None else {}),
+        **{key: _json(value) for key, value in own.items() if value not in (None, {})},
+        "device": device.partition(":")[0],
+    }
+
+
+def _combination(combine: Combination | str | None, num_members: int) -> dict[str, Any]:
+    if combine is None or isinstance(combine, str):
+        combine = make_combination(combine or "mixture", num_members)
+    return {"type": combine.name, **{key: _json(value) for key, value in vars(combine).items()}}
+
+
+def _json(value: object) -> Any:
+    """The value in JSON's types, as Python writes it where it has none of them."""
+    try:
+        return plain(value)
+    except TypeError:
+        return repr(value)

@@ -1,0 +1,180 @@
+"""A model's folder, checked before transformers reads it, whose own errors name neither the file nor the remedy."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, __version__
+
+from ...errors import CospecError, ModelNotFound, UnsupportedModel
+from ...inputs import decoded, parse_json
+from ..options import LoadOptions
+from .support import one_line
+
+ADVICE = "give a folder with config.json and safetensors, or a hub id (owner/name)"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
+# The weights that transformers reads, in the order in which it looks for them: whole, and as an index of shards.
+_SAFE = ("model.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Small files that transformers reads where they stand; broken ones it passes over in silence, or by a riddle.
+_OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+_AGAIN = "copy or download it again"
+
+
+def read_config(name: str, folder: Path, options: LoadOptions) -> dict[str, Any]:
+    """The folder's config.json. Raises ModelNotFound or UnsupportedModel for what is no model that can be read."""
+    _refuse_other_formats(name, folder)
+    config = read_json(name, folder / CONFIG)
+    for other in _OTHERS:
+        if (folder / other).exists():
+            read_json(name, folder / other)
+    kind, code = config.get("model_type"), config.get("auto_map")
+    is_known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if code and not is_known and not options.trust_remote_code:
+        raise UnsupportedModel(remote_code_message(name, folder, config))
+    if kind is None and not code:
+        raise UnsupportedModel(f"{name!r}: {folder / CONFIG} names no model_type; {ADVICE}")
+    if not is_known and not code:
+        raise UnsupportedModel(
+            f"{name!r} is of the model type {kind!r} ({folder / CONFIG}), which transformers {__version__} does not "
+            "know; upgrade transformers if it is a newer model, or choose another"
+        )
+    return config
+
+
+def check_weights(name: str, folder: Path, options: LoadOptions) -> None:
+    """Raises ModelNotFound where weights are missing, or pickles are not allowed, UnsupportedModel for broken ones."""
+    chosen = weights_among({file.name for file in folder.iterdir()})
+    if chosen is None:
+        raise ModelNotFound(f"the folder {str(folder)!r} of {name!r} has neither {' nor '.join(_SAFE)}; {ADVICE}")
+    check_pickle(name, chosen, options)
+    files = files_of(name, folder, chosen)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise ModelNotFound(
+            f"{name!r} lacks {len(missing)} of {len(files)} files with its weights, the first being "
+            f"{str(folder / missing[0])!r}; {_AGAIN}"
+        )
+    for file in files:
+        if file.endswith(".safetensors"):
+            _check_safetensors(name, folder / file)
+
+
+def weights_among(names: Collection[str]) -> str | None:
+    """The file that transformers begins with to read weights: all of them, or an index of shards."""
+    return next((file for file in (*_SAFE, *_PICKLED) if file in names), None)
+
+
+def files_of(name: str, folder: Path, chosen: str) -> list[str]:
+    """All files with weights, where this one is what transformers begins with. Raises UnsupportedModel."""
+    if not chosen.endswith(".json"):
+        return [chosen]
+    files = read_json(name, folder / chosen).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+        raise UnsupportedModel(f"{name!r}: {folder / chosen} maps no weights to files (weight_map); {_AGAIN}")
+    return sorted(set(files.values()))
+
+
+def check_pickle(name: str, chosen: str, options: LoadOptions) -> None:
+    """Raises ModelNotFound for weights that can run code, unless that is allowed."""
+    if chosen in _PICKLED and not options.allow_pickle:
+        raise ModelNotFound(
+            f"{name!r} stores its weights only as pickle ({chosen}), which can run code when it is read; convert them "
+            "to safetensors, or, if you trust their source, set allow_pickle (--allow-pickle)"
+        )
+
+
+def header_shapes(file: Path) -> dict[str, list[int]]:
+    """The shape of each tensor of a file of safetensors."""
+    with safe_open(str(file), framework="pt") as opened:
+        return {key: list(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118, it is no mapping
+
+
+def check_tokenizer(name: str, folder: Path) -> bool:
+    """Whether the folder has a tokenizer. Raises UnsupportedModel for one without a vocabulary."""
+    if any((folder / file).exists() for file in VOCABULARIES):
+        return True
+    path = folder / "tokenizer_config.json"
+    if not path.exists():
+        return False
+    settings = read_json(name, path)
+    # ByT5 and its like have bytes for a vocabulary; code that comes with a model reads what it likes.
+    if settings.get("auto_map") or "Byte" in str(settings.get("tokenizer_class")) or any(folder.glob("*.tiktoken")):
+        return True
+    raise UnsupportedModel(
+        f"the folder {str(folder)!r} of {name!r} has tokenizer_config.json and no vocabulary "
+        f"({', '.join(VOCABULARIES)}); copy the tokenizer's files there, or remove tokenizer_config.json to give "
+        "prompts as token ids"
+    )
+
+
+def remote_code_message(name: str, folder: Path, config: Mapping[str, Any]) -> str:
+    """The refusal of a model that only code of its own can load."""
+    files = ", ".join(sorted(file.name for file in folder.glob("*.py"))) or "of another model"
+    return (
+        f"{name!r} ({config.get('model_type')}) needs code of its own ({files}), which runs only where that is "
+        "allowed; read it, and if you trust it, set trust_remote_code (--trust-remote-code)"
+    )
+
+
+def gguf_advice(folder: Path, file: str) -> str:
+    """What to do with a GGUF file."""
+    return (
+        "convert it once with transformers (pip install gguf accelerate): for each of AutoModelForCausalLM and "
+        f"AutoTokenizer, .from_pretrained({str(folder)!r}, gguf_file={file!r}).save_pretrained(FOLDER); then give "
+        "that FOLDER"
+    )
+
+
+def read_json(name: str, path: Path) -> dict[str, Any]:
+    """The object that a file of a model holds. Raises UnsupportedModel, with the model and the file."""
+    try:
+        raw = path.read_bytes()
+        value = parse_json(decoded(raw, str(path), UnsupportedModel), str(path), UnsupportedModel) if raw else None
+    except OSError as error:
+        raise UnsupportedModel(f"{name!r}: {path} cannot be read: {error.strerror or error}; {_AGAIN}") from None
+    except CospecError as error:
+        raise UnsupportedModel(f"{name!r}: {error}; {_AGAIN}") from None
+    if isinstance(value, dict):
+        return value
+    given = f"holds {json.dumps(value)[:40]}, not an object" if raw else "is empty"
+    raise UnsupportedModel(f"{name!r}: {path} {given}; {_AGAIN}")
+
+
+def _refuse_other_formats(name: str, folder: Path) -> None:
+    """Raises UnsupportedModel for an adapter or GGUF files, ModelNotFound for a folder that holds no model."""
+    if (folder / ADAPTER).exists():
+        try:
+            base = read_json(name, folder / ADAPTER).get("base_model_name_or_path")
+        except CospecError:
+            base = None
+        raise UnsupportedModel(
+            f"{name!r} is an adapter ({ADAPTER}) of {base!r}, and adapters are not read as members; merge them once "
+            f"(pip install peft): AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+            ".save_pretrained(FOLDER), save the tokenizer there too, and give that FOLDER"
+        )
+    if (folder / CONFIG).exists():
+        return
+    if files := sorted(file.name for file in folder.glob("*.gguf")):
+        raise UnsupportedModel(
+            f"the folder {str(folder)!r} of {name!r} holds a GGUF file ({files[0]}), which is not read; "
+            f"{gguf_advice(folder, files[0])}"
+        )
+    raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
+
+
+def _check_safetensors(name: str, file: Path) -> None:
+    """Raises UnsupportedModel for a file whose header is broken, or that ends before its tensors do."""
+    try:
+        with safe_open(str(file), framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UnsupportedModel(
+            f"model {name!r} cannot be loaded: {one_line(error)}; {file} ({file.stat().st_size} bytes) is truncated or "
+            f"no safetensors file: {_AGAIN}"
+        ) from error

@@ -1,0 +1,50 @@
+"""Commands and blocks that no test runs as they stand, and why. Options of `cospec` commands are read all the same."""
+
+# A command, or with … at its end what it begins with.
+COMMANDS = {
+    "make …": "installs, or runs what runs this; continuous integration starts from `make test`",
+    ".venv/bin/…": "the parts of `make test`, which runs this",
+    "docker …": "needs a daemon; tests/test_container.py checks what the image is made of, and runs",
+    "COSPEC_ENSEMBLE=mine.yaml MODELS=./models PORT=8001 docker compose up cpu": "the same",
+    "pip install …": "the tests run on what it has installed",
+    "serve …": "tests/cluster/test_serve_ray.py runs a cluster with this file",
+    "ray …": "tests/cluster starts a cluster of its own",
+    "cospec serve --ray --replicas 2": "tests/cluster/test_serve_ray.py",
+    "cospec batch ... --ray --workers 2": "tests/cluster/test_batch_ray.py; arguments left out",
+    "cospec batch in.jsonl out.jsonl --ray --workers 4": "tests/cluster/test_batch_ray.py",
+    "cospec batch IN.jsonl OUT.jsonl": "names that stand for others",
+    "cospec pilot": "up to three minutes; tests/pilot/test_study.py runs a shorter one, and the next but one does here",
+    "cospec verify --schedule heuristic": "tests/test_extending.py runs it with the package installed",
+    "cospec bench --num-prompts …": "hours, on the models and machine that its table names",
+    "python -m cospec.bench …": "as it was called at the commit that its table names",
+    "python -m training --gsm8k FILE": "hours, and a data set that is not in the repository",
+    "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
+    "python examples/client.py": "tests/test_examples.py runs it against a server",
+}
+
+# (document, language) -> the test that runs its blocks.
+ELSEWHERE = {
+    ("README.md", "python"): "tests/test_readme.py",
+    ("docs/extending.md", "python"): "tests/test_extending.py",
+    ("docs/extending.md", "toml"): "tests/test_extending.py",
+    ("docs/extending.md", "yaml"): "tests/test_extending.py",
+}
+
+# A command's exit statuses other than 0 alone.
+# Ctrl-C may come while `watch` still reads the pilot.
+STATUSES = {"cospec pilot --ensemble …": (0, 3, 4), "cospec watch …": (0, 130)}
+
+# Commands that go on until Ctrl-C.
+ENDLESS = {"cospec watch …": 5}
+
+# Options of other programs that the documents name.
+FOREIGN_OPTIONS = {
+    *("--head",),  # ray
+    *("--rm", "--init", "--time", "--build-arg", "--profile"),  # docker
+    *("--check",),  # ruff
+}
+
+
+def entry_for(command: str, table: dict[str, object]) -> str | None:
+    """The key of the table that a command falls under."""
+    return next((key for key in table if key == command or (key[-1] == "…" and command.startswith(key[:-1]))), None)

@@ -1,0 +1,149 @@
+"""Commands run as they stand. A server of processes has cospec imported and forks one for each command, which saves the
+seconds that torch and transformers take to import; what needs a shell is given to one."""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import cospec
+
+PRELOADED = [
+    "cospec.runner.hf",
+    "cospec.server.app",
+    "cospec.study.pilot",
+    "transformers.models.llama.modeling_llama",
+    "tests.documented.running",
+]
+SECONDS = 240
+_forking = multiprocessing.get_context("forkserver")
+_forking.set_forkserver_preload(PRELOADED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """status: the exit status. output: all that was printed."""
+
+    status: int
+    output: str
+
+
+@dataclass
+class Reader:
+    """Somebody who types commands in a folder. A server stays until the next one, or until the end."""
+
+    folder: Path
+    port: int = field(default_factory=lambda: _free_port())
+    _server: multiprocessing.process.BaseProcess | None = None
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_server()
+
+    def run(self, command: str, *, seconds: float | None = None) -> Ran:
+        """Run it to its end; `cospec serve` until it answers. seconds: when Ctrl-C is pressed."""
+        command = self.at_port(command)
+        given, words = _assignments(shlex.split(command))
+        if words[:2] == ["cospec", "serve"]:
+            return self._serve(words[1:], given | {"COSPEC_PORT": str(self.port)})
+        if words[0] == "cospec" and not re.search(r"[|<>&;$]", command):
+            process, log = self._start(words[1:], given)
+            if seconds is not None:
+                process.join(seconds)
+                assert process.is_alive(), log.read_text(encoding="utf-8")
+                os.kill(process.pid, signal.SIGINT)
+            process.join(SECONDS)
+            if process.is_alive():
+                process.kill()
+                raise AssertionError(f"{command} did not end in {SECONDS} s\n{log.read_text(encoding='utf-8')}")
+            return Ran(status=process.exitcode, output=log.read_text(encoding="utf-8"))
+        return self._in_shell(command)
+
+    def at_port(self, text: str) -> str:
+        """With a free port for the documents': other tests, and whoever sits at this machine, may have a server there."""
+        return text.replace("8000", str(self.port))
+
+    def stop_server(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server.join(60)
+            # uvicorn drains, and then hands the signal on.
+            assert self._server.exitcode in (0, -signal.SIGTERM), f"the server ended with {self._server.exitcode}"
+            self._server = None
+
+    def _serve(self, arguments: list[str], given: dict[str, str]) -> Ran:
+        self.stop_server()
+        self._server, log = self._start(arguments, given)
+        until = time.monotonic() + SECONDS
+        while self._server.is_alive() and time.monotonic() < until:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health").close()
+                return Ran(status=0, output=log.read_text(encoding="utf-8"))
+            time.sleep(0.1)
+        status, self._server = self._server.exitcode or 1, None
+        return Ran(status=status, output=log.read_text(encoding="utf-8"))
+
+    def _start(self, arguments: list[str], given: dict[str, str]) -> tuple[multiprocessing.process.BaseProcess, Path]:
+        log = self.folder / f".{time.monotonic_ns()}.log"
+        process = _forking.Process(target=_main, args=(arguments, self.folder, given, log), daemon=True)
+        process.start()
+        return process, log
+
+    def _in_shell(self, command: str) -> Ran:
+        paths = (Path(sys.executable).parent, os.environ["PATH"])
+        sources = (Path(cospec.__file__).parents[1], os.environ.get("PYTHONPATH", ""))
+        own = {"PATH": os.pathsep.join(map(str, paths)), "PYTHONPATH": os.pathsep.join(map(str, sources))}
+        ran = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=os.environ | own,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=SECONDS,
+        )
+        return Ran(status=ran.returncode, output=ran.stdout)
+
+
+def _assignments(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """The variables that are set in front of a command, and the command."""
+    count = next(i for i, word in enumerate(words) if re.fullmatch(r"[A-Z_]+=.*", word) is None)
+    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+def _main(arguments: list[str], folder: Path, given: dict[str, str], log: Path) -> None:
+    """The command line in a process of its own, as a shell would start it."""
+    os.chdir(folder)
+    os.environ.update(given)
+    written = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for number in (1, 2):
+        os.dup2(written, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # What a shell starts in the background ignores SIGINT, and so would this.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Tests run side by side.
+    torch.set_num_threads(1)
+    sys.argv = ["cospec", *arguments]
+    from cospec.cli import main
+
+    main()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        return place.getsockname()[1]
