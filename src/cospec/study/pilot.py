@@ -55,6 +55,11 @@ class Pilot(Study):
         self.relaxed = relaxed_methods(self.ensemble, settings.criteria.relaxed, self.params)
         note_memory(self.ensemble, self.ledger)
 
+    @property
+    def candidate(self) -> Ensemble:
+        """The ensemble under the candidate plan, which the self-test must test as it will run."""
+        return next(method.ensemble for method in self.methods if method.name == self.settings.ours)
+
     def _reference_texts(self) -> dict[str, ReferenceText]:
         """Key in the ledger -> text, without those that have no token of their own."""
         tokenizer = self.ensemble.tokenizer
@@ -98,13 +103,12 @@ class Pilot(Study):
 
     def _self_test(self) -> list[Step]:
         """A step for each line; an interrupted self-test starts again, since its lines come from one iterator."""
-        on_trial = next(method.ensemble for method in self.methods if method.name == self.settings.ours)
-        total = num_checks(on_trial)
+        total = num_checks(self.candidate)
         if len(self.ledger.checks) >= total:
             return []
         compared = balanced(self.questions, NUM_CHECKED_PROMPTS)
         effort = Effort(max_tokens=CHECKED_TOKENS, num_samples=NUM_SAMPLES)
-        lines = self_test(on_trial, [self.questions[i].prompt for i in compared], effort)
+        lines = self_test(self.candidate, [self.questions[i].prompt for i in compared], effort)
         weight = 2 * CHECKED_TOKENS * NUM_CHECKED_PROMPTS
         return [
             Step(phase="exactness", weight=weight, run=partial(self._check, number, lines, compared))
