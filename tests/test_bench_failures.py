@@ -230,7 +230,7 @@ def test_a_drafter_of_more_columns_costs_a_benchmark_one_method(tmp_path):
     shown = CliRunner().invoke(
         app,
         ["bench", *members, "--proposer", str(tmp_path / "drafter"), "--num-prompts", "1", "--repeats", "1",
-         "--tokens", "4", "--out", str(tmp_path / "out"), "--json"],
+         "--max-tokens", "4", "--out", str(tmp_path / "out"), "--json"],
     )  # fmt: skip
     assert shown.exit_code == 0, shown.output
     figures = json.loads(shown.stdout)

@@ -85,12 +85,12 @@ _RESULTS = {
 }
 
 
-def _tested(checks: list[Check]) -> dict[str, list[str]]:
-    """Verification -> the plans that were tested under it."""
-    tested: dict[str, dict[str, None]] = {}
+def _tested(checks: list[Check]) -> dict[str, dict[str, list[str]]]:
+    """Kind of check -> verification -> the plans that were tested under it."""
+    tested: dict[str, dict[str, list[str]]] = {}
     for check in checks:
-        tested.setdefault(check.verification, {})[check.schedule] = None
-    return {verification: [*titles] for verification, titles in tested.items()}
+        tested.setdefault(check.name, {}).setdefault(check.verification, []).append(check.schedule)
+    return tested
 
 
 def _table(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> FittedTable:
@@ -134,9 +134,8 @@ def _caption(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> str:
         if thresholds
         else ""
     )
+    kinds = dict.fromkeys(check.verification for check in checks if check.threshold is not None)
+    own = f"Sampled under {', '.join(kinds)}; the ensemble's own verification is {ensemble.plan.verification}."
     outcomes = Counter(check.outcome for check in checks)
-    counted = [f"{num} {_RESULTS[outcome]}" for outcome, num in sorted(outcomes.items())]
-    kinds = ", ".join(_tested(checks))
-    return (
-        f"{of_samples}Tested under {kinds}; the ensemble's own is {ensemble.plan.verification}. {', '.join(counted)}."
-    )
+    counted = ", ".join(f"{num} {_RESULTS[outcome]}" for outcome, num in sorted(outcomes.items()))
+    return f"{of_samples}{own if kinds else ''}\n{counted}."
