@@ -83,8 +83,7 @@ def _ratio(value: float) -> str:
 
 
 def _listed(figures: Mapping[str, float], style: str) -> str:
-    """A name stays with its figure where the cell is wrapped."""
-    return ", ".join(f"{name}\u00a0{figure:{style}}" for name, figure in figures.items())
+    return ", ".join(f"{name} {figure:{style}}" for name, figure in figures.items())
 
 
 def _concurrency(by_method: Mapping[str, Mapping[int, float]]) -> FittedTable:
