@@ -22,8 +22,8 @@ from cospec.study.exactness import Check, Difference, Effort, num_checks, sample
 
 from .toys import table
 
-# As many samples as a pilot draws of a prompt, which are half of those of `cospec verify`.
-EFFORT = Effort(num_samples=100)
+# As many samples as `cospec verify` and a pilot draw of a prompt.
+EFFORT = Effort()
 PROMPTS = [[1], [2, 0]]
 
 

@@ -31,7 +31,7 @@ SEQUENCES_A_STEP = 32
 # Weight of such a step for the progress bar, in tokens of a timed sequence for each token of a scored one.
 SCORING_WEIGHT = 8
 # How much the self-test compares.
-NUM_CHECKED_PROMPTS, CHECKED_TOKENS, NUM_SAMPLES = 6, 32, 100
+NUM_CHECKED_PROMPTS, CHECKED_TOKENS, NUM_SAMPLES = 6, 32, Effort.num_samples
 
 
 @dataclass
