@@ -158,6 +158,10 @@ def test_closing_the_generator_aborts_what_is_live():
         ("a text", None, InvalidPrompt),
         ([[1], [2]], [SamplingParams()], InvalidPrompt),
         ([1], SamplingParams(logit_bias={77: 1.0}), InvalidSampling),
+        (None, None, InvalidPrompt),
+        (b"bytes", None, InvalidPrompt),
+        (["a", 5], None, InvalidPrompt),
+        ([1], {"max_tokens": 3}, InvalidSampling),
     ],
 )
 def test_errors_are_those_of_generate(prompts, params, error):
