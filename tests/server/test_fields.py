@@ -1,6 +1,7 @@
 """What a request may name, and slips in its fields: told by name, not ignored."""
 
 import json
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -130,6 +131,17 @@ def test_unknown_fields_that_change_nothing_or_are_like_no_other_are_let_pass(ht
     assert http.post(path, json={**body, **harmless, "mirostat_eta": 1, "x": 2}).status_code == 200
     many = {f"q{number}zzz": 1 for number in range(100)}
     assert "more than 64 unknown fields" in http.post(path, json={**body, **many}).json()["error"]["message"]
+
+
+def test_long_names_and_lists_take_no_time(http):
+    started = time.monotonic()
+    for body in (
+        {**COMPLETION, "temperatur" * 100_000: 1},
+        {**COMPLETION, **{f"{n}{'seed' * 5000}": n for n in range(99)}},
+    ):
+        assert http.post("/v1/completions", json=body).status_code == 200
+    assert http.post("/detokenize", json={"tokens": [5] * 300_000}).status_code == 400
+    assert time.monotonic() - started < 10
 
 
 def test_names_that_cannot_be_printed_are_the_clients_fault(http):
