@@ -181,7 +181,7 @@ def test_a_gamma_out_of_its_range_is_refused_by_name(http, gamma):
 
 
 def test_gamma_goes_with_batches_too():
-    (line,) = read_lines(b'{"prompt": "One", "schedule": "fixed"}', "in", {"gamma": 2}, "target")
+    (line,) = read_lines(b'{"prompt": "One", "schedule": "fixed"}', "in", {"gamma": 2}, {})
     assert line.call.body["gamma"] == 2
 
 
@@ -191,10 +191,10 @@ def test_defaults_of_a_batch_are_known_fields(slip):
     known = {*CompletionRequest.model_fields, *ChatRequest.model_fields, *IN_COMPLETIONS, *IN_CHATS, *HARMLESS}
     if written not in known:
         with pytest.raises(UnknownName, match="did you mean"):
-            read_lines(b'"One"', "in", {written: 1}, "target")
-    assert read_lines(b'"One"', "in", {name: 1}, "target")
+            read_lines(b'"One"', "in", {written: 1}, {})
+    assert read_lines(b'"One"', "in", {name: 1}, {})
 
 
 def test_defaults_that_are_like_no_field_are_refused_too():
     with pytest.raises(UnknownName, match="--defaults"):
-        read_lines(b'"One"', "in", {"mirostat": 1}, "target")
+        read_lines(b'"One"', "in", {"mirostat": 1}, {})
