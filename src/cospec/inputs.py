@@ -156,7 +156,7 @@ def check_unicode(text: str, what: str, kind: type[CospecError]) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise kind(f"{what} is not valid Unicode") from None
+        raise kind(f"{what} is not valid Unicode: half of a surrogate pair is no character") from None
 
 
 def without_nulls(value: Any, cls: type) -> Any:
