@@ -107,7 +107,8 @@ async function generateBoth(request, signal) {
   const plain = createRun('plain', [plainView], (run) => showComparison(chosen, run));
   setPhase('streaming', 'Decoding with plain…');
   await complete({ ...asPlain(request), seed: chosen.seed }, plain, signal);
-  setPhase('done', `Done: ${fixed(ratioOf(chosen, plain), 2)}× the speed of plain.`);
+  const ratio = ratioOf(chosen, plain);
+  setPhase('done', Number.isFinite(ratio) ? `Done: ${fixed(ratio, 2)}× the speed of plain.` : 'Done.');
 }
 
 // On a narrow screen the results are below the form.
