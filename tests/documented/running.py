@@ -59,7 +59,10 @@ class Reader:
         command = self.at_port(command)
         given, words = _assignments(shlex.split(command))
         if words[:2] == ["cospec", "serve"]:
-            return self._serve(words[1:], given | {"COSPEC_PORT": str(self.port)})
+            port = str(self.port)
+            given |= {"COSPEC_PORT": port} if "COSPEC_PORT" in given else {}
+            is_set = "COSPEC_PORT" in given or "--port" in words
+            return self._serve([*words[1:], *([] if is_set else ["--port", port])], given)
         if words[0] == "cospec" and not re.search(r"[|<>&;$]", command):
             process, log = self._start(words[1:], given)
             if seconds is not None:
