@@ -1,5 +1,6 @@
 """Take the pictures of the page: `python docs/pictures.py`, with cospec[dev], Debian's chromium and fonts-inter."""
 
+import io
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 PORT = 8642
@@ -14,7 +16,12 @@ URL = f"http://127.0.0.1:{PORT}/"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
 SERVE = [sys.executable, "-c", "from cospec.cli import main; main()", "serve", "--port", str(PORT)]
 FOLDER = Path(__file__).parent
-PICTURES = [("page.png", "light", 1360, 1420), ("page-phone.png", "dark", 390, 844)]
+PICTURES = [
+    ("page.png", "light", 1360, 1420),
+    ("page-dark.png", "dark", 1360, 800),
+    ("page-phone.png", "dark", 390, 844),
+]
+NUM_COLOURS = 256  # A palette, which halves the files
 
 
 def main() -> None:
@@ -56,7 +63,10 @@ def take(page: Page, path: Path) -> None:
     page.mouse.move(0, 0)
     page.wait_for_timeout(500)  # until the page has scrolled to the results
     page.locator("#output .swapped").last.focus()
-    page.screenshot(path=path)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    # Of the methods the one that keeps the colours of small things.
+    palette = picture.quantize(NUM_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""What a user writes, members, combination and plan, made ready to run: `generate` and `stream`."""
+"""What a user writes, members, combination and plan, made ready to run: `generate` and `stream`, and the same for event
+loops."""
 
+import asyncio
 import copy
 import secrets
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from .core.events import Event, Result
 from .core.feeding import Participant
 from .core.live import Request
 from .core.params import SamplingParams
+from .core.thread import EngineThread, EventGroup
 from .core.verify import is_coupled
 from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName, shown
 from .files import LOAD_OPTIONS, origin, read_settings
@@ -41,8 +45,12 @@ from .schedule.auto import Auto
 
 # How many sequences are decoded at a time by default.
 MAX_SEQUENCES = 32
+# A thread that decodes for event loops ends when it had nothing to do for so long.
+IDLE_SECONDS = 5.0
 # Ways of sampling for which measurements are kept; those of the first one are dropped first.
 MOST_PLANNERS = 32
+# A drawn seed is reported in JSON, whose numbers JavaScript holds exactly up to 2**53.
+SEED_BITS = 53
 
 
 class Ensemble:
@@ -94,6 +102,10 @@ class Ensemble:
         self.runners = load_runners(self.sources)
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
+        # Copies under other plans share these, so that all that awaits their members is decoded together.
+        self._engine = self.engine()
+        self._thread = EngineThread(max_sequences=max_sequences, idle_seconds=IDLE_SECONDS)
+        self._preparing = threading.Lock()
 
     def __repr__(self) -> str:
         drafters = f", drafters={[*self.drafter_names]}" if self.drafter_names else ""
@@ -185,6 +197,37 @@ class Ensemble:
         """
         return self._run(deque(self._requests(prompts, params)), should_stop)
 
+    async def agenerate(self, prompts: Prompts, params: Params = None) -> list[Result]:
+        """`generate` for an event loop, which goes on while the models run in a thread of their own.
+
+        Calls that overlap share one engine and are batched together, `max_sequences` at a time in all, also those of
+        other event loops, and of `with_plan` and `with_combination`::
+
+            poem, letter = await asyncio.gather(ensemble.agenerate("A poem:"), ensemble.agenerate("A letter:"))
+
+        With equal seeds the results are those of `generate`. Cancelling the task aborts its sequences before the next
+        round. Raises what `generate` raises, and EngineStopped once the engine has died.
+
+        `generate` and `stream` run in the thread that calls them: call them, and ensembles that were made of members
+        `loaded` here, while nothing is awaited.
+        """
+        results = [event.result async for event in self.astream(prompts, params) if event.result is not None]
+        return sorted(results, key=lambda result: (result.prompt_index, result.index))
+
+    async def astream(self, prompts: Prompts, params: Params = None) -> AsyncGenerator[Event]:
+        """The same, as it comes: an event for each text and round in which it moved, as `stream` gives them.
+
+        Leaving the loop early aborts what is live once the generator is closed: by `contextlib.aclosing`, or by the
+        event loop. The sheet of an event goes on changing until its text is finished.
+        """
+        group = EventGroup(await asyncio.to_thread(self._prepared, prompts, params))
+        self._thread.submit(self._engine, group)
+        try:
+            async for event in group.items():
+                yield event
+        finally:
+            self._thread.cancel(group)
+
     def engine(self, calls_at_once: int = 1) -> Engine:
         """A new engine over these members; what it decodes is given by `request`.
 
@@ -198,7 +241,7 @@ class Ensemble:
         """What the engine is given for one sample of one prompt. Raises InvalidPrompt or InvalidSampling."""
         prompt, (params,) = as_prompt(prompt), as_params(params, 1)
         ids = self._encode(prompt)
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        seed = params.seed if params.seed is not None else secrets.randbits(SEED_BITS)
         planner = self.planner_for(params)
         return Request(
             prompt=ids,
@@ -265,6 +308,11 @@ class Ensemble:
             seed = first.draws.seed
             requests += [replace(first, draws=Draws(seed, index), index=index) for index in range(own.n)]
         return requests
+
+    def _prepared(self, prompts: Prompts, params: Params) -> list[Request]:
+        """The requests, prepared in any thread: one caller at a time, since what `auto` measures is kept for all."""
+        with self._preparing:
+            return self._requests(prompts, params)
 
     def _run(self, waiting: deque[Request], should_stop: Callable[[], bool]) -> Iterator[Event]:
         engine = self.engine()

@@ -3,7 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +26,8 @@ PLACEHOLDER = "{prompt}"
 _ELSEWHERE = ("input", "instruction", "message", "query", "question", "user_input", "user_prompt")
 # A name in braces, or in doubled ones. JSON and code in a prompt have other things between them.
 _IN_BRACES = re.compile(r"\{+\s*([A-Za-z_]+)\s*\}+")
+# What was loaded within `shared_runners`: model and options, and the runner.
+_SHARED: ContextVar[list[tuple[tuple[str, LoadOptions], Runner]] | None] = ContextVar("shared runners", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,14 +209,21 @@ def _special_proposers(schedule: str | Schedule | type[Schedule]) -> tuple[str, 
 
 
 def load_runners(members: Sequence[Member]) -> list[Runner]:
-    """A runner for each member; members of equal model and options share one.
+    """A runner for each member; members of equal model and options share one, within `shared_runners` with those of
+    other ensembles too.
 
     Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit, and InvalidEnsemble where no member is a model.
     """
     named = [member for member in members if isinstance(member.model, str | Path)]
     distinct = [member for i, member in enumerate(named) if _key(member) not in map(_key, named[:i])]
-    check_memory(map(_key, distinct))
-    loaded = [(_key(member), load_runner(str(member.model), member.options)) for member in distinct]
+    shared = _SHARED.get()
+    loaded = [(key, runner) for key, runner in shared or () if key in map(_key, distinct)]
+    missing = [member for member in distinct if _key(member) not in [key for key, _ in loaded]]
+    check_memory(map(_key, missing))
+    loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
+    if shared is not None:
+        # A drafter without a model is given the vocabulary of its own ensemble, and learns from its sequences.
+        shared += [entry for entry in loaded if entry[1].vocab_size and entry not in shared]
     runners = [
         next(runner for key, runner in loaded if key == _key(member))
         if isinstance(member.model, str | Path)
@@ -227,6 +238,17 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
         # A drafter without a model has no vocabulary of its own: it drafts the members' tokens.
         runner.vocab_size = runner.vocab_size or min(sizes)
     return runners
+
+
+@contextmanager
+def shared_runners() -> Iterator[None]:
+    """Within it, members of equal model and options are loaded once for all ensembles. Forward passes of a runner must
+    not overlap: decode with these ensembles in one thread, or in turn."""
+    token = _SHARED.set([])
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
 
 
 def _key(member: Member) -> tuple[str, LoadOptions]:

@@ -4,11 +4,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import ray
 from fastapi import FastAPI
@@ -18,6 +17,8 @@ from ray.serve import Application
 
 from .ensemble import Ensemble
 from .errors import CospecError, UnknownName
+from .members import shared_runners
+from .server.access import set_up_logs
 from .server.app import create_app
 from .server.settings import ServerSettings
 
@@ -28,15 +29,21 @@ class EngineDied(RuntimeError):
     """Makes Ray replace the replica."""
 
 
-# No access log: the metrics say as much. The health is checked often, so that a dead engine is soon replaced.
+Loader = Callable[[], Ensemble | Mapping[str, Ensemble]]
+"""Loads an ensemble, or several by the names of their models."""
+
+
+# No access log of Ray's, which would have paths as clients write them. The health is checked often, so that a dead
+# engine is soon replaced.
 @serve.deployment(
     name=NAME, health_check_period_s=1, health_check_timeout_s=30, logging_config={"enable_access_log": False}
 )
 @serve.ingress()
 class Replica:
-    """One copy of the application. load: loads the ensemble, once in each replica."""
+    """One copy of the application. load: loads the ensembles, once in each replica."""
 
-    def __init__(self, load: Callable[[], Ensemble], settings: ServerSettings) -> None:
+    def __init__(self, load: Loader, settings: ServerSettings) -> None:
+        set_up_logs(settings.log_level, settings.log_format)
         self._app = create_app(load(), settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -54,9 +61,22 @@ class AppArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ensemble: str = Field("demo:we", description="A bundled ensemble, or a YAML file that every node can read.")
+    ensemble: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "demo:we", description="A bundled ensemble, or a YAML file that every node can read; or several."
+    )
     options: dict[str, Any] = Field({}, description="What overrides the file: proposer, schedule, device and so on.")
     settings: dict[str, Any] = Field({}, description="ServerSettings; the model's name is the ensemble's by default.")
+
+    @property
+    def ensembles(self) -> list[str]:
+        return [self.ensemble] if isinstance(self.ensemble, str) else self.ensemble
+
+    def load(self) -> Ensemble | dict[str, Ensemble]:
+        """Called in each replica."""
+        if isinstance(self.ensemble, str):
+            return Ensemble.load(self.ensemble, **self.options)
+        with shared_runners():
+            return {name: Ensemble.load(name, **self.options) for name in self.ensembles}
 
     def server_settings(self) -> ServerSettings:
         """Raises UnknownName for a setting that does not exist, ValidationError for a value of the wrong type,
@@ -67,17 +87,17 @@ class AppArgs(BaseModel):
                 raise UnknownName("server setting", name, known)
         # A key comes from the environment unless it is set here: a file that is shared should hold none.
         keys = (os.environ["COSPEC_API_KEY"],) if "COSPEC_API_KEY" in os.environ else ()
-        own = {"model": self.ensemble, "api_keys": keys, **self.settings}
+        own = {"model": self.ensembles[0], "api_keys": keys, **self.settings}
         return TypeAdapter(ServerSettings).validate_python(own)
 
 
 def app(args: AppArgs) -> Application:
     """The application builder for `serve run cospec.serve_ray:app` and for `import_path` in a YAML file."""
-    return application(partial(Ensemble.load, args.ensemble, **args.options), args.server_settings())
+    return application(args.load, args.server_settings())
 
 
 def application(
-    load: Callable[[], Ensemble],
+    load: Loader,
     settings: ServerSettings,
     *,
     num_replicas: int = 1,
@@ -86,7 +106,7 @@ def application(
 ) -> Application:
     """The deployment for Ray Serve; a YAML file's own options override these.
 
-    load: loads the ensemble, in each replica. drain: seconds that requests under way have when a replica is stopped.
+    load: called in each replica. drain: seconds that requests under way have when a replica is stopped.
     max_starts: attempts to start a replica before Ray gives up.
     """
     # More than the application accepts, so that the application itself answers 429, in OpenAI's shape.
@@ -101,9 +121,7 @@ def application(
     return bound
 
 
-def run(
-    load: Callable[[], Ensemble], settings: ServerSettings, *, host: str, port: int, num_replicas: int, drain: float
-) -> None:
+def run(load: Loader, settings: ServerSettings, *, host: str, port: int, num_replicas: int, drain: float) -> None:
     """Serve from so many replicas until SIGTERM or Ctrl-C. drain: seconds that requests under way have then.
 
     Uses the cluster that RAY_ADDRESS or `ray start` names, or starts one on this machine.

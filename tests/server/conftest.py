@@ -9,19 +9,23 @@ import httpx
 import openai
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from cospec import Ensemble
 from cospec.server.app import create_app
 from cospec.server.settings import ServerSettings
 
+from .visits import visiting
+
 MODEL = "demo:we"
 
 
 class Served:
-    """A running server. `host` is the engine's thread."""
+    """A running server of an ensemble, of several, or of an application. `host` is its first engine in its thread."""
 
-    def __init__(self, ensemble, **settings):
-        self.app = create_app(ensemble, ServerSettings(model=MODEL, **settings))
+    def __init__(self, served, model=MODEL, **settings):
+        is_app = isinstance(served, FastAPI)
+        self.app = served if is_app else create_app(served, ServerSettings(model=model, **settings))
         self.host = self.app.state.host
         self.key = settings.get("api_keys", ("none",))[0]
         listening = socket.socket(proto=socket.IPPROTO_TCP)
@@ -59,8 +63,10 @@ class Served:
 
     def becomes_idle(self, seconds=10):
         """Whether nothing is left in the engine before long."""
-        host = self.host
-        return self.becomes(lambda: not (host.num_running or host.num_waiting or host.engine.num_live), seconds)
+        hosts = self.app.state.hosts.values()
+        return self.becomes(
+            lambda: not any(host.num_running or host.num_waiting or host.engine.num_live for host in hosts), seconds
+        )
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +90,10 @@ def client(served):
 def http(served):
     with served.http() as made:
         yield made
+
+
+@pytest.fixture
+def visit(browser, served):
+    with visiting(browser, served) as opened:
+        yield opened
+        opened.finish()

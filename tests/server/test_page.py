@@ -1,7 +1,5 @@
 """The page at `/`, in Chromium against a started server, beside what the API says of the same request."""
 
-import contextlib
-import json
 import re
 
 import pytest
@@ -11,93 +9,17 @@ import cospec
 
 from ..browsing import in_chromium
 from .conftest import MODEL, Served
+from .visits import PHONE, PROMPT, streamed, text_of, traced, visiting
 
-PROMPT = "Question: Sam has 3 bags of 12 apples. How many apples are there?\nAnswer:"
 MARKS = ("drafted", "accepted", "replaced")
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
 pytestmark = in_chromium
-
-
-class Visit:
-    """The page, open in a browser, and what went wrong there."""
-
-    def __init__(self, page, url):
-        self.page, self.url = page, url
-        self.errors: list[str] = []
-        self.requested: list[str] = []
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self.requested.append(request.url))
-        page.goto(url)
-        # What a form offers comes from the server, which may ask for a key first; before that, what is filled in may be
-        # filled in anew.
-        page.wait_for_selector("#verification option, #key-form:not([hidden])", state="attached")
-
-    def fill(self, **fields):
-        self.page.eval_on_selector("#sampling", "details => { details.open = true; }")
-        for name, value in fields.items():
-            self.page.fill(f"#{name.replace('_', '-')}", str(value))
-
-    def ask_for(self, **more):
-        """Let the page's requests ask for fields that its form does not have."""
-
-        def widened(route):
-            route.continue_(post_data=json.dumps({**route.request.post_data_json, **more}))
-
-        self.page.route("**/v1/completions", widened)
-
-    def run(self, button="#generate", schedule="alternate", **fields):
-        self.page.select_option("#schedule", schedule)
-        self.fill(**{"prompt": PROMPT, "max_tokens": 24, "seed": 3, **fields})
-        self.page.click(button)
-
-    def becomes(self, phase):
-        self.page.wait_for_selector(f"body[data-phase={phase}]")
-
-    def finish(self, *, told=()):
-        """Nothing went wrong but what the browser tells of the statuses `told`; nothing was asked of anybody else."""
-        told = [error for error in self.errors if not any(f"status of {status}" in error for status in told)]
-        assert told == []
-        assert [url for url in self.requested if not url.startswith((self.url, "data:"))] == []
-
-
-@pytest.fixture
-def visit(browser, served):
-    with visiting(browser, served) as opened:
-        yield opened
-        opened.finish()
-
-
-@contextlib.contextmanager
-def visiting(browser, served, **options):
-    with contextlib.closing(browser.new_context(**options)) as context:
-        context.set_default_timeout(20_000)
-        yield Visit(context.new_page(), f"{served.url}/")
-
-
-def streamed(http, **asked):
-    """The chunks that the API streams for a request of the page."""
-    body = {"prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "alternate", "trace": True, "stream": True}
-    lines = http.post("/v1/completions", json={**body, "verification": "block", **asked}).text.splitlines()
-    return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-
-
-def traced(http, **asked):
-    """The text and the settle events that the API streams for a request of the page."""
-    chunks = streamed(http, **asked)
-    text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
-    return text, [event for chunk in chunks for event in chunk.get("trace", ()) if event["event"] == "settled"]
 
 
 def lanes_of(page, selector):
     """The colour of each element: that of a lane, or r's."""
     classes = page.eval_on_selector_all(selector, "nodes => nodes.map((node) => node.className)")
     return [re.search(r"\b(p\d|r)\b", each)[1] for each in classes]
-
-
-def text_of(page, selector="#output"):
-    return page.eval_on_selector(selector, "box => box.textContent")
 
 
 def test_a_typed_prompt_streams_in_the_colours_of_its_proposers(visit, http):
@@ -191,7 +113,7 @@ def test_the_comparison_shows_two_speeds_and_the_calls_of_both(visit):
     calls = {
         row[0]: row[1:]
         for row in page.eval_on_selector_all(
-            "#calls tr", "rows => rows.slice(1).map((row) => [...row.cells].map((cell) => cell.textContent))"
+            "#passes tr", "rows => rows.slice(1).map((row) => [...row.cells].map((cell) => cell.textContent))"
         )
     }
     assert calls["math"][1] == calls["general"][1] == "100.0"
@@ -252,14 +174,14 @@ def test_a_phone_never_scrolls_sideways(browser, served, scheme):
         visit.run("#compare")
         expect(visit.page.locator("#stop")).to_be_in_viewport()
         visit.becomes("done")
-        for selector in ("#output", "#sheet", "#calls", ".words"):
+        for selector in ("#output", "#sheet", "#passes", ".words"):
             visit.page.locator(selector).scroll_into_view_if_needed()
             assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
         visit.finish()
 
 
 def test_nothing_moves_while_a_text_comes(visit):
-    tops = "['#output', '#sheet', '#lane-figures', '#calls', '.words'].map((s) => document.querySelector(s).offsetTop)"
+    tops = "['#output', '#sheet', '#lane-figures', '#passes', '.words'].map((s) => document.querySelector(s).offsetTop)"
     expect(visit.page.locator("#generate")).to_be_enabled()
     before = visit.page.evaluate(tops)
     visit.run(max_tokens=60)
@@ -398,7 +320,7 @@ def test_a_members_name_is_shown_as_it_is(browser):
     with Served(named) as running, visiting(browser, running, **PHONE) as visit:
         visit.run("#compare", max_tokens=12)
         visit.becomes("done")
-        for selector in ("#lane-legend .chip + bdi", "#sheet-names bdi", "#lane-figures bdi", "#calls bdi"):
+        for selector in ("#lane-legend .chip + bdi", "#sheet-names bdi", "#lane-figures bdi", "#passes bdi"):
             assert visit.page.locator(selector).all_inner_texts() == names
         assert visit.page.locator("img").count() == 0
         assert visit.page.evaluate("document.documentElement.scrollWidth") == 390

@@ -26,9 +26,10 @@ SECRET = "a very secret word"
 class Process:
     """A started server. Its notes are read up to the one with its address."""
 
-    def __init__(self, *arguments, **environment):
+    def __init__(self, *arguments, ensemble="demo:we", **environment):
+        named = () if ensemble is None else ("--ensemble", ensemble)
         self.process = subprocess.Popen(
-            [*COSPEC, "serve", "--ensemble", "demo:we", *arguments],
+            [*COSPEC, "serve", *named, *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -2,12 +2,13 @@
 
 import pytest
 
-from cospec.server.schema import IN_CHATS, IN_COMPLETIONS, IN_TOKENIZE
+from cospec.server.fields import IN_CHATS, IN_COMPLETIONS, IN_RESPONSES, IN_TOKENIZE
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 ENDPOINTS = [
     ("/v1/completions", {"prompt": "One", "max_tokens": 1}, IN_COMPLETIONS),
     ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 1}, IN_CHATS),
+    ("/v1/responses", {"input": "Hi", "max_output_tokens": 1}, IN_RESPONSES),
     ("/tokenize", {"messages": MESSAGES}, IN_TOKENIZE),
 ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import CospecError, InvalidPrompt
 from ..resume import SETTINGS, Settings, digest
+from .fields import check_defaults
 from .offline import Answer, EndpointCall
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -67,8 +68,10 @@ def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], settings: Se
     """Every line of `raw` that is not blank.
 
     where: the file's name, for messages. defaults: fields for the bodies that leave them out. settings: what all
-    answers depend on besides, in JSON's types. Raises InvalidPrompt if there is no line.
+    answers depend on besides, in JSON's types. Raises InvalidPrompt if there is no line, UnknownName for a default that
+    no request has.
     """
+    check_defaults(defaults)
     lines = []
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if line.strip():

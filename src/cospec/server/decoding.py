@@ -1,6 +1,7 @@
 """From a client's request to sequences for the engine: its plan, its sampling, and the room that contexts leave."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Values
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +11,18 @@ from typing import Any, TypeVar
 from ..core.draws import Draws
 from ..core.live import Request
 from ..core.params import Constraint, SamplingParams
+from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble
-from ..schedule import Plan
+from ..errors import CospecError
+from ..schedule import Plan, schedule_names
 from .answers import Tracer
 from .codec import Codec, Prompt, context_exceeded
 from .errors import ApiError
 from .host import Host, Submission
 from .schema import DecodingRequest
 from .settings import ServerSettings
+
+logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
@@ -54,6 +59,13 @@ class Decoder:
         decoded."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, make)
 
+    @property
+    def offered(self) -> dict[str, list[str]]:
+        """The schedules that a request may name, each with the verifications that it may name beside."""
+        names = sorted({*schedule_names(), self.ensemble.plan.name})
+        offered = {name: [each for each in VERIFICATIONS if self._has(name, each)] for name in names}
+        return {name: verifications for name, verifications in offered.items() if verifications}
+
     def submission(
         self,
         asked: DecodingRequest,
@@ -69,8 +81,6 @@ class Decoder:
         since: when the request arrived. max_tokens: None for as many as fit; 0 scores the prompt alone.
         Raises ApiError or CospecError for what is wrong with the request.
         """
-        if asked.model is not None and asked.model != self.settings.model:
-            raise ApiError(404, f"the model {asked.model!r} is not served, only {self.settings.model!r}", param="model")
         ensemble = self._variant(asked)
         num_samples = asked.n or 1
         count, most = len(prompts) * num_samples, self.settings.max_sequences + self.settings.max_waiting
@@ -99,6 +109,8 @@ class Decoder:
     def _variant(self, asked: DecodingRequest) -> Ensemble:
         """The ensemble under the plan and weights that the request asks for."""
         plan = self.ensemble.plan_under(asked.schedule, asked.verification)
+        if asked.gamma is not None:
+            plan = replace(plan, gamma=tuple(asked.gamma) if isinstance(asked.gamma, list) else asked.gamma)
         weights = None if asked.weights is None else tuple(asked.weights)
         if (plan, weights) == (self.ensemble.plan, None):
             return self.ensemble
@@ -125,6 +137,17 @@ class Decoder:
                 if max_tokens < min(1, request.params.max_tokens):
                     raise context_exceeded(f"the prompt has {len(prompt)} tokens", context)
         return replace(request, params=replace(request.params, max_tokens=max_tokens))
+
+    def _has(self, schedule: str, verification: str) -> bool:
+        """Whether a request may name them."""
+        try:
+            self.ensemble.with_plan(self.ensemble.plan_under(schedule, verification))
+        except CospecError:
+            return False
+        except Exception as error:  # another package's schedule may raise anything
+            logger.warning("the schedule %r is not offered: %s", schedule, type(error).__name__)
+            return False
+        return True
 
     def _grammar(self, asked: DecodingRequest) -> Callable[[], Constraint | None]:
         """What makes a constraint for each sequence; the grammar itself is read once."""

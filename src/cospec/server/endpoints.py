@@ -1,16 +1,14 @@
-"""The endpoints that decode: completions and chats, whole or streamed."""
+"""The endpoints that answer with choices: completions and chats."""
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from collections.abc import Sequence as Values
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import JSONResponse
 
 from ..core.events import Event, Result
 from ..core.tokens import TokenLogprob
@@ -19,96 +17,38 @@ from ..prompts import as_prompts
 from .answers import Offsets, StreamedChoice, chat_logprobs, completion_logprobs, head, metrics, usage
 from .decoding import Decoder
 from .errors import ApiError, as_api_error
-from .host import Submission
-from .schema import (
-    IN_CHATS,
-    IN_COMPLETIONS,
-    ChatRequest,
-    CompletionRequest,
-    DecodingRequest,
-    StreamOptions,
-    Unsupported,
-    refuse_unsupported,
-)
-
-# An answer with more log-probabilities is put together in another thread than the event loop's.
-MOST_SCORED = 512
+from .fields import IN_CHATS, IN_COMPLETIONS
+from .models import ServedModels
+from .reply import Reply
+from .schema import ChatRequest, CompletionRequest, StreamOptions
 
 
-def decoding_routes(decoder: Decoder) -> APIRouter:
+def decoding_routes(models: ServedModels) -> APIRouter:
     """`/v1/completions` and `/v1/chat/completions`."""
     routes = APIRouter(tags=["decoding"])
 
     @routes.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
         """Continue a prompt. `logprobs` are those of the combined distribution r."""
+        decoder = models.of(asked.model)
         reply = await decoder.prepared(partial(CompletionReply, decoder, asked, time.perf_counter()))
-        return reply.streamed() if asked.stream else await reply.whole(request)
+        return await reply.answer(request)
 
     @routes.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         """Answer a chat, in the first member's template. `logprobs` are those of the combined distribution r."""
+        decoder = models.of(asked.model)
         reply = await decoder.prepared(partial(ChatReply, decoder, asked, time.perf_counter()))
-        return reply.streamed() if asked.stream else await reply.whole(request)
+        return await reply.answer(request)
 
     return routes
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events. Calls `leave` at its end, even if the client has left before anything was sent."""
-
-    def __init__(self, events: AsyncIterator[str], leave: Callable[[], None]) -> None:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._leave = leave
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._leave()
-
-
-class Reply:
-    """The answer to one request, as far as completions and chats are alike."""
+class ChoicesReply(Reply):
+    """An answer with a choice for each sequence."""
 
     kind: str
     stream_kind: str
-    unsupported: Unsupported
-    asked: DecodingRequest
-    submission: Submission
-
-    def __init__(self, decoder: Decoder, asked: DecodingRequest) -> None:
-        refuse_unsupported(asked.unknown(), self.unsupported)
-        if asked.best_of not in (None, asked.n or 1):
-            raise ApiError(400, "best_of other than n is not supported; ask for n texts, and choose", param="best_of")
-        if asked.trace and not asked.stream:
-            raise ApiError(400, "a trace is streamed; set stream to true", param="trace")
-        self.decoder, self.codec, self.asked = decoder, decoder.codec, asked
-        self.num_samples = asked.n or 1
-
-    async def whole(self, request: Request) -> JSONResponse:
-        """Raises ApiError or CospecError if a sequence fails or the client leaves."""
-        self.decoder.host.submit(self.submission)
-        gathering, leaving = asyncio.ensure_future(self._results()), asyncio.ensure_future(_gone(request))
-        try:
-            await asyncio.wait({gathering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not gathering.done():
-                raise ApiError(499, "the client has gone away")
-            results = gathering.result()
-        finally:
-            gathering.cancel()
-            leaving.cancel()
-            self.decoder.host.cancel(self.submission)
-        num_scored = sum(len(result.logprobs or ()) + len(result.prompt_logprobs or ()) for result in results)
-        if num_scored > MOST_SCORED:
-            return await self.decoder.aside(partial(self._response, results))
-        return self._response(results)
-
-    def streamed(self) -> StreamingResponse:
-        # Submitted before the answer begins, so that a full queue is still reported by the status.
-        self.decoder.host.submit(self.submission)
-        return EventStream(self._lines(), partial(self.decoder.host.cancel, self.submission))
 
     def choice(self, result: Result) -> dict[str, Any]:
         """A finished sequence as a choice of a whole answer."""
@@ -118,12 +58,7 @@ class Reply:
         """What an event adds to a stream; None for nothing."""
         raise NotImplementedError
 
-    async def _results(self) -> list[Result]:
-        """The results of all sequences, in order."""
-        results = [event.result async for event, _ in self.submission.progress() if event.result is not None]
-        return sorted(results, key=lambda result: result.index)
-
-    def _response(self, results: Values[Result]) -> JSONResponse:
+    def response(self, results: Values[Result]) -> JSONResponse:
         return JSONResponse(
             {
                 **head(self.kind, self.decoder.settings.model),
@@ -138,7 +73,7 @@ class Reply:
         prompts = [request.prompt for request in self.submission.requests[:: self.num_samples]]
         return usage(sum(map(len, prompts)), completion_tokens)
 
-    async def _lines(self) -> AsyncIterator[str]:
+    async def lines(self) -> AsyncIterator[str]:
         try:
             async for chunk in self._chunks():
                 # In ASCII: some clients take U+2028 and the like for the end of a line.
@@ -160,7 +95,8 @@ class Reply:
                 # As by OpenAI: the last chunk has it, the others say null.
                 more["usage"] = None
             if delta is not None or any(more.values()):
-                yield {**first, "choices": [delta] if delta else [], **more}
+                seed = self.submission.requests[event.index].draws.seed
+                yield {**first, "choices": [{**delta, "seed": seed}] if delta else [], **more}
             if event.result is not None:
                 results.append(event.result)
         last: dict[str, Any] = {
@@ -172,7 +108,7 @@ class Reply:
             yield {**first, "choices": [], **last}
 
 
-class CompletionReply(Reply):
+class CompletionReply(ChoicesReply):
     """The answer to `POST /v1/completions`."""
 
     kind = stream_kind = "text_completion"
@@ -204,6 +140,7 @@ class CompletionReply(Reply):
             entries, start = [*result.prompt_logprobs, *entries], 0
         return {
             "index": result.index,
+            "seed": result.seed,
             "text": echoed + result.text,
             "finish_reason": result.finish_reason,
             "logprobs": self._logprobs(entries, ids, Offsets(start)),
@@ -236,7 +173,7 @@ class CompletionReply(Reply):
         return tokenizer.decode(prompt) if tokenizer else ""
 
 
-class ChatReply(Reply):
+class ChatReply(ChoicesReply):
     """The answer to `POST /v1/chat/completions`."""
 
     kind = "chat.completion"
@@ -259,6 +196,7 @@ class ChatReply(Reply):
     def choice(self, result: Result) -> dict[str, Any]:
         return {
             "index": result.index,
+            "seed": result.seed,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
             "finish_reason": result.finish_reason,
             "logprobs": chat_logprobs(self.codec, result.logprobs or []) if self.asked.logprobs else None,
@@ -275,9 +213,3 @@ class ChatReply(Reply):
         delta = {"role": "assistant", "content": text} if begins else {"content": text} if text else {}
         logprobs = chat_logprobs(self.codec, entries) if self.asked.logprobs else None
         return {"index": event.index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
-
-
-async def _gone(request: Request) -> None:
-    """Returns once the client has left; the body was read before."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

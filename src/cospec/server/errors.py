@@ -1,6 +1,7 @@
 """Errors of the server, and all errors in the shape that OpenAI's clients read."""
 
 from dataclasses import fields
+from email.message import Message
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -8,30 +9,23 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ..core.params import SamplingParams
+from ..core.thread import EngineStopped, QueueFull
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
 from ..plugins import PluginFailed
 
 SECONDS_TO_RETRY = 1
 
 
-class QueueFull(CospecError):
-    """As many sequences wait as may."""
-
-
-class NotServing(CospecError):
-    """The engine has died, or the server is about to end."""
-
-
 # Status and code of the library's errors that are not the client's; all others get 400.
 _STATUSES: dict[type[CospecError], tuple[int, str]] = {
     QueueFull: (429, "queue_full"),
-    NotServing: (503, "not_serving"),
+    EngineStopped: (503, "not_serving"),
     MissingExtra: (501, "not_installed"),
     MemberFailed: (500, "member_failed"),
     PluginFailed: (500, "plugin_failed"),
 }
 # Fields of a request that may be the first word of an error's message, or its kind.
-_NAMED = {*(field.name for field in fields(SamplingParams)), "schedule", "verification"}
+_NAMED = {*(field.name for field in fields(SamplingParams)), "schedule", "verification", "gamma"}
 
 
 class ApiError(Exception):
@@ -58,7 +52,7 @@ def as_api_error(error: ApiError | CospecError) -> ApiError:
     for kind, (status, code) in _STATUSES.items():
         if isinstance(error, kind):
             return ApiError(status, str(error), code=code)
-    return ApiError(400, _printable(str(error)), param=_param(error))
+    return ApiError(400, printable(str(error)), param=_param(error))
 
 
 def install(app: FastAPI) -> None:
@@ -72,8 +66,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["loc"] == ("body",) and not _is_json(request):
+            given = request.headers.get("content-type")
+            what = f"has the Content-Type {given!r:.100}" if given else "has no Content-Type"
+            return ApiError(400, f"the body {what}; send `Content-Type: application/json`").response()
         param = ".".join(str(part) for part in first["loc"][1:] if not _is_kind(part)) or None
-        return ApiError(400, _printable(f"{param or 'body'}: {first['msg']}"), param=param).response()
+        return ApiError(400, printable(f"{param or 'body'}: {first['msg']}"), param=param).response()
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
@@ -87,6 +85,13 @@ def install(app: FastAPI) -> None:
         return ApiError(500, "the server failed; its log says why").response()
 
 
+def _is_json(request: Request) -> bool:
+    """Whether the body is said to be JSON, by the rule that FastAPI reads it by."""
+    kind = Message()
+    kind["content-type"] = request.headers.get("content-type", "")
+    return kind.get_content_subtype() == "json" or kind.get_content_subtype().endswith("+json")
+
+
 def _is_kind(part: int | str) -> bool:
     """Whether a part of a field's path names one of the types that the field may have, instead of a field."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or not part.isidentifier())
@@ -94,14 +99,14 @@ def _is_kind(part: int | str) -> bool:
 
 def _param(error: CospecError) -> str | None:
     """The request's field that an error is about, as far as its type or the first word of its message show."""
+    named = error.kind if isinstance(error, UnknownName) else str(error).partition(" ")[0]
+    if named in _NAMED:
+        return named
     if isinstance(error, InvalidCombination):
         return "weights"
-    if isinstance(error, InvalidSchedule):
-        return "schedule"
-    named = error.kind if isinstance(error, UnknownName) else str(error).partition(" ")[0]
-    return named if named in _NAMED else None
+    return "schedule" if isinstance(error, InvalidSchedule) else None
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

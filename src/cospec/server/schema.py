@@ -1,13 +1,8 @@
-"""Bodies of requests: OpenAI's fields, those that serving engines add, and our own.
-
-Unknown fields are ignored, except those of OpenAI and of serving engines that would change an answer and are not
-supported: they are refused with the reason.
-"""
+"""Bodies of requests: OpenAI's fields, those that serving engines add, and our own; `fields.py` refuses others."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -20,11 +15,16 @@ MOST_LOGPROBS = 20
 MOST_STOPS, MOST_STOP_CHARACTERS = 64, 1000
 MOST_STOP_IDS = 256
 MOST_BIASES = 1024
+# Tokens drafted a turn. A longer block is never worth its forward pass, and holds up the other sequences.
+MOST_GAMMA = 64
+MOST_GAMMAS = 64
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 # Strict: neither true nor "1" is a token id.
 TokenId = Annotated[int, Field(strict=True)]
+Gamma = Annotated[int, Field(strict=True, ge=1, le=MOST_GAMMA)]
+Gammas = Annotated[list[Gamma], Field(min_length=1, max_length=MOST_GAMMAS)]
 StopString = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 StopStrings = Annotated[list[StopString], Field(max_length=MOST_STOPS)]
 GivenStops = StopString | StopStrings
@@ -44,14 +44,20 @@ TopK = Annotated[int, Field(ge=-1), AfterValidator(_off_as_zero)]
 Stops = Annotated[StopStrings, BeforeValidator(_as_list, json_schema_input_type=GivenStops)]
 
 
-class StreamOptions(BaseModel):
+class Body(BaseModel):
+    """A body, or an object within one. Unknown fields are kept, so that they can be refused by name."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class StreamOptions(Body):
     """Whether a stream reports usage: in its last chunk, or in each."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Body):
     """OpenAI's format of an answer: text, any JSON object, or JSON of a schema."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
@@ -65,11 +71,8 @@ class ResponseFormat(BaseModel):
         return schema
 
 
-class StructuredOutputs(BaseModel):
-    """A grammar of the answer, as vLLM's clients write it. Unknown fields are kept, so that some can be refused by
-    name."""
-
-    model_config = ConfigDict(extra="allow")
+class StructuredOutputs(Body):
+    """A grammar of the answer, as vLLM's clients write it."""
 
     json_schema: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
@@ -78,10 +81,8 @@ class StructuredOutputs(BaseModel):
     json_object: bool | None = None
 
 
-class DecodingRequest(BaseModel):
-    """The fields that completions and chats share. Unknown fields are kept, so that some can be refused by name."""
-
-    model_config = ConfigDict(extra="allow")
+class DecodingRequest(Body):
+    """The fields that all endpoints that decode share."""
 
     model: str | None = None
     temperature: float | None = None
@@ -115,26 +116,28 @@ class DecodingRequest(BaseModel):
 
     # Our own.
     schedule: str | None = Field(None, description="Which model is fed next and which drafts; it changes speed alone.")
+    gamma: Gamma | Gammas | Literal["auto"] | None = Field(
+        None, description="Tokens drafted a turn: one number, one for each member, or auto; it changes speed alone."
+    )
     verification: str | None = Field(None, description="token, block or coupled.")
     weights: list[float] | None = Field(None, description="The members' weights, for combinations that have them.")
     trace: bool | None = Field(None, description="Stream which model proposed or replaced each token, round by round.")
-
-    def unknown(self) -> dict[str, Any]:
-        """The unknown fields by name; those within structured_outputs as `structured_outputs.name`."""
-        within = (self.structured_outputs and self.structured_outputs.model_extra) or {}
-        return {**(self.model_extra or {}), **{f"structured_outputs.{name}": value for name, value in within.items()}}
 
     def sampling(self) -> dict[str, Any]:
         """The sampling parameters of the request: the fields above that SamplingParams has too, where they are set."""
         names = DecodingRequest.model_fields.keys() & {parameter.name for parameter in fields(SamplingParams)}
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
+    def answer_format(self) -> ResponseFormat | None:
+        """What form the answer is to have. Raises ApiError for two of them."""
+        return self.response_format
+
     def grammar(self) -> tuple[str, str | dict[str, Any]] | None:
         """The kind and source of the grammar that the answer has to follow, if any.
 
         Raises ApiError for more than one, for a format without its schema, and beside fields that contradict a grammar.
         """
-        newer, format = self.structured_outputs or StructuredOutputs(json=None), self.response_format
+        newer, format = self.structured_outputs or StructuredOutputs(json=None), self.answer_format()
         wants_object = bool(newer.json_object) or (format is not None and format.type == "json_object")
         named: list[tuple[str, str | dict[str, Any] | None]] = [
             ("json_schema", self.guided_json),
@@ -167,10 +170,10 @@ class CompletionRequest(DecodingRequest):
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 
-class Message(BaseModel):
+class Message(Body):
     """One turn of a chat; its content is a text, or a list of parts that are texts."""
 
-    model_config = ConfigDict(extra="ignore")
+    part_types: ClassVar[tuple[str, ...]] = ("text",)
 
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -185,7 +188,7 @@ class Message(BaseModel):
         if not isinstance(self.content, list):
             return self.content or ""
         for part in self.content:
-            if part.get("type") != "text" or not isinstance(part.get("text"), str):
+            if part.get("type") not in self.part_types or not isinstance(part.get("text"), str):
                 raise ApiError(400, f"content of type {part.get('type')!r} cannot be read, only text", param="messages")
         return "".join(part["text"] for part in self.content)
 
@@ -200,19 +203,74 @@ class ChatRequest(DecodingRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 
-class TokenizeRequest(BaseModel):
-    """`POST /tokenize`: a text, or a chat as it would be fed. Unknown fields are kept, to refuse some by name."""
+class InputMessage(Message):
+    """A message in the input of a response."""
 
-    model_config = ConfigDict(extra="allow")
+    part_types = ("input_text", "output_text", "text")
 
+    type: str | None = None
+
+    def turn(self) -> Message:
+        """The turn of a chat that it is. Raises ApiError for an item of another type, such as a tool's result."""
+        if self.type not in (None, "message"):
+            raise ApiError(400, f"input of type {self.type!r:.100} cannot be read, only messages", param="input")
+        # Templates know developers by their older name.
+        return Message(role="system" if self.role == "developer" else self.role, content=self.text())
+
+
+class TextFormat(Body):
+    """The format of a response's text: free, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class TextOptions(Body):
+    """`text` of a response."""
+
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(DecodingRequest):
+    """`POST /v1/responses`."""
+
+    input: str | Annotated[list[InputMessage], Field(min_length=1)]
+    instructions: str | None = Field(None, description="What stands in front of the input, as a system message.")
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    text: TextOptions | None = None
+    metadata: dict[str, str] | None = Field(None, description="Repeated in the answer.")
+
+    def messages(self) -> list[Message]:
+        """The chat that is to be answered. Raises ApiError for items that are no messages."""
+        given = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
+        front = [Message(role="system", content=self.instructions)] if self.instructions else []
+        return front + [message.turn() for message in given]
+
+    def answer_format(self) -> ResponseFormat | None:
+        format = self.text.format if self.text is not None else None
+        if format is None:
+            return self.response_format
+        if self.response_format is not None:
+            raise ApiError(400, "the format of a response is text.format; leave response_format out", param="text")
+        return ResponseFormat(type=format.type, json_schema={"schema": format.json_schema})
+
+
+class TokenizeRequest(Body):
+    """`POST /tokenize`: a text, or a chat as it would be fed."""
+
+    model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
     add_special_tokens: bool = Field(True, description="The tokens that the model expects in front of a text.")
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(Body):
     """`POST /detokenize`."""
 
+    model: str | None = None
     tokens: list[TokenId]
 
 
@@ -223,69 +281,3 @@ def _one_of(texts: list[str] | None) -> str | None:
     if not all(texts) or not texts:
         raise ApiError(400, "a choice needs texts, none of them empty", param="guided_choice")
     return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-
-
-# Field -> the neutral values that a client may send, and the reason why no other is supported.
-Unsupported = Mapping[str, tuple[tuple[Any, ...], str]]
-
-_TOOLS = "tools are not supported"
-_PLAIN = "text is returned as it is decoded"
-_WHITE = "the white space in JSON is a line's indentation at most"
-_OF_CHATS: Unsupported = {
-    "add_generation_prompt": ((True,), "a chat is always answered"),
-    "continue_final_message": ((False,), "a chat is always answered; use completions"),
-    "chat_template": ((), "the first member's own template is used"),
-    "chat_template_kwargs": (({},), "the first member's own template is used"),
-    "documents": (([],), "write them into a message"),
-    "tools": (([],), _TOOLS),
-}
-_EVERYWHERE: Unsupported = {
-    **_OF_CHATS,
-    "tool_choice": (("none", "auto"), _TOOLS),
-    "functions": (([],), _TOOLS),
-    "function_call": (("none", "auto"), _TOOLS),
-    "modalities": ((["text"],), "only text is written"),
-    "audio": ((), "only text is written"),
-    "web_search_options": ((), "nothing is searched for"),
-    "reasoning_effort": (("none",), "there is no setting for how long a model reasons"),
-    "verbosity": (("medium",), "there is no setting for how much a model says; use max_tokens"),
-    "suffix": (("",), "text is only continued at its end"),
-    "use_beam_search": ((False,), "texts are sampled, not searched"),
-    "length_penalty": ((1, 0), "texts are sampled, not searched"),
-    "allowed_token_ids": (([],), "use logit_bias or a grammar"),
-    "bad_words": (([],), "use logit_bias or a grammar"),
-    "logits_processors": (([],), "use logit_bias or a grammar"),
-    "prompt_logprobs": ((), "use echo with logprobs"),
-    "prompt_embeds": ((), "give the prompt as text or token ids"),
-    "truncate_prompt_tokens": ((), "shorten the prompt"),
-    "include_stop_str_in_output": ((False,), "a text ends before its stop string"),
-    "skip_special_tokens": ((True,), _PLAIN),
-    "spaces_between_special_tokens": ((True,), _PLAIN),
-    "return_tokens_as_token_ids": ((False,), "tokens are reported by their text"),
-    "guided_whitespace_pattern": ((), _WHITE),
-    "structured_outputs.whitespace_pattern": ((), _WHITE),
-    "structured_outputs.disable_any_whitespace": ((False,), _WHITE),
-    "structured_outputs.disable_additional_properties": ((False,), "write additionalProperties into the schema"),
-    "structured_outputs.structural_tag": ((), "give a schema, a regular expression, a choice or a grammar"),
-}
-IN_COMPLETIONS: Unsupported = {
-    **_EVERYWHERE,
-    "add_special_tokens": ((True,), "to leave out what the model wants in front, give the prompt as token ids"),
-}
-IN_CHATS: Unsupported = {
-    **_EVERYWHERE,
-    "add_special_tokens": ((False,), "the template writes what the model wants in front"),
-    "echo": ((False,), "a chat is not repeated; use completions"),
-}
-IN_TOKENIZE: Unsupported = {
-    **_OF_CHATS,
-    "return_token_strs": ((False,), "tokens are reported by their ids"),
-}
-
-
-def refuse_unsupported(given: Mapping[str, Any], table: Unsupported) -> None:
-    """Raises ApiError with the reason for the first of the unknown fields `given` that would change the answer."""
-    for name, value in given.items():
-        neutral, reason = table.get(name, ((value,), ""))
-        if value is not None and value not in neutral:
-            raise ApiError(400, f"{name} is not supported, got {value!r:.100}: {reason}; leave it out", param=name)

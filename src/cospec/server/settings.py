@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from ..ensemble import MAX_SEQUENCES
 from ..errors import CospecError
 
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+LOG_FORMATS = ("text", "json")
+
 
 class InvalidSettings(CospecError):
     """A server's setting out of its range."""
@@ -18,7 +21,8 @@ class ServerSettings:
     decoded at a time. max_waiting: sequences that may wait for a place; a request beyond them gets status 429. context:
     most tokens of prompt and answer together; None for the members' own limit. max_body: largest request, in bytes.
     body_seconds: time limit for the arrival of a request's body. origins: web origins whose pages may call the server;
-    none by default. calls_at_once: members whose forward passes may run side by side.
+    none by default. calls_at_once: members whose forward passes may run side by side. log_level: critical, error,
+    warning, info (with the access log) or debug. log_format: text, or json for an object a line.
 
     Raises InvalidSettings, naming the setting, its value and what is allowed.
     """
@@ -32,6 +36,8 @@ class ServerSettings:
     body_seconds: float = 60.0
     origins: tuple[str, ...] = ()
     calls_at_once: int = 1
+    log_level: str = "warning"
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         rules = [
@@ -42,6 +48,8 @@ class ServerSettings:
             ("max_body", self.max_body >= 1, "at least 1"),
             ("calls_at_once", self.calls_at_once >= 1, "at least 1"),
             ("body_seconds", self.body_seconds > 0, "above 0"),
+            ("log_level", self.log_level in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}"),
+            ("log_format", self.log_format in LOG_FORMATS, f"one of {', '.join(LOG_FORMATS)}"),
         ]
         for name, is_allowed, rule in rules:
             if not is_allowed:

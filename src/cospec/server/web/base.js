@@ -10,6 +10,21 @@ function make(tag, className = '', text = '') {
   return node;
 }
 
+// The nodes of a message: what stands between backticks is code.
+function withCode(message) {
+  const parts = message.split(/`([^`]+)`/);
+  return parts.map((part, i) => (i % 2 ? make('code', '', part) : document.createTextNode(part)));
+}
+
+// A box that scrolls sideways can be scrolled by keys: it is a tab stop for as long as it scrolls.
+function keepReachable(box) {
+  const observer = new ResizeObserver(() => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute('tabindex');
+  });
+  for (const each of [box, ...box.children]) observer.observe(each);
+}
+
 function fixed(value, digits = 1) {
   return Number.isFinite(value) ? value.toFixed(digits) : '–';
 }

@@ -17,7 +17,7 @@ function barCells(values, className) {
   return values.map((value) => barCell(value, largest, className));
 }
 
-function callsRow(name, chosen, plain) {
+function passesRow(name, chosen, plain) {
   const row = make('tr');
   const head = make('th');
   head.scope = 'row';
@@ -26,19 +26,19 @@ function callsRow(name, chosen, plain) {
   return row;
 }
 
-function callsOf(run) {
+function passesOf(run) {
   if (!run || numTokens(run) === 0) return {};
   return Object.fromEntries(laneFigures(run).map(({ name, perHundred }) => [name, perHundred]));
 }
 
-function renderCalls(chosen, plain) {
+function renderPasses(chosen, plain) {
   const head = make('tr');
-  const label = make('th', 'hint', 'Calls for 100 tokens');
+  const label = make('th', 'hint', 'Forward passes for 100 tokens');
   label.scope = 'rowgroup';
   label.colSpan = 3;
   head.append(label);
-  const rows = [...lanes.keys()].map((name) => callsRow(name, callsOf(chosen)[name], callsOf(plain)[name]));
-  $('calls').replaceChildren(head, ...rows);
+  const rows = [...lanes.keys()].map((name) => passesRow(name, passesOf(chosen)[name], passesOf(plain)[name]));
+  $('passes').replaceChildren(head, ...rows);
 }
 
 function renderSpeeds(chosen, plain) {
@@ -52,13 +52,13 @@ function ratioOf(chosen, plain) {
 
 function noteOn(chosen, plain) {
   if (!chosen?.metrics || !plain?.metrics) return '';
-  if (chosen.text === plain.text) return 'Both wrote the same text, character by character.';
-  return 'Two samples of the same distribution; with verification “coupled” a seed has one text.';
+  if (chosen.text === plain.text) return 'Both runs produced the same text, character by character.';
+  return 'Two samples of one distribution. Under verification “coupled” they would be the same text.';
 }
 
 function renderComparison(chosen, plain) {
   renderSpeeds(chosen, plain);
-  renderCalls(chosen, plain);
+  renderPasses(chosen, plain);
   const ratio = ratioOf(chosen, plain);
   $('ratio').replaceChildren();
   if (Number.isFinite(ratio)) $('ratio').append(make('strong', '', `${fixed(ratio, 2)}×`), ' the speed of plain');

@@ -31,6 +31,7 @@ function colourOf(name) {
 // The lane's name with its colour in front.
 function namePlate(name) {
   const plate = make('span', 'plate');
+  plate.title = name;
   plate.append(make('span', `chip ${colourOf(name)}`), make('bdi', '', name));
   return plate;
 }

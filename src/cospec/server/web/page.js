@@ -26,7 +26,7 @@ function setPhase(phase, message) {
 }
 
 function showError(message, onRetry) {
-  $('alert').textContent = message;
+  $('alert').replaceChildren(...withCode(message));
   if (!onRetry) return;
   const retry = make('button', '', 'Try again');
   retry.type = 'button';
@@ -60,14 +60,20 @@ function clearResults() {
 
 async function runChosen(request, onProgress, signal) {
   const run = createRun(request.schedule, [textView, sheetView], onProgress);
-  setPhase('streaming', `Writing with ${request.schedule}…`);
+  setPhase('streaming', `Decoding with ${request.schedule}…`);
   await complete(request, run, signal);
   return run;
 }
 
+// A length below the requested one is what the members’ context had room for.
+function reasonOf(run, request) {
+  if (run.reason !== 'length') return { stop: 'end of text' }[run.reason];
+  return numTokens(run) < request.max_tokens ? 'the context is full' : 'max tokens reached';
+}
+
 async function generateOnce(request, signal) {
   const run = await runChosen(request, showFigures, signal);
-  const reason = { length: 'as long as requested', stop: 'the text came to its end' }[run.reason];
+  const reason = reasonOf(run, request);
   setPhase('done', `Done: ${lengthOf(run)}${reason ? `, ${reason}` : ''}.`);
 }
 
@@ -94,9 +100,9 @@ async function generateBoth(request, signal) {
     showComparison(run, null);
   }, signal);
   const plain = createRun('plain', [plainView], (run) => showComparison(chosen, run));
-  setPhase('streaming', 'Writing with plain…');
-  await complete({ ...request, schedule: 'plain' }, plain, signal);
-  setPhase('done', `Done: ${request.schedule} ${fixed(speedOf(chosen))}, plain ${fixed(speedOf(plain))} tokens/s.`);
+  setPhase('streaming', 'Decoding with plain…');
+  await complete({ ...request, schedule: 'plain', seed: chosen.seed }, plain, signal);
+  setPhase('done', `Done: ${fixed(ratioOf(chosen, plain), 2)}× the speed of plain.`);
 }
 
 // On a narrow screen the results are below the form.
@@ -123,7 +129,7 @@ async function start(generate) {
     await generate(readRequest(model.id), signal);
   } catch (error) {
     if (signal.aborted) setPhase('stopped', 'Stopped.');
-    else fail(error, () => start(generate));
+    else fail(error, isOfModel(error) ? load : () => start(generate));
   } finally {
     controller = null;
     const isFocusLost = document.activeElement === $('stop') || document.activeElement === document.body;
@@ -155,6 +161,11 @@ function useModel(chosen) {
   setPhase('idle', 'Ready.');
 }
 
+function chooseModel() {
+  store.set('sessionStorage', 'model', $('model').value);
+  useModel(models.find((entry) => entry.id === $('model').value));
+}
+
 async function load() {
   setPhase('idle', 'Connecting…');
   $('alert').textContent = '';
@@ -166,8 +177,9 @@ async function load() {
     // A link cannot send the key.
     $('metrics').hidden = apiKey !== '';
     $('model-field').hidden = models.length === 1;
-    fillSelect($('model'), models.map((entry) => entry.id), models[0].id);
-    useModel(models[0]);
+    const chosen = models.find((entry) => entry.id === store.get('sessionStorage', 'model')) ?? models[0];
+    fillSelect($('model'), models.map((entry) => entry.id), chosen.id);
+    useModel(chosen);
   } catch (error) {
     if (error.status === 401 && apiKey === '') {
       setPhase('idle', 'This server asks for an API key.');
@@ -202,6 +214,8 @@ function init() {
   initPrompts();
   initWeights();
   initRequest();
+  initSeed();
+  for (const box of document.querySelectorAll('.scroll')) keepReachable(box);
   $('sampling').open = matchMedia(WIDE).matches;
   $('form').addEventListener('submit', (event) => {
     event.preventDefault();
@@ -210,7 +224,7 @@ function init() {
   $('key-form').addEventListener('submit', useKey);
   $('compare').addEventListener('click', () => start(generateBoth));
   $('stop').addEventListener('click', cancel);
-  $('model').addEventListener('change', () => useModel(models.find((entry) => entry.id === $('model').value)));
+  $('model').addEventListener('change', chooseModel);
   document.addEventListener('keydown', onKeydown);
   window.addEventListener('scroll', moveSpot, { passive: true });
   clearResults();

@@ -2,7 +2,6 @@
 /* The request that the form describes, and the field that an error is about. */
 
 // Of the schedules that come with cospec; others have no hint.
-
 const SCHEDULE_HINTS = {
   auto: 'Measures while it decodes, and runs the fastest plan.',
   plain: 'One forward pass of every member for each token: the baseline.',
@@ -11,6 +10,7 @@ const SCHEDULE_HINTS = {
   cascade: 'A drafter drafts for one member, which verifies the drafts before all members do.',
   mixture: 'Draws one member for each token in advance. For mixtures at temperature 1.',
 };
+const SEEDED_AUTO_HINT = 'Under a seed: its default plan, unmeasured, so that the seed gives one text.';
 const VERIFICATION_HINTS = {
   token: 'Accepts or replaces each draft by itself.',
   block: 'Verifies a block of drafts together: accepts more.',
@@ -20,7 +20,6 @@ const FIELDS = {
   prompt: 'prompt', schedule: 'schedule', verification: 'verification', max_tokens: 'max-tokens',
   temperature: 'temperature', top_p: 'top-p', seed: 'seed',
 };
-const NUM_SEEDS = 2 ** 32;
 
 function fillSelect(select, values, chosen) {
   select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
@@ -32,8 +31,14 @@ function usePlans({ schedules, verifications, schedule, verification }) {
   renderHints();
 }
 
+// Where the text would depend on what was measured, `auto` measures only without a seed.
+function isUnmeasured() {
+  const isFree = $('seed').value === '' || $('verification').value === 'coupled' || Number($('temperature').value) === 0;
+  return $('schedule').value === 'auto' && !isFree;
+}
+
 function renderHints() {
-  $('schedule-hint').textContent = SCHEDULE_HINTS[$('schedule').value] ?? '';
+  $('schedule-hint').textContent = isUnmeasured() ? SEEDED_AUTO_HINT : SCHEDULE_HINTS[$('schedule').value] ?? '';
   $('verification-hint').textContent = VERIFICATION_HINTS[$('verification').value] ?? '';
 }
 
@@ -44,13 +49,11 @@ function numberIn(id, fallback) {
   return value.trim() === '' ? fallback : Number(value);
 }
 
-// Drawn here, so that the page can show it and the user can repeat it.
+// Without a seed the server draws one, and its answer says which: under a seed `auto` would not measure.
 function seedIn() {
-  const given = numberIn('seed', Math.floor(Math.random() * NUM_SEEDS));
+  const seed = numberIn('seed', undefined);
   // Integers beyond what a number holds exactly are sent as their digits.
-  const seed = typeof given === 'string' || Number.isSafeInteger(given) ? given : $('seed').value.trim();
-  $('seed').placeholder = `last: ${seed}`;
-  return seed;
+  return typeof seed !== 'number' || Number.isSafeInteger(seed) ? seed : $('seed').value.trim();
 }
 
 function readRequest(model) {
@@ -92,7 +95,8 @@ function unmarkFields() {
 }
 
 function initRequest() {
-  $('schedule').addEventListener('change', renderHints);
-  $('verification').addEventListener('change', renderHints);
-  $('form').addEventListener('input', (event) => unmarkField(event.target));
+  $('form').addEventListener('input', (event) => {
+    unmarkField(event.target);
+    renderHints();
+  });
 }

@@ -4,7 +4,7 @@
 function createRun(schedule, views, onProgress) {
   return {
     schedule, views, onProgress,
-    text: '', reason: null, usage: null, metrics: null,
+    text: '', reason: null, seed: null, usage: null, metrics: null,
     numSettled: 0, startedAt: performance.now(), firstAt: 0, lastAt: 0,
     tally: new Map(), // lane -> {calls, accepted, proposed}
   };
@@ -40,6 +40,7 @@ function takeChunk(run, chunk) {
   const choice = chunk.choices?.[0];
   run.text += choice?.text ?? '';
   run.reason = choice?.finish_reason ?? run.reason;
+  run.seed ??= choice?.seed ?? null;
   run.usage = chunk.usage ?? run.usage;
   run.metrics = chunk.metrics ?? run.metrics;
   for (const event of chunk.trace ?? []) takeEvent(run, event);
@@ -58,6 +59,7 @@ async function takeStream(request, run, signal) {
 }
 
 async function complete(request, run, signal) {
+  run.seed = request.seed ?? null;
   for (const view of run.views) view.start();
   try {
     await takeStream(request, run, signal);
@@ -77,7 +79,8 @@ function numTokens(run) {
 
 // The server’s own figure; until it arrives, as measured by this page.
 function speedOf(run) {
-  return run.metrics?.tokens_per_second ?? (1000 * run.numSettled) / (run.lastAt - run.startedAt);
+  const measured = run.numSettled > 0 ? (1000 * run.numSettled) / (run.lastAt - run.startedAt) : NaN;
+  return run.metrics?.tokens_per_second ?? measured;
 }
 
 function firstTokenOf(run) {

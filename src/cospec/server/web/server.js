@@ -36,13 +36,19 @@ function isLost(error) {
 
 function explain(error) {
   if (isLost(error)) return 'The server cannot be reached. Is it still running?';
+  if (error.status === 401) return `This key is not accepted: ${error.message}`;
   if (error.status === 429) return `The server is busy: ${error.message}.`;
   return error.message;
 }
 
 // Whether the same request may succeed later.
 function isWorthRetrying(error) {
-  return isLost(error) || error.status === 429 || error.status >= 500;
+  return isLost(error) || error.status === 429 || error.status >= 500 || isOfModel(error);
+}
+
+// The server serves other ensembles than when the page was loaded.
+function isOfModel(error) {
+  return error.status === 404 && error.param === 'model';
 }
 
 // The data of each server-sent event; chunks may end anywhere, also within a character or a line.

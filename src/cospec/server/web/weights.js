@@ -2,9 +2,11 @@
 /* The members’ weights. If they are shares of a whole, moving one moves the others. */
 
 const LEAST_SHARE = 0.01; // the server refuses a weight of zero
+const TINY = 1e-9;
 
 let weights = []; // as the server gave them
 let areShares = true;
+let least = LEAST_SHARE;
 
 function sliders() {
   return [...$('sliders').querySelectorAll('input')];
@@ -13,8 +15,10 @@ function sliders() {
 function useWeights({ members, combination }) {
   weights = combination.weights ?? [];
   areShares = combination.type !== 'arithmetic' && weights.every((weight) => weight > 0);
-  $('weights').hidden = weights.length === 0;
-  $('sliders').replaceChildren(...weights.map((weight, i) => weightRow(members[i], startOf(weight), i)));
+  const starts = weights.map(startOf);
+  least = Math.min(LEAST_SHARE, ...starts);
+  $('weights').hidden = weights.length < 2;
+  $('sliders').replaceChildren(...starts.map((start, i) => weightRow(members[i], start, i)));
   renderWeights();
 }
 
@@ -26,9 +30,10 @@ function startOf(weight) {
 function weightRow(name, value, index) {
   const row = make('div', `weight ${colourOf(name)}`);
   const label = make('label', '', name);
+  label.title = name;
   const slider = make('input');
   const reach = Math.max(2, Math.ceil(Math.abs(value)));
-  const [min, max] = areShares ? [LEAST_SHARE, 1 - LEAST_SHARE] : [-reach, reach];
+  const [min, max] = areShares ? [least, 1 - least * (weights.length - 1)] : [-reach, reach];
   label.htmlFor = slider.id = `weight-${index}`;
   Object.assign(slider, { type: 'range', min, max, step: 'any' });
   slider.value = value;
@@ -45,11 +50,13 @@ function moveWeight(slider) {
   renderWeights();
 }
 
-// The others share the rest in their former proportions.
+// The others share the rest: each has the least share, and of what is left its former part.
 function shareRest(slider) {
   const others = sliders().filter((other) => other !== slider);
-  const rest = sum(others.map((other) => Number(other.value)));
-  for (const other of others) other.value = (Number(other.value) / rest) * (1 - Number(slider.value));
+  const extras = others.map((other) => Number(other.value) - least);
+  const spare = 1 - Number(slider.value) - least * others.length;
+  const partOf = (extra) => (sum(extras) > TINY ? extra / sum(extras) : 1 / others.length);
+  others.forEach((other, i) => { other.value = least + spare * partOf(extras[i]); });
 }
 
 function renderWeights() {
@@ -58,6 +65,7 @@ function renderWeights() {
     slider.setAttribute('aria-valuetext', text);
     slider.nextElementSibling.textContent = text;
   }
+  $('weights-sum').textContent = `sum ${fixed(sum(sliders().map((slider) => Number(slider.value))), 2)}`;
   $('reset-weights').hidden = !areWeightsChanged();
 }
 
