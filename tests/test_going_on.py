@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cospec import Ensemble, SamplingParams
+from cospec import Engine, Ensemble, SamplingParams
 from cospec.cli import app
-from cospec.core.engine import Engine
 
 from .cli_models import write_models
 from .signals import hear_interrupts
