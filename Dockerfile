@@ -3,7 +3,7 @@
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
-# https://download.pytorch.org/whl/cpu for CPUs; .../whl/cu128 for NVIDIA's GPUs.
+# Builds for CPUs alone; PyPI, https://pypi.org/simple, has those for CUDA, which are much larger.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Extras of cospec: serve, or serve,ray
 ARG EXTRAS=serve

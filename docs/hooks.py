@@ -19,8 +19,8 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "training/README.md": "training.md",
 }
-# Folders with a page of their own.
-FOLDERS = {"benchmarks": "benchmarks/README.md", "training": "training/README.md"}
+# Folders that a page speaks for.
+FOLDERS = {"benchmarks": "benchmarks/README.md", "training": "training/README.md", "docs": "README.md"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 AS_THEY_ARE = (".png", ".json")
 _FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)

@@ -9,14 +9,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 import typer
 import yaml
 
-from cospec import Ensemble
 from cospec.cli import app
 
-from .server.conftest import Served
+from .documented.running import Reader
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -84,12 +82,6 @@ def test_the_image_s_user_is_not_root_and_owns_the_volume():
         assert any(mounted.endswith(f":{volume}") for mounted in service["volumes"])
 
 
-@pytest.fixture(scope="module")
-def served():
-    with Served(Ensemble.load("demo:we")) as running:
-        yield running
-
-
 def probe(port):
     """The exit status of the image's own check of its health."""
     (check,) = arguments("HEALTHCHECK")
@@ -99,6 +91,11 @@ def probe(port):
     return ran.returncode
 
 
-def test_the_check_of_health_passes_for_a_server_and_fails_without_one(served):
-    assert probe(served.url.rpartition(":")[2]) == 0
-    assert probe(1) == 1
+def test_the_image_s_command_serves_by_its_variables_and_its_check_of_health_passes(tmp_path):
+    own = [word for line in arguments("ENV") for word in shlex.split(line) if word.startswith("COSPEC_")]
+    command = [word for name in ("ENTRYPOINT", "CMD") for word in json.loads(arguments(name)[0])]
+    with Reader(tmp_path) as reader:
+        ran = reader.run(shlex.join([*own, *command]))
+        assert ran.status == 0, ran.output
+        assert probe(reader.port) == 0
+    assert probe(reader.port) == 1

@@ -24,7 +24,6 @@ COMMANDS = {
 
 # (document, language) -> the test that runs its blocks.
 ELSEWHERE = {
-    ("README.md", "python"): "tests/test_readme.py",
     ("docs/extending.md", "python"): "tests/test_extending.py",
     ("docs/extending.md", "toml"): "tests/test_extending.py",
     ("docs/extending.md", "yaml"): "tests/test_extending.py",

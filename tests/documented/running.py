@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import signal
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 import cospec
+from cospec.cli import main
 
 PRELOADED = [
     "cospec.runner.hf",
@@ -58,10 +60,13 @@ class Reader:
         """Run it to its end; `cospec serve` until it answers. seconds: when Ctrl-C is pressed."""
         command = self.at_port(command)
         given, words = _assignments(shlex.split(command))
-        if words[:2] == ["cospec", "serve"]:
-            return self._serve(words[1:], given | {"COSPEC_PORT": str(self.port)})
-        if words[0] == "cospec" and not re.search(r"[|<>&;$]", command):
-            process, log = self._start(words[1:], given)
+        if words[:2] == ["cospec", "serve"] and "--help" not in words:
+            port = str(self.port)
+            given |= {"COSPEC_PORT": port} if "COSPEC_PORT" in given else {}
+            is_set = "COSPEC_PORT" in given or "--port" in words
+            return self._serve([*words[1:], *([] if is_set else ["--port", port])], given)
+        if words[0] in FORKED and not re.search(r"[|<>&;$]", command):
+            process, log = self._start(words, given)
             if seconds is not None:
                 process.join(seconds)
                 assert process.is_alive(), log.read_text(encoding="utf-8")
@@ -74,7 +79,7 @@ class Reader:
         return self._in_shell(command)
 
     def at_port(self, text: str) -> str:
-        """With a free port for the documents': others may have a server at theirs."""
+        """With a free port in place of the documents', where somebody else may have a server."""
         return text.replace("8000", str(self.port))
 
     def stop_server(self) -> None:
@@ -87,7 +92,7 @@ class Reader:
 
     def _serve(self, arguments: list[str], given: dict[str, str]) -> Ran:
         self.stop_server()
-        self._server, log = self._start(arguments, given)
+        self._server, log = self._start(["cospec", *arguments], given)
         until = time.monotonic() + SECONDS
         while self._server.is_alive() and time.monotonic() < until:
             with contextlib.suppress(OSError, urllib.error.URLError):
@@ -97,9 +102,9 @@ class Reader:
         status, self._server = self._server.exitcode or 1, None
         return Ran(status=status, output=log.read_text(encoding="utf-8"))
 
-    def _start(self, arguments: list[str], given: dict[str, str]) -> tuple[multiprocessing.process.BaseProcess, Path]:
+    def _start(self, words: list[str], given: dict[str, str]) -> tuple[multiprocessing.process.BaseProcess, Path]:
         log = self.folder / f".{time.monotonic_ns()}.log"
-        process = _forking.Process(target=_main, args=(arguments, self.folder, given, log), daemon=True)
+        process = _forking.Process(target=_main, args=(words, self.folder, given, log), daemon=True)
         process.start()
         return process, log
 
@@ -126,8 +131,8 @@ def _assignments(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return dict(word.split("=", 1) for word in words[:count]), words[count:]
 
 
-def _main(arguments: list[str], folder: Path, given: dict[str, str], log: Path) -> None:
-    """The command line in a process of its own, as a shell would start it."""
+def _main(words: list[str], folder: Path, given: dict[str, str], log: Path) -> None:
+    """A command in a process of its own, as a shell would start it."""
     os.chdir(folder)
     os.environ.update(given)
     written = os.open(log, os.O_WRONLY | os.O_CREAT)
@@ -138,10 +143,22 @@ def _main(arguments: list[str], folder: Path, given: dict[str, str], log: Path) 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tests run side by side.
     torch.set_num_threads(1)
-    sys.argv = ["cospec", *arguments]
-    from cospec.cli import main
+    program, *sys.argv = words
+    FORKED[program]()
 
+
+def _cospec() -> None:
+    sys.argv.insert(0, "cospec")
     main()
+
+
+def _python() -> None:
+    sys.path.insert(0, "")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+# Programs that need no shell, unless the command asks for one.
+FORKED = {"cospec": _cospec, "python": _python}
 
 
 def _free_port() -> int:

@@ -3,15 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from cospec.cli import app
+from cospec.cli.pilot_tables import tables
 from cospec.study.compare import compare
 from cospec.study.criteria import Criteria, Limits
 from cospec.study.prices import Prices
-from cospec.study.results import OURS, Interval, Results
+from cospec.study.results import OURS, Interval, Results, Status
 from cospec.study.verdict import Evidence, gain, judge
 
 from .studies import NOTHING
@@ -200,3 +202,10 @@ def test_two_studies_are_compared_on_the_command_line(tmp_path):
     assert "settings that differ: repeats" in said
     shown = CliRunner().invoke(app, ["pilot", "compare", str(first), str(tmp_path / "none.json")])
     assert shown.exit_code == 2
+
+
+@pytest.mark.parametrize("status", get_args(Status))
+def test_a_rule_of_any_outcome_is_in_the_table(status):
+    rules = (replace(EXAMPLE.verdict.rules[0], status=status), *EXAMPLE.verdict.rules[1:])
+    verdict, *_ = tables(replace(EXAMPLE, verdict=replace(EXAMPLE.verdict, rules=rules)))
+    assert verdict is not None

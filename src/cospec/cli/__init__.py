@@ -24,6 +24,7 @@ COMMANDS = {
     "models": "List the bundled models and ensembles.",
     "tune": "Find the fastest plan on your own prompts and machine.",
     "watch": "Compare a server with the pilot that it came from.",
+    "schema": "Print the JSON schema of ensemble files, for editors.",
     "verify": "Prove on your own models that the output follows the target distribution.",
 }
 
