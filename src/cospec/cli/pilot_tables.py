@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from ..study.compare import Comparison
-from ..study.results import ALL, Interval, Results, Rule
+from ..study.results import ALL, Interval, Results, Rule, Status
 from ..study.verdict import Gain, gain, in_words
 from .tables import FittedTable, TableColumn
 
-_COLOURS = {"met": "green", "not met": "red", "not measured": "yellow"}
+_COLOURS: dict[Status, str] = {"met": "green", "not met": "red", "not shown": "yellow", "not measured": "yellow"}
 _GAINS: dict[Gain, str] = {
     "gained": "better than the best single member",
     "not shown": "no gain shown over the best single member",
