@@ -461,8 +461,8 @@ def test_a_folder_without_a_tokenizer_takes_token_ids(tmp_path: Path) -> None:
     assert runner.vocab_size == VOCAB
 
 
-@pytest.mark.parametrize(("configured", "end_ids"), [(7, (7,)), ([3, 9], (3, 9))])
-def test_end_tokens_come_from_the_generation_config(
+@pytest.mark.parametrize(("configured", "end_ids"), [(7, (7, 1)), ([3, 9], (3, 9, 1))])
+def test_end_tokens_are_those_of_the_generation_config_and_of_the_tokenizer(
     configured: object, end_ids: tuple[int, ...], folder: Path, tmp_path: Path
 ) -> None:
     copied(folder, tmp_path)
@@ -583,3 +583,12 @@ def test_code_shipped_with_weights_does_not_run_unless_allowed(folder: Path, tmp
 def test_feeds_are_padded_where_that_is_cheaper_than_a_pass(lengths, expected):
     batch = [Feed(None, [0] * length, 1) for length in lengths]
     assert [sorted(lengths[i] for i in group) for group in _groups(batch, 48)] == expected
+
+
+@pytest.mark.parametrize(("configured", "original"), [(32, 32), (128, 32), (32, None)])
+def test_yarn_reaches_factor_times_the_original_length(configured: int, original: int | None, tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+    if original is not None:
+        rope["original_max_position_embeddings"] = original
+    folder = saved(tmp_path, max_position_embeddings=configured, rope_parameters=rope)
+    assert load(str(folder), CPU).context == 128

@@ -26,7 +26,6 @@ from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownN
 from .files import LOAD_OPTIONS, origin, read_settings
 from .inputs import at
 from .members import (
-    PLACEHOLDER,
     Member,
     Proposer,
     Source,
@@ -38,8 +37,10 @@ from .members import (
     unique_names,
     written,
 )
-from .prompts import Params, Prompts, as_params, as_prompt, as_prompts
+from .prompts import Params, Prompts, as_params, as_prompt, as_prompts, render
 from .prompts import Prompt as Prompt
+from .runner import Tokenizer
+from .runner.padded import padded
 from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, under_schedule
 from .schedule.auto import Auto
 
@@ -102,6 +103,8 @@ class Ensemble:
         self.runners = load_runners(self.sources)
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
+        members, drafters = self.runners[: len(self._members)], self.runners[len(self._members) :]
+        self.runners = [*members, *(padded(drafter, self.vocab_size) for drafter in drafters)]
         # Copies under other plans share these, so that all that awaits their members is decoded together.
         self._engine = self.engine()
         self._thread = EngineThread(max_sequences=max_sequences, idle_seconds=IDLE_SECONDS)
@@ -167,8 +170,14 @@ class Ensemble:
 
     @property
     def vocab_size(self) -> int:
-        """Columns of a row of r."""
-        return min(runner.vocab_size for runner in self.runners)
+        """Columns of a row of r: the entries that all members have in common."""
+        return min(runner.vocab_size for runner in self.runners[: len(self.member_names)])
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a sequence: those of all members together."""
+        ids = dict.fromkeys(token for runner in self.runners[: len(self.member_names)] for token in runner.end_ids)
+        return tuple(token for token in ids if 0 <= token < self.vocab_size)
 
     @property
     def dtypes(self) -> set[torch.dtype]:
@@ -253,7 +262,8 @@ class Ensemble:
             plan=None if planner else str(resolved_plan(self.plan, self.setting(params))),
             verification=self.plan.verification,
             draws=Draws(seed, index),
-            decode=self.tokenizer.decode if self.tokenizer else None,
+            end_ids=self.end_ids,
+            tokenizer=self.tokenizer,
             index=index,
         )
 
@@ -333,7 +343,7 @@ class Ensemble:
             engine.close()
 
     def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
-        ids = self._tokens(prompt) if isinstance(prompt, str) else tuple(prompt)
+        ids = self._encoded(prompt, lambda own: own.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
         if not ids:
             raise InvalidPrompt("the prompt is empty; give at least one token")
         return ids
@@ -344,10 +354,8 @@ class Ensemble:
             return ids
         if not isinstance(source.prompt, str):
             return tuple(source.prompt)
-        if isinstance(prompt, str) or PLACEHOLDER not in source.prompt:
-            return self._tokens(source.prompt.replace(PLACEHOLDER, str(prompt)))
-        before, after = (self._tokens(text) if text else () for text in source.prompt.split(PLACEHOLDER, 1))
-        return (*before, *ids, *after)
+        template = source.prompt
+        return self._encoded(template, lambda own: render(template, prompt, ids, own))
 
     def _without_tokenizer(self) -> str:
         """What an error says of members without a tokenizer, up to what is to be given instead."""
@@ -359,12 +367,12 @@ class Ensemble:
             "model's folder, or give"
         )
 
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        """Raises InvalidPrompt where there is no tokenizer, or where it raises."""
+    def _encoded(self, text: str, encode: Callable[[Tokenizer], Sequence[int]]) -> tuple[int, ...]:
+        """What `encode` makes of a text. Raises InvalidPrompt where there is no tokenizer, or where it raises."""
         if self.tokenizer is None:
             raise InvalidPrompt(f"{self._without_tokenizer()} the text {shown(text)} as token ids (--token-ids)")
         try:
-            return tuple(self.tokenizer.encode(text))
+            return tuple(encode(self.tokenizer))
         except Exception as error:  # a runner of one's own may have any tokenizer
             raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
 

@@ -1,6 +1,7 @@
 """Members as a user names them -> runners: loaded once each, of one vocabulary."""
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ _ELSEWHERE = ("input", "instruction", "message", "query", "question", "user_inpu
 _IN_BRACES = re.compile(r"\{+\s*([A-Za-z_]+)\s*\}+")
 # What was loaded within `shared_runners`: model and options, and the runner.
 _SHARED: ContextVar[list[tuple[tuple[str, LoadOptions], Runner]] | None] = ContextVar("shared runners", default=None)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +239,7 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
         raise InvalidEnsemble(f"none of {names} is a model with a vocabulary; give at least one that is")
     for runner in runners:
         # A drafter without a model has no vocabulary of its own: it drafts the members' tokens.
-        runner.vocab_size = runner.vocab_size or min(sizes)
+        runner.vocab_size = runner.vocab_size or max(sizes)
     return runners
 
 
@@ -265,7 +268,11 @@ def _whole_path(model: str | Path) -> str:
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:
-    """Raises VocabularyMismatch with the first id that two members' tokenizers give different entries."""
+    """Raises VocabularyMismatch with the first id that two members' tokenizers give different entries.
+
+    Entries that only some have, behind all that they have in common (an added `<pad>`), are not decoded, which is
+    logged.
+    """
     (first, reference), *others = runners.items()
     for name, runner in others:
         if reference.tokenizer and runner.tokenizer:
@@ -275,15 +282,21 @@ def check_vocabularies(runners: Mapping[str, Runner]) -> None:
                 f"{first!r} has {reference.vocab_size} tokens and {name!r} {runner.vocab_size}; "
                 "choose members of one tokenizer family"
             )
+    listed = {name: runner.tokenizer.entries() for name, runner in runners.items() if runner.tokenizer}
+    if len({len(entries) for entries in listed.values()}) > 1:
+        longest = max(listed, key=lambda name: len(listed[name]))
+        common = min(map(len, listed.values()))
+        logger.warning(
+            "%r has %d tokens more than others, from %r on: they are never decoded, r is over the %d that all have",
+            *(longest, len(listed[longest]) - common, listed[longest][common], common),
+        )
 
 
 def _check_entries(first: str, one: Tokenizer, second: str, other: Tokenizer) -> None:
     a, b = one.entries(), other.entries()
-    if a == b:
-        return
-    differing = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    entries = [repr(side[differing]) if differing < len(side) else "none" for side in (a, b)]
-    raise VocabularyMismatch(
-        f"{first!r} has {len(a)} tokens and {second!r} {len(b)}; they first differ at id {differing} "
-        f"({entries[0]} and {entries[1]}). Choose members of one tokenizer family."
-    )
+    differing = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    if differing is not None:
+        raise VocabularyMismatch(
+            f"{first!r} has {len(a)} tokens and {second!r} {len(b)}; they first differ at id {differing} "
+            f"({a[differing]!r} and {b[differing]!r}). Choose members of one tokenizer family."
+        )

@@ -1,4 +1,4 @@
-"""What a user gives to be decoded -> texts and lists of token ids, and the sampling parameters of each."""
+"""What a user gives to be decoded -> texts and token ids, what each member is given for it, and sampling parameters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -11,6 +11,8 @@ from torch import Tensor
 from .core.params import SamplingParams
 from .errors import InvalidPrompt, InvalidSampling, shown
 from .inputs import check_unicode
+from .members import PLACEHOLDER
+from .runner.protocol import Tokenizer
 
 # Arrays are numpy's and torch's, of whole numbers.
 Prompt: TypeAlias = str | Sequence[int] | np.ndarray[Any, Any] | Tensor
@@ -59,6 +61,29 @@ def as_params(params: Params, count: int) -> list[SamplingParams]:
     if len(listed) != count:
         raise InvalidPrompt(f"got {len(listed)} sampling parameters for {count} prompts; give one for all, or one each")
     return listed
+
+
+def render(template: str, prompt: str | Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """A member's own prompt, in which each PLACEHOLDER stands for the user's prompt, as token ids. Special tokens are
+    added once, to the whole of it and never to a part.
+
+    prompt: the user's, as given. ids: the same as token ids.
+    """
+    if PLACEHOLDER not in template:
+        return tokenizer.encode(template)
+    if isinstance(prompt, str):
+        return tokenizer.encode(template.replace(PLACEHOLDER, prompt))
+    has_tools: Any = tokenizer
+    in_front = list(getattr(has_tools, "in_front", ()))
+    encode_part = getattr(has_tools, "encode_part", tokenizer.encode)
+    begins = bool(in_front) and [*ids[: len(in_front)]] == in_front
+    inner = ids[len(in_front) :] if begins else ids
+    before, *others = template.split(PLACEHOLDER)
+    # What stands in front of the user's prompt moves in front of the whole.
+    rendered = tokenizer.encode(before) if before else in_front if begins else []
+    for part in others:
+        rendered += [*inner, *(encode_part(part) if part else ())]
+    return rendered
 
 
 def _as_text(text: str, index: int | None) -> str:

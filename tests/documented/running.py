@@ -74,7 +74,7 @@ class Reader:
         return self._in_shell(command)
 
     def at_port(self, text: str) -> str:
-        """With a free port for the documents': other tests, and whoever sits at this machine, may have a server there."""
+        """With a free port for the documents': others may have a server at theirs."""
         return text.replace("8000", str(self.port))
 
     def stop_server(self) -> None:

@@ -7,7 +7,7 @@ whose cells are filled; let the proposers draft.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed, shown
 from .events import Event
@@ -19,7 +19,7 @@ from .propose import Proposal, propose
 from .score import score
 from .settle import refine, settle
 from .sheet import Lane, Sheet
-from .text import TextStream
+from .text import TextStream, text_decoder
 from .tokens import Token, TokenLogprob
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Engine:
     def __init__(self, participants: Sequence[Participant], num_members: int, num_at_once: int = 1) -> None:
         self.participants = tuple(participants)
         self.num_members = num_members
-        self.vocab_size = min(participant.runner.vocab_size for participant in participants)
+        self.vocab_size = min(participant.runner.vocab_size for participant in participants[:num_members])
         self._feeding = Feeding(self.participants, num_members, num_at_once)
         self._live: dict[int, Live] = {}
         self._num_added = 0
@@ -55,7 +55,9 @@ class Engine:
         Raises as `check` does, and MemberFailed where a runner has no slot for it; then nothing has changed.
         """
         limit, params = self._checked_limit(request), request.params
-        end_ids = () if params.ignore_eos else self.participants[0].runner.end_ids
+        text = guarded("the tokenizer", _text, request)
+        if isinstance(text, CospecError):
+            raise text
         sheet = Sheet(
             prompt=request.prompt,
             params=params,
@@ -65,12 +67,11 @@ class Engine:
             verification=request.verification,
             lanes=self._open(request),
             num_members=self.num_members,
-            end_ids=frozenset((*end_ids, *params.stop_token_ids)),
+            end_ids=frozenset((*self._end_ids(request), *params.stop_token_ids)),
             limit=limit,
             scored=0 if params.prompt_logprobs is None else 1 - len(request.prompt),
         )
         self._num_added += 1
-        text = TextStream(request.decode, params.stop) if request.decode is not None else None
         live = self._live[self._num_added] = Live(self._num_added, request, sheet, text)
         live.has_begun = live.report(sheet.schedule.on_begin, sheet) is None
         if sheet.limit == 0 and not sheet.is_finished:
@@ -242,6 +243,24 @@ class Engine:
             limit = min(limit, room)
         return limit
 
+    def _end_ids(self, request: Request) -> Collection[int]:
+        """The tokens that end this sequence beside those that its parameters name."""
+        if request.params.ignore_eos:
+            return ()
+        if request.end_ids is not None:
+            return request.end_ids
+        members = self.participants[: self.num_members]
+        return {token for member in members for token in member.runner.end_ids}
+
+
+def _text(request: Request) -> TextStream | None:
+    """The text of the answer, behind the prompt's; None without a tokenizer."""
+    tokenizer, stops = request.tokenizer, request.params.stop
+    if tokenizer is None:
+        return None
+    special = getattr(tokenizer, "special", None)
+    return TextStream(text_decoder(tokenizer, request.prompt), stops, special)
+
 
 def _refiner(sheet: Sheet) -> int | None:
     """The member that takes over the drafters' drafts. Raises InvalidSchedule for one that cannot."""
@@ -292,5 +311,5 @@ def _check_ids(request: Request, vocab_size: int) -> None:
         outside = [token for token in ids if not 0 <= token < vocab_size]
         if outside:
             raise InvalidSampling(f"{what} names token id {outside[0]}; the vocabulary has {vocab_size} entries")
-    if params.stop and request.decode is None:
+    if params.stop and request.tokenizer is None:
         raise InvalidSampling("stop strings need a tokenizer, and these members have none; use stop_token_ids")

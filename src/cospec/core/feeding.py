@@ -83,7 +83,7 @@ class Feeding:
     def __init__(self, participants: Sequence[Participant], num_members: int, num_at_once: int = 1) -> None:
         self._participants = tuple(participants)
         self._num_members = num_members
-        self._vocab_size = min(participant.runner.vocab_size for participant in participants)
+        self._vocab_size = min(participant.runner.vocab_size for participant in participants[:num_members])
         self._passes = Passes(num_at_once, self._on_retry)
         self._budgets: dict[int, PrefillBudget] = defaultdict(PrefillBudget)
         # Members of which a failed batch was reported.

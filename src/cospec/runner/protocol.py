@@ -26,7 +26,13 @@ class Feed:
 class Tokenizer(Protocol):
     """Text to token ids and back.
 
-    entries: the vocabulary in the order of ids, by which tokenizers are compared. end_ids: tokens that end a sequence.
+    entries: the vocabulary in the order of ids, by which tokenizers are compared. end_ids: tokens that end a
+    sequence. encode: of a whole prompt, with the special tokens that stand in front.
+
+    A tokenizer may also have, and is then exact and faster: `token_bytes(token) -> bytes`, what a token adds to a text
+    (none for a special token); `drops_space`, whether a text loses the space that its first word begins with;
+    `special`, id -> spelling of special tokens; `in_front`, the special tokens that `encode` puts in front; and
+    `encode_bare(text)`, `encode_part(text)`, a text by itself, and one behind another.
     """
 
     end_ids: tuple[int, ...]

@@ -1,6 +1,5 @@
 """Parts of answers in JSON: their head, usage, metrics, log-probabilities, and the trace."""
 
-import codecs
 import time
 import uuid
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 from ..core.counts import Counts
 from ..core.events import Event, Result
 from ..core.sheet import Sheet
+from ..core.text import ByteDecoder
 from ..core.tokens import Token, TokenLogprob
 from .codec import Codec
 
@@ -62,17 +62,24 @@ def metrics(results: Values[Result], submitted: float, seconds_to_first: float |
 
 
 class Offsets:
-    """Where tokens begin in a text, in characters; a token that is part of a character begins where that does."""
+    """Where tokens stand in a text, in characters; a token that is part of a character stands where that begins, and a
+    special one, which the text does not have, where the next one does.
 
-    def __init__(self, start: int = 0) -> None:
+    start: where the first stands. prompt: what was decoded before it.
+    """
+
+    def __init__(self, codec: Codec, start: int = 0, prompt: Values[int] = ()) -> None:
+        self._codec = codec
         self._next = start
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = ByteDecoder(codec.bytes_of, prompt, drops_space=codec.drops_space)
 
-    def push(self, token: bytes) -> int:
-        """The offset of the next token."""
-        offset = self._next
-        self._next += len(self._decoder.decode(token))
-        return offset
+    def place(self, token: int) -> tuple[str, int]:
+        """How the next token is spelled, and where it stands."""
+        offset, spelled = self._next, self._codec.spell(token)
+        text = self._decoder.push(token)
+        self._next += len(text)
+        # In front of a text a word has lost its space.
+        return text if spelled == f" {text}" else spelled, offset
 
 
 def completion_logprobs(
@@ -81,15 +88,19 @@ def completion_logprobs(
     """OpenAI's parallel lists for a completion. ids: the tokens. entries: one for each, None for a prompt's first."""
 
     def top(entry: TokenLogprob) -> dict[str, float]:
-        # The token itself is always listed. Of two tokens with one spelling the more probable one's value stays.
-        listed = [(entry.token, entry.logprob), *reversed(entry.top)]
-        return {codec.spell(token): max(logprob, LOWEST) for token, logprob in listed}
+        # The token itself is always listed, and first.
+        listed = dict([(entry.token, entry.logprob), *entry.top])
+        return {
+            spelled: max(logprob, LOWEST)
+            for spelled, logprob in zip(codec.spell_apart(listed), listed.values(), strict=True)
+        }
 
+    places = [offsets.place(token) for token in ids]
     return {
-        "tokens": [codec.spell(token) for token in ids],
+        "tokens": [spelled for spelled, _ in places],
         "token_logprobs": [None if entry is None else max(entry.logprob, LOWEST) for entry in entries],
         "top_logprobs": [{} if entry is None else top(entry) for entry in entries],
-        "text_offset": [offsets.push(codec.bytes_of(token)) for token in ids],
+        "text_offset": [offset for _, offset in places],
     }
 
 
@@ -111,7 +122,7 @@ def chat_logprobs(codec: Codec, entries: Values[TokenLogprob]) -> dict[str, Any]
 class StreamedChoice:
     """One choice of a stream: what was sent of it, and what waits to be sent."""
 
-    offsets: Offsets = field(default_factory=Offsets)
+    offsets: Offsets
     num_tokens: int = 0
     has_begun: bool = False
     _texts: list[str] = field(default_factory=list)

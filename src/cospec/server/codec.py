@@ -1,5 +1,6 @@
 """Between clients' texts and token ids: prompts, chats, and single tokens."""
 
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Values
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ class Codec:
         self._vocab_size = ensemble.vocab_size
         self._tokenizer: Any = ensemble.tokenizer
         self._spelled: dict[int, str] = {}
+        self._special: Mapping[int, str] = getattr(ensemble.tokenizer, "special", {})
+        self.drops_space: bool = getattr(ensemble.tokenizer, "drops_space", False)
 
     def checked(self, prompt: AnyPrompt) -> AnyPrompt:
         """The prompt itself. Raises ApiError for a text that no context holds, InvalidPrompt for one that is not
@@ -76,17 +79,28 @@ class Codec:
         return str(self._required().decode(tokens))
 
     def spell(self, token: int) -> str:
-        r"""One token as text; bytes that are no whole character as `bytes:\xe2`."""
+        r"""One token as text, special ones as their vocabulary writes them; bytes that are no whole character as
+        `bytes:\xe2`."""
         if token not in self._spelled:
             raw = self.bytes_of(token)
             try:
-                self._spelled[token] = raw.decode()
+                self._spelled[token] = self._special.get(token) or raw.decode()
             except UnicodeDecodeError:
-                self._spelled[token] = "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+                self._spelled[token] = _as_bytes(raw)
         return self._spelled[token]
 
+    def spell_apart(self, tokens: Iterable[int]) -> list[str]:
+        """The tokens as texts that all differ: of several with one spelling, such as a letter and the byte that it is,
+        the first one has it, and the others are written as bytes or by their id."""
+        spelled: dict[str, None] = {}
+        for token in tokens:
+            raw = self.bytes_of(token)
+            forms = (self.spell(token), _as_bytes(raw), f"token_id:{token}")
+            spelled[next(form for form in forms if form not in spelled)] = None
+        return [*spelled]
+
     def bytes_of(self, token: int) -> bytes:
-        """The UTF-8 bytes of one token; `<id>` where there is no tokenizer."""
+        """The UTF-8 bytes that a token adds to a text, none for a special one; `<id>` where there is no tokenizer."""
         if hasattr(self._tokenizer, "token_bytes"):
             return bytes(self._tokenizer.token_bytes(token))
         return str(self._tokenizer.decode([token])).encode() if self._tokenizer else f"<{token}>".encode()
@@ -102,6 +116,10 @@ class Codec:
         longest = getattr(self._tokenizer, "longest", None)
         if longest and self.context and num_characters > longest * self.context:
             raise context_exceeded(f"the prompt has {num_characters} characters", self.context)
+
+
+def _as_bytes(raw: bytes) -> str:
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def context_exceeded(given: str, context: int, *, param: str = "prompt") -> ApiError:

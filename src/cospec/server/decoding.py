@@ -157,7 +157,7 @@ class Decoder:
         tokenizer: Any = self.ensemble.tokenizer
         if not hasattr(tokenizer, "grammar"):
             raise ApiError(400, "structured output needs members with a tokenizer", param="response_format")
-        grammar = tokenizer.grammar(*wanted, self.ensemble.vocab_size, self.ensemble.runners[0].end_ids)
+        grammar = tokenizer.grammar(*wanted, self.ensemble.vocab_size, self.ensemble.end_ids)
         new_constraint: Callable[[], Constraint] = grammar.constraint
         return new_constraint
 

@@ -84,7 +84,7 @@ class ChoicesReply(Reply):
 
     async def _chunks(self) -> AsyncIterator[dict[str, Any]]:
         first = head(self.stream_kind, self.decoder.settings.model)
-        choices = [StreamedChoice() for _ in self.submission.requests]
+        choices = [StreamedChoice(Offsets(self.codec, 0, request.prompt)) for request in self.submission.requests]
         options, results = self.asked.stream_options or StreamOptions(), []
         async for event, trace in self.submission.progress():
             delta = self.delta(event, choices[event.index])
@@ -134,16 +134,20 @@ class CompletionReply(ChoicesReply):
 
     def choice(self, result: Result) -> dict[str, Any]:
         echoed = self._echoed(result.index)
-        ids, entries, start = result.token_ids, [*(result.logprobs or ())], len(echoed)
+        ids, entries, prompt = (
+            result.token_ids,
+            [*(result.logprobs or ())],
+            self.submission.requests[result.index].prompt,
+        )
+        offsets = Offsets(self.codec, len(echoed), prompt)
         if result.prompt_logprobs is not None:
-            ids = [*self.submission.requests[result.index].prompt, *ids]
-            entries, start = [*result.prompt_logprobs, *entries], 0
+            ids, entries, offsets = [*prompt, *ids], [*result.prompt_logprobs, *entries], Offsets(self.codec)
         return {
             "index": result.index,
             "seed": result.seed,
             "text": echoed + result.text,
             "finish_reason": result.finish_reason,
-            "logprobs": self._logprobs(entries, ids, Offsets(start)),
+            "logprobs": self._logprobs(entries, ids, offsets),
         }
 
     def delta(self, event: Event, choice: StreamedChoice) -> dict[str, Any] | None:

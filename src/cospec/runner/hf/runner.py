@@ -166,6 +166,10 @@ def _context(config: object) -> int | None:
     """The most tokens of a sequence whose positions are embedded independently of whatever else is in the batch."""
     context: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "yarn" and context is not None:
+        # Some configurations give the length that the model was trained at first, others the whole one.
+        original = rope.get("original_max_position_embeddings") or context
+        return max(context, int(rope.get("factor", 1) * original))
     if rope.get("rope_type") == "longrope":
         # A sequence beyond the original length has all its positions embedded anew, which neither the cache nor a
         # shorter sequence in the same batch can follow.
@@ -174,15 +178,18 @@ def _context(config: object) -> int | None:
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """The tokens that end a sequence. Raises UnsupportedModel for what is no token id."""
+    """All that any of the model's files names as an end: generation configuration, configuration and tokenizer.
+
+    Raises UnsupportedModel for what is no token id.
+    """
+    ids: dict[int, None] = {}
     for source in (model.generation_config, model.config.get_text_config()):
         configured = getattr(source, "eos_token_id", None)
-        if configured is not None:
-            ids = tuple(configured) if isinstance(configured, list | tuple) else (configured,)
-            if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-                raise UnsupportedModel(
-                    f"{model.name_or_path!r} has the end token {configured!r} (eos_token_id); it must be a token id, "
-                    "or a list of them"
-                )
-            return ids
-    return tokenizer.end_ids if tokenizer is not None else ()
+        named = configured if isinstance(configured, list | tuple) else () if configured is None else (configured,)
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in named):
+            raise UnsupportedModel(
+                f"{model.name_or_path!r} has the end token {configured!r} (eos_token_id); it must be a token id, or a "
+                "list of them"
+            )
+        ids |= dict.fromkeys(named)
+    return (*(ids | dict.fromkeys(tokenizer.end_ids if tokenizer is not None else ())),)

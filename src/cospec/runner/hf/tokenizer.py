@@ -1,66 +1,82 @@
 """A transformers tokenizer behind the Tokenizer protocol."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from .grammar import CompiledGrammar, GrammarCompiler
-
-# How byte-level vocabularies write a byte, and how others write one that has no entry of its own.
-_BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
+from .spelling import Spelling
 
 
 class HfTokenizer:
-    """Text to ids, with the special tokens that the model wants in front, and ids to text without special tokens."""
+    """Text to ids and back.
+
+    The text of ids is the join of their bytes, read as UTF-8; special tokens add nothing, and `special` has their
+    spelling. end_ids: tokens that end a sequence.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         end = tokenizer.eos_token_id
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
-        self._texts: dict[int, str] = {}
-        by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
+        self._spelling = Spelling(tokenizer)
+        self.special: Mapping[int, str] = self._spelling.special
         self._compilers: dict[tuple[int, tuple[int, ...]], GrammarCompiler] = {}
-        self._entries = [by_id.get(index, "") for index in range(max(by_id) + 1)]
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text))
+        """A whole prompt, with the special tokens that the model wants in front. None is put behind it: an answer goes
+        on where the prompt ends."""
+        ids = list(self._tokenizer.encode(text))
+        behind = self._behind
+        return ids[: len(ids) - len(behind)] if behind and ids[-len(behind) :] == behind else ids
 
     def encode_bare(self, text: str) -> list[int]:
-        """Text to ids without the special tokens in front."""
+        """A text to ids, without special tokens around it."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        if len(ids) != 1:
-            return self._decode(ids)
-        # Single tokens are cached: while a text grows, each is decoded alone and behind the one before it.
-        if (text := self._texts.get(ids[0])) is None:
-            text = self._texts[ids[0]] = self._decode(ids)
-        return text
+    def encode_part(self, text: str) -> list[int]:
+        """A part of a prompt that stands behind another one: the space that a text may get in front is not added."""
+        anchor = self.encode_bare("\n")
+        ids = self.encode_bare(f"\n{text}")
+        return ids[len(anchor) :] if anchor and ids[: len(anchor)] == anchor else self.encode_bare(text)
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._spelling.text(ids)
 
     def entries(self) -> Sequence[str]:
-        return self._entries
+        return self._spelling.entries
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token, which may be a part of a character."""
-        entry = self._entries[token]
-        if _BYTE.fullmatch(entry):
-            return bytes([int(entry[3:5], 16)])
-        if all(letter in _BYTE_OF for letter in entry):
-            return bytes(_BYTE_OF[letter] for letter in entry)
-        return str(self._tokenizer.decode([token])).encode()
+        """What one token adds to a text, which may be a part of a character; nothing for a special token."""
+        return self._spelling.token_bytes(token)
+
+    @property
+    def drops_space(self) -> bool:
+        """Whether a text loses the space that its first word begins with."""
+        return self._spelling.drops_space
+
+    @cached_property
+    def in_front(self) -> tuple[int, ...]:
+        """The special tokens that `encode` puts in front."""
+        return tuple(self._around[0])
+
+    @property
+    def _behind(self) -> list[int]:
+        return self._around[1]
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts in front of a text, and behind it."""
+        whole, bare = list(self._tokenizer.encode("a")), self.encode_bare("a")
+        start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+        return whole[:start], whole[start + len(bare) :]
 
     @cached_property
     def longest(self) -> int:
         """The most bytes of a token."""
-        return max(len(self.token_bytes(token)) for token in range(len(self._entries)))
+        return max(len(self.token_bytes(token)) for token in range(len(self.entries())))
 
     @property
     def has_chat_template(self) -> bool:
@@ -87,7 +103,7 @@ class HfTokenizer:
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         return {
             "tokenizer_class": type(self._tokenizer).__name__,
-            "vocab_size": len(self._entries),
+            "vocab_size": len(self.entries()),
             "chat_template": getattr(self._tokenizer, "chat_template", None),
             **{name: getattr(self._tokenizer, name, None) for name in names},
         }

@@ -5,7 +5,7 @@ import time
 
 from cospec.core.text import TextStream
 
-from .toys import Letters
+from ..toys import Letters
 
 
 def pushed(tokens, stops=()):

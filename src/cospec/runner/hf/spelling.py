@@ -1,0 +1,91 @@
+"""What each entry of a vocabulary adds to a text, in bytes, by the tokenizer's own rules of decoding."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+# How byte-level vocabularies write a byte, and how others write one that has no entry of its own.
+_BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
+
+
+class Spelling:
+    """The bytes of each token.
+
+    A token that is a whole number of characters is spelled as it is decoded behind another one, since what stands in
+    front of a text may be decoded otherwise; parts of characters are spelled as the tokenizer's decoder reads them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
+        self.entries: Sequence[str] = [by_id.get(index, "") for index in range(max(by_id) + 1)]
+        added = tokenizer.added_tokens_decoder
+        # Special tokens, which add nothing to a text, by their spelling; an entry that is missing adds nothing either.
+        self.special: dict[int, str] = {id: token.content for id, token in added.items() if token.special}
+        self._literal = {id: token.content for id, token in added.items() if not token.special}
+        self._steps = _decoding_steps(tokenizer)
+        self._bytes: dict[int, bytes] = {}
+
+    def token_bytes(self, token: int) -> bytes:
+        """What the token adds to a text: nothing for a special one, or for an id that stands for no entry."""
+        if (raw := self._bytes.get(token)) is None:
+            raw = self._bytes[token] = self._read(token)
+        return raw
+
+    @cached_property
+    def drops_space(self) -> bool:
+        """Whether the space that a text's first word begins with is lost in decoding."""
+        spaced = (token for token in range(len(self.entries)) if self.token_bytes(token)[:1] == b" ")
+        first = next((token for token in spaced if self.token_bytes(token).decode("utf-8", "replace").strip()), None)
+        return first is not None and not self._decoded(first).startswith(" ")
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, the first of which stand in front."""
+        raw = b"".join(map(self.token_bytes, ids))
+        return (raw.removeprefix(b" ") if self.drops_space else raw).decode("utf-8", "replace")
+
+    def _read(self, token: int) -> bytes:
+        if token in self.special or not 0 <= token < len(self.entries):
+            return b""
+        entry = self.entries[token]
+        if "ByteLevel" in self._steps:
+            raw = _unmapped(entry)
+            # An added entry is a text, which may have letters that stand for bytes elsewhere in the vocabulary.
+            return entry.encode() if raw is None or (token in self._literal and not _is_utf8(raw)) else raw
+        byte = _BYTE.fullmatch(entry)
+        if byte and token not in self._literal and ("ByteFallback" in self._steps or not self._steps):
+            return bytes([int(byte[1], 16)])
+        before = self._decoded(token)
+        return self._decoded(token, token).removeprefix(before).encode()
+
+    def _decoded(self, *ids: int) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _unmapped(entry: str) -> bytes | None:
+    """The bytes that a byte-level entry's letters stand for; None where a letter stands for none."""
+    known = all(letter in _BYTE_OF for letter in entry)
+    return bytes(_BYTE_OF[letter] for letter in entry) if known else None
+
+
+def _is_utf8(raw: bytes) -> bool:
+    return "\ufffd" not in raw.decode("utf-8", "replace")
+
+
+def _decoding_steps(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """The types of the decoder's steps; none for a tokenizer that is written in Python."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    return frozenset(_types(json.loads(backend.to_str())["decoder"])) if backend is not None else frozenset()
+
+
+def _types(decoder: dict[str, Any] | None) -> Iterator[str]:
+    if decoder is not None:
+        yield decoder["type"]
+        for inner in decoder.get("decoders", ()):
+            yield from _types(inner)

@@ -1,0 +1,44 @@
+"""A drafter that knows fewer entries than the members: it never proposes the others, and reads them as one it knows."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .protocol import Feed, Runner, Slot
+
+# What stands for an entry that the drafter does not know, in what it reads. Its proposals are verified all the same.
+UNKNOWN = 0
+
+
+class PaddedRunner:
+    """A runner with rows widened to `vocab_size` columns, of probability zero, which may be fed all of these tokens."""
+
+    def __init__(self, runner: Runner, vocab_size: int) -> None:
+        self._runner = runner
+        self.vocab_size = vocab_size
+        self.context, self.tokenizer, self.end_ids = runner.context, runner.tokenizer, runner.end_ids
+        self.dtype: torch.dtype = runner.dtype
+
+    def open(self) -> Slot:
+        return self._runner.open()
+
+    def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
+        most = self._runner.vocab_size
+        known = [
+            Feed(each.slot, [token if token < most else UNKNOWN for token in each.tokens], each.rows) for each in batch
+        ]
+        width = (0, self.vocab_size - most)
+        return [torch.nn.functional.pad(rows, width, value=-math.inf) for rows in self._runner.feed(known)]
+
+    def trim(self, slot: Slot, length: int) -> None:
+        self._runner.trim(slot, length)
+
+    def close(self, slot: Slot) -> None:
+        self._runner.close(slot)
+
+
+def padded(runner: Runner, vocab_size: int) -> Runner:
+    """The runner itself where it knows as many entries."""
+    return runner if runner.vocab_size >= vocab_size else PaddedRunner(runner, vocab_size)
