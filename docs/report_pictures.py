@@ -22,7 +22,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         for name, language, scheme in PICTURES:
             write(study, Path(folder), language)
-            page = browser.new_page(viewport={"width": 1100, "height": 2060}, color_scheme=scheme)
+            page = browser.new_page(viewport={"width": 1100, "height": 1935}, color_scheme=scheme)
             page.goto((Path(folder) / "report.html").as_uri())
             page.screenshot(path=FOLDER / name)
 

@@ -19,7 +19,7 @@ from cospec.study.criteria import RULES, Criteria
 from cospec.study.pilot_results import results
 from cospec.study.prices import Prices
 from cospec.study.questions import Question
-from cospec.study.report import LANGUAGES, write
+from cospec.study.report import LANGUAGES, markdown, write
 from cospec.study.report.filters import amount, money, plain
 from cospec.study.report.texts import load_texts
 from cospec.study.results import ALL, PLAIN, Interval, Reason, Results
@@ -412,6 +412,25 @@ def test_a_verdict_up_to_fewer_texts_says_how_many(visit):
     page = visit(replace(EXAMPLE, verdict=verdict))
     assert page.locator(".decision").inner_text() == "GO up to concurrency 1"
     assert "Speed over plain" in page.locator(".banner").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("language", "line"),
+    [
+        ("en", "Tested against plain: auto, its choice · fixed; verification: block · coupled."),
+        ("ja", "plain と比較したもの：auto, its choice · fixed。検証方式：block · coupled。"),
+    ],
+)
+def test_what_was_tested_for_exactness_stands_in_one_line(language, line):
+    first = EXAMPLE.kept.checks[0]
+    cases = [("auto, its choice", "block"), ("auto, its choice", "coupled"), ("fixed", "block")]
+    checks = tuple(replace(first, schedule=schedule, verification=kind) for schedule, kind in cases)
+    study = replace(EXAMPLE, kept=replace(EXAMPLE.kept, checks=checks))
+    section = markdown(study, language).split("\n## ")[3]
+    assert line in section.split("<details>")[0]
+    assert load_texts(language)("kept.exact", {"num": 3}) in section
+    unfinished = replace(study, kept=replace(study.kept, is_exact=None))
+    assert load_texts(language)("kept.unfinished", {"num": 3}) in markdown(unfinished, language)
 
 
 def test_figures_without_end_are_null_in_the_page(tmp_path):

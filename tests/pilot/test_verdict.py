@@ -1,20 +1,26 @@
 """From figures to go or no-go."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cospec.cli import app
+from cospec.cli.pilot_run import EXIT
 from cospec.cli.pilot_tables import tables
 from cospec.study.compare import compare
 from cospec.study.criteria import Criteria, Limits
 from cospec.study.prices import Prices
-from cospec.study.results import OURS, Interval, Results, Status
-from cospec.study.verdict import Evidence, gain, judge
+from cospec.study.report import LANGUAGES
+from cospec.study.report.headline import GAIN_TONES, RULE_TONES, TONES
+from cospec.study.report.texts import load_texts
+from cospec.study.results import OURS, Decision, Interval, Results, Status
+from cospec.study.verdict import Evidence, Gain, gain, judge
 
 from .studies import NOTHING
 
@@ -182,6 +188,24 @@ def test_settings_that_change_figures_are_named_where_they_differ():
     changes = {"members": ("math",), "ours": "alternate", "repeats": 9, "score": "exact", "prices": Prices()}
     other = replace(EXAMPLE, settings=replace(EXAMPLE.settings, **changes))
     assert {*compare(EXAMPLE, other).differing} == {*changes}
+
+
+def test_every_outcome_has_its_words_and_colours_wherever_it_is_shown():
+    for decision in get_args(Decision):
+        assert EXIT[decision] in (0, 3, 4)
+        assert TONES[decision]
+    for status in get_args(Status):
+        assert RULE_TONES[status]
+        rules = tuple(replace(rule, status=status) for rule in EXAMPLE.verdict.rules)
+        console = Console(file=io.StringIO(), width=200)
+        console.print(*tables(replace(EXAMPLE, verdict=replace(EXAMPLE.verdict, rules=rules))))
+        assert console.file.getvalue().count(f" {status} ") == len(rules)
+    assert {*GAIN_TONES} == {*get_args(Gain)}
+    for language in LANGUAGES:
+        table = load_texts(language).table
+        assert {f"verdict.{decision}" for decision in get_args(Decision)} <= table.keys()
+        assert {f"verdict.says {decision}" for decision in get_args(Decision)} <= table.keys()
+        assert {f"status.{status}" for status in get_args(Status)} <= table.keys()
 
 
 def test_two_studies_are_compared_on_the_command_line(tmp_path):

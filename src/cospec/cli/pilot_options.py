@@ -49,7 +49,6 @@ class PilotOptions:
     score_temperature: float = option(0.0, help="Of scored answers.")
     score_tokens: int = option(64, help="The most tokens of a scored answer.", min=1)
     stop: list[str] | None = option(None, metavar="TEXT", help="End a scored answer before this.", show_default=False)
-    threads: int | None = option(None, help="CPU threads.", show_default="as torch has them", min=1)
     write_criteria: Path | None = option(
         None, metavar="FILE.yaml", help="Write commented criteria here and exit.", show_default=False
     )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import typer
 
 from .. import demo
@@ -49,8 +48,6 @@ EXIT: Mapping[Decision, int] = {"go": 0, "go up to": 0, "no-go": 3, "not decided
 
 def run_pilot(options: PilotOptions, models: EnsembleOptions) -> None:
     """Run the study, or what is left of it. Raises typer.Exit with the status of the verdict, or INTERRUPTED."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
     ensemble, source = _ensemble(models)
     settings = _settings(options, ensemble, source)
     measurements = options.out / MEASUREMENTS

@@ -55,7 +55,8 @@ def _measured(rule: Rule) -> str:
     if rule.value is None:
         return rule.reason
     interval = "" if rule.low is None or rule.high is None else f" ({rule.low:.3g} to {rule.high:.3g})"
-    return f"{rule.value:.3g}{interval} {rule.unit} {rule.reason}".strip()
+    reason = f" ({rule.reason} for an interval)" if rule.reason == "too few" else ""
+    return f"{rule.value:.3g}{interval} {rule.unit}".rstrip() + reason
 
 
 def _speed(results: Results) -> FittedTable:

@@ -73,6 +73,7 @@ def check_concurrencies(ensemble: Ensemble, concurrencies: Sequence[int]) -> Non
     most = max(concurrencies)
     if most > ensemble.max_sequences:
         raise InvalidPilot(
-            f"--concurrency {most} is more than the ensemble's max_sequences, {ensemble.max_sequences}; put "
+            f"{most} concurrent sequences, of --concurrency or the criteria's planned_concurrency, are more than the "
+            f"ensemble's max_sequences, {ensemble.max_sequences}; give --max-sequences {most}, or put "
             f"`max_sequences: {most}` into its file"
         )

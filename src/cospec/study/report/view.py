@@ -195,11 +195,12 @@ class View:
     def tested(self) -> str:
         """Which plans the self-test compared with plain, and under which verifications."""
         checks = self.study.kept.checks
+        # A plan's name may have a comma.
         return self.say(
             "kept.tested",
             {
-                "plans": self.listed([*dict.fromkeys(check.schedule for check in checks)]),
-                "verifications": self.listed([*dict.fromkeys(check.verification for check in checks)]),
+                "plans": " · ".join(dict.fromkeys(check.schedule for check in checks)),
+                "verifications": " · ".join(dict.fromkeys(check.verification for check in checks)),
             },
         )
 
