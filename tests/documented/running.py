@@ -60,7 +60,7 @@ class Reader:
         """Run it to its end; `cospec serve` until it answers. seconds: when Ctrl-C is pressed."""
         command = self.at_port(command)
         given, words = _assignments(shlex.split(command))
-        if words[:2] == ["cospec", "serve"] and "--help" not in words:
+        if words[:2] == ["cospec", "serve"] and not {"-h", "--help"} & {*words}:
             port = str(self.port)
             given |= {"COSPEC_PORT": port} if "COSPEC_PORT" in given else {}
             is_set = "COSPEC_PORT" in given or "--port" in words
