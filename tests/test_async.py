@@ -111,6 +111,37 @@ def test_event_loops_of_several_threads_share_the_engine():
     }
 
 
+def test_generate_in_other_threads_takes_turns_with_it():
+    """Forward passes of one runner in two threads at once would read each other's cache."""
+    is_within, overlaps = threading.Lock(), []
+
+    def alone(self, batch):
+        if not is_within.acquire(blocking=False):
+            overlaps.append(batch)
+            return feed(self, batch)
+        try:
+            return feed(self, batch)
+        finally:
+            is_within.release()
+
+    ensemble = Ensemble.load("demo:we", schedule="plain")
+    kind = type(ensemble.runners[0])
+    feed = kind.feed
+    prompts = ["Question: 2 + 2?", "Once", "Tom has"]
+    expected = what(ensemble.generate(prompts, PARAMS))
+
+    async def beside():
+        generating = [asyncio.to_thread(ensemble.generate, prompts, PARAMS) for _ in range(2)]
+        return await asyncio.gather(*generating, *(ensemble.agenerate(prompts, PARAMS) for _ in range(2)))
+
+    kind.feed = alone
+    try:
+        assert [what(results) for results in asyncio.run(beside())] == [expected] * 4
+    finally:
+        kind.feed = feed
+    assert not overlaps
+
+
 def test_a_cancelled_task_aborts_its_sequences_before_the_next_round():
     counted = Counted(0.01)
     ensemble = Ensemble([counted.runner, table(2)], schedule="plain")
@@ -158,6 +189,10 @@ def test_closing_the_generator_aborts_what_is_live():
         ("a text", None, InvalidPrompt),
         ([[1], [2]], [SamplingParams()], InvalidPrompt),
         ([1], SamplingParams(logit_bias={77: 1.0}), InvalidSampling),
+        (None, None, InvalidPrompt),
+        (b"bytes", None, InvalidPrompt),
+        (["a", 5], None, InvalidPrompt),
+        ([1], {"max_tokens": 3}, InvalidSampling),
     ],
 )
 def test_errors_are_those_of_generate(prompts, params, error):

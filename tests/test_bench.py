@@ -1,5 +1,6 @@
 """`cospec bench`: the figures are those of the runs, and what was measured is kept."""
 
+import importlib.metadata
 import io
 import json
 import math
@@ -19,6 +20,8 @@ from cospec.cli.options import EnsembleOptions
 from cospec.core.counts import Counts, DraftCounts, LaneCounts
 from cospec.errors import InvalidBenchmark, UnknownName
 from cospec.members import Member
+from cospec.schedule import registry
+from cospec.schedule.alternate import Alternate
 from cospec.study.benchmark import Benchmark
 from cospec.study.intervals import ratio
 from cospec.study.ledger import Ledger, at
@@ -26,13 +29,13 @@ from cospec.study.methods import PeerMethod, PlannedMethod, benchmarked, selecte
 from cospec.study.peers import bench_methods, encoded
 from cospec.study.predictions import MethodEstimates, predictions
 from cospec.study.results import Measurement
-from cospec.study.sweep import of_schedules
+from cospec.study.sweep import Sweep, of_schedules
 from cospec.study.timing import until_steady
 
 from .toys import table
 
 VARIED = ["--vary", "gamma=2,3", "--vary", "weight=0.2,0.8"]
-SMALL = ["--num-prompts", "2", "--tokens", "6", "--repeats", "1"]
+SMALL = ["--num-prompts", "2", "--max-tokens", "6", "--repeats", "1"]
 
 
 def method(name, log=None):
@@ -211,7 +214,7 @@ def test_prompts_of_another_content_are_other_settings(tmp_path):
 def test_an_ensemble_file_of_another_content_is_other_settings(tmp_path):
     file = tmp_path / "ours.yaml"
     settings = []
-    for text in ("a: 1", "a: 2", "a: 2"):
+    for text in ("members: [demo:math]", "members: [demo:general]", "members: [demo:general]"):
         file.write_text(text)
         settings.append(BenchOptions().settings(EnsembleOptions(ensemble=str(file)), ["p"]))
     assert settings[0] != settings[1] == settings[2]
@@ -265,6 +268,15 @@ def test_counts_are_per_hundred_tokens():
     assert row["theory_over_plain"] == 2.1
 
 
+def shown_at(width, made, skipped):
+    console = Console(width=width, record=True, file=io.StringIO())
+    for each in tables(made.figures(skipped)):
+        console.print(each)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
 def test_tables_fit_80_columns_and_break_no_name():
     names = ["plain", "hf-ensemble-weight (not exact)", "fixed 4 by a-drafter"]
     made = benchmark(*map(method, names))
@@ -272,13 +284,30 @@ def test_tables_fit_80_columns_and_break_no_name():
     made.ledger.counts[at(names[2], 1)] = Counts(
         tokens=9, seconds=1.0, proposers={f"member-{i}": DraftCounts(4, 3, 0, [4], [3]) for i in range(9)}
     )
-    console = Console(width=80, record=True, file=io.StringIO())
-    for each in tables(made.figures({})):
-        console.print(each)
-    lines = console.export_text().splitlines()
-    assert max(map(len, lines)) <= 80
+    lines = shown_at(80, made, {}).splitlines()
     assert all(any(name in line for line in lines) for name in [*names, "over plain"])
-    assert "accepted / proposed" in " ".join(lines[-2:])
+    assert any("member-8" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_explains_a_speed_is_seen_at_any_width(width):
+    names = ["plain", "hf-ensemble-weight (not exact)", "fixed 4 by drafter"]
+    made = benchmark(*map(method, names))
+    made.ledger.measurements += [run_of(name, seconds) for name, seconds in zip(names, (1.0, 2.0, 0.4), strict=True)]
+    lanes = ("math", "general", "drafter")
+    made.ledger.counts[at("fixed 4 by drafter", 1)] = Counts(
+        tokens=9,
+        seconds=1.0,
+        lanes={name: LaneCounts(calls=9, seconds=0.3) for name in lanes},
+        proposers={name: DraftCounts(4, 3, 0, [4], [3]) for name in lanes},
+    )
+    made.ledger.peaks[at("plain", 1)] = {"process": 411 * 2**20}
+    text = shown_at(width, made, {"hf-assisted": "no drafter is a model " * 9})
+    assert "Not shown" not in text
+    for name in (*names, "hf-assisted", "reason", "theory", "engine"):
+        assert any(name in line for line in text.splitlines())
+    for figure in ("math 100", "general 100", "drafter", "math 0.75", "general 0.75", "10.0%", "process", "411"):
+        assert figure in text
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="this system forgets no peak")
@@ -321,6 +350,32 @@ def test_the_last_line_is_one_json_document_and_plots_are_drawn(tmp_path):
     drawn = ("speed", "acceptance", "concurrency", "speed-by-gamma", "speed-by-weight")
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {"results.json", "report.json", *(f"{name}.{kind}" for name in drawn for kind in ("svg", "png"))}
+
+
+def test_tokens_is_another_name_of_max_tokens_for_a_release():
+    prompts = ["p"]
+    old, new = BenchOptions(tokens=7), BenchOptions(max_tokens=7)
+    assert old.params() == new.params()
+    assert old.settings(EnsembleOptions(), prompts) == new.settings(EnsembleOptions(), prompts)
+
+
+def test_a_gamma_is_varied_of_each_schedule_that_takes_one(monkeypatch):
+    class Paired(Alternate):
+        name = "paired"
+
+    entry = importlib.metadata.EntryPoint("paired", f"{__name__}:Paired", "cospec.schedules")
+    monkeypatch.setitem(globals(), "Paired", Paired)
+    monkeypatch.setitem(registry._SCHEDULES._registered, "paired", entry)
+
+    def varied(proposer):
+        ensemble = Ensemble([table(1), table(2)], proposer=proposer)
+        (variation,) = Sweep.parse("gamma=3").variations(ensemble, SamplingParams(), [])
+        assert all(method.ensemble.plan.gamma == 3 for method in variation.methods if method.name != "plain")
+        return {method.name for method in variation.methods}
+
+    assert varied(None) == {"plain", "alternate", "fixed", "paired"}
+    drafter = Ensemble([table(1), table(2)], proposer=table(3)).drafter_names[0]
+    assert varied(table(3)) == {"plain", "alternate", f"fixed by {drafter}", f"mixture by {drafter}", "paired"}
 
 
 def test_the_same_command_measures_nothing_twice(tmp_path):

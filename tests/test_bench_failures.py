@@ -74,7 +74,7 @@ def measured(*methods, ledger=None, **changes):
     return made.figures({"known": "beforehand"})
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(kind=st.sampled_from(KINDS), after=st.integers(0, NUM_CALLS + 1), place=st.integers(0, 3))
 def test_whatever_a_peer_raises_and_whenever_the_others_are_whole(kind, after, place):
     methods = [steady("plain"), steady("a"), steady("b")]
@@ -230,7 +230,7 @@ def test_a_drafter_of_more_columns_costs_a_benchmark_one_method(tmp_path):
     shown = CliRunner().invoke(
         app,
         ["bench", *members, "--proposer", str(tmp_path / "drafter"), "--num-prompts", "1", "--repeats", "1",
-         "--tokens", "4", "--out", str(tmp_path / "out"), "--json"],
+         "--max-tokens", "4", "--out", str(tmp_path / "out"), "--json"],
     )  # fmt: skip
     assert shown.exit_code == 0, shown.output
     figures = json.loads(shown.stdout)

@@ -95,6 +95,49 @@ def test_a_pipe_gets_the_text_and_nothing_else(generate: Run) -> None:
     assert piped.stdout_bytes.decode() == object_of(generate(*arguments, "--json"))["text"] + "\n"
 
 
+def test_a_prompt_may_be_given_as_token_ids(generate: Run, tmp_path: Path) -> None:
+    file = tmp_path / "ids.jsonl"
+    file.write_text('{"prompt": [5, 6, 7], "id": "x"}\n[5, 6, 7]\n"hello"\n')
+    alone = object_of(generate("--token-ids", "5,6,7", "--json"))
+    assert alone["prompt_tokens"] == 3
+    found = lines_of(generate("--prompts", str(file), "--json").stdout)
+    assert [line["text"] for line in found[:2]] == [alone["text"]] * 2
+    assert found[0]["id"] == "x"
+    assert object_of(generate("--token-ids", "[5, 6, 7]", "--json"))["text"] == alone["text"]
+    for ids, message in (("5,x", "must be whole numbers such as"), ("", "must be"), ("99999", "99999")):
+        check_refused(generate("--token-ids", ids), message)
+    check_refused(generate("hello", "--token-ids", "5"), "one of the two")
+
+
+def test_log_probabilities_are_a_table_and_in_json_have_their_texts(generate: Run) -> None:
+    found = object_of(generate("hello", "--logprobs", "2", "--json"))
+    first = found["logprobs"][0]
+    assert "".join(entry["text"] for entry in found["logprobs"][:1]) in found["text"]
+    assert len(first["top_texts"]) == len(first["top"]) == 2
+    shown = generate("hello", "--logprobs", "2").stdout
+    assert shown.startswith(found["text"] + "\n")
+    table = shown[len(found["text"]) + 1 :].splitlines()
+    assert table[0].split()[:2] == ["token", "log-probability"]
+    assert len(table) == 2 + 12
+    assert table[2].split()[-1] == f"{first['top'][1][1]:.3f}"
+    assert len(generate("hello", "--logprobs", "0", "--n", "2").stdout.split("log-probability")) == 3
+
+
+def test_an_answer_that_the_context_cut_says_so(generate: Run) -> None:
+    arguments = ("the " * (CONTEXT // 2 - 20), "--max-tokens", str(CONTEXT))
+    found = generate(*arguments, "--json")
+    assert json.loads(found.stdout)["finish_reason"] == "context"
+    assert "the answer was cut by the members' context, before --max-tokens 512" in found.stderr
+    assert "cut by" not in generate("hello").stderr
+
+
+@pytest.mark.parametrize("env", [{**TERMINAL, "NO_COLOR": "1"}, {**TERMINAL, "TERM": "dumb"}])
+def test_there_is_no_legend_of_colours_where_there_are_none(generate: Run, env: dict[str, str | None]) -> None:
+    shown = generate("hello", "--schedule", "alternate", env=env)
+    assert shown.exit_code == 0
+    assert "proposed by" not in shown.stdout
+
+
 def test_the_closing_line_says_speed_calls_and_acceptance(generate: Run) -> None:
     line = generate("hello", "--schedule", "alternate").stderr.splitlines()[-1]
     assert re.search(r"12 tokens in [\d.]+ s: [\d.]+ tokens/s; calls: a \d+, b \d+;", line)
@@ -426,6 +469,7 @@ def test_ctrl_c_leaves_the_text_so_far_and_the_statistics(generate: Run, ctrl_c:
     assert result.stdout
     assert whole.startswith(result.stdout.removesuffix("\n"))
     assert "5 tokens in" in result.stderr
+    assert "interrupted; nothing is kept but what was printed, and the same command begins anew" in result.stderr
 
 
 def test_ctrl_c_with_json_gives_an_object_that_says_abort(generate: Run, ctrl_c: Run) -> None:
@@ -443,6 +487,26 @@ def test_ctrl_c_keeps_unfinished_prompts_out_of_the_results(
     ctrl_c(5)
     assert generate("--prompts", str(prompts), "--out", str(out), "--schedule", "plain").exit_code == 130
     assert out.read_text() == ""
+
+
+def test_ctrl_c_says_what_the_results_have_and_how_to_go_on(
+    generate: Run, ctrl_c: Run, prompts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    lines = prompts.read_text().splitlines()
+    prompts.write_text("\n".join([*lines, *lines]) + "\n")
+    # The first two are decoded, and the others are not begun: two fit.
+    ctrl_c(14)
+    call = ("--prompts", str(prompts), "--out", str(out), "--schedule", "plain", "--max-sequences", "2")
+    result = generate(*call)
+    assert result.exit_code == 130
+    assert "24 tokens in" in result.stderr or "tokens in" in result.stderr
+    num = len(out.read_text().splitlines())
+    assert num == 2
+    said = f"interrupted; {out} has {num} of 6 prompts, and the same command goes on with the others"
+    assert said in result.stderr
+    assert generate(*call).exit_code == 0
+    assert len(out.read_text().splitlines()) == 6
 
 
 def spawn(folder: Path, *args: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":

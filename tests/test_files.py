@@ -11,6 +11,7 @@ from cospec import CospecError, Ensemble, InvalidEnsemble, Member
 from cospec.cli import app
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
+from cospec.server.batch import read_lines
 
 from .toys import table
 
@@ -57,7 +58,7 @@ WRONG = [
     (MEMBERS + "gamma: 0", "gamma: want a number of at least 1 or a list or 'auto', got 0"),
     (MEMBERS + "gamma: []", "gamma: want a whole number or a list that is not empty or 'auto', got []"),
     (MEMBERS + "gamma: [1, true]", "gamma[1]: want a whole number, got True"),
-    (MEMBERS + "quantization: int3", "quantization: want keys and values, got 'int3'"),
+    (MEMBERS + "quantization: int3", "quantization: want keys and values or '4bit' or '8bit', got 'int3'"),
     (MEMBERS + "graphs: maybe", "graphs: want true or false or 'auto' or 'shapes', got 'maybe'"),
     (MEMBERS + "max_sequences: 0", "max_sequences: want a number of at least 1, got 0"),
     (MEMBERS + "combine: 3", "combine: want a text or keys and values, got 3"),
@@ -142,6 +143,11 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path, name):
     path.write_text("members: [demo:math]\n", encoding="utf-8-sig")
     assert read_text(path, InvalidEnsemble) == "members: [demo:math]\n"
     assert len(read_settings(path, {})["members"]) == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_requests():
+    (line,) = read_lines('{"prompt": "Once"}\n'.encode("utf-8-sig"), "in.jsonl", {}, {})
+    assert line.error is None
 
 
 def test_models_are_found_from_the_file_wherever_the_command_runs(tmp_path, file, monkeypatch):

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -155,6 +156,21 @@ def test_a_cache_that_cannot_be_written_is_told(hub, monkeypatch, tmp_path):
         load(NAME, CPU)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX's")
+def test_a_cache_without_room_for_the_weights_is_told(hub):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # No file may be larger: the small ones fit, and the weights do not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        with pytest.raises(ModelNotFound, match=r"has not all weights of it: .*cannot be written \(File too large\)"):
+            load(NAME, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load(NAME, CPU).vocab_size == 120
+
+
 def test_pickles_are_refused_before_they_are_fetched(hub, tmp_path):
     folder = hub.models[NAME][MAIN]
     (folder / "model.safetensors").unlink()
@@ -178,7 +194,7 @@ def test_a_cached_model_without_its_tokenizer_says_so_where_a_text_is_given(hub,
     load(NAME, CPU)
     go_offline(monkeypatch, tmp_path)
     ensemble = Ensemble([NAME], device="cpu")
-    with pytest.raises(InvalidPrompt, match=r"owner/model came without a tokenizer \(tokenizer\.json .*--token-ids"):
+    with pytest.raises(InvalidPrompt, match=r"owner/model came without a tokenizer .*--token-ids"):
         ensemble.generate("a text")
     assert ensemble.generate([[1, 2]], SamplingParams(max_tokens=2))[0].token_ids
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -223,7 +224,7 @@ def test_a_folder_without_a_tokenizer_names_itself_where_a_text_is_given(folder)
         file.unlink()
     ensemble = Ensemble([folder], device="cpu")
     with pytest.raises(
-        InvalidPrompt, match=r"damaged came without a tokenizer \(tokenizer\.json.*add its files.*--tok"
+        InvalidPrompt, match=r"damaged came without a tokenizer \(tokenizer\.json.*add its files.*--token"
     ):
         ensemble.generate("text")
     assert ensemble.generate([[2]])
@@ -264,13 +265,18 @@ def test_code_of_a_model_s_own_names_the_flag_that_allows_it(folder, kind):
 def test_quantised_weights_name_the_packages_that_read_them(folder, method, packages):
     config = mapping(folder / "config.json")
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
-    with pytest.raises(MissingExtra, match=f"damaged' is quantised by {method}, .*: pip install {packages}$"):
+    absent = " ".join(each for each in packages.split() if find_spec(each.replace("-", "_")) is None)
+    if not absent:
+        pytest.skip(f"{packages} are installed")
+    with pytest.raises(MissingExtra, match=f"damaged' is quantised by {method}, .*: pip install {absent}$"):
         load(str(folder), CPU)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit", {"load_in_4bit": True}, {"quant_method": "quanto"}])
 def test_quantisation_that_is_asked_for_names_the_package_that_is_absent(folder, quantization):
-    package = "quanto" if isinstance(quantization, dict) and "quant_method" in quantization else "bitsandbytes"
+    package = "optimum" if isinstance(quantization, dict) and "quant_method" in quantization else "bitsandbytes"
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
     with pytest.raises(MissingExtra, match=f"damaged'.*{package}"):
         load(str(folder), LoadOptions(device="cpu", quantization=quantization))
 
@@ -322,3 +328,13 @@ def test_want_of_memory_while_loading_is_called_so(tmp_path):
     assert re.match(
         r"cospec\.errors\.DoesNotFit: model '.*big' does not fit into the memory .*; choose a smaller", told
     )
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_weights_quantised_by_bitsandbytes_decode(bits):
+    """In a venv that has it; its products round, so that rows are held against others as in half precision."""
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("accelerate")
+    # Its widths are multiples of the block of 64 in which bitsandbytes quantises.
+    ensemble = Ensemble(["demo:math"], device="cpu", quantization=bits)
+    assert ensemble.generate([[2, 3]])[0].error is None

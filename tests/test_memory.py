@@ -1,5 +1,7 @@
 """What does not fit is refused before anything is read."""
 
+import sys
+
 import pytest
 
 from cospec import CospecError, DoesNotFit, Ensemble, demo
@@ -63,3 +65,21 @@ def test_a_broken_configuration_is_left_to_whoever_loads_it(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CospecError, match="cannot be "):
         Ensemble([tmp_path], device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("1000", 1000 - 700 + 200 + 100), ("500", 100), ("100", 0), ("max", sys.maxsize)]
+)
+def test_a_container_s_limit_counts_as_the_end_of_memory(tmp_path, limit, expected):
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 200\nactive_file 100\n")
+    assert memory._free_in_container(tmp_path) == expected
+    assert memory._free_in_container(tmp_path / "none") == sys.maxsize
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"dtype": ["a"]}', "[" * 100_000])
+def test_a_configuration_of_another_kind_is_left_to_whoever_loads_it(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "model.safetensors").mkdir()
+    memory.check_memory([(str(tmp_path), LoadOptions(device="cpu"))])

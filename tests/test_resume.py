@@ -1,5 +1,6 @@
 """Results that a later run goes on with: a file never mixes those of two commands, however a run ended."""
 
+import itertools
 import json
 import os
 import random
@@ -14,7 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from cospec import Ensemble, SamplingParams
 from cospec.cli import app
+from cospec.core.engine import Engine
 from cospec.errors import CospecError
 from cospec.resume import SETTINGS, RowFile, Wanted, check_settings, differences, digest, read_rows
 
@@ -293,6 +296,65 @@ def test_generate_goes_on_after_it_was_killed_at_any_moment(folder, tmp_path):
     assert call(arguments).exit_code == 0
     assert call(generate(folder, prompts, fresh, *options)).exit_code == 0
     assert texts(out) == texts(fresh)
+
+
+def interrupt_at(monkeypatch, number):
+    """Ctrl-C in the given round."""
+    rounds, step = itertools.count(1), Engine.step
+
+    def interrupted(engine):
+        if next(rounds) == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", interrupted)
+
+
+def test_tune_goes_on_after_ctrl_c(tmp_path, monkeypatch):
+    folder = write_models(tmp_path)
+    file, kept = folder / "mine.yaml", folder / "mine.yaml.tuning.json"
+    file.write_text("members: [a, b]\ndtype: float32\n")
+    arguments = ["tune", "--ensemble", str(file), "--max-tokens", "30", "--json"]
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 130)
+        stopped = call(arguments)
+    assert stopped.exit_code == 130
+    before = json.loads(kept.read_text())
+    num = len(before["choices"])
+    assert num >= 2
+    assert f"interrupted; {kept} has what was measured on {num} texts, and the same command goes on" in stopped.stderr
+    assert file.read_text() == "members: [a, b]\ndtype: float32\n"
+    refused = call([*arguments, "--temperature", "0.5"])
+    assert refused.exit_code == 2
+    assert "temperature 1.0 was kept, 0.5 is asked" in refused.stderr
+    assert json.loads(kept.read_text()) == before
+    done = call(arguments)
+    assert done.exit_code == 0, done.stderr
+    assert f"{kept} has the measurements of {num} texts; going on from there" in done.stderr
+    assert json.loads(done.stdout)["num_texts"] >= num
+    assert "schedule: " in file.read_text()
+    assert not kept.exists()
+
+
+def test_a_planner_goes_on_with_all_that_another_measured(folder):
+    """Written to JSON and read again in between."""
+    ensemble = Ensemble([folder / "a", folder / "b"], proposer=["lookup"], dtype="float32")
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    ensemble.generate(["the members", "two models"], params)
+    planner = ensemble.planner_for(params)
+    assert planner.chosen
+    fresh = Ensemble([folder / "a", folder / "b"], proposer=["lookup"], dtype="float32").planner_for(params)
+    kept = json.dumps(planner.state())
+    fresh.restore(json.loads(kept))
+    assert json.dumps(fresh.state()) == kept
+    assert fresh.chosen == planner.chosen
+    assert set(fresh.predictions) == set(planner.predictions)
+    assert all(speed > 0 for speed in fresh.predictions.values())
+    # Its plans are tuned as the other's were, and it goes on learning.
+    other = Ensemble([folder / "a", folder / "b"], proposer=["lookup"], dtype="float32")
+    other.planner_for(params).restore(json.loads(kept))
+    other.generate("the members", params)
+    assert other.planner_for(params).state()["num_settled"] > json.loads(kept)["num_settled"]
 
 
 # A full disk, and what is no file.

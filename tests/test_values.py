@@ -48,7 +48,7 @@ def names_of(cls):
 
 
 def write(path: Path, value: object) -> Path:
-    path.write_text(yaml.safe_dump(value, allow_unicode=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(value, default_style='"'), encoding="utf-8")
     return path
 
 
@@ -185,7 +185,7 @@ LISTED = [
     (lambda: LoadOptions(trust_remote_code="false"), InvalidEnsemble, "trust_remote_code must be true or false"),
     (lambda: LoadOptions(device=0), InvalidEnsemble, "device 0 is not known; use cpu, cuda"),
     (lambda: LoadOptions(device=["cpu"]), InvalidEnsemble, r"device \['cpu'\] is not known"),
-    (lambda: LoadOptions(quantization="int3"), InvalidEnsemble, "quantization must be .*, got 'int3'"),
+    (lambda: LoadOptions(quantization="int3"), InvalidEnsemble, "quantization 'int3' is not known; use 4bit, 8bit"),
     (lambda: SamplingParams(stop_token_ids=b"ab"), InvalidSampling, "stop_token_ids must be"),
     (lambda: SamplingParams(stop={"a": 1}), InvalidSampling, "stop must be"),
     (lambda: SamplingParams(logit_bias={"1" * 5000: 1.0}), InvalidSampling, "logit_bias must be"),

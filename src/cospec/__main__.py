@@ -1,5 +1,14 @@
-"""`python -m cospec`: the command line."""
+"""`python -m cospec`, and the console script: the command line."""
 
-from .cli import main
+from .interrupts import leave_at_once
 
-main()
+
+def main() -> None:
+    leave_at_once()
+    from .cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

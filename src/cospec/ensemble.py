@@ -204,7 +204,7 @@ class Ensemble:
 
         should_stop: asked before each round; once it holds, what is live ends as it is, with finish_reason "abort".
         """
-        return self._run(deque(self._requests(prompts, params)), should_stop)
+        return self._run(deque(self._prepared(prompts, params)), should_stop)
 
     async def agenerate(self, prompts: Prompts, params: Params = None) -> list[Result]:
         """`generate` for an event loop, which goes on while the models run in a thread of their own.
@@ -217,8 +217,8 @@ class Ensemble:
         With equal seeds the results are those of `generate`. Cancelling the task aborts its sequences before the next
         round. Raises what `generate` raises, and EngineStopped once the engine has died.
 
-        `generate` and `stream` run in the thread that calls them: call them, and ensembles that were made of members
-        `loaded` here, while nothing is awaited.
+        `generate` and `stream`, which decode in the thread that calls them, may be called meanwhile in any thread:
+        rounds take turns. Other ensembles that were made of members `loaded` here must wait.
         """
         results = [event.result async for event in self.astream(prompts, params) if event.result is not None]
         return sorted(results, key=lambda result: (result.prompt_index, result.index))
@@ -325,22 +325,28 @@ class Ensemble:
             return self._requests(prompts, params)
 
     def _run(self, waiting: deque[Request], should_stop: Callable[[], bool]) -> Iterator[Event]:
-        engine = self.engine()
+        engine, turn = self.engine(), self._thread.turn
         live: list[int] = []
         try:
             while waiting or engine.num_live:
-                while waiting and engine.num_live < self.max_sequences:
-                    live.append(engine.add(waiting.popleft()))
+                with turn:
+                    while waiting and engine.num_live < self.max_sequences:
+                        live.append(engine.add(waiting.popleft()))
                 if should_stop():
                     break
-                for event in engine.step():
+                with turn:
+                    events = engine.step()
+                for event in events:
                     if event.result is not None:
                         live.remove(event.id)
                     yield event
             for id in live:
-                yield engine.abort(id)
+                with turn:
+                    event = engine.abort(id)
+                yield event
         finally:
-            engine.close()
+            with turn:
+                engine.close()
 
     def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
         ids = self._encoded(prompt, lambda own: own.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)

@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal, Required
 from typing_extensions import TypedDict
 
 from . import demo
-from .core.combine import DEFAULT_COMBINATION, WEIGHTS, combination_names, combination_parameters, make_combination
+from .core.combine import (
+    DEFAULT_COMBINATION,
+    WEIGHTS,
+    combination_names,
+    combination_parameters,
+    combination_summary,
+    make_combination,
+)
 from .core.params import SamplingParams
 from .core.verify import VERIFICATIONS
 from .errors import InvalidEnsemble, UnknownName, shown
@@ -81,7 +88,7 @@ class LoadSettings(TypedDict, total=False):
         ),
     ]
     revision: Annotated[
-        str | None,
+        Name | None,
         Key(meaning="The branch, tag or commit of a model on the hub.", default="the newest", example="v1.1"),
     ]
 
@@ -285,8 +292,20 @@ def _combination_schema(kind: str) -> dict[str, Any]:
             options[name]["default"] = parameter.default
         elif name != WEIGHTS:
             required.append(name)
-    properties = {"type": {"const": kind}, **options}
-    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": combination_summary(kind),
+        "properties": {"type": {"const": kind}, **options},
+        "required": required,
+        "additionalProperties": False,
+        "examples": [{"type": kind, **_example_options(options)}],
+    }
+
+
+def _example_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that have a value by default, and weights of two members."""
+    weights = {WEIGHTS: [0.7, 0.3]} if WEIGHTS in options else {}
+    return weights | {name: option["default"] for name, option in options.items() if option.get("default") is not None}
 
 
 def _read(path: Path) -> EnsembleSettings:

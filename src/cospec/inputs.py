@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
@@ -99,7 +100,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), [*"-+0123456789"]
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+][0-9]+$"), [*"-+0123456789"]
 )
 
 
@@ -155,7 +156,7 @@ def check_unicode(text: str, what: str, kind: type[CospecError]) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise kind(f"{what} is not valid Unicode") from None
+        raise kind(f"{what} is not valid Unicode: half of a surrogate pair is no character") from None
 
 
 def without_nulls(value: Any, cls: type) -> Any:
@@ -224,11 +225,21 @@ def _cached_adapter(hint: Any) -> TypeAdapter[Any]:
 
 def json_schema(hint: Any) -> dict[str, Any]:
     """The JSON schema of a file's values, in which a mapping has no key but those of its type."""
-    schema = _adapter(hint).json_schema()
+    schema = _adapter(hint).json_schema(schema_generator=_AsWritten)
     for part in (schema, *schema.get("$defs", {}).values()):
         if "properties" in part:
             part["additionalProperties"] = False
     return schema
+
+
+class _AsWritten(GenerateJsonSchema):
+    """Keys in their order, without titles that say the same once more."""
+
+    def sort(self, value: Any, parent_key: str | None = None) -> Any:
+        return value
+
+    def get_title_from_name(self, name: str) -> str:
+        return name
 
 
 def _explained(

@@ -16,11 +16,13 @@ import httpx
 import openai
 import pytest
 import yaml
+from pydantic import ValidationError
 from ray import serve
 
 from cospec import Ensemble, SamplingParams
 from cospec.errors import CospecError, UnknownName
 from cospec.serve_ray import NAME, AppArgs, application, start
+from cospec.server.app import create_app
 from cospec.server.settings import ServerSettings
 
 from ..signals import hear_interrupts
@@ -189,6 +191,20 @@ def test_replicas_that_cannot_start_say_why(cluster, port):
 def test_a_setting_that_there_is_not_is_named():
     with pytest.raises(UnknownName, match="did you mean 'max_waiting'"):
         AppArgs(settings={"max_waitin": 3}).server_settings()
+
+
+def test_several_ensembles_are_chosen_by_the_model_and_share_their_members(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("members: [demo:math, demo:general]\ncombine: {type: mixture, weights: [0.9, 0.1]}\ndtype: float32\n")
+    args = AppArgs(ensemble=["demo:we", str(other)], settings={"log_level": "info"})
+    loaded = args.load()
+    assert [*loaded] == ["demo:we", str(other)]
+    assert loaded["demo:we"].runners[0] is loaded[str(other)].runners[0]
+    settings = args.server_settings()
+    assert (settings.model, settings.log_level) == ("demo:we", "info")
+    assert [*create_app(loaded, settings).state.hosts] == [*loaded]
+    with pytest.raises(ValidationError):
+        AppArgs(ensemble=[])
 
 
 def test_keys_come_from_the_file_or_the_environment_and_none_is_empty(monkeypatch):

@@ -24,12 +24,13 @@ from cospec.errors import InvalidPilot
 from cospec.server.metrics import Metrics
 from cospec.study.criteria import Limits
 from cospec.study.energy import find_meter
+from cospec.study.formula import target_formula
 from cospec.study.methods import pilot_methods
 from cospec.study.metrics import Histogram, Service, parsed
 from cospec.study.operation import write_ensemble, write_relaxed
 from cospec.study.results import Relaxed, Results
 from cospec.study.verdict import Evidence, Served, judge, served
-from cospec.study.watch import watch
+from cospec.study.watch import OtherEnsemble, ServedEnsemble, described, same, watch
 
 from ..server import conftest as servers
 from .studies import NOTHING
@@ -181,7 +182,7 @@ def test_a_window_is_what_happened_between_two_readings():
     assert window.between_tokens.count == 0
     # A server that was started anew has counted less than before.
     restarted = replace(service(10, 9, 5.0), tokens=10.0)
-    assert restarted.since(service(400, 300, 5.0)) == restarted
+    assert restarted.since(service(400, 300, 5.0)) == replace(restarted, is_restarted=True)
 
 
 def test_a_percentile_has_drifted_only_where_its_whole_bucket_lies_beyond_the_limit():
@@ -232,16 +233,28 @@ def server(pair):
         yield running
 
 
-def test_a_running_server_is_watched(server, tmp_path):
-    pilot = tmp_path / "results.json"
-    pilot.write_text(json.dumps(EXAMPLE.to_dict()), encoding="utf-8")
+def of_ensemble(results, ensemble):
+    """The same study, as if it were of this ensemble."""
+    target = target_formula(ensemble.combination, ensemble.member_names)
+    names = {"members": ensemble.member_names, "drafters": ensemble.drafter_names, "target": target}
+    return replace(results, settings=replace(results.settings, **names))
+
+
+def kept_as(results, path):
+    path.write_text(json.dumps(results.to_dict()), encoding="utf-8")
+    return str(path)
+
+
+def test_a_running_server_is_watched(server, pair, tmp_path):
+    pilot = kept_as(of_ensemble(EXAMPLE, pair), tmp_path / "results.json")
 
     def watched(*arguments):
-        shown = CliRunner().invoke(app, ["watch", server.url, "--pilot", str(pilot), "--once", *arguments])
+        shown = CliRunner().invoke(app, ["watch", server.url, "--pilot", pilot, "--once", *arguments])
         return shown.exit_code, shown.output
 
     code, output = watched("--json")
-    assert code == 0, output
+    assert code == 4, output
+    assert json.loads(output)["status"] == "too few"
     assert {reading["status"] for reading in json.loads(output)["readings"]} == {"too few"}
     body = {"model": "demo:we", "prompt": "the members", "max_tokens": 64, "ignore_eos": True}
     for _ in range(16):
@@ -255,19 +268,73 @@ def test_a_running_server_is_watched(server, tmp_path):
     readings = {(reading["name"], reading["is_criterion"]): reading for reading in found["readings"]}
     assert readings["ms_per_token", False]["now"] > 0
     assert code == found["drifted"]
+    assert found["status"] == ("drifted" if code else "steady")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"members": ("a", "c")}, {"target": "0.9 a + 0.1 b"}, {"drafters": ("d",)}, {"drafters": ()}]
+)
+def test_a_server_of_another_ensemble_is_refused_and_both_are_named(server, pair, tmp_path, changed):
+    other = of_ensemble(EXAMPLE, pair)
+    other = replace(other, settings=replace(other.settings, **changed))
+    pilot = kept_as(other, tmp_path / "results.json")
+    shown = CliRunner().invoke(app, ["watch", server.url, "--pilot", pilot, "--once"])
+    assert shown.exit_code == 2
+    said = " ".join(shown.output.split())
+    assert "the server decodes a + b (0.5 a + 0.5 b), drafters c, and the pilot measured" in said
+    settings = other.settings
+    assert described(settings.members, settings.target, settings.drafters) in said
+
+
+def test_drafters_that_a_plan_has_no_use_for_may_be_left_out():
+    settings = EXAMPLE.settings
+    row = EXAMPLE.mechanism.row(served(EXAMPLE).method, served(EXAMPLE).concurrency)
+    used = [name for name in settings.drafters if name in {each.name for each in row.proposers}]
+    more = replace(EXAMPLE, settings=replace(settings, drafters=(*settings.drafters, "unused")))
+    running = ServedEnsemble(members=settings.members, drafters=tuple(used), target=settings.target, schedule="auto")
+    assert same(more, {"model": running}) == "model"
+    # Of several ensembles behind one server it is that of the pilot.
+    other = replace(running, members=("x", "y"))
+    assert same(more, {"other": other, "model": running}) == "model"
+    with pytest.raises(OtherEnsemble, match=r"x \+ y .* and the pilot measured"):
+        same(more, {"other": other})
+
+
+def test_a_window_says_no_more_than_its_tokens_show():
+    share, ms = in_pilot()
+    enough = watch(EXAMPLE, service(1000, 1000 * share, ms), 0.25)
+    assert enough.status == "steady"
+    few = watch(EXAMPLE, replace(service(10, 10 * share, ms, 2), tokens=20.0), 0.25)
+    assert {reading.status for reading in few.readings} == {"too few"}
+    assert few.status == few.to_dict()["status"] == "too few"
+    assert not few.has_drifted
+    # What was decoded shows drift, whatever is too little for another figure.
+    assert watch(EXAMPLE, service(10, 10 * share, 2 * ms), 0.25).status == "drifted"
+
+
+def test_a_restart_is_told_by_any_count_that_went_back():
+    before = service(400, 300, 5.0)
+    assert not service(500, 400, 5.0).since(before).is_restarted
+    # More tokens than the last time, and fewer drafts.
+    again = replace(service(10, 9, 5.0), tokens=5000.0)
+    assert again.since(before) == replace(again, is_restarted=True)
+    assert watch(EXAMPLE, again.since(before), 0.25).is_restarted
 
 
 @contextlib.contextmanager
-def answering(answers):
-    """A server that gives these answers to those who ask for its metrics, a status and a text each, then Ctrl-C."""
+def answering(answers, models):
+    """A server that gives these answers to those who ask for its metrics, a status and a text each, then Ctrl-C.
+
+    models: what `/v1/models` says, a status and a text.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            status, text = answers.pop(0) if self.path == "/metrics" else (404, "")
+            status, text = answers.pop(0) if self.path == "/metrics" else models
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text.encode())
-            if not answers:
+            if not answers and self.path == "/metrics":
                 os.kill(os.getpid(), signal.SIGINT)
 
         def log_message(self, *_):
@@ -281,15 +348,34 @@ def answering(answers):
         thread.join()
 
 
+def listed(settings):
+    """What `/v1/models` says of this study's ensemble."""
+    own = {key: getattr(settings, key) for key in ("members", "drafters", "target")}
+    return json.dumps({"data": [{"id": "model", "cospec": {**own, "schedule": "auto"}}]})
+
+
+@pytest.mark.parametrize(
+    "models", [(404, ""), (200, "<html>Welcome</html>"), (200, '{"data": [{"id": "llama"}]}'), (200, "[]")]
+)
+def test_a_server_that_decodes_no_ensemble_is_told(tmp_path, models):
+    pilot = kept_as(EXAMPLE, tmp_path / "results.json")
+    with answering([(200, Metrics().text().decode())] * 9, models) as url:
+        shown = CliRunner().invoke(app, ["watch", url, "--pilot", pilot, "--once"])
+    assert shown.exit_code == 2
+    said = " ".join(shown.output.split())
+    assert "/v1/models" in said
+    assert "cospec serve" in said
+
+
 def test_the_watch_goes_on_while_a_server_starts_anew(tmp_path):
-    metrics = Metrics("model")
-    metrics.watch(SimpleNamespace(num_running=0, num_waiting=0))
+    metrics = Metrics()
+    metrics.of("model").watch(SimpleNamespace(num_running=0, num_waiting=0))
     idle = metrics.text().decode()
-    pilot = tmp_path / "results.json"
-    pilot.write_text(json.dumps(EXAMPLE.to_dict()), encoding="utf-8")
-    with answering([(200, idle), (502, "<html>Bad gateway</html>"), (200, "<html>Welcome</html>"), (200, idle)]) as url:
-        shown = CliRunner().invoke(app, ["watch", url, "--pilot", str(pilot), "--every", "1", "--json"])
-    assert shown.exit_code == 0, shown.output
+    pilot = kept_as(EXAMPLE, tmp_path / "results.json")
+    answers = [(200, idle), (502, "<html>Bad gateway</html>"), (200, "<html>Welcome</html>"), (200, idle)]
+    with answering(answers, (200, listed(EXAMPLE.settings))) as url:
+        shown = CliRunner().invoke(app, ["watch", url, "--pilot", pilot, "--every", "1", "--json"])
+    assert shown.exit_code == 4, shown.output
     assert "trying again (1 of 5)" in shown.stderr
     assert "trying again (2 of 5)" in shown.stderr
     (window,) = map(json.loads, shown.stdout.splitlines())

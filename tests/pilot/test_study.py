@@ -23,7 +23,8 @@ from cospec.members import Member
 from cospec.runner.hf import LoadOptions
 from cospec.study.batches import batches
 from cospec.study.criteria import Criteria, Softening
-from cospec.study.exactness import Check, Difference
+from cospec.study.exactness import Check, Difference, num_checks
+from cospec.study.exactness import tested_plans as plans_tested
 from cospec.study.intervals import FEWEST_UNITS
 from cospec.study.ledger import Ledger
 from cospec.study.methods import PlannedMethod
@@ -606,3 +607,12 @@ def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path, opene
     assert page.locator("#verdict tbody tr").count() == len(found.verdict.rules)
     assert page.locator("#speed svg.plot").count() >= 1
     assert page.locator("#speed table").last.locator("tbody tr").count() == 5
+
+
+def test_the_self_test_tests_the_candidate_plan_as_it_will_run(pair):
+    """With `plain` as the ensemble's own plan, `auto` is the candidate."""
+    made = study(pair.with_plan(schedule="plain", gamma=None, proposer=None))
+    assert made.settings.ours == "auto"
+    assert made.candidate.plan.name == "auto"
+    assert next(iter(plans_tested(made.candidate))) == "auto"
+    assert len(made._self_test()) == num_checks(made.candidate)

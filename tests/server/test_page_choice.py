@@ -5,9 +5,12 @@ import json
 import pytest
 from playwright.sync_api import expect
 
+from cospec import Ensemble, Mixture
+from cospec.members import shared_runners
+
 from ..browsing import in_chromium
-from .conftest import MODEL
-from .visits import visiting
+from .conftest import MODEL, Served
+from .visits import PROMPT, text_of, visiting
 
 OTHER = "other"
 
@@ -69,3 +72,23 @@ def test_the_chosen_ensemble_is_asked_and_remembered(visit):
     expect(page.locator("#model")).to_be_hidden()
     visit.run()
     visit.becomes("done")
+
+
+def test_each_of_two_ensembles_answers_for_itself(browser):
+    with shared_runners():
+        ensembles = {
+            "math": Ensemble(["demo:math", "demo:general"], Mixture([0.9, 0.1])),
+            "general alone": Ensemble(["demo:general"]),
+        }
+    with Served(ensembles, model="math") as several, visiting(browser, several) as visit, several.http() as http:
+        page = visit.page
+        for name in ensembles:
+            page.select_option("#model", name)
+            visit.run(schedule="plain")
+            visit.becomes("streaming")
+            visit.becomes("done")
+            body = {"model": name, "prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "plain"}
+            assert text_of(page) == http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+            assert page.locator("#lane-figures bdi").all_inner_texts() == list(ensembles[name].member_names)
+            assert page.locator("#weights").is_visible() == (name == "math")
+        visit.finish()

@@ -81,6 +81,18 @@ def test_a_network_that_goes_midway_and_comes_back(visit):
     visit.errors.clear()
 
 
+def test_an_answer_that_the_context_cuts_short_says_so(browser, ensemble):
+    with Served(ensemble, context=40) as small, visiting(browser, small) as visit:
+        visit.run(max_tokens=8)
+        visit.becomes("done")
+        assert "max tokens reached" in visit.page.inner_text("#status")
+        visit.run(max_tokens=100)
+        visit.becomes("streaming")
+        visit.becomes("done")
+        assert "the context is full" in visit.page.inner_text("#status")
+        visit.finish()
+
+
 def test_a_member_that_fails_is_told_and_the_next_run_succeeds(browser):
     ensemble, _ = moody_ensemble()
     with Served(ensemble) as running, visiting(browser, running) as visit:

@@ -33,6 +33,8 @@ FAULTS = """
     node.scrollIntoView({ block: 'nearest', inline: 'nearest', behavior: 'instant' });
     const { left, right, top, bottom } = node.getBoundingClientRect();
     hold(left >= 0 && right <= innerWidth, node, 'is beyond the edge');
+    const isControl = !node.matches('.hint, #used-seed');
+    hold(!isControl || Math.min(right - left, bottom - top) >= 24, node, 'is too small for a finger');
     const shows = (y) => node.contains(document.elementFromPoint((left + right) / 2, y));
     hold([top + 2, (top + bottom) / 2, bottom - 2].every(shows), node, 'is covered');
   }
@@ -149,6 +151,41 @@ def test_axe_finds_nothing(browser, served, scheme):
         found.append(axe.run(visit.page))
         assert [each.generate_report() for each in found if each.violations_count] == []
         visit.finish(told=[400])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_tab_stop_shows_its_focus(browser, served, scheme):
+    with visiting(browser, served, color_scheme=scheme) as visit:
+        visit.run()
+        visit.becomes("done")
+        visit.page.focus("nav a")
+        stops = set()
+        for _ in range(40):
+            visit.page.keyboard.press("Tab")
+            stop, outline, colour = visit.page.evaluate(
+                """() => {
+                  const node = document.activeElement;
+                  const { outlineStyle, outlineWidth, outlineColor } = getComputedStyle(node);
+                  return [node.id || node.tagName, `${outlineStyle} ${outlineWidth}`, outlineColor];
+                }"""
+            )
+            if stop == "BODY":  # the end: the browser's own controls come next
+                break
+            stops.add(stop)
+            assert outline == "solid 2px", stop
+            assert colour in ("rgb(31, 95, 191)", "rgb(143, 188, 255)"), stop
+        assert {
+            "prompt",
+            "schedule",
+            "weight-1",
+            "seed",
+            "generate",
+            "compare",
+            "copy-seed",
+            "output",
+            "sheet",
+        } <= stops
+        visit.finish()
 
 
 def test_nothing_moves_by_itself_for_those_who_ask_for_calm(browser, served):

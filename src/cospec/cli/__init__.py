@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import CospecError
+from ..interrupts import raise_again
 from .help import SETTINGS, rendered, with_help
 from .output import interrupted, print_error
 
@@ -18,11 +19,12 @@ COMMANDS = {
     "batch": "Answer a file of requests, and go on where it was cut off.",
     "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
-    "serve": "Serve an ensemble to OpenAI's clients, with a page.",
+    "serve": "Serve ensembles to OpenAI's clients, with a page.",
     "pilot": "Run a study on your own prompts that ends in go or no-go.",
     "models": "List the bundled models and ensembles.",
     "tune": "Find the fastest plan on your own prompts and machine.",
     "watch": "Compare a server with the pilot that it came from.",
+    "schema": "Print the JSON schema of ensemble files, for editors.",
     "verify": "Prove on your own models that the output follows the target distribution.",
 }
 
@@ -39,7 +41,9 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
-        return name, _load(name) if name else None, rest
+        command = _load(name) if name else None
+        raise_again()
+        return name, command, rest
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         formatter.write(rendered(self, ctx))
@@ -48,7 +52,7 @@ class LazyGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            sentence = "files keep what was written, and the same command goes on from it, or begins anew"
+            sentence = "nothing more is kept; the same command goes on from what it kept before, or begins anew"
             raise interrupted(sentence) from None
         except CospecError as error:
             print_error(str(error))

@@ -71,7 +71,8 @@ def _kept(out: Path, lines: Sequence[Line], requests: Path) -> KeptRows:
     if kept.rows:
         num_refused = sum(map(is_refusal, kept.rows.values()))
         refusals = f", {num_refused} of them refusals: correct these lines and run the same command" * bool(num_refused)
-        print_note(f"{out} has {len(kept.rows)} of {len(lines)} answers{refusals}; going on with the others")
+        rest = "going on with the others" if len(kept.rows) < len(lines) else "nothing else is left to do"
+        print_note(f"{out} has {len(kept.rows)} of {len(lines)} answers{refusals}; {rest}")
     return kept
 
 

@@ -28,7 +28,7 @@ from .spread import option, spread
 from .study import parse_counts, run_study
 from .tables import print_tables
 
-EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --tokens 64 --out results"
+EXAMPLE = "cospec bench --ensemble demo:we --proposer demo:drafter --num-prompts 5 --max-tokens 64 --out results"
 
 RESULTS = "results.json"
 _PLAN_KEYS = ("schedule", "gamma", "proposer", "first")
@@ -45,7 +45,9 @@ class BenchOptions:
         show_default="the bundled prompts",
     )
     num_prompts: int = option(20, help="How many of them.", min=1)
-    tokens: int = option(128, help="Tokens a text; end tokens are passed over.", min=1)
+    max_tokens: int = option(128, help="Tokens a text; end tokens are passed over.", min=1)
+    # What --max-tokens was called in 0.1.
+    tokens: int | None = option(None, "--tokens", hidden=True, min=1)
     temperature: float = option(SamplingParams.temperature, help="That texts are sampled at.")
     repeats: int = option(3, help="Runs of each method a prompt; their median counts.", min=1)
     methods: str | None = option(
@@ -74,7 +76,7 @@ class BenchOptions:
         show_default=False,
     )
     no_plots: bool = option(False, "--no-plots", help="Write no plots.")
-    as_json: bool = option(False, "--json", help="Print the last line, a JSON object, and no tables.")
+    as_json: bool = option(False, "--json", help="Print one JSON object on a line, and no tables.")
 
     def texts(self) -> list[str]:
         """Raises InvalidPrompt for a file that cannot be read or holds none."""
@@ -83,7 +85,7 @@ class BenchOptions:
         return [entry.text for entry in read_prompts(None, self.prompts)][: self.num_prompts]
 
     def params(self) -> SamplingParams:
-        return SamplingParams(max_tokens=self.tokens, temperature=self.temperature, ignore_eos=True)
+        return SamplingParams(max_tokens=self.tokens or self.max_tokens, temperature=self.temperature, ignore_eos=True)
 
     def levels(self) -> list[int]:
         """Raises InvalidBenchmark for anything but counts."""
@@ -97,9 +99,8 @@ class BenchOptions:
 
     def settings(self, models: EnsembleOptions, texts: list[str]) -> dict[str, Any]:
         """What earlier results must agree in to be resumed. texts: the prompts."""
-        own = {
-            key: getattr(self, key) for key in ("num_prompts", "tokens", "temperature", "repeats", "methods", "plan")
-        }
+        own = {key: getattr(self, key) for key in ("num_prompts", "temperature", "repeats", "methods", "plan")}
+        own["max_tokens"] = self.params().max_tokens
         machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
         prompts = [digest(text) for text in texts]
         return {"version": __version__, **own, "prompts": prompts, **models.identity(), "machine": machine}
@@ -110,7 +111,8 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     """Time every method on the same prompts.
 
     Each single member, plain, members in parallel, every schedule, and what transformers offers for the same models;
-    interleaved and paired prompt by prompt, after a warm-up. The last line on standard output is one JSON object.
+    interleaved and paired prompt by prompt, after a warm-up. What cannot run is listed with the reason, and the others
+    are timed. With --json, and below the tables where a program reads them, all figures are one JSON object on a line.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -144,8 +146,6 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     figures = benchmark.figures(skipped)
     if not options.as_json:
         print_tables(*tables(figures))
-        for name, reason in skipped.items():
-            print_note(f"skipped {name}: {reason}")
     if options.out is not None:
         keep(options.out / "report.json", to_line(figures))
         if not options.no_plots:

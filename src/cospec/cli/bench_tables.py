@@ -1,4 +1,5 @@
-"""A benchmark's figures as tables: every method, then several prompts at once, then varied settings."""
+"""A benchmark's figures as tables: every method's speed and its causes, several prompts at once, varied settings, and
+what was skipped."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,14 +11,17 @@ _METHOD = TableColumn(name="method", priority=0)
 
 def tables(figures: Mapping[str, Any]) -> Iterator[FittedTable]:
     """figures: those of `Benchmark`."""
-    yield _methods(figures["methods"])
+    yield _speeds(figures["methods"])
+    yield _causes(figures["methods"])
     if figures["concurrency"]:
         yield _concurrency(figures["concurrency"])
     for setting, by_value in figures["sweeps"].items():
         yield _sweep(setting, by_value)
+    if figures["skipped"]:
+        yield _skipped(figures["skipped"])
 
 
-def _methods(rows: Mapping[str, Any]) -> FittedTable:
+def _speeds(rows: Mapping[str, Any]) -> FittedTable:
     return FittedTable(
         title="speed over plain: geometric mean of per-prompt ratios (95 % bootstrap interval)",
         columns=[
@@ -25,10 +29,6 @@ def _methods(rows: Mapping[str, Any]) -> FittedTable:
             TableColumn(name="tokens/s", is_number=True),
             TableColumn(name="over plain", priority=0, is_number=True),
             TableColumn(name="theory", priority=2, is_number=True),
-            TableColumn(name="calls / 100 tokens", priority=4, is_number=True),
-            TableColumn(name="accepted / proposed", priority=3, is_number=True),
-            TableColumn(name="engine", priority=5, is_number=True),
-            TableColumn(name="peak MiB", priority=6, is_number=True),
         ],
         rows=[
             [
@@ -36,6 +36,25 @@ def _methods(rows: Mapping[str, Any]) -> FittedTable:
                 f"{row['tokens_per_second']:.1f}",
                 _interval(row["over_plain"]),
                 f"{row['theory_over_plain']:.2f}" if row["theory_over_plain"] else "",
+            ]
+            for name, row in rows.items()
+        ],
+    )
+
+
+def _causes(rows: Mapping[str, Any]) -> FittedTable:
+    return FittedTable(
+        title="where the time goes: forward passes, drafts, the engine's own share, and memory",
+        columns=[
+            _METHOD,
+            TableColumn(name="calls / 100 tokens", priority=0, wraps=True),
+            TableColumn(name="accepted / proposed", priority=0, wraps=True),
+            TableColumn(name="engine", priority=2, is_number=True),
+            TableColumn(name="peak MiB", wraps=True),
+        ],
+        rows=[
+            [
+                name,
                 _listed(row.get("calls_per_100_tokens", {}), ".0f"),
                 _listed(row.get("acceptance", {}), ".2f"),
                 f"{row['share_outside_models']:.1%}" if "share_outside_models" in row else "",
@@ -43,6 +62,14 @@ def _methods(rows: Mapping[str, Any]) -> FittedTable:
             ]
             for name, row in rows.items()
         ],
+    )
+
+
+def _skipped(reasons: Mapping[str, str]) -> FittedTable:
+    return FittedTable(
+        title="skipped",
+        columns=[_METHOD, TableColumn(name="reason", priority=0, wraps=True)],
+        rows=[[name, reason] for name, reason in reasons.items()],
     )
 
 

@@ -46,7 +46,7 @@ def _as_written(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> A
         entries = json.loads(written)
     except ValueError as error:
         raise typer.BadParameter(f"{param.envvar} begins with [ and is no JSON list: {error}") from None
-    kind = type(value[0])
-    if not all(isinstance(entry, kind) for entry in entries):
-        raise typer.BadParameter(f"{param.envvar} must be a JSON list of strings, got {written}")
+    if not all(isinstance(entry, str) for entry in entries):
+        # Not with its value, which may be a key.
+        raise typer.BadParameter(f"{param.envvar} must be a JSON list of strings, or its entries between white space")
     return entries

@@ -17,7 +17,7 @@ from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..resume import KeptRows, Settings, Wanted, digest, plain, read_rows
 from .options import SAMPLING, Biases, EnsembleOptions, LocalOptions, as_biases
-from .output import Interrupt, interrupted, print_error, print_note, progress
+from .output import Interrupt, interrupted, on_interrupt, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
 from .records import Records
 from .sinks import JsonLines, OneText, ResultFile, Screen, Sink, TextByText
@@ -98,7 +98,8 @@ class Results:
         what = f"result of these {len(entries)} prompts"
         kept = read_rows(path, "index", wanted, what, defaults=_DEFAULTS)
         if kept.rows:
-            print_note(f"{path} has {len(kept.rows)} of {len(entries)} prompts; going on with the others")
+            rest = "going on with the others" if len(kept.rows) < len(entries) else "nothing is left to do"
+            print_note(f"{path} has {len(kept.rows)} of {len(entries)} prompts; {rest}")
         return cls(path=path, wanted=wanted, kept=kept)
 
     @property
@@ -143,7 +144,8 @@ def generate(
     todo = {index: entry for index, entry in enumerate(entries) if file is None or index not in file.kept.rows}
     if not todo:
         return
-    ensemble = models.build()
+    with on_interrupt(lambda: _kept_sentence(file, [], params.n)):
+        ensemble = models.build()
     records = Records(tokenizer=ensemble.tokenizer, max_tokens=params.max_tokens)
     screen = Screen(ensemble.names, records, is_plain=output.plain_text or output.as_json)
 

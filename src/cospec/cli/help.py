@@ -118,17 +118,16 @@ def _kind(param: Any) -> str:
 
 
 def _help(param: Any, context: Any) -> str:
-    """The help of an option, with its default and what is allowed in brackets."""
-    notes = []
+    """The help of an option, with what is allowed and its default."""
+    parts = [param.help or ""]
+    least, most = getattr(param, "min", None), getattr(param, "max", None)
+    if least is not None:
+        parts.append(f"{least} to {most}." if most is not None else f"At least {least}.")
     shown = getattr(param, "show_default", None)
     default = param.get_default(context, call=False)
     if isinstance(shown, str):
-        notes.append(f"default: {shown}")
+        parts.append(f"[default: {shown}]")
     elif shown and not (default is None or default is False or default in ((), [])):
-        notes.append(f"default: {' '.join(map(str, default)) if isinstance(default, list | tuple) else default}")
-    least, most = getattr(param, "min", None), getattr(param, "max", None)
-    if least is not None and most is not None:
-        notes.append(f"{least} to {most}")
-    elif least is not None:
-        notes.append(f"at least {least}")
-    return f"{param.help or ''} [{'; '.join(notes)}]" if notes else str(param.help or "")
+        values = default if isinstance(default, list | tuple) else [default]
+        parts.append(f"[default: {' '.join(map(str, values))}]")
+    return " ".join(filter(None, parts))

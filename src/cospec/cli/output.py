@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..interrupts import INTERRUPTED
 from ..storage import to_json
 
 
@@ -45,10 +46,6 @@ def print_figures(value: Mapping[str, object], *, as_json: bool) -> None:
     """All figures as one line of JSON: where it is asked for, and below the tables where a program reads them."""
     if as_json or not sys.stdout.isatty():
         print_json(value)
-
-
-# The exit status after Ctrl-C, as shells have it: 128 and the number of the signal.
-INTERRUPTED = 130
 
 
 def interrupted(sentence: str) -> typer.Exit:

@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .help import wrapped
+
 Cell = str | Text
 
 # Spaces between two columns.
@@ -92,11 +94,13 @@ class FittedTable:
 
     def _grid(self, shown: Sequence[int], width: int) -> Table:
         grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-        for index, column_width in zip(shown, self._widths(shown, width), strict=True):
+        widths = self._widths(shown, width)
+        for index, column_width in zip(shown, widths, strict=True):
             column = self.columns[index]
             grid.add_column(Text(column.name), justify="right" if column.is_number else "left", width=column_width)
         for row in self.rows:
-            grid.add_row(*(_text(row[index]) for index in shown))
+            cells = zip(shown, widths, strict=True)
+            grid.add_row(*(_fitted(row[index], self.columns[index], width) for index, width in cells))
         return grid
 
     def _widths(self, shown: Sequence[int], width: int) -> list[int]:
@@ -147,6 +151,13 @@ def _longest(texts: Sequence[str]) -> int:
 
 def _plain(cell: Cell) -> str:
     return cell if isinstance(cell, str) else cell.plain
+
+
+def _fitted(cell: Cell, column: TableColumn, width: int) -> Text:
+    """The cell in a column of this width; a sentence leaves no last word on a line of its own."""
+    if not column.wraps or not isinstance(cell, str):
+        return _text(cell)
+    return Text("\n".join(line for part in cell.splitlines() for line in wrapped(part, width)))
 
 
 def _text(cell: Cell) -> Text:

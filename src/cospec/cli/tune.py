@@ -1,19 +1,22 @@
 """`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import demo
 from ..core.params import SamplingParams
+from ..ensemble import Prompt
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import written
+from ..resume import digest, plain
 from ..schedule.auto import Auto
 from ..storage import check_place
-from ..study.tune import MOST_TEXTS, Tuning, write_plan
+from ..study.tune import MOST_TEXTS, TuneProgress, Tuning, write_plan
 from ..study.tune import tune as run_tune
 from .options import DEFAULT_ENSEMBLE, LocalOptions
-from .output import print_json, print_note, progress
+from .output import on_interrupt, print_json, print_note, progress
 from .prompts import read_prompts
 from .spread import option, spread
 from .tables import FittedTable, TableColumn, print_tables
@@ -41,11 +44,11 @@ class TuneOptions:
     )
     as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
-    def texts(self) -> list[str]:
+    def texts(self) -> Sequence[Prompt]:
         """Raises InvalidPrompt for a file that cannot be read or holds none."""
         if self.prompts is None:
             return demo.prompts()
-        return [entry.text for entry in read_prompts(None, self.prompts)]
+        return [entry.prompt for entry in read_prompts(None, self.prompts)]
 
 
 @spread
@@ -54,16 +57,35 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
 
     It goes into the ensemble's file. `auto` learns what calls cost and what is accepted until its choice stands; that
     is timed beside plain and printed next to what was predicted. Under every plan texts follow the same distribution.
+
+    Ctrl-C keeps what was measured beside the file, and the same command goes on from there.
     """
     source, out = _files(options, models)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
     prompts = options.texts()
-    # Every plan is weighed, so that the one in the file stands in no way of a proposer.
-    ensemble = replace(models, schedule=models.schedule or Auto.name).build()
     if out is not None:
         check_place(out)
-    with progress(MOST_TEXTS) as advance:
-        tuning = run_tune(ensemble, prompts, params, on_text=lambda _: advance())
+    # Every plan is weighed, so that the one in the file stands in no way of a proposer.
+    models = replace(models, schedule=models.schedule or Auto.name)
+    kept = None if out is None else out.with_name(f"{out.name}.tuning.json")
+    measured = {"prompts": list(map(digest, prompts)), "max_tokens": params.max_tokens}
+    settings = plain({**measured, "temperature": params.temperature, **models.identity()})
+    so_far = TuneProgress(settings=settings) if kept is None else TuneProgress.load(kept, settings)
+    if so_far.choices:
+        print_note(f"{kept} has the measurements of {len(so_far.choices)} texts; going on from there")
+
+    def save(now: TuneProgress) -> None:
+        if kept is not None:
+            now.save(kept)
+
+    def sentence() -> str:
+        if kept is None or not so_far.choices:
+            return "nothing is kept, and the same command begins anew"
+        return f"{kept} has what was measured on {len(so_far.choices)} texts, and the same command goes on from there"
+
+    with on_interrupt(sentence), progress(MOST_TEXTS) as advance:
+        ensemble = models.build()
+        tuning = run_tune(ensemble, prompts, params, lambda _: advance(), so_far, save)
     if options.as_json:
         print_json(tuning.to_dict())
     else:
@@ -72,6 +94,8 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
         sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
         write_plan(tuning, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
         print_note(f"wrote the plan '{tuning.plan}' to {out}")
+    if kept is not None:
+        kept.unlink(missing_ok=True)
 
 
 def _files(options: TuneOptions, models: LocalOptions) -> tuple[Path | None, Path | None]:

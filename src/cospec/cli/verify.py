@@ -1,5 +1,6 @@
 """`cospec verify`: test on the user's own members and machine that the text is the target's."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.text import Text
 from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
-from ..study.exactness import Check, Effort, num_checks, self_test
+from ..study.exactness import SAMPLED_LENGTH, Check, Effort, num_checks, self_test
 from .options import LocalOptions
 from .output import print_json, progress
 from .prompts import read_prompts
@@ -56,8 +57,9 @@ def verify(*, options: VerifyOptions, models: LocalOptions) -> None:
     """Prove on your own models that the output follows the target distribution.
 
     Each schedule is compared with plain decoding: coupled text token by token, greedy text token by token (the gap
-    between the two best tokens at a first difference tells a tie of rounding from a fault), and samples by a
-    two-sample test. Exit code 1 if a check fails.
+    between the two best tokens at a first difference tells a tie of rounding from a fault), and samples with plain's
+    and with the target's probabilities, under every verification, the ensemble's own first. The ensemble's own plan is
+    among them; of auto also the plan that it chooses. Exit code 1 if a check fails.
     """
     effort, prompts = options.effort(), options.texts()
     ensemble = models.build()
@@ -68,43 +70,72 @@ def verify(*, options: VerifyOptions, models: LocalOptions) -> None:
             advance()
     is_exact = all(check.is_passed for check in checks)
     if options.as_json:
-        print_json({"exact": is_exact, "checks": [asdict(check) for check in checks]})
+        listed = [{**asdict(check), "outcome": check.outcome} for check in checks]
+        print_json({"exact": is_exact, "plan": str(ensemble.plan), "tested": _tested(checks), "checks": listed})
     else:
-        print_tables(_table(ensemble, checks))
+        print_tables(_table(ensemble, effort, checks))
     if not is_exact:
         raise typer.Exit(1)
 
 
-def _table(ensemble: Ensemble, checks: list[Check]) -> FittedTable:
+_RESULTS = {
+    "passed": Text("passed", "green"),
+    "ties": Text("equal but for ties of rounding", "yellow"),
+    "failed": Text("FAILED", "red"),
+}
+
+
+def _tested(checks: list[Check]) -> dict[str, dict[str, list[str]]]:
+    """Kind of check -> verification -> the plans that were tested under it."""
+    tested: dict[str, dict[str, list[str]]] = {}
+    for check in checks:
+        tested.setdefault(check.name, {}).setdefault(check.verification, []).append(check.schedule)
+    return tested
+
+
+def _table(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> FittedTable:
     return FittedTable(
-        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}: against plain",
+        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}, {ensemble.plan}: against plain",
         columns=[
-            TableColumn(name="check", priority=0, wraps=True),
+            TableColumn(name="check", priority=0),
             TableColumn(name="schedule", priority=0, wraps=True),
-            TableColumn(name="verification", priority=2),
-            TableColumn(name="result", priority=0),
-            TableColumn(name="what was compared", wraps=True),
+            TableColumn(name="verification", priority=0),
+            TableColumn(name="result", priority=0, wraps=True),
+            TableColumn(name="what was found", wraps=True),
         ],
         rows=[
-            [
-                check.name,
-                check.schedule,
-                check.verification,
-                Text("passed", "green") if check.is_passed else Text("FAILED", "red"),
-                _detail(check),
-            ]
+            [check.name, check.schedule, check.verification, _RESULTS[check.outcome], _detail(check)]
             for check in checks
         ],
+        caption=_caption(ensemble, effort, checks),
     )
 
 
 def _detail(check: Check) -> str:
-    """What was compared, and a line for each first difference."""
+    """What was found; of texts that differ how many are ties, and a line for each fault."""
+    ties = [each for each in check.differences if each.is_tie]
+    faults = [each for each in check.differences if not each.is_tie]
     lines = [check.detail]
-    for difference in check.differences:
-        kind = "a tie" if difference.is_tie else "a fault"
-        lines.append(
-            f"prompt {difference.prompt_index}, position {difference.position}: "
-            f"gap of the two best {difference.gap:.2g}, {kind}"
-        )
+    if ties:
+        lines.append(f"{len(ties)} first differ in a tie, largest gap {max(each.gap for each in ties):.2g}")
+    lines += [
+        f"prompt {each.prompt_index}, position {each.position}: gap of the two best {each.gap:.2g}, a fault"
+        for each in faults
+    ]
     return "\n".join(lines)
+
+
+def _caption(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> str:
+    """What all lines of a kind have in common, and how many came out how."""
+    thresholds = [check.threshold for check in checks if check.threshold is not None]
+    of_samples = (
+        f"Sampled texts: {effort.num_samples} of up to {SAMPLED_LENGTH} tokens of each prompt "
+        f"({effort.num_sampled_prompts} at most); a check fails under p {min(thresholds):.1g}.\n"
+        if thresholds
+        else ""
+    )
+    kinds = dict.fromkeys(check.verification for check in checks if check.threshold is not None)
+    own = f"Sampled under {', '.join(kinds)}; the ensemble's own verification is {ensemble.plan.verification}."
+    outcomes = Counter(check.outcome for check in checks)
+    counted = ", ".join(f"{num} {_RESULTS[outcome]}" for outcome, num in sorted(outcomes.items()))
+    return f"{of_samples}{own if kinds else ''}\n{counted}."

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from ..errors import InvalidPilot
 from ..study.metrics import Service, fetch, read_service
 from ..study.results import Results
-from ..study.watch import Watch
+from ..study.watch import OtherEnsemble, Reading, ServedEnsemble, Watch, same
 from ..study.watch import watch as compared
 from .output import Interrupt, print_note, to_line
+from .tables import Cell, FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec watch http://localhost:8000 --pilot pilot/results.json --every 60"
 
-DRIFTED = 1
+# The exit status by the last window's; 2 is an error, as of all commands.
+EXIT_CODES = {"steady": 0, "drifted": 1, "too few": 4}
 # The failed readings in a row after which the watch ends.
 MOST_MISSED = 5
 _COLOURS = {"steady": "green", "drifted": "red", "too few": "yellow"}
@@ -43,20 +44,21 @@ def watch(
 ) -> None:
     """Compare a server with the pilot that it came from.
 
-    Acceptance and latency of each window of service, against the criteria and the pilot's own figures. Exit code 1 if
-    the last window had drifted. Under `auto` the planner keeps measuring and changes its plan by itself; it cannot make
-    up for a workload that differs from the pilot's: then run the pilot again.
+    Acceptance and latency of each window of service, against the criteria and the pilot's own figures. Exit code by the
+    last window: 0 if nothing had drifted, 1 if something had, 4 if too few tokens were decoded to say; 2 where the
+    server decodes something else than the pilot, or is no `cospec serve`. Under `auto` the planner keeps measuring and
+    changes its plan by itself; it cannot make up for a workload that differs from the pilot's: run the pilot again.
     """
     results = Results.load(pilot)
-    compare = partial(compared, results, tolerance=tolerance, schedule=_schedule(url, api_key))
-    before = read_service(url, api_key)
+    before, schedule = _watched(url, api_key, results)
+    compare = partial(compared, results, tolerance=tolerance, schedule=schedule)
     if once:
         found = compare(before)
         _show(found, as_json)
     else:
-        found = _windows(partial(read_service, url, api_key), compare, before, every, as_json)
-    if found.has_drifted:
-        raise typer.Exit(DRIFTED)
+        # Asked each time what it decodes: it may be another server after a restart.
+        found = _windows(lambda: _watched(url, api_key, results)[0], compare, before, every, as_json)
+    raise typer.Exit(EXIT_CODES[found.status])
 
 
 def _windows(
@@ -64,7 +66,7 @@ def _windows(
 ) -> Watch:
     """Window after window, until Ctrl-C; returns the last. A server that does not answer may be restarting.
 
-    Raises InvalidPilot once it has not answered MOST_MISSED times in a row.
+    Raises InvalidPilot once it has not answered MOST_MISSED times in a row, OtherEnsemble where it answers as another.
     """
     found, num_missed = compare(before.since(before)), 0
     with Interrupt() as interrupt:
@@ -72,6 +74,8 @@ def _windows(
             _wait(every, interrupt)
             try:
                 now = read()
+            except OtherEnsemble:
+                raise
             except InvalidPilot as error:
                 num_missed += 1
                 if num_missed == MOST_MISSED:
@@ -89,13 +93,32 @@ def _wait(seconds: float, interrupt: Interrupt) -> None:
         time.sleep(0.1)
 
 
-def _schedule(url: str, key: str | None) -> str | None:
-    """The schedule that the server reports; None if it reports none."""
+def _models(url: str, key: str | None) -> dict[str, ServedEnsemble]:
+    """What the server decodes, by the name of the model. Raises InvalidPilot where it is no `cospec serve`."""
+    address = f"{url.rstrip('/')}/v1/models"
+    text = fetch(address, key)
     try:
-        models = json.loads(fetch(f"{url.rstrip('/')}/v1/models", key))
-        return str(models["data"][0]["cospec"]["schedule"])
-    except (InvalidPilot, ValueError, LookupError, TypeError):
-        return None
+        listed = [(str(model["id"]), model["cospec"]) for model in json.loads(text)["data"]]
+        return {
+            name: ServedEnsemble(
+                members=tuple(own["members"]),
+                drafters=tuple(own["drafters"]),
+                target=own.get("target"),
+                schedule=own.get("schedule"),
+            )
+            for name, own in listed
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InvalidPilot(f"{address} names no ensemble of `cospec serve`; give the address of one") from None
+
+
+def _watched(url: str, key: str | None, results: Results) -> tuple[Service, str | None]:
+    """The counters of what the pilot measured, and its schedule. Raises OtherEnsemble where something else is decoded,
+    and InvalidPilot where the server is no `cospec serve`."""
+    models = _models(url, key)
+    name = same(results, models)
+    # Replicas behind one address may count under several names where they serve one ensemble.
+    return read_service(url, key, name if len(models) > 1 else None), models[name].schedule
 
 
 def _show(found: Watch, as_json: bool) -> None:
@@ -103,18 +126,27 @@ def _show(found: Watch, as_json: bool) -> None:
         sys.stdout.write(to_line(found.to_dict()))
         sys.stdout.flush()
         return
-    title = f"{datetime.now():%H:%M:%S}: {found.tokens:.0f} tokens served; {_advice(found)}"
-    table = Table("figure", "from", title=title)
-    for column in ("pilot", "now", "limit"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for reading in found.readings:
-        source = "criteria" if reading.is_criterion else "pilot"
-        # A percentile is known to lie above the lower bound of its bucket only.
-        now = f"> {_written(reading.now)}" if reading.now and "." in reading.name else _written(reading.now)
-        figures = (_written(reading.pilot), now, _written(reading.limit))
-        table.add_row(reading.name, source, *figures, f"[{_COLOURS[reading.status]}]{reading.status}[/]")
-    Console().print(table)
+    since = " since the server was restarted" if found.is_restarted else ""
+    numbers = [TableColumn(name=name, is_number=True) for name in ("pilot", "now", "limit")]
+    table = FittedTable(
+        title=f"{datetime.now():%H:%M:%S}: {found.tokens:.0f} tokens served{since}; {_advice(found)}",
+        columns=[
+            TableColumn(name="figure", priority=0),
+            TableColumn(name="from"),
+            *numbers,
+            TableColumn(name="status"),
+        ],
+        rows=[_row(reading) for reading in found.readings],
+    )
+    print_tables(table)
+
+
+def _row(reading: Reading) -> list[Cell]:
+    source = "criteria" if reading.is_criterion else "pilot"
+    # A percentile is known to lie above the lower bound of its bucket only.
+    now = f"> {_written(reading.now)}" if reading.now and "." in reading.name else _written(reading.now)
+    figures = (_written(reading.pilot), now, _written(reading.limit))
+    return [reading.name, source, *figures, Text(reading.status, _COLOURS[reading.status])]
 
 
 def _written(value: float | None) -> str:
@@ -122,8 +154,11 @@ def _written(value: float | None) -> str:
 
 
 def _advice(found: Watch) -> str:
-    if not found.has_drifted:
-        return "nothing has drifted"
+    if found.status == "too few":
+        return "too few tokens to say"
+    if found.status == "steady":
+        few = dict.fromkeys(reading.name for reading in found.readings if reading.status == "too few")
+        return "nothing has drifted" + (f"; too few to say of {', '.join(few)}" if few else "")
     if found.schedule == "auto":
         return "drifted: auto retunes its plan as it measures; if it stays so, run the pilot again"
     return "drifted: its plan is fixed; run `cospec pilot` or `cospec tune` again, or serve it under `schedule: auto`"

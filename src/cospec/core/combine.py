@@ -7,7 +7,7 @@ proposed what. Rows come as [members, positions, vocab]; a position's result dep
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import Parameter, signature
+from inspect import Parameter, getdoc, signature
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
@@ -292,6 +292,11 @@ def combination_parameters(kind: str) -> dict[str, Parameter]:
         else parameter
         for name, parameter in found.parameters.items()
     }
+
+
+def combination_summary(kind: str) -> str:
+    """The first paragraph of its documentation. Raises UnknownName."""
+    return " ".join((getdoc(_kind(kind)) or kind).split("\n\n")[0].split())
 
 
 def combination_options(kind: str) -> list[str]:

@@ -16,6 +16,11 @@ class Average:
         self.count += 1
         self.value += (value - self.value) * max(self.rate, 1 / self.count)
 
+    @property
+    def state(self) -> tuple[float, int]:
+        """What the mean is so far, to be kept in a file."""
+        return self.value, self.count
+
 
 @dataclass
 class LaneCounts:

@@ -104,7 +104,8 @@ class EngineThread:
 
     max_sequences: sequences decoded at a time, by all engines together. max_waiting: sequences that may wait for a
     place; None for any number. idle_seconds: the thread ends when it had nothing to do for so long, and starts again
-    with the next sequence; None to keep it. error: why nothing is decoded any more, once that is so.
+    with the next sequence; None to keep it. error: why nothing is decoded any more, once that is so. turn: held for a
+    round at a time; whoever runs an engine of these runners in another thread holds it for each of its rounds.
     """
 
     def __init__(
@@ -112,6 +113,8 @@ class EngineThread:
     ) -> None:
         self.max_sequences, self.max_waiting = max_sequences, max_waiting
         self.error: str | None = None
+        # An engine may be closed by the garbage collector, within a round.
+        self.turn = threading.RLock()
         self._idle_seconds = idle_seconds
         self._outbox = Outbox()
         self._waiting: deque[QueuedSequence] = deque()
@@ -191,7 +194,9 @@ class EngineThread:
         try:
             while self._admit():
                 for engine in dict.fromkeys(engine for engine, _ in self._live):
-                    for event in engine.step():
+                    with self.turn:
+                        events = engine.step()
+                    for event in events:
                         self._take(engine, event)
                 self._outbox.send()
         except BaseException as error:
@@ -222,7 +227,9 @@ class EngineThread:
 
     def _drop_cancelled(self) -> None:
         for engine, id in [key for key, group in self._live.items() if group.is_cancelled]:
-            self._take(engine, engine.abort(id))
+            with self.turn:
+                event = engine.abort(id)
+            self._take(engine, event)
         if any(queued.group.is_cancelled for queued in self._waiting):
             self._waiting = deque(queued for queued in self._waiting if not queued.group.is_cancelled)
 
@@ -230,7 +237,9 @@ class EngineThread:
         group = queued.group
         assert group.engine is not None
         try:
-            self._live[group.engine, group.engine.add(queued.request)] = group
+            with self.turn:
+                id = group.engine.add(queued.request)
+            self._live[group.engine, id] = group
         except CospecError as error:
             # The request was checked on arrival; what fails now fails for this caller alone.
             group.is_cancelled = True

@@ -49,7 +49,8 @@ class LoadOptions:
             raise InvalidEnsemble(f"dtype {shown(self.dtype)} is not known; use {', '.join(DTYPES)}")
         if self.revision is not None and not (isinstance(self.revision, str) and self.revision):
             raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
-        if not isinstance(self.quantization, Mapping) and self.quantization not in [*_BITS]:
+        is_named = isinstance(self.quantization, str) and self.quantization in _BITS
+        if not is_named and not isinstance(self.quantization, Mapping):
             raise InvalidEnsemble(
                 f"quantization {shown(self.quantization)} is not known; use {', '.join(_BITS)}, or keys and values of "
                 "a quantisation configuration of transformers, such as {quant_method: quanto, weights: int8}"

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..core.policy import Round
 from ..core.sheet import Sheet
@@ -144,6 +145,33 @@ class Auto(Schedule):
     def verified(cls, setting: Setting) -> Sequence[Plan]:
         """None: it runs the other schedules' plans, and is compared where it is an ensemble's own plan."""
         return []
+
+    def state(self) -> dict[str, Any]:
+        """What it has measured and chosen, in JSON's types, for a later process to go on with."""
+        return {
+            "beliefs": self.beliefs.state(),
+            "by_confidence": {plan: each.state() for plan, each in self._by_confidence.items()},
+            "chosen": self._chosen,
+            "num_settled": self._num_settled,
+            "num_explorations": self._num_explorations,
+            "num_windows": self._num_windows,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave, over the same plans, before anything is decoded."""
+        self.beliefs.restore(state["beliefs"])
+        for plan, own in state["by_confidence"].items():
+            self._by_confidence[plan].restore(own)
+            self.plans[plan] = self.plans[plan].with_acceptances(self._by_confidence[plan].values)
+        self._num_settled = state["num_settled"]
+        # An exploration that was cut off is run again.
+        self._num_explorations = max(0, state["num_explorations"] - (not state["chosen"]))
+        self._num_windows = state["num_windows"]
+        self._chosen = state["chosen"]
+        if self._chosen:
+            self._tune()
+            self.predictions = self.predict()
+            self._tune()
 
     # Questions: those of the plan that the sequence runs.
 

@@ -2,8 +2,8 @@
 them is the business of `auto`."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,6 +60,33 @@ class Beliefs:
         # By plan and batch bucket: log of measured over predicted speed, and log of the measured speed.
         self._corrections: dict[tuple[str, int], Average] = {}
         self._speeds: dict[tuple[str, int], Average] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What was measured, in JSON's types."""
+        return {
+            "num_live": self.num_live,
+            "costs": self.costs.state(),
+            "overhead": self._overhead.state,
+            **{name: [(*key, each.state) for key, each in kept.items()] for name, kept, _ in self._averages()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave, in an ensemble of the same members and drafters."""
+        self.num_live = state["num_live"]
+        self.costs.restore(state["costs"])
+        self._overhead = Average(OVERHEAD_RATE, *state["overhead"])
+        for name, kept, rate in self._averages():
+            for *key, average in state[name]:
+                kept[Pair(*key) if name == "acceptances" else tuple(key)] = Average(rate, *average)
+
+    def _averages(self) -> list[tuple[str, dict[Any, Average], float]]:
+        """Every mean by what it is of: its name in `state`, and its least weight of a new value."""
+        return [
+            ("acceptances", self.acceptances, ACCEPTANCE_RATE),
+            ("by_place", self.by_place, ACCEPTANCE_RATE),
+            ("corrections", self._corrections, WINDOW_RATE),
+            ("speeds", self._speeds, SPEED_RATE),
+        ]
 
     # What is measured.
 

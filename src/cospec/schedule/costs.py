@@ -4,6 +4,7 @@ import bisect
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..core.counts import Average
 
@@ -42,7 +43,21 @@ class Costs:
             seconds = min(seconds, STALL * cell.seconds.value)
         cell.num_tokens.add(num_tokens)
         cell.seconds.add(seconds)
-        self._lines[lane] = sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells.values())
+        self._lines[lane] = _line(cells)
+
+    def state(self) -> list[Any]:
+        """What was measured, in JSON's types."""
+        return [
+            (lane, key, cell.num_tokens.state, cell.seconds.state)
+            for lane, cells in self._cells.items()
+            for key, cell in cells.items()
+        ]
+
+    def restore(self, state: list[Any]) -> None:
+        """Take over what `state` gave."""
+        for lane, key, tokens, seconds in state:
+            self._cells[lane][key] = _Cell(Average(RATE, *tokens), Average(RATE, *seconds))
+        self._lines = {lane: _line(cells) for lane, cells in self._cells.items()}
 
     def seconds(self, lane: int, num_tokens: float) -> float:
         """Interpolated between the two nearest sizes that were measured. Below all, the least; above, on the line
@@ -62,6 +77,11 @@ class Costs:
     def seconds_more(self, lane: int, num_tokens: int) -> float:
         """Seconds that one token more takes in a pass of about so many."""
         return max(0.0, self.seconds(lane, 2 * num_tokens) - self.seconds(lane, num_tokens)) / num_tokens
+
+
+def _line(cells: dict[int, _Cell]) -> list[tuple[float, float]]:
+    """Tokens and seconds of the cells, sorted by tokens."""
+    return sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells.values())
 
 
 def _key(num_tokens: int) -> int:

@@ -59,6 +59,14 @@ class AcceptanceByConfidence:
         """The acceptance in each bin."""
         return tuple(average.value for average in self._bins)
 
+    def state(self) -> list[tuple[float, int]]:
+        """What was measured, in JSON's types."""
+        return [average.state for average in self._bins]
+
+    def restore(self, state: Sequence[tuple[float, int]]) -> None:
+        """Take over what `state` gave."""
+        self._bins = [Average(_RATE, *each) for each in state]
+
 
 def _bin(confidence: float) -> int:
     return bisect.bisect_left(_EDGES, confidence)

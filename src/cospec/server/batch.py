@@ -1,5 +1,6 @@
 """Batch files: lines in OpenAI's batch shape, or bare bodies, to calls of endpoints; and answers to lines."""
 
+import codecs
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def read_lines(raw: bytes, where: str, defaults: Mapping[str, Any], settings: Se
     """
     check_defaults(defaults)
     lines = []
-    for number, line in enumerate(raw.split(b"\n"), start=1):
+    for number, line in enumerate(raw.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if line.strip():
             own = {"request": digest(line.strip().decode(errors="surrogateescape")), "defaults": defaults, **settings}
             lines.append(_read(number, own, line.strip(), f"{where}:{number}", defaults))

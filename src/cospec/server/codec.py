@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
+from ..inputs import check_unicode
 from .errors import ApiError
 from .schema import Message, TokenizeRequest
 
@@ -32,7 +33,7 @@ class Codec:
         Unicode."""
         if isinstance(prompt, str):
             self._check_length(len(prompt))
-            _check_unicode(prompt)
+            check_unicode(prompt, "the prompt", InvalidPrompt)
         return prompt
 
     def info(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class Codec:
         turns = [{"role": message.role, "content": message.text()} for message in messages]
         for turn in turns:
             for text in turn.values():
-                _check_unicode(text)
+                check_unicode(text, "a message", InvalidPrompt)
         self._check_length(sum(len(turn["content"]) for turn in turns))
         if not getattr(self._tokenizer, "has_chat_template", False):
             return _plain_chat(turns)
@@ -125,14 +126,6 @@ def _as_bytes(raw: bytes) -> str:
 def context_exceeded(given: str, context: int, *, param: str = "prompt") -> ApiError:
     message = f"{given}; the context holds {context} tokens, the answer included"
     return ApiError(400, message, param=param, code="context_length_exceeded")
-
-
-def _check_unicode(text: str) -> None:
-    """Raises InvalidPrompt for a lone surrogate, which JSON's escapes can spell and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidPrompt("the prompt has half of a surrogate pair, which is no character") from None
 
 
 def _plain_chat(turns: Values[dict[str, str]]) -> str:

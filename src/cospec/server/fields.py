@@ -16,6 +16,8 @@ from .schema import ChatRequest, CompletionRequest
 SLIP, LONG_SLIP = 0.75, 0.85
 # Unknown names that are compared with the known ones, in one request.
 MOST_COMPARED = 64
+# Letters of a name that may be a slip; comparing a longer one would take its time.
+LONGEST = 100
 
 # Fields of OpenAI and of serving engines that change no answer here.
 HARMLESS = frozenset(
@@ -131,7 +133,7 @@ def refuse_unsupported(body: BaseModel, table: Unsupported) -> None:
                     f"{field.path} is not supported, got {field.value!r:.100}: {reason}; leave it out",
                     param=field.path,
                 )
-        elif field.name not in HARMLESS:
+        elif field.name not in HARMLESS and len(field.name) <= LONGEST:
             num_compared += 1
             if num_compared > MOST_COMPARED:
                 raise ApiError(400, f"the request has more than {MOST_COMPARED} unknown fields; leave them out")
@@ -155,9 +157,10 @@ def _unknown(body: BaseModel, path: str = "") -> Iterator[UnknownField]:
         yield UnknownField(f"{path}{name}", value, known)
     for name in type(body).model_fields:
         value = getattr(body, name)
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, BaseModel):
-                yield from _unknown(inner, f"{path}{name}.")
+        inner = value if isinstance(value, list) else [value]
+        # A list is of one kind: the ids of a long prompt are not looked at one by one.
+        for each in inner if inner and isinstance(inner[0], BaseModel) else ():
+            yield from _unknown(each, f"{path}{name}.")
 
 
 def _names(kind: type[BaseModel]) -> Iterable[str]:
@@ -170,7 +173,7 @@ def _refuse_slip(field: UnknownField, known: Iterable[str]) -> None:
     given, written = _letters(field.name), {_letters(name): name for name in known if "." not in name}
     for nearest in difflib.get_close_matches(given, written, cutoff=SLIP):
         if abs(len(nearest) - len(given)) <= 1 or difflib.get_close_matches(given, [nearest], cutoff=LONG_SLIP):
-            path = printable(field.path[:100])
+            path = printable(field.path)
             raise ApiError(400, f"unknown field {path!r}; did you mean {written[nearest]!r}?", param=path)
 
 

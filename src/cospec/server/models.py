@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from .. import demo
+from ..study.formula import target_formula
 from .decoding import Decoder
 from .errors import ApiError
 
@@ -78,6 +79,7 @@ def _described(decoder: Decoder) -> dict[str, Any]:
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),
         "combination": combination,
+        "target": target_formula(ensemble.combination, ensemble.member_names),
         "schedules": [name for name, others in offered.items() if verification in others],
         "verifications": offered.get(own, []),
         "plans": offered,

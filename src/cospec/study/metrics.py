@@ -5,15 +5,13 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ..errors import InvalidPilot, MissingExtra
 
-try:
-    from prometheus_client.parser import text_string_to_metric_families
+if TYPE_CHECKING:
     from prometheus_client.samples import Sample
-except ImportError:
-    raise MissingExtra("watching a server needs prometheus-client: pip install 'cospec[serve]'") from None
 
 TIMEOUT_SECONDS = 10
 _FOREIGN = "these are no metrics of `cospec serve`; give the address of one"
@@ -51,7 +49,8 @@ class Histogram:
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A server's counters. tokens: decoded. proposed, accepted: tokens by proposer. between_tokens: seconds between
-    tokens. per_text: each sequence's mean of those. to_first_token: seconds to each sequence's first token."""
+    tokens. per_text: each sequence's mean of those. to_first_token: seconds to each sequence's first token.
+    is_restarted: of a window, that the server was restarted in it."""
 
     tokens: float
     proposed: Mapping[str, float]
@@ -59,11 +58,12 @@ class Service:
     between_tokens: Histogram
     per_text: Histogram
     to_first_token: Histogram
+    is_restarted: bool = False
 
     def since(self, earlier: "Service") -> "Service":
-        """The increase since then; all of it where the server was restarted in between."""
-        if self.tokens < earlier.tokens:
-            return self
+        """The increase since then; all of it where the server was restarted in between, so that counts went back."""
+        if any(now < before for now, before in zip(self._counts, earlier._counts, strict=True)):
+            return replace(self, is_restarted=True)
         return Service(
             tokens=self.tokens - earlier.tokens,
             proposed=_minus(self.proposed, earlier.proposed),
@@ -73,10 +73,16 @@ class Service:
             to_first_token=self.to_first_token.since(earlier.to_first_token),
         )
 
+    @property
+    def _counts(self) -> tuple[float, ...]:
+        """Counts that never fall while a server runs."""
+        latencies = (self.between_tokens.count, self.per_text.count, self.to_first_token.count)
+        return (self.tokens, sum(self.proposed.values()), sum(self.accepted.values()), *latencies)
 
-def read_service(url: str, key: str | None = None) -> Service:
-    """The counters of the server at `url`. Raises InvalidPilot where no `cospec serve` answers."""
-    return parsed(fetch(f"{url.rstrip('/')}/metrics", key))
+
+def read_service(url: str, key: str | None = None, model: str | None = None) -> Service:
+    """The counters of the server at `url`, of one model or of all. Raises InvalidPilot where no server answers."""
+    return parsed(fetch(f"{url.rstrip('/')}/metrics", key), model)
 
 
 def fetch(url: str, key: str | None) -> str:
@@ -88,15 +94,17 @@ def fetch(url: str, key: str | None) -> str:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             return str(answer.read().decode("utf-8", errors="replace"))
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        raise InvalidPilot(f"no metrics at {url}: {error}; is `cospec serve` running there?") from None
+        raise InvalidPilot(f"nothing is read from {url}: {error}; is `cospec serve` running there?") from None
 
 
-def parsed(text: str) -> Service:
-    """From Prometheus' text format. Raises InvalidPilot for metrics of another server."""
+def parsed(text: str, model: str | None = None) -> Service:
+    """From Prometheus' text format, of one model or of all. Raises InvalidPilot for metrics of another server."""
     values: dict[str, float] = defaultdict(float)
     by_proposer: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     buckets: dict[str, dict[float, float]] = defaultdict(lambda: defaultdict(float))
     for sample in _samples(text):
+        if model is not None and sample.labels.get("model_name", model) != model:
+            continue
         if "le" in sample.labels:
             buckets[sample.name][float(sample.labels["le"])] += sample.value
         elif "proposer" in sample.labels:
@@ -116,7 +124,12 @@ def parsed(text: str) -> Service:
     )
 
 
-def _samples(text: str) -> list[Sample]:
+def _samples(text: str) -> "list[Sample]":
+    try:
+        # Help needs none of the packages of cospec[serve].
+        from prometheus_client.parser import text_string_to_metric_families
+    except ImportError:
+        raise MissingExtra("watching a server needs prometheus-client: pip install 'cospec[serve]'") from None
     try:
         return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (ValueError, LookupError):

@@ -31,7 +31,7 @@ SEQUENCES_A_STEP = 32
 # Weight of such a step for the progress bar, in tokens of a timed sequence for each token of a scored one.
 SCORING_WEIGHT = 8
 # How much the self-test compares.
-NUM_CHECKED_PROMPTS, CHECKED_TOKENS, NUM_SAMPLES = 6, 32, 100
+NUM_CHECKED_PROMPTS, CHECKED_TOKENS, NUM_SAMPLES = 6, 32, Effort.num_samples
 
 
 @dataclass
@@ -54,6 +54,11 @@ class Pilot(Study):
         self.methods = pilot_methods(self.ensemble, self.params)
         self.relaxed = relaxed_methods(self.ensemble, settings.criteria.relaxed, self.params)
         note_memory(self.ensemble, self.ledger)
+
+    @property
+    def candidate(self) -> Ensemble:
+        """The ensemble under the candidate plan, which the self-test must test as it will run."""
+        return next(method.ensemble for method in self.methods if method.name == self.settings.ours)
 
     def _reference_texts(self) -> dict[str, ReferenceText]:
         """Key in the ledger -> text, without those that have no token of their own."""
@@ -98,12 +103,12 @@ class Pilot(Study):
 
     def _self_test(self) -> list[Step]:
         """A step for each line; an interrupted self-test starts again, since its lines come from one iterator."""
-        total = num_checks(self.ensemble)
+        total = num_checks(self.candidate)
         if len(self.ledger.checks) >= total:
             return []
         compared = balanced(self.questions, NUM_CHECKED_PROMPTS)
         effort = Effort(max_tokens=CHECKED_TOKENS, num_samples=NUM_SAMPLES)
-        lines = self_test(self.ensemble, [self.questions[i].prompt for i in compared], effort)
+        lines = self_test(self.candidate, [self.questions[i].prompt for i in compared], effort)
         weight = 2 * CHECKED_TOKENS * NUM_CHECKED_PROMPTS
         return [
             Step(phase="exactness", weight=weight, run=partial(self._check, number, lines, compared))

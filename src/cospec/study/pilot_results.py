@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 
-from ..core.combine import Arithmetic, Combination, Contrastive, Guided, Mixture, Product
 from .cost import cost
 from .environment import environment
 from .exactness import num_checks
+from .formula import target_formula
 from .pilot import Pilot
 from .quality import gained, preserved
 from .relaxed import relaxed
@@ -26,7 +26,7 @@ def results(pilot: Pilot) -> Results:
         ours=settings.ours,
         speed=speeds,
         mechanism=mechanism(ledger, speeds, ensemble.drafter_names),
-        kept=preserved(settings, ledger, num_checks(ensemble)),
+        kept=preserved(settings, ledger, num_checks(pilot.candidate)),
         gained=gained(settings, ledger),
         cost=cost(settings, ledger, speeds, ensemble, pilot.meter.source),
     )
@@ -73,25 +73,3 @@ def _prompt_infos(pilot: Pilot) -> Iterator[PromptInfo]:
             has_reference=question.is_scored,
             where=question.where,
         )
-
-
-def target_formula(combination: Combination, members: tuple[str, ...]) -> str:
-    """The combination as a formula over the members' names, such as `0.5 math + 0.5 general`."""
-    match combination:
-        case Mixture():
-            return _weighted_sum(combination.weights, members)
-        case Product():
-            powers = zip(members, combination.weights, strict=True)
-            return " · ".join(f"{name}^{weight:.3g}" for name, weight in powers)
-        case Arithmetic():
-            return f"softmax({_weighted_sum(combination.weights, members)})"
-        case Contrastive():
-            mask = f", plausibility {combination.plausibility:g}" if combination.plausibility else ""
-            return f"softmax({members[0]} − {combination.mu:g} {members[1]}){mask}"
-        case Guided():
-            return f"softmax({members[1]} + {combination.scale:g} ({members[0]} − {members[1]}))"
-    return f"{combination.name}({', '.join(members)})"
-
-
-def _weighted_sum(weights: tuple[float, ...], members: tuple[str, ...]) -> str:
-    return " + ".join(f"{weight:.3g} {name}" for weight, name in zip(weights, members, strict=True))

@@ -7,7 +7,7 @@ from ..core.combine import Combination, Contrastive, Mixture
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidBenchmark, UnknownName
-from ..schedule import Plan
+from ..schedule import Plan, Setting, schedule_class, schedule_names
 from .methods import PlannedMethod, benchmarked, planned
 from .results import PLAIN
 
@@ -72,14 +72,27 @@ def of_schedules(available: Sequence[PlannedMethod], names: Sequence[str]) -> li
 
 
 def _with_gamma(ensemble: Ensemble, params: SamplingParams, value: float) -> list[PlannedMethod]:
-    """Plain, and each schedule that drafts, at this gamma; names are those of the plans without it."""
-    gamma, drafters = int(value), ensemble.drafter_names
-    plans = [Plan(schedule="fixed", proposer=name) for name in drafters or ensemble.member_names[:1]]
-    plans += [Plan(schedule="mixture", proposer=name) for name in drafters]
-    plans += [Plan(schedule="alternate")] if len(ensemble.member_names) > 1 else []
-    named = {str(plan): replace(plan, gamma=gamma) for plan in plans}
-    methods, _ = planned(ensemble, {PLAIN: Plan(schedule="plain"), **named}, params)
+    """Plain, and each schedule that `auto` may choose and that takes this gamma; names are those of the plans without
+    it."""
+    methods, _ = planned(ensemble, {PLAIN: Plan(schedule=PLAIN)}, params)
+    for name in schedule_names():
+        by_drafters = [Plan(schedule=name, proposer=drafter) for drafter in ensemble.drafter_names]
+        for plans in (by_drafters, [Plan(schedule=name)]):
+            named = {str(plan): replace(plan, gamma=int(value)) for plan in plans}
+            found, _ = planned(ensemble, named if _may_be_chosen(name, ensemble.setting(params)) else {}, params)
+            methods += found
+            # One that takes no drafter drafts with its members.
+            if found:
+                break
     return methods
+
+
+def _may_be_chosen(name: str, setting: Setting) -> bool:
+    """Whether `auto` weighs plans of this schedule, which it does not of itself."""
+    try:
+        return bool(schedule_class(name).candidates(setting))
+    except Exception:  # another package's schedule may raise anything, and is listed as skipped
+        return False
 
 
 def _with_weight(ensemble: Ensemble, params: SamplingParams, value: float) -> list[PlannedMethod]:

@@ -4,20 +4,22 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
-from ..errors import InvalidEnsemble, InvalidPrompt
+from ..errors import CospecError, InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
 from ..inputs import read_text
+from ..resume import check_settings
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
-from ..storage import keep
+from ..storage import keep, to_json
 from .timing import until_steady
 
 # The choice is steady once so many prompts in a row have ended with it.
@@ -55,25 +57,70 @@ class Tuning:
         return asdict(self)
 
 
+@dataclass(kw_only=True)
+class TuneProgress:
+    """What was measured so far, in a file that a later run goes on with.
+
+    settings: what it depends on. choices: the plan chosen after each text. is_steady: whether they are over. planner:
+    what `auto` knows. timed: of each prompt that was timed, tokens and seconds of each plan compared.
+    """
+
+    settings: dict[str, Any]
+    choices: list[str] = field(default_factory=list)
+    is_steady: bool = False
+    planner: dict[str, Any] = field(default_factory=dict)
+    timed: list[list[tuple[int, float]]] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path, settings: Mapping[str, Any]) -> "TuneProgress":
+        """That of an earlier run with these settings, or none where there is no file. Raises CospecError otherwise."""
+        if not path.exists():
+            return cls(settings=dict(settings))
+        try:
+            made = TypeAdapter(cls).validate_json(path.read_bytes(), extra="forbid")
+        except (OSError, ValidationError):
+            raise CospecError(f"{path} holds no measurements of cospec tune; remove it") from None
+        remedy = "Give the same settings to go on, or remove the file to measure anew"
+        check_settings(f"{path}, which holds what was measured before,", made.settings, settings, remedy)
+        return made
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all. Raises CospecError where it cannot be written."""
+        keep(path, to_json(asdict(self)))
+
+
 def tune(
-    ensemble: Ensemble, prompts: Sequence[Prompt], params: SamplingParams, on_text: Callable[[str], None]
+    ensemble: Ensemble,
+    prompts: Sequence[Prompt],
+    params: SamplingParams,
+    on_text: Callable[[str], None],
+    progress: TuneProgress | None = None,
+    on_progress: Callable[[TuneProgress], None] = lambda progress: None,
 ) -> Tuning:
     """Decode prompt after prompt until the choice is steady, then time it and `plain`.
 
-    on_text: called after each with the plan then chosen. Raises InvalidPrompt where there is no prompt, or where the
-    sequences are too short for anything to be measured.
+    on_text: called after each with the plan then chosen. progress: of an earlier run, which goes on from there.
+    on_progress: called after each text and each prompt that was timed. Raises InvalidPrompt where there is no prompt,
+    or where the sequences are too short for anything to be measured.
     """
     if not prompts:
         raise InvalidPrompt("there is nothing to tune on; give at least one prompt")
+    progress = progress or TuneProgress(settings={})
     params = replace(params, seed=None)
     learner = ensemble.with_plan(schedule="auto", gamma=None, proposer=None, first=None)
     planner = learner.planner_for(params)
     assert planner is not None
-    decoded = (learner.generate([prompt], params) for prompt in itertools.islice(itertools.cycle(prompts), MOST_TEXTS))
-    num_texts = 0
+    if progress.planner:
+        planner.restore(progress.planner)
+    todo = itertools.islice(itertools.cycle(prompts), len(progress.choices), MOST_TEXTS)
+    decoded = (learner.generate([prompt], params) for prompt in (() if progress.is_steady else todo))
     for choice in until_steady(planner, decoded, NUM_STEADY):
-        num_texts += 1
+        progress.choices.append(choice)
+        progress.planner = planner.state()
+        on_progress(progress)
         on_text(choice)
+    progress.is_steady = bool(planner.chosen)
+    num_texts = len(progress.choices)
     if not planner.chosen:
         raise InvalidPrompt(
             f"{num_texts} texts of at most {params.max_tokens} tokens ended before a plan could be timed; "
@@ -83,7 +130,12 @@ def tune(
     chosen = _plan_named(planner.chosen, learner, params)
     plain = replace(chosen, schedule="plain", gamma=None, proposer=None, first=None)
     compared = [plain] if chosen == plain else [plain, chosen]
-    speeds = _tokens_per_second([learner.with_plan(plan) for plan in compared], prompts[:NUM_TIMED], params)
+    ensembles = [learner.with_plan(plan) for plan in compared]
+    for prompt in prompts[len(progress.timed) : NUM_TIMED]:
+        progress.timed.append([_timed(each, prompt, params) for each in ensembles])
+        on_progress(progress)
+    totals = [[sum(column) for column in zip(*rows, strict=True)] for rows in zip(*progress.timed, strict=True)]
+    speeds = [tokens / max(seconds, 1e-9) for tokens, seconds in totals]
     return Tuning(
         plan=chosen,
         drafters=_drafters(planner, learner.names),
@@ -98,16 +150,11 @@ def tune(
     )
 
 
-def _tokens_per_second(ensembles: list[Ensemble], prompts: Sequence[Prompt], params: SamplingParams) -> list[float]:
-    """Of each ensemble, interleaved over the prompts."""
-    tokens, seconds = [0] * len(ensembles), [0.0] * len(ensembles)
-    for prompt in prompts:
-        for index, ensemble in enumerate(ensembles):
-            started = time.perf_counter()
-            (result,) = ensemble.generate([prompt], params)
-            seconds[index] += time.perf_counter() - started
-            tokens[index] += result.completion_tokens
-    return [count / max(spent, 1e-9) for count, spent in zip(tokens, seconds, strict=True)]
+def _timed(ensemble: Ensemble, prompt: Prompt, params: SamplingParams) -> tuple[int, float]:
+    """The tokens of one text, and the seconds that it took."""
+    started = time.perf_counter()
+    (result,) = ensemble.generate([prompt], params)
+    return result.completion_tokens, time.perf_counter() - started
 
 
 def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:

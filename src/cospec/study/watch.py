@@ -1,9 +1,10 @@
 """Whether a service still performs as in its pilot: acceptance and latency against the criteria and the pilot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from ..errors import InvalidPilot
 from .criteria import Limits
 from .metrics import Histogram, Service
 from .results import Results
@@ -34,19 +35,72 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """A window of service. tokens: decoded in it. schedule: that the server reports; None if it reports none."""
+    """A window of service. tokens: decoded in it. schedule: that the server reports; None if it reports none.
+    is_restarted: the server's counts went back, so that they are all since its start."""
 
     tokens: float
     schedule: str | None
     readings: tuple[Reading, ...]
+    is_restarted: bool = False
 
     @property
     def has_drifted(self) -> bool:
         return any(reading.status == "drifted" for reading in self.readings)
 
+    @property
+    def status(self) -> Watched:
+        """Of the window: drifted if any figure has; too few where too little was decoded for any figure to say so."""
+        if self.has_drifted:
+            return "drifted"
+        is_enough = self.tokens >= FEWEST_TOKENS and any(reading.status == "steady" for reading in self.readings)
+        return "steady" if is_enough else "too few"
+
     def to_dict(self) -> dict[str, object]:
         """All of it, ready for JSON."""
-        return {"drifted": self.has_drifted, **asdict(self)}
+        return {"status": self.status, "drifted": self.has_drifted, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedEnsemble:
+    """What a server says that it decodes. target: as a formula; None where it says none. schedule: likewise."""
+
+    members: tuple[str, ...]
+    drafters: tuple[str, ...]
+    target: str | None
+    schedule: str | None
+
+    def __str__(self) -> str:
+        return described(self.members, self.target, self.drafters)
+
+
+def described(members: Sequence[str], target: str | None, drafters: Sequence[str]) -> str:
+    """In one line."""
+    drafted = f", drafters {', '.join(drafters)}" if drafters else ", no drafter"
+    return f"{' + '.join(members)}{f' ({target})' if target else ''}{drafted}"
+
+
+class OtherEnsemble(InvalidPilot):
+    """A server that decodes something else than the pilot measured."""
+
+
+def same(results: Results, models: Mapping[str, ServedEnsemble]) -> str:
+    """The name of the served model that the pilot measured. Raises OtherEnsemble, which names both, where none is.
+
+    A file that a pilot writes leaves out drafters that its plan has no use for.
+    """
+    settings, plan = results.settings, served(results)
+    row = results.mechanism.row(plan.method, plan.concurrency)
+    used = {each.name for each in row.proposers} & {*settings.drafters} if row else set()
+    for name, model in models.items():
+        is_target = model.target in (None, settings.target)
+        if model.members == settings.members and is_target and used <= {*model.drafters} <= {*settings.drafters}:
+            return name
+    decoded = "; ".join(map(str, models.values())) or "nothing"
+    measured = described(settings.members, settings.target, settings.drafters)
+    raise OtherEnsemble(
+        f"the server decodes {decoded}, and the pilot measured {measured}; give the results.json of the server's own "
+        "pilot as --pilot, or the address of the server that this pilot is of"
+    )
 
 
 def watch(results: Results, window: Service, tolerance: float, schedule: str | None = None) -> Watch:
@@ -56,7 +110,7 @@ def watch(results: Results, window: Service, tolerance: float, schedule: str | N
     """
     plan = served(results)
     readings = (*_acceptance(results, plan, window, tolerance), *_latencies(results, plan, window, tolerance))
-    return Watch(tokens=window.tokens, schedule=schedule, readings=readings)
+    return Watch(tokens=window.tokens, schedule=schedule, readings=readings, is_restarted=window.is_restarted)
 
 
 def _acceptance(results: Results, plan: Served, window: Service, tolerance: float) -> Iterator[Reading]:

@@ -51,7 +51,7 @@ def check_weights(name: str, folder: Path, options: LoadOptions) -> None:
     """Raises ModelNotFound where weights are missing, or pickles are not allowed, UnsupportedModel for broken ones."""
     chosen = weights_among({file.name for file in folder.iterdir()})
     if chosen is None:
-        raise ModelNotFound(f"the folder {str(folder)!r} of {name!r} has neither {' nor '.join(_SAFE)}; {ADVICE}")
+        raise ModelNotFound(f"{called(name, folder)} has neither {' nor '.join(_SAFE)}; {ADVICE}")
     check_pickle(name, chosen, options)
     files = files_of(name, folder, chosen)
     missing = [file for file in files if not (folder / file).is_file()]
@@ -107,7 +107,7 @@ def check_tokenizer(name: str, folder: Path) -> bool:
     if settings.get("auto_map") or "Byte" in str(settings.get("tokenizer_class")) or any(folder.glob("*.tiktoken")):
         return True
     raise UnsupportedModel(
-        f"the folder {str(folder)!r} of {name!r} has tokenizer_config.json and no vocabulary "
+        f"{called(name, folder)} has tokenizer_config.json and no vocabulary "
         f"({', '.join(VOCABULARIES)}); copy the tokenizer's files there, or remove tokenizer_config.json to give "
         "prompts as token ids"
     )
@@ -120,6 +120,11 @@ def remote_code_message(name: str, folder: Path, config: Mapping[str, Any]) -> s
         f"{name!r} ({config.get('model_type')}) needs code of its own ({files}), which runs only where that is "
         "allowed; read it, and if you trust it, set trust_remote_code (--trust-remote-code)"
     )
+
+
+def called(name: str, folder: Path) -> str:
+    """The model as it was given, and its folder where that is another."""
+    return repr(name) if name == str(folder) else f"{name!r} ({folder})"
 
 
 def gguf_advice(folder: Path, file: str) -> str:
@@ -137,13 +142,14 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
         value = parse_json(decoded(raw, str(path), UnsupportedModel), str(path), UnsupportedModel) if raw else None
     except OSError as error:
-        raise UnsupportedModel(f"{name!r}: {path} cannot be read: {error.strerror or error}; {_AGAIN}") from None
+        reason = error.strerror or error
+        raise UnsupportedModel(f"model {name!r} cannot be read: {path}: {reason}; {_AGAIN}") from None
     except CospecError as error:
-        raise UnsupportedModel(f"{name!r}: {error}; {_AGAIN}") from None
+        raise UnsupportedModel(f"model {name!r} cannot be read: {error}; {_AGAIN}") from None
     if isinstance(value, dict):
         return value
     given = f"holds {json.dumps(value)[:40]}, not an object" if raw else "is empty"
-    raise UnsupportedModel(f"{name!r}: {path} {given}; {_AGAIN}")
+    raise UnsupportedModel(f"model {name!r} cannot be read: {path} {given}; {_AGAIN}")
 
 
 def _refuse_other_formats(name: str, folder: Path) -> None:
@@ -154,16 +160,16 @@ def _refuse_other_formats(name: str, folder: Path) -> None:
         except CospecError:
             base = None
         raise UnsupportedModel(
-            f"{name!r} is an adapter ({ADAPTER}) of {base!r}, and adapters are not read as members; merge them once "
-            f"(pip install peft): AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
-            ".save_pretrained(FOLDER), save the tokenizer there too, and give that FOLDER"
+            f"{name!r} is an adapter ({ADAPTER}) of {repr(base) if base else 'an unnamed base'}, and adapters are not "
+            f"read as members; merge it once (pip install peft): AutoPeftModelForCausalLM.from_pretrained("
+            f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER), save the tokenizer there too, and give that "
+            "FOLDER"
         )
     if (folder / CONFIG).exists():
         return
     if files := sorted(file.name for file in folder.glob("*.gguf")):
         raise UnsupportedModel(
-            f"the folder {str(folder)!r} of {name!r} holds a GGUF file ({files[0]}), which is not read; "
-            f"{gguf_advice(folder, files[0])}"
+            f"{called(name, folder)} holds a GGUF file ({files[0]}), which is not read; {gguf_advice(folder, files[0])}"
         )
     raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
 

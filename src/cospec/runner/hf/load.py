@@ -23,7 +23,7 @@ from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, Unsu
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
 from ..protocol import Feed
-from .checkpoint import check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
+from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .graphs import NUM_UNCAPTURED, Shapes
@@ -144,8 +144,8 @@ def _tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | N
         raise
     except Exception as error:  # transformers and the libraries under it may raise anything
         raise UnsupportedModel(
-            f"the tokenizer of {name!r} in {str(folder)!r} cannot be read: {one_line(error)}; copy or download its "
-            "files again"
+            f"the tokenizer of {called(name, folder)} cannot be read: {one_line(error)}; copy or download its files "
+            "again"
         ) from error
 
 
@@ -209,7 +209,7 @@ def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
 @contextmanager
 def _explained(name: str, folder: Path) -> Iterator[None]:
     """Whatever transformers, and the libraries under it, raise becomes a CospecError that names the model."""
-    where = f"model {name!r}" if str(folder) == name else f"model {name!r} ({folder})"
+    where = f"model {called(name, folder)}"
     try:
         yield
     except CospecError:
@@ -226,7 +226,9 @@ def _explained(name: str, folder: Path) -> Iterator[None]:
             raise ModelNotFound(f"{where} cannot be read: {one_line(error)}") from error
         # A panic of the tokenizers or safetensors library, which are written in Rust, is no Exception.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise UnsupportedModel(f"{where} cannot be loaded: {one_line(error)}") from error
+            raise UnsupportedModel(
+                f"{where} cannot be loaded: {one_line(error)}; copy or download it again, or choose another"
+            ) from error
         raise
 
 

@@ -35,7 +35,8 @@ def locate(name: str, options: LoadOptions) -> Path:
             "hub's models alone (in an ensemble file each member may have its own)"
         )
     if name.lower().endswith(".gguf"):
-        raise UnsupportedModel(f"{name!r} is a GGUF file, which is not read; {gguf_advice(path.parent, path.name)}")
+        what = "is" if is_there(path) else "is not there, and would be"
+        raise UnsupportedModel(f"{name!r} {what} a GGUF file, which is not read; {gguf_advice(path.parent, path.name)}")
     if path.is_file():
         raise ModelNotFound(f"{name!r} is a file; {ADVICE}, such as {str(path.parent)!r}")
     if not path.is_dir():

@@ -26,12 +26,14 @@ function figureRow({ name, calls, perHundred, fed, accepted, proposed }) {
   return row;
 }
 
-// The schedule, and its settings below: `fixed 4 by math` that `auto` chose is `fixed`, by auto: 4 by math.
+// The schedule, and its settings below: `fixed 4 by math` that `auto` chose is `fixed`, by auto: length 4 by math.
 function renderPlan(run) {
   const [name, ...settings] = planOf(run).split(' ');
   const origin = run.schedule === 'auto' && name !== 'auto' ? 'by auto' : '';
   $('ran').textContent = name;
-  $('plan').textContent = $('plan').title = [origin, settings.join(' ')].filter(Boolean).join(': ');
+  const hasLength = settings.length > 0 && !['by', 'for'].includes(settings[0]);
+  const written = `${hasLength ? 'length ' : ''}${settings.join(' ')}`;
+  $('plan').textContent = $('plan').title = [origin, written].filter(Boolean).join(': ');
 }
 
 function renderFigures(run) {

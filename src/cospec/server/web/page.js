@@ -82,12 +82,17 @@ function numWarmingTokens(asked) {
   return typeof asked === 'number' ? Math.min(asked, NUM_WARMING_TOKENS) : asked;
 }
 
+// Without drafts there is no draft length.
+function asPlain(request) {
+  return { ...request, schedule: 'plain', gamma: undefined };
+}
+
 // The first run has costs that later ones have not, such as allocating memory.
 async function warmUp(request, signal) {
   setPhase('streaming', 'Warming up…');
-  for (const schedule of [request.schedule, 'plain']) {
-    const run = createRun(schedule, [], () => {});
-    await complete({ ...request, schedule, max_tokens: numWarmingTokens(request.max_tokens) }, run, signal);
+  for (const each of [request, asPlain(request)]) {
+    const run = createRun(each.schedule, [], () => {});
+    await complete({ ...each, max_tokens: numWarmingTokens(request.max_tokens) }, run, signal);
   }
 }
 
@@ -101,8 +106,9 @@ async function generateBoth(request, signal) {
   }, signal);
   const plain = createRun('plain', [plainView], (run) => showComparison(chosen, run));
   setPhase('streaming', 'Decoding with plain…');
-  await complete({ ...request, schedule: 'plain', seed: chosen.seed }, plain, signal);
-  setPhase('done', `Done: ${fixed(ratioOf(chosen, plain), 2)}× the speed of plain.`);
+  await complete({ ...asPlain(request), seed: chosen.seed }, plain, signal);
+  const ratio = ratioOf(chosen, plain);
+  setPhase('done', Number.isFinite(ratio) ? `Done: ${fixed(ratio, 2)}× the speed of plain.` : 'Done.');
 }
 
 // On a narrow screen the results are below the form.

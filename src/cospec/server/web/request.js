@@ -18,17 +18,25 @@ const VERIFICATION_HINTS = {
 };
 const FIELDS = {
   prompt: 'prompt', schedule: 'schedule', verification: 'verification', max_tokens: 'max-tokens',
-  temperature: 'temperature', top_p: 'top-p', seed: 'seed',
+  temperature: 'temperature', top_p: 'top-p', seed: 'seed', gamma: 'gamma',
 };
+
+let plans = {}; // schedule -> the verifications that it supports
 
 function fillSelect(select, values, chosen) {
   select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
 }
 
-function usePlans({ schedules, verifications, schedule, verification }) {
-  fillSelect($('schedule'), schedules, schedule);
-  fillSelect($('verification'), verifications, verification);
+function usePlans(cospec) {
+  plans = cospec.plans;
+  fillSelect($('schedule'), Object.keys(plans), cospec.schedule);
+  offerVerifications(cospec.verification);
   renderHints();
+}
+
+// Those of the chosen schedule, the first of them where it does not support the one that was chosen.
+function offerVerifications(chosen) {
+  fillSelect($('verification'), plans[$('schedule').value], chosen);
 }
 
 // Where the text would depend on what was measured, `auto` measures only without a seed.
@@ -56,6 +64,13 @@ function seedIn() {
   return typeof seed !== 'number' || Number.isSafeInteger(seed) ? seed : $('seed').value.trim();
 }
 
+// One number, one for each member, or `auto`; anything else is sent unchanged, so that the server reports the error.
+function gammaIn() {
+  const parts = $('gamma').value.split(/[\s,]+/).filter(Boolean);
+  const values = parts.map((part) => (/^\d+$/.test(part) ? Number(part) : part));
+  return values.length > 1 ? values : values[0];
+}
+
 function readRequest(model) {
   const request = {
     model,
@@ -65,6 +80,7 @@ function readRequest(model) {
     top_p: numberIn('top-p', 1),
     seed: seedIn(),
     schedule: $('schedule').value,
+    gamma: gammaIn(),
     verification: $('verification').value,
     stream: true,
     stream_options: { include_usage: true },
@@ -75,8 +91,8 @@ function readRequest(model) {
 
 // The server names the field, or begins its message with it.
 function fieldOf(error) {
-  const name = error.param ?? /^(?:the )?(\w+)/.exec(error.message)?.[1];
-  return Object.hasOwn(FIELDS, name ?? '') ? $(FIELDS[name]) : null;
+  const [name] = (error.param ?? /^(?:the )?(\w+)/.exec(error.message)?.[1] ?? '').split('.');
+  return Object.hasOwn(FIELDS, name) ? $(FIELDS[name]) : null;
 }
 
 function markField(field) {
@@ -97,6 +113,7 @@ function unmarkFields() {
 function initRequest() {
   $('form').addEventListener('input', (event) => {
     unmarkField(event.target);
+    if (event.target === $('schedule')) offerVerifications($('verification').value);
     renderHints();
   });
 }
