@@ -30,11 +30,11 @@ ELSEWHERE = {
 }
 
 # A command's exit statuses other than 0 alone.
-# Ctrl-C may come while `watch` still reads the pilot.
-STATUSES = {"cospec pilot --ensemble …": (0, 3, 4), "cospec watch …": (0, 130)}
+# Nobody asks the watched server for anything, which is 4; Ctrl-C may come while `watch` still reads the pilot.
+STATUSES = {"cospec pilot --ensemble …": (0, 3, 4), "cospec watch http…": (4, 130)}
 
 # Commands that go on until Ctrl-C.
-ENDLESS = {"cospec watch …": 5}
+ENDLESS = {"cospec watch http…": 5}
 
 # Options of other programs that the documents name.
 FOREIGN_OPTIONS = {

@@ -60,12 +60,13 @@ class Reader:
         """Run it to its end; `cospec serve` until it answers. seconds: when Ctrl-C is pressed."""
         command = self.at_port(command)
         given, words = _assignments(shlex.split(command))
-        if words[:2] == ["cospec", "serve"] and "--help" not in words:
+        if words[:2] == ["cospec", "serve"] and not {"-h", "--help"} & {*words}:
             port = str(self.port)
             given |= {"COSPEC_PORT": port} if "COSPEC_PORT" in given else {}
             is_set = "COSPEC_PORT" in given or "--port" in words
             return self._serve([*words[1:], *([] if is_set else ["--port", port])], given)
-        if words[0] in FORKED and not re.search(r"[|<>&;$]", command):
+        # Completion is installed for the shell that asks.
+        if words[0] in FORKED and not re.search(r"[|<>&;$]|-completion", command):
             process, log = self._start(words, given)
             if seconds is not None:
                 process.join(seconds)
@@ -112,8 +113,10 @@ class Reader:
         paths = (Path(sys.executable).parent, os.environ["PATH"])
         sources = (Path(cospec.__file__).parents[1], os.environ.get("PYTHONPATH", ""))
         own = {"PATH": os.pathsep.join(map(str, paths)), "PYTHONPATH": os.pathsep.join(map(str, sources))}
+        own["HOME"] = str(self.folder)
         ran = subprocess.run(
-            ["bash", "-c", command],
+            # With something behind the command, bash stays its parent.
+            ["bash", "-c", f"set -e\n{command}\ntrue"],
             cwd=self.folder,
             env=os.environ | own,
             stdin=subprocess.DEVNULL,

@@ -50,8 +50,10 @@ def test_the_commands_of_a_block_run_as_they_stand(block, reader_folder):
 
 @pytest.mark.parametrize("command", LOOSE)
 def test_a_command_in_a_sentence_runs_as_it_stands(command, reader_folder):
+    names = COMMANDS if "COMMAND" in command else [""]
     with Reader(reader_folder) as reader:
-        run(reader, command)
+        for name in names:
+            run(reader, command.replace("COMMAND", name))
 
 
 def run(reader, command):
