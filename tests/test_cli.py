@@ -572,7 +572,7 @@ def test_a_command_s_help_has_an_example_and_the_line_of_the_list(run: Run, name
 
 def test_help_shows_the_library_s_defaults_and_names(run: Run) -> None:
     shown = " ".join(run("generate", "--help", members="").stdout.replace("│", " ").split())
-    assert f"[default: {SamplingParams.max_tokens}]" in shown
+    assert f"[default: {SamplingParams.max_tokens}" in shown
     assert ", ".join(schedule_names()) in shown
 
 

@@ -101,7 +101,7 @@ def ensemble(**changes):
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [(kind, fault) for kind, faults in FAULTS.items() for fault in faults],
-    ids=lambda x: x if isinstance(x, str) else x.__name__,
+    ids=lambda given: given if isinstance(given, str) else given.__name__,
 )
 def test_a_broken_verification_is_found_under_every_schedule_that_shows_it(monkeypatch, kind, fault):
     monkeypatch.setattr(f"cospec.core.settle.verify_{kind}", fault)

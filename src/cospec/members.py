@@ -270,7 +270,7 @@ def _whole_path(model: str | Path) -> str:
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:
     """Raises VocabularyMismatch with the first id that two members' tokenizers give different entries.
 
-    Entries that only some have, behind all that they have in common (an added `<pad>`), are not decoded, which is
+    Added entries that only some have, behind all that they have in common (a `<pad>`), are not decoded, and this is
     logged.
     """
     (first, reference), *others = runners.items()
@@ -294,9 +294,21 @@ def check_vocabularies(runners: Mapping[str, Runner]) -> None:
 
 def _check_entries(first: str, one: Tokenizer, second: str, other: Tokenizer) -> None:
     a, b = one.entries(), other.entries()
-    differing = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    common = min(len(a), len(b))
+    differing = next((i for i in range(common) if a[i] != b[i]), None)
+    if differing is None:
+        longer = one if len(a) > len(b) else other
+        # More words are another way to split a text; added ones stand beside it.
+        differing = next((i for i in range(common, len(longer.entries())) if not _is_added(longer, i)), None)
     if differing is not None:
+        entries = [repr(side[differing]) if differing < len(side) else "none" for side in (a, b)]
         raise VocabularyMismatch(
             f"{first!r} has {len(a)} tokens and {second!r} {len(b)}; they first differ at id {differing} "
-            f"({a[differing]!r} and {b[differing]!r}). Choose members of one tokenizer family."
+            f"({entries[0]} and {entries[1]}). Choose members of one tokenizer family."
         )
+
+
+def _is_added(tokenizer: Tokenizer, token: int) -> bool:
+    """Whether an entry was added to the vocabulary, or pads it; as far as the tokenizer can tell."""
+    added = getattr(tokenizer, "added", None)
+    return added is None or token in added or not tokenizer.entries()[token]

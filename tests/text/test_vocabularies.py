@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from cospec import Ensemble, SamplingParams, VocabularyMismatch
+from cospec.runner.hf.tokenizer import HfTokenizer
 from cospec.toy import FunctionRunner
+
+from .tokenizers import byte_level, finished
 
 ENTRIES = ("<end>", "a", "b", "c", "d", "<pad>", "<extra>")
 
@@ -82,6 +85,25 @@ def test_equal_vocabularies_say_nothing(caplog):
     with caplog.at_level(logging.WARNING, "cospec"):
         Ensemble([runner(5, 0), runner(5, 1)], schedule="plain")
     assert not caplog.records
+
+
+def test_more_words_are_another_tokenizer():
+    """Entries that a longer training has found split texts otherwise; those that were added do not."""
+    small, large = (HfTokenizer(finished(byte_level(size=size))) for size in (300, 310))
+    padded = finished(byte_level(size=300))
+    padded.add_tokens(["<pad>", "<image>"])
+    others = {"large": large, "padded": HfTokenizer(padded)}
+
+    def pair(name):
+        members = []
+        for tokenizer in (small, others[name]):
+            size = len(tokenizer.entries())
+            members.append(FunctionRunner(size, lambda prefix, size=size: torch.zeros(size), tokenizer=tokenizer))
+        return Ensemble(members, schedule="plain")
+
+    with pytest.raises(VocabularyMismatch, match="has 300 tokens and 'member-2' 310; they first differ at id 300 "):
+        pair("large")
+    assert pair("padded").vocab_size == 300
 
 
 def test_a_difference_before_the_end_is_refused():

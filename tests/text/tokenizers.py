@@ -18,13 +18,13 @@ SPECIAL = ("<unk>", "<s>", "</s>")
 CHAT = ("<|im_start|>", "<|im_end|>")
 
 
-def byte_level(added: tuple[str, ...] = ()) -> Tokenizer:
+def byte_level(added: tuple[str, ...] = (), *, size: int = 420) -> Tokenizer:
     """As GPT-2's, Llama 3's and Qwen's."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=420,
+        vocab_size=size,
         special_tokens=[*SPECIAL, *CHAT],
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

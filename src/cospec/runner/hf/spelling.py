@@ -28,6 +28,7 @@ class Spelling:
         added = tokenizer.added_tokens_decoder
         # Special tokens, which add nothing to a text, by their spelling; an entry that is missing adds nothing either.
         self.special: dict[int, str] = {id: token.content for id, token in added.items() if token.special}
+        self.added = frozenset(added)
         self._literal = {id: token.content for id, token in added.items() if not token.special}
         self._steps = _decoding_steps(tokenizer)
         self._bytes: dict[int, bytes] = {}

@@ -14,7 +14,7 @@ class HfTokenizer:
     """Text to ids and back.
 
     The text of ids is the join of their bytes, read as UTF-8; special tokens add nothing, and `special` has their
-    spelling. end_ids: tokens that end a sequence.
+    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -23,6 +23,7 @@ class HfTokenizer:
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
         self._spelling = Spelling(tokenizer)
         self.special: Mapping[int, str] = self._spelling.special
+        self.added = self._spelling.added
         self._compilers: dict[tuple[int, tuple[int, ...]], GrammarCompiler] = {}
 
     def encode(self, text: str) -> list[int]:
