@@ -11,7 +11,10 @@ from cospec import CospecError, Ensemble, InvalidEnsemble, Member
 from cospec.cli import app
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
+from cospec.members import as_settings
+from cospec.schedule import Plan
 from cospec.server.batch import read_lines
+from cospec.study.tune import Tuning, write_plan
 
 from .toys import table
 
@@ -317,3 +320,31 @@ def test_tune_takes_a_proposer_beside_a_file(file):
     assert done.exit_code == 0, done.output
     assert "amateur" in "".join(json.loads(done.stdout)["acceptances"])
     assert Ensemble.load(path).plan.verification == "block"
+
+
+@pytest.mark.parametrize("options", [("--schedule", "fixed"), ("--gamma", "3"), ("--first", "amateur")])
+def test_tune_refuses_what_it_is_to_find(file, options):
+    done = CliRunner().invoke(app, ["tune", "--ensemble", str(file(MINE)), *options])
+    assert done.exit_code == 2
+    assert f"{options[0]} is what tuning finds" in done.output
+
+
+def test_tune_refuses_a_file_that_it_cannot_write_before_it_measures(file):
+    path = file("members: [demo:math]\ngamma:\n  - 1\n")
+    done = CliRunner().invoke(app, ["tune", "--ensemble", str(path)])
+    assert done.exit_code == 2
+    assert "'gamma:' goes on in the next line" in done.output
+
+
+def test_a_drafter_with_settings_of_its_own_keeps_them_in_a_written_plan(file):
+    drafter = "{model: demo:drafter, name: small, prompt: 'Hm. {prompt}'}"
+    path = file(f"members: [demo:math]\ndtype: float32\nproposer: {drafter}\n")
+    ensemble = Ensemble.load(path)
+    settings = {"small": as_settings(ensemble.sources[1], ensemble.load_options)}
+    tuning = Tuning(
+        plan=Plan(schedule="fixed", gamma=3, proposer="small"), drafters=(), comparisons=(), acceptances={}, num_texts=1
+    )
+    write_plan(tuning, path, path, settings)
+    again = Ensemble.load(path)
+    assert str(again.plan) == "fixed 3 by small"
+    assert again.sources == ensemble.sources

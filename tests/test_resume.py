@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cospec.errors import CospecError
+from cospec.identity import identity
 from cospec.resume import SETTINGS, RowFile, Wanted, check_settings, differences, digest, read_rows
 
 # What differs, in words.
@@ -130,3 +131,22 @@ def test_a_second_row_for_one_prompt_is_refused(tmp_path):
     path.write_text(f"{row}\n{row}\n")
     with pytest.raises(CospecError, match=r"out\.jsonl:2 is the second result for in:0; remove one"):
         read_rows(path, "index", wanted("a"), "result")
+
+
+def test_a_model_that_is_downloaded_by_the_first_run_is_the_same_in_the_second(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    before = identity({"members": ["someone/model"]})
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--someone--model" / "refs").mkdir()
+    (tmp_path / "models--someone--model" / "refs" / "main").write_text("a" * 40)
+    after = identity({"members": ["someone/model"]})
+    assert before != after
+    assert not [*differences(before, after)]
+    assert [*differences(after, identity({"members": ["someone/other"]}))]
+    (tmp_path / "models--someone--model" / "refs" / "main").write_text("b" * 40)
+    newer = tmp_path / "models--someone--model" / "snapshots" / ("b" * 40)
+    newer.mkdir()
+    (newer / "config.json").write_text("{}")
+    assert [*differences(after, identity({"members": ["someone/model"]}))]

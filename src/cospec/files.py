@@ -247,7 +247,7 @@ def _without_plan_of_own(settings: Mapping[str, Any], given: Mapping[str, Any]) 
     return {key: value for key, value in settings.items() if key not in dropped}
 
 
-def plan_settings(plan: Plan, proposers: Sequence[str]) -> dict[str, Any]:
+def plan_settings(plan: Plan, proposers: Sequence[str | dict[str, Any]]) -> dict[str, Any]:
     """The values of `PLAN_SETTINGS` that make this plan. proposers: as the file is to name them."""
     settings: dict[str, Any] = {"schedule": plan.name}
     if plan.is_paced:

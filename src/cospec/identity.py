@@ -9,7 +9,7 @@ from .core.combine import Combination, make_combination
 from .members import Member, as_member, unique_names, written
 from .resume import plain
 from .runner import LoadOptions
-from .runner.fingerprint import fingerprint
+from .runner.fingerprint import fingerprint, is_local
 from .runner.options import device_of
 from .schedule import Plan
 
@@ -45,10 +45,12 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
     device = options.get("device") or device_of(member.options)
     load = replace(member.options, **{key: value for key, value in options.items() if key != "device"})
     own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in _IRRELEVANT}
-    files = fingerprint(str(member.model), load.revision) if isinstance(member.model, str | Path) else None
+    model = str(member.model) if isinstance(member.model, str | Path) else None
+    files = fingerprint(model, load.revision) if model else None
     return {
-        # A folder may be moved; what has no files is known by its name alone.
-        **({"files": files} if files else {"model": written(member)}),
+        # A folder may be moved; a model of the hub keeps its name, and what has no files is known by it alone.
+        **({} if model and is_local(model) else {"model": written(member)}),
+        **({"files": files} if files else {}),
         **({"prompt": member.prompt} if member.prompt is not None else {}),
         **{key: _json(value) for key, value in own.items() if value not in (None, {})},
         "device": device.partition(":")[0],

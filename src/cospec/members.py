@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -122,6 +122,19 @@ def _is_ids(prompt: object) -> bool:
 def written(member: Member) -> str:
     """Its model as a file names it: as given, a folder by its whole path, since the file may be read from anywhere."""
     return _whole_path(member.model) if isinstance(member.model, str | Path) else str(member.model)
+
+
+def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str, Any]:
+    """The member as an ensemble file lists it. common: load options that the file has for all."""
+    own = {entry.name: getattr(member.options, entry.name) for entry in fields(LoadOptions)}
+    default = vars(LoadOptions())
+    settings = {
+        "name": member.name,
+        "prompt": member.prompt if member.prompt is None or isinstance(member.prompt, str) else [*member.prompt],
+        **{name: value for name, value in own.items() if value != default[name] and name not in common},
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    return {"model": written(member), **given} if given else written(member)
 
 
 def as_member(source: Source | Member) -> Member:

@@ -19,6 +19,8 @@ from .storage import keep, refusal, to_json
 SETTINGS = "settings"
 # What a hash begins with, so that messages say that something changed and not how its hash did.
 DIGEST = "blake2b:"
+# The hash of what is not here yet, which is held against nothing.
+UNKNOWN = f"{DIGEST}?"
 # So many differences are named in a message, and a value is cut behind so many characters.
 MOST_NAMED, MOST_SHOWN = 6, 80
 
@@ -37,7 +39,7 @@ def differences(kept: object, now: object, name: str = "") -> Iterator[str]:
     if isinstance(kept, Mapping) and isinstance(now, Mapping):
         for key in {**kept, **now}:
             yield from differences(kept.get(key), now.get(key), f"{name}.{key}" if name else str(key))
-    elif kept == now:
+    elif kept == now or UNKNOWN in (kept, now):
         return
     elif isinstance(kept, list) and isinstance(now, list) and (_is_long(kept) or _is_long(now)):
         for place in range(max(len(kept), len(now))):

@@ -60,7 +60,7 @@ class BenchOptions:
         show_default=False,
     )
     concurrency: str | None = option(
-        None, metavar="1,2,4,...", help="Sweep over so many texts at once too.", show_default="no sweep"
+        None, metavar="1,2,4,...", help="Sweep over so many concurrent sequences too.", show_default="no sweep"
     )
     vary: list[str] | None = option(
         None,

@@ -89,7 +89,7 @@ def _listed(figures: Mapping[str, float], style: str) -> str:
 def _concurrency(by_method: Mapping[str, Mapping[int, float]]) -> FittedTable:
     levels = sorted({level for speeds in by_method.values() for level in speeds})
     return FittedTable(
-        title="tokens a second of all texts together, by texts at once",
+        title="tokens a second of all sequences together, by their number",
         columns=[_METHOD, *(TableColumn(name=str(level), is_number=True) for level in levels)],
         rows=[
             [name, *(f"{speeds[level]:.1f}" if level in speeds else "" for level in levels)]

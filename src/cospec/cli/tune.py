@@ -9,11 +9,11 @@ from ..core.params import SamplingParams
 from ..ensemble import Prompt
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
-from ..members import written
+from ..members import as_settings
 from ..resume import digest, plain
 from ..schedule.auto import Auto
 from ..storage import check_place
-from ..study.tune import MOST_TEXTS, TuneProgress, Tuning, write_plan
+from ..study.tune import MOST_TEXTS, TuneProgress, Tuning, other_lines, write_plan
 from ..study.tune import tune as run_tune
 from .options import DEFAULT_ENSEMBLE, LocalOptions
 from .output import on_interrupt, print_json, print_note, progress
@@ -92,14 +92,21 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
         print_tables(_table(tuning))
     if out is not None and source is not None:
         sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
-        write_plan(tuning, source, out, {name: written(sources[name]) for name in ensemble.drafter_names})
+        drafters = {name: as_settings(sources[name], ensemble.load_options) for name in ensemble.drafter_names}
+        write_plan(tuning, source, out, drafters)
         print_note(f"wrote the plan '{tuning.plan}' to {out}")
     if kept is not None:
         kept.unlink(missing_ok=True)
 
 
 def _files(options: TuneOptions, models: LocalOptions) -> tuple[Path | None, Path | None]:
-    """The ensemble's file, and where the plan goes. Raises InvalidEnsemble where there is none to write into."""
+    """The ensemble's file, and where the plan goes. Raises InvalidEnsemble where there is none to write into, and for
+    options that tuning itself finds."""
+    found = {"--schedule": models.schedule not in (None, Auto.name), "--gamma": models.gamma, "--first": models.first}
+    if fixed := [flag for flag, value in found.items() if value]:
+        raise InvalidEnsemble(
+            f"{', '.join(fixed)} is what tuning finds; leave it out, or time one plan with cospec bench"
+        )
     if models.members:
         if options.out is not None:
             raise InvalidEnsemble("--out writes an ensemble's file with its plan; give --ensemble FILE, not --member")
@@ -128,6 +135,9 @@ def _files(options: TuneOptions, models: LocalOptions) -> tuple[Path | None, Pat
     source, out = Path(name), options.out or Path(name)
     if source.is_file() and out.resolve().parent != source.resolve().parent and has_relative_models(source):
         raise InvalidEnsemble(f"{source} names models relative to its folder; write --out {out.name} beside it")
+    if source.is_file():
+        # Before the work whose result is written.
+        other_lines(source)
     return source, out
 
 

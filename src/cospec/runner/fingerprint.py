@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from .. import demo
-from ..resume import DIGEST
+from ..resume import DIGEST, UNKNOWN
 from .schemes import DEFAULT, split
 
 # Files up to this size are hashed whole; of a larger one these many bytes at these many places.
@@ -18,8 +18,14 @@ MOST_HASHED, NUM_BYTES, NUM_PLACES = 1 << 20, 256, 256
 _KINDS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py", ".gguf")
 
 
+def is_local(model: str) -> bool:
+    """Whether the model's files lie in a folder of its own."""
+    rest = split(model)[1]
+    return demo.is_demo(model) or (bool(rest) and Path(rest).expanduser().exists())
+
+
 def fingerprint(model: str, revision: str | None = None) -> str | None:
-    """A hash of the model's files, or a hub model's commit; None for what has no files, or is not downloaded yet.
+    """A hash of the model's files, or a hub model's commit, UNKNOWN until it is downloaded; None for what has no files.
 
     Of weights in safetensors it covers the header and a part of each tensor: a changed tensor changes it, a copy of
     the folder does not.
@@ -63,9 +69,9 @@ def _parts(file: Path) -> Iterator[bytes]:
 
 
 def _commit(repository: str, revision: str | None) -> str | None:
-    """The commit of a hub model in the cache."""
+    """The commit of a hub model in the cache; None for a name that the hub cannot have."""
     try:
         found = try_to_load_from_cache(repository, "config.json", revision=revision)
     except HFValidationError:
         return None
-    return f"{DIGEST}{Path(found).parent.name}" if isinstance(found, str) else None
+    return f"{DIGEST}{Path(found).parent.name}" if isinstance(found, str) else UNKNOWN

@@ -148,21 +148,21 @@ def benchmarked(
 
 
 def ours(ensemble: Ensemble) -> str:
-    """Name of the method on trial in a pilot: `auto`, or the ensemble's own plan where that is another."""
+    """Name of the candidate plan in a pilot: `auto`, or the ensemble's own plan where that is another."""
     return OURS if ensemble.plan.name in (PLAIN, OURS) else str(ensemble.plan)
 
 
 def pilot_methods(ensemble: Ensemble, params: SamplingParams) -> list[PlannedMethod]:
     """Each single member, plain, alternate, auto, and the ensemble's own plan, as far as this sampling allows them.
 
-    Raises InvalidSchedule if it does not allow the method on trial.
+    Raises InvalidSchedule if it does not allow the candidate plan.
     """
-    names, on_trial = (PLAIN, "alternate", OURS), ours(ensemble)
+    names, candidate = (PLAIN, "alternate", OURS), ours(ensemble)
     methods, skipped = benchmarked(ensemble, params, names)
-    own, refused = planned(ensemble, {} if on_trial in names else {on_trial: ensemble.plan}, params)
+    own, refused = planned(ensemble, {} if candidate in names else {candidate: ensemble.plan}, params)
     skipped |= refused
-    if on_trial in skipped:
-        raise skipped[on_trial]
+    if candidate in skipped:
+        raise skipped[candidate]
     return [*singles(ensemble, params), *methods, *own]
 
 

@@ -169,24 +169,30 @@ def _drafters(planner: Auto, names: Sequence[str]) -> tuple[str, ...]:
     return own if len(set(own)) > 1 else own[:1]
 
 
-def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, str]) -> None:
+def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, str | dict[str, Any]]) -> None:
     """Write the ensemble file `source` with the chosen plan to `out`; lines that set no plan stay as they are.
 
-    drafters: name -> model, as the file is to name it. Raises InvalidEnsemble where a setting to be replaced stands on
-    several lines, CospecError where `out` cannot be written.
+    drafters: name -> model or settings, as the file is to have it. Raises as `other_lines` does, and CospecError where
+    `out` cannot be written.
     """
+    proposers = tuning.drafters or ([tuning.plan.proposer] if tuning.plan.proposer else [])
+    plan = plan_settings(tuning.plan, [drafters.get(name, name) for name in proposers])
+    keep(out, "\n".join([*other_lines(source), *(_line(name, value) for name, value in plan.items())]) + "\n")
+
+
+def other_lines(source: Path) -> list[str]:
+    """The lines of an ensemble file that set no plan. Raises InvalidEnsemble where a setting to be replaced stands on
+    several lines."""
     lines = []
     for line, following in itertools.pairwise([*read_text(source, InvalidEnsemble).splitlines(), ""]):
         if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS)):
             lines.append(line)
         elif following.startswith((" ", "-")):
             raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    proposers = tuning.drafters or ([tuning.plan.proposer] if tuning.plan.proposer else [])
-    plan = plan_settings(tuning.plan, [drafters.get(name, name) for name in proposers])
-    keep(out, "\n".join([*lines, *(_line(name, value) for name, value in plan.items())]) + "\n")
+    return lines
 
 
 def _line(name: str, value: Any) -> str:
-    """A setting on one line, so that it can be replaced later: lists in brackets, and no braces around it all."""
-    flow = None if isinstance(value, list) else False
+    """A setting on one line, so that it can be replaced later: what it holds in brackets, and no braces around all."""
+    flow = None if isinstance(value, list | dict) else False
     return yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=flow, width=math.inf).rstrip("\n")
