@@ -9,6 +9,10 @@ from typer.testing import CliRunner
 
 from cospec import CospecError, Ensemble, InvalidEnsemble, Member
 from cospec.cli import app
+from cospec.cli.batch import BatchOptions
+from cospec.cli.options import EnsembleOptions
+from cospec.cli.serve import ServeOptions
+from cospec.ensemble import MAX_SEQUENCES
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
 from cospec.members import as_settings
@@ -348,3 +352,51 @@ def test_a_drafter_with_settings_of_its_own_keeps_them_in_a_written_plan(file):
     again = Ensemble.load(path)
     assert str(again.plan) == "fixed 3 by small"
     assert again.sources == ensemble.sources
+
+
+@pytest.mark.parametrize("spec", [5, None, ["demo:we"], "~nobody-here/mine.yaml", "x" * 5000, "a\0b.yaml"])
+def test_what_is_no_ensemble_file_is_refused(spec):
+    with pytest.raises(InvalidEnsemble):
+        Ensemble.load(spec)
+
+
+@pytest.mark.parametrize("combine", [{"type": ["a"]}, {3: 3}, {"weights": "11"}, {"weight": [1, 2]}])
+def test_a_combination_given_beside_a_file_is_refused_as_one_of_the_file_is(file, combine):
+    with pytest.raises(CospecError):
+        Ensemble.load(file("members: [demo:math, demo:general]\n"), combine=combine)
+
+
+def test_what_is_given_beside_a_file_is_relative_to_the_working_directory(file, tmp_path, monkeypatch):
+    path = file("members: [./own]\n")
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings(path, {"members": ["a/b", "./c"]})
+    assert [member.model for member in settings["members"]] == ["a/b", "c"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("generate", "x", "--quantization", "2001-99-99"),
+        ("generate", "x", "--quantization", "[" * 3000),
+        ("generate", "--token-ids", "1" * 5000),
+        ("generate", "x", "--gamma", "1" * 5000),
+        ("bench", "--concurrency", "1" * 5000),
+        ("serve", "--replicas", "2"),
+        ("batch", "in.jsonl", "out.jsonl", "--workers", "3"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_in_one_line(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('"Once"\n')
+    done = CliRunner().invoke(app, [*options])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 5), (7, 7)])
+def test_a_service_decodes_as_many_at_a_time_as_the_file_says(file, given, expected):
+    models = EnsembleOptions(ensemble=str(file("members: [demo:math]\nmax_sequences: 5\n")))
+    assert BatchOptions(max_sequences=given).settings(models).max_sequences == expected
+    assert ServeOptions(max_sequences=given).settings_of({"m": models}).max_sequences == expected
+    assert BatchOptions().settings(EnsembleOptions()).max_sequences == MAX_SEQUENCES

@@ -21,12 +21,12 @@ from .core.combine import (
 )
 from .core.params import SamplingParams
 from .core.verify import VERIFICATIONS
-from .errors import InvalidEnsemble, UnknownName, shown
+from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
 from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
 from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, unique_names
 from .runner import LoadOptions
 from .runner.options import DTYPES
-from .runner.schemes import LOOKUPS
+from .runner.schemes import LOOKUPS, is_there
 from .schedule import Plan, Setting, schedule_names, under_schedule
 
 # The settings that hold a plan.
@@ -200,7 +200,11 @@ def read_settings(spec: str | Path, overrides: Mapping[str, Any]) -> dict[str, A
     Raises InvalidEnsemble for a file that cannot be read or used, UnknownName for unknown settings, and what a value of
     the file raises where it is used, with its place.
     """
-    path = demo.ensemble_path(str(spec)) if demo.is_demo(str(spec)) else Path(spec).expanduser()
+    if not isinstance(spec, str | Path):
+        raise InvalidEnsemble(
+            f"an ensemble is loaded from a YAML file, or by the name of a bundled one, got {shown(spec)}"
+        )
+    path = demo.ensemble_path(str(spec)) if demo.is_demo(str(spec)) else Path(os.path.expanduser(spec))
     own = _read(path)
     for key in overrides:
         if key not in SETTINGS:
@@ -309,7 +313,7 @@ def _example_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path) -> EnsembleSettings:
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         raise InvalidEnsemble(
             f"no ensemble file at {str(path)!r}; give a YAML file or one of {', '.join(demo.ensembles())}"
         )
@@ -341,7 +345,9 @@ def _members(listed: Any, is_given: bool, path: Path, given: Mapping[str, Any]) 
     if not isinstance(listed, list | tuple) or not listed:
         raise InvalidEnsemble(f"members must be a list of models, got {shown(listed)}")
     where = "members" if is_given else f"{path}: members"
-    members = [_member(entry, f"{where}[{i}]", path.parent, given) for i, entry in enumerate(listed)]
+    # What is given beside the file is relative to the working directory, as proposers given so are.
+    folder = Path() if is_given else path.parent
+    members = [_member(entry, f"{where}[{i}]", folder, given) for i, entry in enumerate(listed)]
     with at(where):
         unique_names(members)
     return members
@@ -408,6 +414,11 @@ def _combination(given: Any, own: Any, num_members: int, path: Path) -> Any:
         options = {**_options(own), **options}
     with at(f"{path}: combine") if given is own else nullcontext():
         kind = options.pop("type", DEFAULT_COMBINATION)
+        if not isinstance(kind, str) or not all(isinstance(name, str) for name in options):
+            raise InvalidCombination(
+                "combine is a name, or keys and values such as {type: mixture, weights: [0.5, 0.5]}, got "
+                f"{shown(given)}"
+            )
         return make_combination(kind, num_members, **options)
 
 

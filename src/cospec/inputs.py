@@ -21,6 +21,8 @@ from typing_extensions import is_typeddict
 from .errors import CospecError, UnknownName, shown
 
 T = TypeVar("T")
+# Python refuses to read numbers of thousands of digits.
+MOST_DIGITS = 18
 Place: TypeAlias = tuple[str | int, ...]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Counts: TypeAlias = Annotated[list[Count], Field(min_length=1)]
@@ -141,6 +143,12 @@ def lines(text: str, name: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield line.removesuffix("\r"), f"{name}:{number}"
+
+
+def whole_number(text: str) -> int | None:
+    """The number that decimal digits write; None for any other text, and for more digits than any count or id has."""
+    digits = text.strip()
+    return int(digits) if digits.isdecimal() and len(digits) <= MOST_DIGITS else None
 
 
 def parse_json(line: str, where: str, kind: type[CospecError]) -> Any:

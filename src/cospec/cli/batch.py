@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import InvalidPrompt, MissingExtra
+from ..errors import InvalidEnsemble, InvalidPrompt, MissingExtra
 from .options import EnsembleOptions, ServiceOptions
 from .spread import option, spread
 
@@ -29,6 +29,19 @@ class BatchOptions(ServiceOptions):
     workers: int = option(2, help="With --ray: how many workers.", min=1)
     worker_cpus: float = option(1, help="With --ray: CPU cores for each worker.", min=0)
     worker_gpus: float = option(0, help="With --ray: GPUs for each worker.", min=0)
+
+    def check(self) -> None:
+        """Raises InvalidEnsemble for options of one process beside `--ray`, and of a cluster without."""
+        if self.threads and self.use_ray:
+            raise InvalidEnsemble("--threads is for one process; with --ray give each worker --worker-cpus")
+        of_cluster = {
+            "--workers": self.workers != BatchOptions.workers,
+            "--worker-cpus": self.worker_cpus != BatchOptions.worker_cpus,
+            "--worker-gpus": self.worker_gpus != BatchOptions.worker_gpus,
+        }
+        given = [flag for flag, is_given in of_cluster.items() if is_given]
+        if given and not self.use_ray:
+            raise InvalidEnsemble(f"{', '.join(given)} is for workers on a Ray cluster; give --ray too")
 
     def fields(self) -> dict[str, Any]:
         """The defaults. Raises InvalidPrompt unless they are an object."""

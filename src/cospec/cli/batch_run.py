@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import typer
 
-from ..errors import CospecError, InvalidEnsemble, InvalidPrompt, MissingExtra
+from ..errors import CospecError, InvalidPrompt, MissingExtra
 from ..resume import KeptRows, RowFile, Wanted, read_rows
 from ..server.batch import Line, is_refusal, read_lines
 from ..server.offline import Answer, EndpointCall, Offline
@@ -35,6 +35,7 @@ class Tally:
 
 def run_batch(requests: Path, out: Path, options: BatchOptions, models: EnsembleOptions) -> None:
     """Answer the lines of `requests` that have no answer in `out`."""
+    options.check()
     try:
         content = requests.read_bytes()
     except OSError as error:
@@ -94,14 +95,12 @@ def _run(todo: Sequence[Line], file: RowFile, tally: Tally, options: BatchOption
 def _answers(calls: Sequence[EndpointCall], options: BatchOptions, models: EnsembleOptions) -> Iterator[Answer]:
     """As they come, from this process or from Ray's workers."""
     settings = options.settings(models)
-    if options.threads and options.use_ray:
-        raise InvalidEnsemble("--threads is for one process; with --ray give each worker --worker-cpus")
     if options.threads:
         torch.set_num_threads(options.threads)
     if not options.use_ray:
         with Offline(models.build(), settings) as offline:
             # One more than fit, so that a place that becomes free is filled in the next round.
-            yield from offline.answers(calls, most=options.max_sequences + 1)
+            yield from offline.answers(calls, most=settings.max_sequences + 1)
         return
     try:
         from ..batch_ray import answers

@@ -44,7 +44,9 @@ class OutputOptions:
         show_default=False,
     )
     as_json: bool = option(
-        False, "--json", help="Print a JSON object for each prompt and nothing else on standard output."
+        False,
+        "--json",
+        help="Print a JSON object for each prompt and nothing else; with --out, whose rows are such, print nothing.",
     )
     plain_text: bool = option(False, "--plain-text", help="No colours and no legend.")
 

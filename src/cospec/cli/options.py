@@ -15,7 +15,7 @@ from typer import Option
 from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
 from ..core.verify import VERIFICATIONS
 from ..ensemble import MAX_SEQUENCES, Ensemble
-from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule
+from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule, shown
 from ..files import read_settings
 from ..identity import identity
 from ..members import PLACEHOLDER, Member
@@ -176,6 +176,12 @@ class EnsembleOptions:
         spec, settings = self._given()
         return identity(settings if spec is None else read_settings(spec, settings))
 
+    def max_sequences_of_file(self) -> int:
+        """How many sequences the ensemble's file has decoded at a time, without loading a model. Raises as `build`."""
+        spec, settings = self._given()
+        own = {} if spec is None else read_settings(spec, settings)
+        return int(own.get("max_sequences", MAX_SEQUENCES))
+
     def _given(self) -> tuple[str | None, dict[str, Any]]:
         """The ensemble's file or name, None for members of the command line; and what is given beside it."""
         if self.ensemble is not None and self.members:
@@ -272,9 +278,9 @@ def as_quantization(text: str | None) -> Any:
     """What LoadOptions takes, from its name or from keys and values in YAML. Raises InvalidEnsemble for no YAML."""
     try:
         return None if text is None else yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InvalidEnsemble(f"--quantization is 4bit, 8bit or YAML, got {text!r}: {reason}") from None
+        raise InvalidEnsemble(f"--quantization is 4bit, 8bit or YAML, got {shown(text)}: {reason}") from None
 
 
 # The options for fields of SamplingParams, whose names, types and defaults they have.
@@ -345,10 +351,11 @@ class ServiceOptions:
     model_name: str | None = option(
         None, metavar="NAME", help="The model's name in requests.", show_default="the ensemble's"
     )
-    max_sequences: int = option(
-        ServerSettings.max_sequences,
+    max_sequences: int | None = option(
+        None,
         metavar="N",
         help="Sequences decoded at a time; with --ray, in each process.",
+        show_default=f"ensemble's, else {MAX_SEQUENCES}",
         min=1,
     )
     context: int | None = option(
@@ -358,5 +365,8 @@ class ServiceOptions:
     def settings(self, models: EnsembleOptions, **others: Any) -> ServerSettings:
         """The server's settings, with these others."""
         return ServerSettings(
-            model=self.model_name or models.name, max_sequences=self.max_sequences, context=self.context, **others
+            model=self.model_name or models.name,
+            max_sequences=self.max_sequences or models.max_sequences_of_file(),
+            context=self.context,
+            **others,
         )

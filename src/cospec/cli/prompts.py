@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InvalidPrompt
-from ..inputs import check_unicode, decoded, lines, parse_json, read_text
+from ..errors import InvalidPrompt, shown
+from ..inputs import check_unicode, decoded, lines, parse_json, read_text, whole_number
 
 STDIN = "-"
 
@@ -49,10 +49,10 @@ def read_prompts(prompt: str | None, file: Path | None, token_ids: str | None = 
 
 
 def _ids(text: str) -> list[int]:
-    parts = re.split(r"[\s,]+", text.strip().strip("[]").strip())
-    if not all(part.isdecimal() for part in parts):
-        raise InvalidPrompt(f"--token-ids must be whole numbers such as 15,496,11, got {text!r}")
-    return [int(part) for part in parts]
+    ids = [whole_number(part) for part in re.split(r"[\s,]+", text.strip().strip("[]").strip())]
+    if None in ids:
+        raise InvalidPrompt(f"--token-ids must be whole numbers such as 15,496,11, got {shown(text)}")
+    return [token for token in ids if token is not None]
 
 
 def _from_file(file: Path) -> list[PromptEntry]:

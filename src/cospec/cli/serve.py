@@ -89,16 +89,16 @@ class ServeOptions(ServiceOptions):
                 raise InvalidEnsemble(f"two ensembles are named {name!r}; give each a --model-name of its own")
         return dict(zip(names, each, strict=True))
 
-    def settings_of(self, model: str) -> ServerSettings:
-        """The server's settings; `model` is for requests that name none. Raises InvalidEnsemble for an empty key,
-        which would admit nobody, or everybody."""
+    def settings_of(self, served: Mapping[str, EnsembleOptions]) -> ServerSettings:
+        """The server's settings; the first model is for requests that name none. Raises InvalidEnsemble for an empty
+        key, which would admit nobody, or everybody."""
         keys = self.api_key or ([os.environ["COSPEC_API_KEY"]] if "COSPEC_API_KEY" in os.environ else [])
         if not all(key.strip() for key in keys):
             raise InvalidEnsemble("an API key is empty; leave --api-key out to let everyone in")
         return ServerSettings(
-            model=model,
+            model=next(iter(served)),
             api_keys=tuple(keys),
-            max_sequences=self.max_sequences,
+            max_sequences=self.max_sequences or max(models.max_sequences_of_file() for models in served.values()),
             max_waiting=self.max_waiting,
             context=self.context,
             max_body=self.max_body,
@@ -126,8 +126,10 @@ def serve(
     """
     if options.threads and options.use_ray:
         raise InvalidEnsemble("--threads is for one process; with --ray a replica has the CPUs that Ray gives it")
+    if options.replicas != ServeOptions.replicas and not options.use_ray:
+        raise InvalidEnsemble("--replicas are copies on a Ray cluster; give --ray too")
     served = options.served(models)
-    settings = options.settings_of(next(iter(served)))
+    settings = options.settings_of(served)
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
     if options.use_ray:
@@ -168,7 +170,7 @@ def _serve_here(served: Mapping[str, EnsembleOptions], settings: ServerSettings,
         ensembles = _load(served)
         if not options.threads:
             # One after the other decodes, so that what suits the first is taken for all.
-            cores = share_cores(ensembles[settings.model], options.max_sequences)
+            cores = share_cores(ensembles[settings.model], settings.max_sequences)
             settings = replace(settings, calls_at_once=cores.calls)
         app = create_app(ensembles, settings)
         host, port = place.getsockname()[:2]

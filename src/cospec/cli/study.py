@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..errors import CospecError
+from ..errors import CospecError, shown
+from ..inputs import whole_number
 from ..study.timing import Step, Study
 from .output import Interrupt, progress
 
@@ -25,7 +26,7 @@ def run_study(study: Study, ledger_file: Path | None) -> bool:
 
 def parse_counts(text: str, example: str, error_type: type[CospecError]) -> list[int]:
     """The numbers of --concurrency. Raises `error_type` for anything but counts."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise error_type(f"--concurrency must be counts such as {example}, got {text!r}")
-    return list(map(int, parts))
+    counts = [count for part in text.split(",") if (count := whole_number(part))]
+    if len(counts) != len(text.split(",")):
+        raise error_type(f"--concurrency must be counts such as {example}, got {shown(text)}")
+    return counts

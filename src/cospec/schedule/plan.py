@@ -10,6 +10,7 @@ from ..core.params import SamplingParams
 from ..core.policy import Policy
 from ..core.verify import check_verification
 from ..errors import InvalidSchedule, UnknownName, shown
+from ..inputs import whole_number
 from .registry import schedule_names
 
 if TYPE_CHECKING:
@@ -100,9 +101,11 @@ def as_gamma(parts: Sequence[str]) -> int | tuple[int, ...] | str | None:
     """`auto`, or counts, as a command line gives them, as a plan takes them. Raises InvalidSchedule."""
     if [*parts] == [PACED]:
         return PACED
-    if not all(part.strip().isdecimal() for part in parts):
-        raise InvalidSchedule(f"gamma must be a whole number >= 1, one for each member, or {PACED}, got {[*parts]}")
-    numbers = tuple(map(int, parts))
+    numbers = tuple(number for part in parts if (number := whole_number(part)) is not None)
+    if len(numbers) != len(parts):
+        raise InvalidSchedule(
+            f"gamma must be a whole number >= 1, one for each member, or {PACED}, got {shown([*parts])}"
+        )
     return numbers[0] if len(numbers) == 1 else numbers or None
 
 
