@@ -106,7 +106,7 @@ def test_a_peer_that_decodes_no_token_is_skipped():
 
 @pytest.mark.parametrize("after", [0, 3])
 def test_without_plain_there_is_nothing_to_compare_with(after):
-    with pytest.raises(InvalidBenchmark, match="plain failed with 1 text at once: ValueError: no reason"):
+    with pytest.raises(InvalidBenchmark, match="plain failed with 1 concurrent sequence: ValueError: no reason"):
         measured(failing("plain", ValueError("no reason"), after), steady("a"))
 
 

@@ -11,7 +11,6 @@ from cospec import CospecError, Ensemble, InvalidEnsemble, Member
 from cospec.cli import app
 from cospec.cli.batch import BatchOptions
 from cospec.cli.options import EnsembleOptions
-from cospec.cli.serve import ServeOptions
 from cospec.ensemble import MAX_SEQUENCES
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
@@ -398,5 +397,4 @@ def test_options_that_mean_nothing_are_refused_in_one_line(options, tmp_path, mo
 def test_a_service_decodes_as_many_at_a_time_as_the_file_says(file, given, expected):
     models = EnsembleOptions(ensemble=str(file("members: [demo:math]\nmax_sequences: 5\n")))
     assert BatchOptions(max_sequences=given).settings(models).max_sequences == expected
-    assert ServeOptions(max_sequences=given).settings_of({"m": models}).max_sequences == expected
     assert BatchOptions().settings(EnsembleOptions()).max_sequences == MAX_SEQUENCES

@@ -195,7 +195,8 @@ def test_a_setting_that_there_is_not_is_named():
 
 def test_several_ensembles_are_chosen_by_the_model_and_share_their_members(tmp_path):
     other = tmp_path / "other.yaml"
-    other.write_text("members: [demo:math, demo:general]\ncombine: {type: mixture, weights: [0.9, 0.1]}\n")
+    target = "combine: {type: mixture, weights: [0.9, 0.1]}"
+    other.write_text(f"members: [demo:math, demo:general]\n{target}\ndtype: float32\n")
     args = AppArgs(ensemble=["demo:we", str(other)], settings={"log_level": "info"})
     loaded = args.load()
     assert [*loaded] == ["demo:we", str(other)]

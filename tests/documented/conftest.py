@@ -40,7 +40,6 @@ def reader_folder(models, tmp_path):
     lines = [{"prompt": prompt, "reference": " 5", "score": "numeric"} for prompt in PROMPTS]
     write_lines(tmp_path / "prompts.jsonl", lines)
     write_lines(tmp_path / "in.jsonl", [{"id": str(i), "prompt": prompt} for i, prompt in enumerate(PROMPTS)])
-    (tmp_path / "prices.yaml").write_text("machines: [{name: two cores, per_hour: 0.1}]\n", encoding="utf-8")
     (tmp_path / "before").mkdir()
     shutil.copy(ROOT / "tests" / "pilot" / "data" / "example.json", tmp_path / "before" / "results.json")
     for block in blocks_of("README.md"):

@@ -31,5 +31,5 @@ def test_a_text_that_the_target_forbids_is_impossible(pair, prompt):
 
 
 def test_a_member_that_fails_is_an_error(pair):
-    with pytest.raises(InvalidPilot, match="plain failed with 2 texts at once"):
+    with pytest.raises(InvalidPilot, match="plain failed with 2 concurrent sequences"):
         scored(pair, lambda tokens: [math.nan] * pair.vocab_size, [2, 3])

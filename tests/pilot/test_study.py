@@ -603,7 +603,8 @@ def test_without_arguments_it_runs_on_bundled_prompts_and_models(tmp_path, opene
     assert {row.category for row in found.gained.perplexities} == {ALL, "sums", "code", "text"}
     assert Ensemble.load(tmp_path / "ensemble.yaml").drafter_names == ("drafter", "lookup")
     page = opened(tmp_path / "report.html")
-    assert page.locator(".decision").inner_text().startswith(found.verdict.decision.upper())
+    said = {"go": "GO", "go up to": "同時", "no-go": "NO-GO", "not decided": "判定保留"}
+    assert page.locator(".decision").inner_text().startswith(said[found.verdict.decision])
     assert page.locator("#verdict tbody tr").count() == len(found.verdict.rules)
     assert page.locator("#speed svg.plot").count() >= 1
     assert page.locator("#speed table").last.locator("tbody tr").count() == 5

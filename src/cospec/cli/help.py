@@ -118,11 +118,13 @@ def _kind(param: Any) -> str:
 
 
 def _help(param: Any, context: Any) -> str:
-    """The help of an option, with what is allowed and its default."""
+    """The help of an option, with what is allowed, its variable and its default."""
     parts = [param.help or ""]
     least, most = getattr(param, "min", None), getattr(param, "max", None)
     if least is not None:
         parts.append(f"{least} to {most}." if most is not None else f"At least {least}.")
+    if getattr(param, "envvar", None) and getattr(param, "show_envvar", True):
+        parts.append(f"[env var: {param.envvar}]")
     shown = getattr(param, "show_default", None)
     default = param.get_default(context, call=False)
     if isinstance(shown, str):

@@ -89,16 +89,16 @@ class ServeOptions(ServiceOptions):
                 raise InvalidEnsemble(f"two ensembles are named {name!r}; give each a --model-name of its own")
         return dict(zip(names, each, strict=True))
 
-    def settings_of(self, served: Mapping[str, EnsembleOptions]) -> ServerSettings:
-        """The server's settings; the first model is for requests that name none. Raises InvalidEnsemble for an empty
-        key, which would admit nobody, or everybody."""
+    def settings_of(self, model: str) -> ServerSettings:
+        """The server's settings; `model` is for requests that name none. Raises InvalidEnsemble for an empty key,
+        which would admit nobody, or everybody."""
         keys = self.api_key or ([os.environ["COSPEC_API_KEY"]] if "COSPEC_API_KEY" in os.environ else [])
         if not all(key.strip() for key in keys):
             raise InvalidEnsemble("an API key is empty; leave --api-key out to let everyone in")
         return ServerSettings(
-            model=next(iter(served)),
+            model=model,
             api_keys=tuple(keys),
-            max_sequences=self.max_sequences or max(models.max_sequences_of_file() for models in served.values()),
+            max_sequences=self.max_sequences or ServerSettings.max_sequences,
             max_waiting=self.max_waiting,
             context=self.context,
             max_body=self.max_body,
@@ -129,7 +129,7 @@ def serve(
     if options.replicas != ServeOptions.replicas and not options.use_ray:
         raise InvalidEnsemble("--replicas are copies on a Ray cluster; give --ray too")
     served = options.served(models)
-    settings = options.settings_of(served)
+    settings = options.settings_of(next(iter(served)))
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
     if options.use_ray:
@@ -149,6 +149,8 @@ def _serve_on_ray(served: Mapping[str, EnsembleOptions], settings: ServerSetting
         from ..serve_ray import run
     except ModuleNotFoundError:
         raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
+    if options.max_sequences is None:
+        settings = replace(settings, max_sequences=max(each.max_sequences_of_file() for each in served.values()))
     host, port = options.host, options.port
     print_note(f"serving {', '.join(served)} at http://{host}:{port}, once the replicas are ready")
     run(partial(_load, served), settings, host=host, port=port, num_replicas=options.replicas, drain=options.drain)
@@ -168,6 +170,8 @@ def _serve_here(served: Mapping[str, EnsembleOptions], settings: ServerSettings,
     # Bound before the models are loaded, which takes long.
     with _bound(options.host, options.port) as place:
         ensembles = _load(served)
+        if options.max_sequences is None:
+            settings = replace(settings, max_sequences=max(each.max_sequences for each in ensembles.values()))
         if not options.threads:
             # One after the other decodes, so that what suits the first is taken for all.
             cores = share_cores(ensembles[settings.model], settings.max_sequences)
