@@ -39,6 +39,7 @@ def flags():
 def test_every_option_has_a_variable_of_its_name_and_help_shows_it():
     shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).output
     assert len(flags()) > 25
+    shown = " ".join(shown.split())
     for flag, param in flags().items():
         assert param.envvar == "COSPEC_" + flag.removeprefix("--").replace("-", "_").upper()
         assert f"env var: {param.envvar}" in shown
