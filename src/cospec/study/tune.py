@@ -15,7 +15,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import CospecError, InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
-from ..inputs import read_text
+from ..inputs import parse_yaml, read_text
 from ..resume import check_settings
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
@@ -181,15 +181,24 @@ def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, s
 
 
 def other_lines(source: Path) -> list[str]:
-    """The lines of an ensemble file that set no plan. Raises InvalidEnsemble where a setting to be replaced stands on
-    several lines."""
-    lines = []
-    for line, following in itertools.pairwise([*read_text(source, InvalidEnsemble).splitlines(), ""]):
-        if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS)):
-            lines.append(line)
-        elif following.startswith((" ", "-")):
-            raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    return lines
+    """The lines of an ensemble file that set no plan. Raises InvalidEnsemble where they and a plan behind them are not
+    the file with another plan, as where a setting to be replaced stands on several lines."""
+    text = read_text(source, InvalidEnsemble)
+    settings = parse_yaml(text, str(source), InvalidEnsemble)
+    # YAML has other line breaks in texts than str.splitlines.
+    lines = text.removesuffix("\n").split("\n")
+    kept = [line for line in lines if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS))]
+    plan = dict.fromkeys(PLAN_SETTINGS, "auto")
+    try:
+        written = parse_yaml("\n".join([*kept, *itertools.starmap(_line, plan.items())]), "", InvalidEnsemble)
+    except InvalidEnsemble:
+        written = None
+    if not isinstance(settings, Mapping) or written != {**settings, **plan}:
+        raise InvalidEnsemble(
+            f"{source}: its plan cannot be replaced line by line; write each of {', '.join(PLAN_SETTINGS)} that it has "
+            "on one line of its own, such as `schedule: auto`, with no braces around all and no `...` at the end"
+        )
+    return kept
 
 
 def _line(name: str, value: Any) -> str:
