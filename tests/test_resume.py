@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cospec.errors import CospecError
 from cospec.identity import identity
 from cospec.resume import SETTINGS, RowFile, Wanted, check_settings, differences, digest, read_rows
+from cospec.runner.fingerprint import MOST_HASHED, fingerprint
 
 # What differs, in words.
 
@@ -57,6 +58,38 @@ def test_settings_are_the_same_exactly_where_nothing_differs(kept, now):
 def test_a_long_list_of_differences_is_cut():
     with pytest.raises(CospecError, match=r"a 0 was kept, 1 is asked; .*; and 4 more\. Go away"):
         check_settings("x", dict.fromkeys("abcdefghij", 0), dict.fromkeys("abcdefghij", 1), "Go away")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff" * 8,
+        (1 << 40).to_bytes(8, "little"),
+        *(
+            len(text).to_bytes(8, "little") + text
+            for text in (
+                b"none",
+                b"\xff{}\xfe",
+                b"[]",
+                b'{"w": 1}',
+                b'{"w": {}}',
+                b'{"w": {"data_offsets": [1]}}',
+                b'{"w": {"data_offsets": ["a", "b"]}}',
+                b'{"w": {"data_offsets": [0.5, 1.5]}}',
+                b'{"w": {"data_offsets": [-999, 0]}}',
+                b'{"w": {"data_offsets": [0, 999999999999999999999999]}}',
+                b"[" * 99999,
+            )
+        ),
+    ],
+    ids=range(13),
+)
+def test_broken_weights_have_a_fingerprint_that_changes_with_them(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(header + bytes(2 * MOST_HASHED))
+    before = fingerprint(str(path))
+    path.write_bytes(header + b"\1" * (2 * MOST_HASHED))
+    assert fingerprint(str(path)) != before
 
 
 # Rows.
