@@ -60,6 +60,24 @@ def test_a_long_list_of_differences_is_cut():
         check_settings("x", dict.fromkeys("abcdefghij", 0), dict.fromkeys("abcdefghij", 1), "Go away")
 
 
+def test_each_drafter_is_held_against_what_drafted_before(tmp_path):
+    """Two of one name, in their order; a member that is named by its model is none."""
+
+    def made(*proposers):
+        return identity({"members": ["demo:math", "demo:general"], "proposer": [*proposers], "schedule": "mixture"})
+
+    one, other = tmp_path / "1" / "small", tmp_path / "2" / "small"
+    for folder, text in ((one, "1"), (other, "2")):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(text)
+    assert [each["name"] for each in made(one, other)["drafters"]] == ["small", "small-2"]
+    assert [*differences(made(one, other), made(one, one))]
+    assert [*differences(made(one, other), made(other, one))]
+    assert made("demo:math") == made("math")
+    assert "drafters" not in made("demo:math")
+    assert made("math") != made("general")
+
+
 @pytest.mark.parametrize(
     "header",
     [
