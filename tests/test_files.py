@@ -332,11 +332,44 @@ def test_tune_refuses_what_it_is_to_find(file, options):
     assert f"{options[0]} is what tuning finds" in done.output
 
 
-def test_tune_refuses_a_file_that_it_cannot_write_before_it_measures(file):
-    path = file("members: [demo:math]\ngamma:\n  - 1\n")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "members: [demo:math]\ngamma:\n  - 1\n",
+        "members: [demo:math]\nproposer:\n\n  - lookup\n",
+        "members: [demo:math]\nproposer:\n# Two of them.\n  - lookup\n",
+        "members:\n- demo:math\nproposer:\n- lookup\n",
+        "{members: [demo:math]}\n",
+        "members: [demo:math]\nschedule : auto\n",
+        'members: [demo:math]\n"schedule": auto\n',
+        "members: [demo:math]\n...\n",
+        "members: [demo:math]\rschedule: auto\r",
+    ],
+)
+def test_tune_refuses_a_file_that_it_cannot_write_before_it_measures(file, text):
+    path = file(text)
     done = CliRunner().invoke(app, ["tune", "--ensemble", str(path)])
     assert done.exit_code == 2
-    assert "'gamma:' goes on in the next line" in done.output
+    assert "its plan cannot be replaced line by line" in done.output
+    assert path.read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "members:\n# The first.\n- demo:math\n\nschedule: plain\r\ndtype: float32\r\n",
+        "members: [{model: demo:math, prompt: 'a\u2028schedule: {prompt}'}]\nproposer: [lookup, lookup+past]",
+        "---\nschedule: auto\nmembers: [{model: demo:math, prompt: 'a\n  gamma: {prompt}'}]\n",
+    ],
+)
+def test_a_written_plan_leaves_all_else_as_it_was(file, text):
+    path = file(text)
+    before = Ensemble.load(path)
+    tuning = Tuning(plan=Plan(schedule="plain"), drafters=(), comparisons=(), acceptances={}, num_texts=1)
+    write_plan(tuning, path, path, {})
+    again = Ensemble.load(path)
+    assert str(again.plan) == "plain"
+    assert (again.sources, again.load_options) == (before.sources[:1], before.load_options)
 
 
 def test_a_drafter_with_settings_of_its_own_keeps_them_in_a_written_plan(file):

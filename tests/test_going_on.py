@@ -198,7 +198,15 @@ def test_tune_goes_on_after_ctrl_c(tmp_path, monkeypatch):
     refused = call([*arguments, "--temperature", "0.5"])
     assert refused.exit_code == 2
     assert "temperature 1.0 was kept, 0.5 is asked" in refused.stderr
+    refused = call([*arguments, "--threads", str(before["settings"]["machine"]["threads"] + 1)])
+    assert "machine.threads" in refused.stderr
     assert json.loads(kept.read_text()) == before
+    for broken in ({"chosen": "plain"}, before["planner"] | {"beliefs": []}):
+        kept.write_text(json.dumps(before | {"planner": broken}))
+        refused = call(arguments)
+        assert refused.exit_code == 2
+        assert f"{kept} holds no measurements of cospec tune; remove it" in refused.stderr
+    kept.write_text(json.dumps(before))
     done = call(arguments)
     assert done.exit_code == 0, done.stderr
     assert f"{kept} has the measurements of {num} texts; going on from there" in done.stderr

@@ -20,10 +20,10 @@ from .models import saved
 
 LOADING = {"--dtype", "--device", "--quantization", "--revision", "--trust-remote-code", "--allow-pickle"}
 AT_ONCE = {"--max-sequences", "--threads"}
-# bench and pilot decode at numbers of sequences of their own, --concurrency.
+# bench decodes at numbers of sequences of its own, --concurrency.
 COMMANDS = {
     "generate": AT_ONCE, "batch": AT_ONCE, "serve": AT_ONCE, "tune": AT_ONCE, "verify": AT_ONCE,
-    "bench": {"--threads"}, "pilot": {"--threads"},
+    "bench": {"--threads"}, "pilot": AT_ONCE,
 }  # fmt: skip
 
 

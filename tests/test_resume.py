@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cospec.errors import CospecError
 from cospec.identity import identity
 from cospec.resume import SETTINGS, RowFile, Wanted, check_settings, differences, digest, read_rows
+from cospec.runner.fingerprint import MOST_HASHED, fingerprint
 
 # What differs, in words.
 
@@ -57,6 +58,56 @@ def test_settings_are_the_same_exactly_where_nothing_differs(kept, now):
 def test_a_long_list_of_differences_is_cut():
     with pytest.raises(CospecError, match=r"a 0 was kept, 1 is asked; .*; and 4 more\. Go away"):
         check_settings("x", dict.fromkeys("abcdefghij", 0), dict.fromkeys("abcdefghij", 1), "Go away")
+
+
+def test_each_drafter_is_held_against_what_drafted_before(tmp_path):
+    """Two of one name, in their order; a member that is named by its model is none."""
+
+    def made(*proposers):
+        return identity({"members": ["demo:math", "demo:general"], "proposer": [*proposers], "schedule": "mixture"})
+
+    one, other = tmp_path / "1" / "small", tmp_path / "2" / "small"
+    for folder, text in ((one, "1"), (other, "2")):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(text)
+    assert [each["name"] for each in made(one, other)["drafters"]] == ["small", "small-2"]
+    assert [*differences(made(one, other), made(one, one))]
+    assert [*differences(made(one, other), made(other, one))]
+    assert made("demo:math") == made("math")
+    assert "drafters" not in made("demo:math")
+    assert made("math") != made("general")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\xff" * 8,
+        (1 << 40).to_bytes(8, "little"),
+        *(
+            len(text).to_bytes(8, "little") + text
+            for text in (
+                b"none",
+                b"\xff{}\xfe",
+                b"[]",
+                b'{"w": 1}',
+                b'{"w": {}}',
+                b'{"w": {"data_offsets": [1]}}',
+                b'{"w": {"data_offsets": ["a", "b"]}}',
+                b'{"w": {"data_offsets": [0.5, 1.5]}}',
+                b'{"w": {"data_offsets": [-999, 0]}}',
+                b'{"w": {"data_offsets": [0, 999999999999999999999999]}}',
+                b"[" * 99999,
+            )
+        ),
+    ],
+    ids=range(13),
+)
+def test_broken_weights_have_a_fingerprint_that_changes_with_them(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(header + bytes(2 * MOST_HASHED))
+    before = fingerprint(str(path))
+    path.write_bytes(header + b"\1" * (2 * MOST_HASHED))
+    assert fingerprint(str(path)) != before
 
 
 # Rows.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.combine import Combination, make_combination
-from .members import Member, as_member, unique_names, written
+from .members import Member, as_drafters, as_member, unique_names, written
 from .resume import plain
 from .runner import LoadOptions
 from .runner.fingerprint import fingerprint, is_local
@@ -25,9 +25,11 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
     members = [as_member(member) for member in arguments["members"]]
     names = unique_names(members)
     options = {entry.name: arguments[entry.name] for entry in fields(LoadOptions) if entry.name in arguments}
-    given = arguments.get("proposer")
-    proposers = [as_member(each) for each in (given if isinstance(given, list | tuple) else [given] if given else [])]
-    drafters = [each for each in proposers if each.model not in names]
+    drafting = as_drafters(arguments.get("proposer"), members, names, arguments.get("schedule") or Plan.schedule)
+    # A list: where each member has a drafter, their order says whose is whose.
+    drafters = [
+        {"name": name, **_member(model, options)} for name, model in zip(drafting.names, drafting.models, strict=True)
+    ]
     defaults = {"schedule": Plan.schedule, "verification": Plan.verification}
     plan = {key: arguments.get(key) for key in ("schedule", "gamma", "first", "verification")}
     return {
@@ -35,8 +37,8 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "combination": _combination(arguments.get("combine"), len(members)),
         **defaults,
         **{key: _json(value) for key, value in plan.items() if value is not None},
-        **({"proposer": [each.default_name for each in proposers]} if proposers else {}),
-        **({"drafters": {each.default_name: _member(each, options) for each in drafters}} if drafters else {}),
+        **({"proposer": drafting.proposer} if drafting.proposer else {}),
+        **({"drafters": drafters} if drafters else {}),
     }
 
 

@@ -126,14 +126,18 @@ def decoded(raw: bytes, where: str, kind: type[CospecError]) -> str:
 
 def read_yaml(path: Path, kind: type[CospecError]) -> Any:
     """The file's value; {} for an empty file. Raises `kind` for a file that cannot be read or is not YAML."""
-    text = read_text(path, kind)
+    return parse_yaml(read_text(path, kind), str(path), kind)
+
+
+def parse_yaml(text: str, where: str, kind: type[CospecError]) -> Any:
+    """The value of YAML; {} for an empty text. where: names it in messages. Raises `kind` for what is not YAML."""
     try:
         value = yaml.load(text, _Loader)
     except yaml.constructor.ConstructorError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise kind(f"{path}{line}: {error.problem}") from None
+        raise kind(f"{where}{line}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise kind(f"{path} is not YAML: {error}") from None
+        raise kind(f"{where} is not YAML: {error}") from None
     return {} if value is None else value
 
 

@@ -103,6 +103,19 @@ def test_a_plan_of_ones_own_keeps_its_drafter_and_options(folder, tmp_path):
     ]
 
 
+def test_a_drafter_with_settings_of_its_own_keeps_them_in_service(folder, tmp_path):
+    given = tmp_path / "given.yaml"
+    drafter = {"model": str(folder / "c"), "name": "small", "prompt": "say: {prompt}", "dtype": "float64"}
+    members = [str(folder / "a"), str(folder / "b")]
+    given.write_text(yaml.safe_dump({"members": members, "proposer": drafter}), encoding="utf-8")
+    ensemble = Ensemble.load(given)
+    results = with_best(asking(EXAMPLE), "auto")
+    write_ensemble(ensemble, pilot_methods(ensemble, SamplingParams()), results, tmp_path / "out.yaml")
+    again = Ensemble.load(tmp_path / "out.yaml")
+    assert again.names == ensemble.names
+    assert again.sources[2] == ensemble.sources[2]
+
+
 def test_a_softened_target_is_written_only_where_one_was_chosen(pair, tmp_path):
     path = tmp_path / "relaxed.yaml"
     relaxed = Relaxed(

@@ -554,6 +554,7 @@ def test_help_and_templates_need_none_of_the_packages_of_the_extra(tmp_path):
     [
         (["--concurrency", "0"], "counts such as"),
         (["--concurrency", "64"], "max_sequences: 64"),
+        (["--concurrency", "64", "--max-sequences", "63"], "max_sequences, 63; give --max-sequences 64"),
         (["--score", "close"], "module:function"),
         (["--score", "math:typo"], "--score 'math:typo' cannot be imported"),
         (["--prompts", "none.jsonl"], "none.jsonl"),

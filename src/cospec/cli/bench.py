@@ -1,6 +1,5 @@
 """`cospec bench`: time every method on the same prompts, interleaved, and compare them with plain."""
 
-import platform
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import Any
 
 import torch
 
-from .. import __version__, demo
+from .. import demo
 from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
 from ..resume import digest
 from ..schedule import Plan, as_gamma
 from ..storage import keep
 from ..study.benchmark import Benchmark
+from ..study.environment import machine
 from ..study.ledger import Ledger
 from ..study.methods import selected
 from ..study.peers import bench_methods
@@ -101,9 +101,8 @@ class BenchOptions:
         """What earlier results must agree in to be resumed. texts: the prompts."""
         own = {key: getattr(self, key) for key in ("num_prompts", "temperature", "repeats", "methods", "plan")}
         own["max_tokens"] = self.params().max_tokens
-        machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
         prompts = [digest(text) for text in texts]
-        return {"version": __version__, **own, "prompts": prompts, **models.identity(), "machine": machine}
+        return {**own, "prompts": prompts, **models.identity(), **machine(self.threads)}
 
 
 @spread

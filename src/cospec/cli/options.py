@@ -251,7 +251,7 @@ class EnsembleOptions:
 @dataclass(frozen=True, kw_only=True)
 class LocalOptions(EnsembleOptions):
     """The same, and how much of this machine decoding takes; `serve` and `batch` have these with defaults of their
-    own, `bench` and `pilot` measure at numbers of sequences that they are given."""
+    own, and `bench` measures at the numbers of sequences that it is given."""
 
     max_sequences: int | None = _plan_option(
         None,

@@ -9,7 +9,7 @@ from ..study.compare import compare as compare_results
 from ..study.criteria import write_criteria
 from ..study.prices import write_prices
 from ..study.results import Results
-from .options import EnsembleOptions
+from .options import LocalOptions
 from .output import print_json, print_note
 from .pilot_options import PilotOptions
 from .pilot_tables import comparison_table
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Ex
 
 @app.callback()
 @spread
-def pilot(*, context: typer.Context, options: PilotOptions, models: EnsembleOptions) -> None:
+def pilot(*, context: typer.Context, options: PilotOptions, models: LocalOptions) -> None:
     """Run a study on your own prompts that ends in go or no-go.
 
     Each single member, plain, alternate and auto, paired prompt by prompt: speed, how it comes about, whether quality

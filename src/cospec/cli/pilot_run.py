@@ -27,8 +27,8 @@ from ..study.report import write as write_report
 from ..study.results import ALL, Decision, Results
 from ..study.scoring import check_scorer
 from ..study.verdict import gain, in_words, served
-from .options import DEFAULT_ENSEMBLE, EnsembleOptions
-from .output import print_json, print_note
+from .options import DEFAULT_ENSEMBLE, LocalOptions
+from .output import interrupted, print_figures, print_note
 from .pilot_options import PilotOptions
 from .pilot_tables import tables
 from .study import parse_counts, run_study
@@ -42,12 +42,11 @@ MEASUREMENTS, RESULTS, ENSEMBLE, SOFTENED = (
 )
 # Who drafts for a bundled ensemble whose file names nobody.
 DEMO_PROPOSERS = ("demo:drafter", "lookup")
-INTERRUPTED = 130
 EXIT: Mapping[Decision, int] = {"go": 0, "go up to": 0, "no-go": 3, "not decided": 4}
 
 
-def run_pilot(options: PilotOptions, models: EnsembleOptions) -> None:
-    """Run the study, or what is left of it. Raises typer.Exit with the status of the verdict, or INTERRUPTED."""
+def run_pilot(options: PilotOptions, models: LocalOptions) -> None:
+    """Run the study, or what is left of it. Raises typer.Exit with the status of the verdict, or of Ctrl-C."""
     ensemble, source = _ensemble(models)
     settings = _settings(options, ensemble, source)
     measurements = options.out / MEASUREMENTS
@@ -57,19 +56,17 @@ def run_pilot(options: PilotOptions, models: EnsembleOptions) -> None:
     keep(options.out / RESULTS, to_json(found.to_dict()))
     write_report(found, options.out, options.language)
     if not is_finished:
-        print_note(
-            f"interrupted; what was measured is in {measurements}, and the same command goes on from there; a report "
-            f"of it is in {options.out}"
+        raise interrupted(
+            f"what was measured is in {measurements}, and the same command goes on from there; a report of it is in "
+            f"{options.out}"
         )
-        raise typer.Exit(INTERRUPTED)
     write_ensemble(ensemble, study.methods, found, options.out / ENSEMBLE)
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
         print_tables(*tables(found))
     print_note(f"the report is {options.out / 'report.html'}")
     print_note(_next_step(found, options.out / ENSEMBLE))
-    if options.as_json or not sys.stdout.isatty():
-        print_json(_last_line(found, options.out))
+    print_figures(_last_line(found, options.out), as_json=options.as_json)
     raise typer.Exit(EXIT[found.verdict.decision])
 
 
@@ -119,7 +116,7 @@ def _settings(options: PilotOptions, ensemble: Ensemble, source: str | None) -> 
     return settings
 
 
-def _ensemble(models: EnsembleOptions) -> tuple[Ensemble, str | None]:
+def _ensemble(models: LocalOptions) -> tuple[Ensemble, str | None]:
     """The ensemble, and what it is called. A bundled one whose file names nobody to draft gets bundled drafters."""
     source = None if models.members else models.ensemble or DEFAULT_ENSEMBLE
     ensemble = models.build()

@@ -13,6 +13,7 @@ from ..members import as_settings
 from ..resume import digest, plain
 from ..schedule.auto import Auto
 from ..storage import check_place
+from ..study.environment import machine
 from ..study.tune import MOST_TEXTS, TuneProgress, Tuning, other_lines, write_plan
 from ..study.tune import tune as run_tune
 from .options import DEFAULT_ENSEMBLE, LocalOptions
@@ -69,7 +70,8 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
     models = replace(models, schedule=models.schedule or Auto.name)
     kept = None if out is None else out.with_name(f"{out.name}.tuning.json")
     measured = {"prompts": list(map(digest, prompts)), "max_tokens": params.max_tokens}
-    settings = plain({**measured, "temperature": params.temperature, **models.identity()})
+    ours = {**models.identity(), **machine(models.threads)}
+    settings = plain({**measured, "temperature": params.temperature, **ours})
     so_far = TuneProgress(settings=settings) if kept is None else TuneProgress.load(kept, settings)
     if so_far.choices:
         print_note(f"{kept} has the measurements of {len(so_far.choices)} texts; going on from there")
@@ -85,7 +87,7 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
 
     with on_interrupt(sentence), progress(MOST_TEXTS) as advance:
         ensemble = models.build()
-        tuning = run_tune(ensemble, prompts, params, lambda _: advance(), so_far, save)
+        tuning = run_tune(ensemble, prompts, params, lambda _: advance(), so_far, save, where=str(kept))
     if options.as_json:
         print_json(tuning.to_dict())
     else:

@@ -1,7 +1,6 @@
 """`cospec watch`: whether a server still performs as in its pilot."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -17,7 +16,7 @@ from ..study.metrics import Service, fetch, read_service
 from ..study.results import Results
 from ..study.watch import OtherEnsemble, Reading, ServedEnsemble, Watch, same
 from ..study.watch import watch as compared
-from .output import Interrupt, print_note, to_line
+from .output import Interrupt, print_json, print_note
 from .tables import Cell, FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec watch http://localhost:8000 --pilot pilot/results.json --every 60"
@@ -123,8 +122,7 @@ def _watched(url: str, key: str | None, results: Results) -> tuple[Service, str 
 
 def _show(found: Watch, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(to_line(found.to_dict()))
-        sys.stdout.flush()
+        print_json(found.to_dict())
         return
     since = " since the server was restarted" if found.is_restarted else ""
     numbers = [TableColumn(name=name, is_number=True) for name in ("pilot", "now", "limit")]

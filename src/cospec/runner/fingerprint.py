@@ -1,9 +1,10 @@
 """A model's fingerprint: a hash that changes with its files, cheap enough to be taken before anything is loaded."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import BinaryIO
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -14,6 +15,8 @@ from .schemes import DEFAULT, split
 
 # Files up to this size are hashed whole; of a larger one these many bytes at these many places.
 MOST_HASHED, NUM_BYTES, NUM_PLACES = 1 << 20, 256, 256
+# A longer header of safetensors is none: the format allows 100 MB.
+MOST_HEADER = 100_000_000
 # What a model's answers depend on. Readmes, pictures and logs may change.
 _KINDS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py", ".gguf")
 
@@ -55,17 +58,26 @@ def _parts(file: Path) -> Iterator[bytes]:
         if size <= MOST_HASHED:
             yield opened.read()
             return
-        places: Sequence[int] = [size * i // NUM_PLACES for i in range(NUM_PLACES)]
-        if file.suffix == ".safetensors":
-            # The header's length in eight bytes, then each tensor's extent as JSON, behind which the tensors lie.
-            start = 8 + int.from_bytes(opened.read(8), "little")
-            header = opened.read(start - 8)
-            yield header
-            extents = (tensor["data_offsets"] for name, tensor in json.loads(header).items() if name != "__metadata__")
-            places = [start + (begin + end) // 2 for begin, end in extents]
-        for place in places:
+        parts = _parts_of_tensors(opened, size) if file.suffix == ".safetensors" else []
+        for place, length in parts or [(size * i // NUM_PLACES, NUM_BYTES) for i in range(NUM_PLACES)]:
             opened.seek(place)
-            yield opened.read(NUM_BYTES)
+            yield opened.read(length)
+
+
+def _parts_of_tensors(opened: BinaryIO, size: int) -> list[tuple[int, int]]:
+    """Places and lengths of the header of safetensors and of a part of each tensor; none for a broken file."""
+    # The header's length in eight bytes, then each tensor's extent as JSON, behind which the tensors lie.
+    length = int.from_bytes(opened.read(8), "little")
+    if 8 + length > min(size, MOST_HEADER):
+        return []
+    try:
+        tensors = json.loads(opened.read(length))
+        extents = [tensor["data_offsets"] for name, tensor in tensors.items() if name != "__metadata__"]
+        places = [8 + length + (begin + end) // 2 for begin, end in extents]
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        return []
+    is_whole = all(isinstance(place, int) and 0 <= place <= size for place in places)
+    return [(8, length), *((place, NUM_BYTES) for place in places)] if is_whole else []
 
 
 def _commit(repository: str, revision: str | None) -> str | None:

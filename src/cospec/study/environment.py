@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -39,6 +40,18 @@ def environment(ledger: Ledger, ensemble: Ensemble) -> Environment:
         started=ledger.started,
         seconds=ledger.seconds,
     )
+
+
+def machine(threads: int | None = None) -> dict[str, Any]:
+    """What measured speeds depend on beside the ensemble. threads: of the CPU, None for as many as torch has."""
+    return {
+        "version": __version__,
+        "machine": {
+            "processor": _processor(),
+            "accelerators": [*_accelerators()],
+            "threads": threads or torch.get_num_threads(),
+        },
+    }
 
 
 def binding(ensemble: Ensemble) -> Mapping[str, object]:

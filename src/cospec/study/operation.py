@@ -1,6 +1,7 @@
 """From pilot to operation: ensemble files, ready for `cospec serve`, with the plan or the softened target chosen."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ import yaml
 from ..ensemble import Ensemble
 from ..errors import InvalidSchedule, UnknownName
 from ..files import plan_settings
-from ..members import Member, written
-from ..runner import LoadOptions
+from ..members import as_settings
 from ..schedule import Plan
 from ..storage import keep
 from .methods import PlannedMethod
@@ -32,7 +32,7 @@ def write_relaxed(ensemble: Ensemble, results: Results, path: Path) -> None:
         return
     sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
     settings = {
-        "members": [_member(sources[name], name, {}) for name in (relaxed.target, relaxed.drafter)],
+        "members": [as_settings(replace(sources[name], name=name), {}) for name in (relaxed.target, relaxed.drafter)],
         "combine": {"type": "mixture", "weights": [1 - relaxed.chosen, relaxed.chosen]},
         "schedule": "fixed",
         "gamma": relaxed.gamma,
@@ -66,21 +66,21 @@ def _header(results: Results, chosen: Served) -> Iterator[str]:
 
 def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
     """The ensemble's own settings, as its file has them, under another plan."""
-    sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
+    sources, common = dict(zip(ensemble.names, ensemble.sources, strict=True)), ensemble.load_options
     combination = {key: _as_yaml(value) for key, value in vars(ensemble.combination).items() if value is not None}
-    drafters = {name: written(sources[name]) for name in ensemble.drafter_names}
+    drafters = {name: as_settings(sources[name], common) for name in ensemble.drafter_names}
     if plan.proposer in ensemble.names:
         proposers = [drafters.get(plan.proposer, plan.proposer)]
     else:
         # All, where the plan chooses among them or has one for each member.
         proposers = list(drafters.values()) if drafters and _takes_drafters(ensemble, plan) else []
     return {
-        "members": [_member(sources[name], name, ensemble.load_options) for name in ensemble.member_names],
+        "members": [as_settings(replace(sources[name], name=name), common) for name in ensemble.member_names],
         "combine": {"type": ensemble.combination.name, **combination},
         **plan_settings(plan, proposers),
         "max_sequences": ensemble.max_sequences,
         # These apply to drafters too.
-        **{key: _as_yaml(value) for key, value in ensemble.load_options.items()},
+        **{key: _as_yaml(value) for key, value in common.items()},
     }
 
 
@@ -93,14 +93,6 @@ def _takes_drafters(ensemble: Ensemble, plan: Plan) -> bool:
     except (InvalidSchedule, UnknownName):
         return False
     return True
-
-
-def _member(source: Member, name: str, of_all: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A member's entry. of_all: load options that the file gives for all members."""
-    defaults = {**vars(LoadOptions()), **of_all}
-    options = {key: _as_yaml(value) for key, value in vars(source.options).items() if value != defaults[key]}
-    prompt = {"prompt": _as_yaml(source.prompt)} if source.prompt is not None else {}
-    return {"model": written(source), "name": name, **prompt, **options}
 
 
 def _as_yaml(value: Any) -> Any:

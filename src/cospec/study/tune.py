@@ -15,7 +15,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import CospecError, InvalidEnsemble, InvalidPrompt
 from ..files import PLAN_SETTINGS, plan_settings
-from ..inputs import read_text
+from ..inputs import parse_yaml, read_text
 from ..resume import check_settings
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
@@ -79,7 +79,7 @@ class TuneProgress:
         try:
             made = TypeAdapter(cls).validate_json(path.read_bytes(), extra="forbid")
         except (OSError, ValidationError):
-            raise CospecError(f"{path} holds no measurements of cospec tune; remove it") from None
+            raise _holds_none(str(path)) from None
         remedy = "Give the same settings to go on, or remove the file to measure anew"
         check_settings(f"{path}, which holds what was measured before,", made.settings, settings, remedy)
         return made
@@ -89,6 +89,10 @@ class TuneProgress:
         keep(path, to_json(asdict(self)))
 
 
+def _holds_none(where: str) -> CospecError:
+    return CospecError(f"{where} holds no measurements of cospec tune; remove it")
+
+
 def tune(
     ensemble: Ensemble,
     prompts: Sequence[Prompt],
@@ -96,12 +100,15 @@ def tune(
     on_text: Callable[[str], None],
     progress: TuneProgress | None = None,
     on_progress: Callable[[TuneProgress], None] = lambda progress: None,
+    *,
+    where: str = "the progress",
 ) -> Tuning:
     """Decode prompt after prompt until the choice is steady, then time it and `plain`.
 
     on_text: called after each with the plan then chosen. progress: of an earlier run, which goes on from there.
-    on_progress: called after each text and each prompt that was timed. Raises InvalidPrompt where there is no prompt,
-    or where the sequences are too short for anything to be measured.
+    on_progress: called after each text and each prompt that was timed. where: names the progress in messages. Raises
+    InvalidPrompt where there is no prompt, or where the sequences are too short for anything to be measured, and
+    CospecError for progress that this ensemble's planner cannot have made.
     """
     if not prompts:
         raise InvalidPrompt("there is nothing to tune on; give at least one prompt")
@@ -111,7 +118,10 @@ def tune(
     planner = learner.planner_for(params)
     assert planner is not None
     if progress.planner:
-        planner.restore(progress.planner)
+        try:
+            planner.restore(progress.planner)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise _holds_none(where) from None
     todo = itertools.islice(itertools.cycle(prompts), len(progress.choices), MOST_TEXTS)
     decoded = (learner.generate([prompt], params) for prompt in (() if progress.is_steady else todo))
     for choice in until_steady(planner, decoded, NUM_STEADY):
@@ -181,15 +191,24 @@ def write_plan(tuning: Tuning, source: Path, out: Path, drafters: Mapping[str, s
 
 
 def other_lines(source: Path) -> list[str]:
-    """The lines of an ensemble file that set no plan. Raises InvalidEnsemble where a setting to be replaced stands on
-    several lines."""
-    lines = []
-    for line, following in itertools.pairwise([*read_text(source, InvalidEnsemble).splitlines(), ""]):
-        if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS)):
-            lines.append(line)
-        elif following.startswith((" ", "-")):
-            raise InvalidEnsemble(f"{source}: {line!r} goes on in the next line; write it on one line to be replaced")
-    return lines
+    """The lines of an ensemble file that set no plan. Raises InvalidEnsemble where they and a plan behind them are not
+    the file with another plan, as where a setting to be replaced stands on several lines."""
+    text = read_text(source, InvalidEnsemble)
+    settings = parse_yaml(text, str(source), InvalidEnsemble)
+    # YAML has other line breaks in texts than str.splitlines.
+    lines = text.removesuffix("\n").split("\n")
+    kept = [line for line in lines if not line.startswith(tuple(f"{name}:" for name in PLAN_SETTINGS))]
+    plan = dict.fromkeys(PLAN_SETTINGS, "auto")
+    try:
+        written = parse_yaml("\n".join([*kept, *itertools.starmap(_line, plan.items())]), "", InvalidEnsemble)
+    except InvalidEnsemble:
+        written = None
+    if not isinstance(settings, Mapping) or written != {**settings, **plan}:
+        raise InvalidEnsemble(
+            f"{source}: its plan cannot be replaced line by line; write each of {', '.join(PLAN_SETTINGS)} that it has "
+            "on one line of its own, such as `schedule: auto`, with no braces around all and no `...` at the end"
+        )
+    return kept
 
 
 def _line(name: str, value: Any) -> str:
