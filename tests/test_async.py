@@ -9,8 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from cospec import CospecError, Ensemble, InvalidPrompt, InvalidSampling, SamplingParams
-from cospec.core.thread import EngineStopped
+from cospec import CospecError, EngineStopped, Ensemble, InvalidPrompt, InvalidSampling, SamplingParams
 
 from .toys import Wrapped, slow, table
 
