@@ -9,8 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from cospec import CospecError, Ensemble, InvalidPrompt, InvalidSampling, SamplingParams
-from cospec.core.thread import EngineStopped
+from cospec import CospecError, EngineStopped, Ensemble, InvalidPrompt, InvalidSampling, SamplingParams
 
 from .toys import Wrapped, slow, table
 
@@ -257,6 +256,71 @@ def test_the_thread_ends_when_it_is_idle_and_starts_again(monkeypatch):
         while engine_threads() and time.monotonic() < until:
             time.sleep(0.01)
         assert not engine_threads()
+
+
+def test_a_round_of_another_thread_does_not_hold_up_the_event_loop():
+    """While its turn lasts, sequences that wait for it are submitted and cancelled at once."""
+    ensemble, is_held, may_end, ended_early = toys(), threading.Event(), threading.Event(), []
+
+    def hold():
+        with ensemble._thread.turn:
+            is_held.set()
+            ended_early.append(may_end.wait(5))
+
+    async def beside():
+        first = asyncio.ensure_future(ensemble.agenerate([1], PARAMS))
+        await asyncio.sleep(0.1)  # the engine's thread waits for its turn
+        others = [asyncio.ensure_future(ensemble.agenerate([1, 2], PARAMS)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        others.pop().cancel()
+        await asyncio.sleep(0.1)
+        may_end.set()
+        return await asyncio.gather(first, *others)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait(5)
+    results = asyncio.run(beside())
+    holder.join()
+    assert ended_early == [True]
+    expected = [what(ensemble.generate(prompt, PARAMS)) for prompt in ([1], [1, 2], [1, 2])]
+    assert [what(each) for each in results] == expected
+    assert ensemble._engine.num_live == 0
+
+
+def test_a_thread_that_starts_as_another_ends_stays_registered_for_the_exit(monkeypatch):
+    """An interpreter that ends around a forward pass would crash."""
+    monkeypatch.setattr("cospec.ensemble.IDLE_SECONDS", 0.01)
+    ensemble, registered, seen = toys(), [], []
+    monkeypatch.setattr("atexit.register", registered.append)
+
+    def unregister(function):
+        # Whoever could start a thread by now must wait.
+        seen.append(is_free(ensemble._thread._changed))
+        registered.remove(function)
+
+    monkeypatch.setattr("atexit.unregister", unregister)
+    asyncio.run(ensemble.agenerate([1], PARAMS))
+    until = time.monotonic() + 5
+    while not seen and time.monotonic() < until:
+        time.sleep(0.01)
+    assert seen == [False]
+    assert not registered
+
+
+def is_free(lock):
+    """Whether another thread can take it."""
+    got = []
+
+    def take():
+        if lock.acquire(blocking=False):
+            lock.release()
+            got.append(True)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return bool(got)
 
 
 EXITS = """

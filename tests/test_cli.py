@@ -112,7 +112,9 @@ def test_a_prompt_may_be_given_as_token_ids(generate: Run, tmp_path: Path) -> No
 def test_log_probabilities_are_a_table_and_in_json_have_their_texts(generate: Run) -> None:
     found = object_of(generate("hello", "--logprobs", "2", "--json"))
     first = found["logprobs"][0]
-    assert "".join(entry["text"] for entry in found["logprobs"][:1]) in found["text"]
+    whole = [entry["text"] for entry in found["logprobs"] if not entry["text"].startswith("bytes:")]
+    assert whole
+    assert all(text in found["text"] for text in whole)
     assert len(first["top_texts"]) == len(first["top"]) == 2
     shown = generate("hello", "--logprobs", "2").stdout
     assert shown.startswith(found["text"] + "\n")
@@ -121,6 +123,26 @@ def test_log_probabilities_are_a_table_and_in_json_have_their_texts(generate: Ru
     assert len(table) == 2 + 12
     assert table[2].split()[-1] == f"{first['top'][1][1]:.3f}"
     assert len(generate("hello", "--logprobs", "0", "--n", "2").stdout.split("log-probability")) == 3
+
+
+def test_end_tokens_and_parts_of_characters_are_spelled(generate: Run) -> None:
+    """Token 0 is the end token, and 95 a byte that is no whole character."""
+    for token, spelled in ((0, "<|endoftext|>"), (95, r"bytes:\xa1")):
+        options = (
+            "hello",
+            "--max-tokens",
+            "1",
+            "--logprobs",
+            "1",
+            "--temperature",
+            "0",
+            "--logit-bias",
+            f"{token}=100",
+        )
+        (entry,) = object_of(generate(*options, "--json"))["logprobs"]
+        assert entry["token"] == token
+        assert entry["text"] == spelled
+        assert repr(spelled) in generate(*options).stdout
 
 
 def test_an_answer_that_the_context_cut_says_so(generate: Run) -> None:

@@ -1,6 +1,7 @@
 """What a user writes: members, files, prompts, and what is refused."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from cospec import (
     SamplingParams,
     UnknownName,
     VocabularyMismatch,
+    errors,
     toy,
 )
 from cospec.files import read_settings
@@ -34,6 +36,13 @@ from .toys import letters, table
 def test_the_public_names_are_sorted_and_there():
     assert cospec.__all__ == sorted(cospec.__all__)
     assert all(hasattr(cospec, name) for name in cospec.__all__)
+
+
+def test_the_tree_of_errors_has_what_python_users_may_meet():
+    homes = ("cospec.errors", "cospec.core.thread")
+    kinds = {kind.__name__ for kind in CospecError.__subclasses__() if kind.__module__ in homes}
+    assert set(re.findall(r"── (\w+) ", errors.__doc__)) == kinds
+    assert {"EngineStopped", "QueueFull"} <= kinds
 
 
 def test_a_prompt_is_a_text_or_ids_and_many_are_a_list():

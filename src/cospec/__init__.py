@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .core.live import Request
     from .core.params import SamplingParams
     from .core.sheet import Sheet
+    from .core.thread import EngineStopped
     from .core.tokens import Token
     from .ensemble import Ensemble
     from .errors import (
@@ -41,6 +42,7 @@ _HOMES = {
     "core.live": ("Request",),
     "core.params": ("SamplingParams",),
     "core.sheet": ("Sheet",),
+    "core.thread": ("EngineStopped",),
     "core.tokens": ("Token",),
     "ensemble": ("Ensemble",),
     "errors": (
@@ -72,6 +74,7 @@ __all__ = [
     "Cycle",
     "DoesNotFit",
     "Engine",
+    "EngineStopped",
     "Ensemble",
     "Estimates",
     "Event",

@@ -11,6 +11,8 @@
     ├── DoesNotFit             models that need more memory than there is
     ├── UnsupportedModel       a model that cannot be rolled back or batched exactly
     ├── VocabularyMismatch     members of different tokenizers
+    ├── QueueFull              more sequences than may wait for a place
+    ├── EngineStopped          the engine has died, or is about to end
     ├── InvalidBenchmark       nothing to compare, or results of another one
     ├── InvalidPilot           criteria, prices or results of a pilot that cannot be used
     ├── MissingExtra           a part whose libraries are not installed
@@ -33,6 +35,12 @@ def shown(value: object) -> str:
     except Exception:  # a repr may raise anything; that of a whole number of thousands of digits does
         text = f"a {type(value).__name__}"
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def one_line(error: BaseException) -> str:
+    """The error's type and message, in at most 700 characters."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:700] + '…' if len(text) > 700 else text or 'no message'}"
 
 
 class CospecError(Exception):

@@ -12,7 +12,7 @@ from cospec.core.verify import VERIFICATIONS
 from cospec.errors import UnknownName
 from cospec.schedule import schedule_names
 from cospec.server.batch import read_lines
-from cospec.server.fields import HARMLESS, IN_CHATS, IN_COMPLETIONS, IN_RESPONSES
+from cospec.server.fields import HARMLESS, IN_CHATS, IN_COMPLETIONS, IN_RESPONSES, check_defaults
 from cospec.server.schema import MOST_GAMMA, ChatRequest, CompletionRequest, ResponsesRequest
 
 from .conftest import Served
@@ -122,6 +122,23 @@ def test_slips_within_objects_and_at_other_endpoints(http, path, field, meant):
     answer = http.post(path, json={**body, **field})
     assert answer.status_code == 400
     assert f"did you mean {meant!r}?" in answer.json()["error"]["message"]
+
+
+def test_a_responses_stream_has_no_options(http):
+    for options in (None, {}, {"include_obfuscation": False}):
+        assert http.post("/v1/responses", json={**RESPONSE, "stream_options": options}).status_code == 200
+    for options in ({"include_obfuscation": True}, {"include_usage": True}, 5):
+        answer = http.post("/v1/responses", json={**RESPONSE, "stream_options": options})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "stream_options"
+
+
+def test_a_default_is_a_field_and_not_one_within_it():
+    check_defaults({"max_tokens": 3, "structured_outputs": {"regex": "a"}, "metadata": None})
+    for name in ("structured_outputs.structural_tag", "max_token"):
+        with pytest.raises(UnknownName, match="field in --defaults") as refused:
+            check_defaults({name: 1})
+        assert "structured_outputs.whitespace_pattern" not in str(refused.value)
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cospec.server.access import JsonLines, access, set_up_logs
+from cospec.server.access import JsonFormatter, access, set_up_logs
 from cospec.server.settings import InvalidSettings, ServerSettings
 
 from .conftest import MODEL
@@ -28,7 +28,7 @@ def lines():
             logged.append(self.format(record))
 
     handler = Kept()
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     root = logging.getLogger("cospec")
     level = root.level
     root.addHandler(handler)

@@ -13,6 +13,7 @@ import typer
 from ..core.counts import Counts
 from ..core.events import Result
 from ..core.params import SamplingParams
+from ..core.spelling import TokenSpeller
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..resume import KeptRows, Settings, Wanted, digest, plain, read_rows
@@ -52,16 +53,16 @@ class OutputOptions:
 
     def results(
         self, entries: Sequence[PromptEntry], params: SamplingParams, models: EnsembleOptions
-    ) -> "Results | None":
+    ) -> "KeptResults | None":
         """The file of --out, held against what is asked now. Raises CospecError for results of anything else."""
         if self.out is None:
             return None
         if self.prompts is None:
             raise InvalidPrompt("--out takes the results of --prompts FILE; for one prompt redirect standard output")
-        return Results.read(self.out, entries, {**_sampling(params), **models.identity()})
+        return KeptResults.read(self.out, entries, {**_sampling(params), **models.identity()})
 
     def sink(
-        self, screen: Screen, records: Records, todo: Mapping[int, PromptEntry], results: "Results | None", n: int
+        self, screen: Screen, records: Records, todo: Mapping[int, PromptEntry], results: "KeptResults | None", n: int
     ) -> Sink:
         """Where the samples go, n for each prompt."""
         if results is not None:
@@ -83,7 +84,7 @@ _DEFAULTS = _sampling(SamplingParams())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class KeptResults:
     """The file of --out. wanted: what each of its rows depends on, by the prompt's index. kept: rows that it has."""
 
     path: Path
@@ -91,7 +92,7 @@ class Results:
     kept: KeptRows
 
     @classmethod
-    def read(cls, path: Path, entries: Sequence[PromptEntry], settings: Settings) -> "Results":
+    def read(cls, path: Path, entries: Sequence[PromptEntry], settings: Settings) -> "KeptResults":
         """settings: what all rows depend on, beside their prompts. Raises CospecError for rows of anything else."""
         wanted = {
             index: Wanted(place=entry.where, settings={"prompt": digest(entry.prompt), **entry.extra, **settings})
@@ -148,7 +149,7 @@ def generate(
         return
     with on_interrupt(lambda: _kept_sentence(file, [], params.n)):
         ensemble = models.build()
-    records = Records(tokenizer=ensemble.tokenizer, max_tokens=params.max_tokens)
+    records = Records(speller=TokenSpeller(ensemble.tokenizer), max_tokens=params.max_tokens)
     screen = Screen(ensemble.names, records, is_plain=output.plain_text or output.as_json)
 
     def make_sink() -> Sink:
@@ -165,7 +166,7 @@ def generate(
         raise typer.Exit(2)
 
 
-def _kept_sentence(file: Results | None, results: Sequence[Result], n: int) -> str:
+def _kept_sentence(file: KeptResults | None, results: Sequence[Result], n: int) -> str:
     if file is None:
         return "nothing is kept but what was printed, and the same command begins anew"
     whole = Counter(result.prompt_index for result in results if result.finish_reason in ("stop", "length"))

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..core.events import Result
-from ..runner import Tokenizer
+from ..core.spelling import TokenSpeller
 from .prompts import PromptEntry
 from .tables import FittedTable, TableColumn
 
@@ -15,7 +15,7 @@ from .tables import FittedTable, TableColumn
 class Records:
     """How results are written. max_tokens: that they were asked to have at most."""
 
-    tokenizer: Tokenizer | None
+    speller: TokenSpeller
     max_tokens: int
 
     def record(self, results: Sequence[Result], entry: PromptEntry) -> dict[str, Any]:
@@ -34,12 +34,12 @@ class Records:
     def table(self, result: Result) -> FittedTable:
         """The log-probabilities, a row for each token."""
         columns = [TableColumn(name="token"), TableColumn(name="log-probability", is_number=True)]
-        rows = [[repr(self._spell(each.token)), f"{each.logprob:.3f}"] for each in result.logprobs or []]
+        rows = [[repr(self.speller.spell(each.token)), f"{each.logprob:.3f}"] for each in result.logprobs or []]
         num_others = max((len(each.top) for each in result.logprobs or []), default=0)
         if num_others:
             columns.append(TableColumn(name="most probable there", wraps=True))
             for row, each in zip(rows, result.logprobs or [], strict=True):
-                row.append("  ".join(f"{self._spell(token)!r} {logprob:.3f}" for token, logprob in each.top))
+                row.append("  ".join(f"{self.speller.spell(token)!r} {logprob:.3f}" for token, logprob in each.top))
         return FittedTable(columns=columns, rows=rows)
 
     def _sample(self, result: Result) -> dict[str, Any]:
@@ -47,10 +47,6 @@ class Records:
         if self.is_cut(result):
             sample["finish_reason"] = "context"
         for entry in sample["logprobs"] or []:  # type: ignore[attr-defined]
-            entry["text"] = self._spell(entry["token"])
-            entry["top_texts"] = [self._spell(token) for token, _ in entry["top"]]
+            entry["text"] = self.speller.spell(entry["token"])
+            entry["top_texts"] = [self.speller.spell(token) for token, _ in entry["top"]]
         return sample
-
-    def _spell(self, token: int) -> str:
-        """A token's text; `<id>` where there is no tokenizer."""
-        return self.tokenizer.decode([token]) if self.tokenizer else f"<{token}>"

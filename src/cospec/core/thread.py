@@ -201,49 +201,64 @@ class EngineThread:
                 self._outbox.send()
         except BaseException as error:
             self.error = f"the engine has died: {type(error).__name__}: {error}"
+            self._abandon(EngineStopped(self.error))
             raise
-        finally:
-            if self._is_closing:
-                self.error = self.error or "the engine has ended"
-            atexit.unregister(self.abort)
-            if self.error is not None:
-                self._abandon(EngineStopped(self.error))
 
     def _admit(self) -> bool:
-        """Wait for work, abort what was cancelled, fill free places. False once there is nothing left to wait for."""
-        with self._changed:
-            while True:
-                self._drop_cancelled()
-                while self._waiting and len(self._live) < self.max_sequences:
-                    self._add(self._waiting.popleft())
-                if self._live:
-                    return True
-                self._outbox.send()
-                has_news = not self._is_closing and self._changed.wait(self._idle_seconds)
-                # What was submitted just as the time was over is not left behind.
-                if not has_news and not self._waiting:
-                    self._thread = None
-                    return False
+        """Wait for work, abort what was cancelled, fill free places. False once there is nothing left to wait for.
 
-    def _drop_cancelled(self) -> None:
-        for engine, id in [key for key, group in self._live.items() if group.is_cancelled]:
-            with self.turn:
-                event = engine.abort(id)
-            self._take(engine, event)
+        Engines are called without `_changed`, which event loops take: another thread may hold `turn` for a whole round.
+        """
+        while True:
+            with self._changed:
+                cancelled, queued = self._cancelled(), self._next_queued()
+                if not cancelled and queued is None:
+                    if self._live:
+                        return True
+                    self._outbox.send()
+                    has_news = not self._is_closing and self._changed.wait(self._idle_seconds)
+                    # What was submitted just as the time was over is not left behind.
+                    if not has_news and not self._waiting:
+                        self._leave()
+                        return False
+            for engine, id in cancelled:
+                with self.turn:
+                    event = engine.abort(id)
+                self._take(engine, event)
+            if queued is not None:
+                self._add(queued)
+
+    def _leave(self) -> None:
+        """The thread ends, with `_changed` held: the next one may start, and be registered, only then."""
+        self._thread = None
+        atexit.unregister(self.abort)
+        if self._is_closing:
+            self.error = "the engine has ended"
+
+    def _cancelled(self) -> list[tuple[Engine, int]]:
+        """Live sequences to abort; those that wait are dropped at once."""
         if any(queued.group.is_cancelled for queued in self._waiting):
             self._waiting = deque(queued for queued in self._waiting if not queued.group.is_cancelled)
+        return [key for key, group in self._live.items() if group.is_cancelled]
+
+    def _next_queued(self) -> QueuedSequence | None:
+        """What there is a place for. It waits, and is counted so, until the engine has taken it in."""
+        return self._waiting[0] if self._waiting and len(self._live) < self.max_sequences else None
 
     def _add(self, queued: QueuedSequence) -> None:
-        group = queued.group
+        group, id = queued.group, None
         assert group.engine is not None
         try:
             with self.turn:
                 id = group.engine.add(queued.request)
-            self._live[group.engine, id] = group
         except CospecError as error:
             # The request was checked on arrival; what fails now fails for this caller alone.
             group.is_cancelled = True
             self._outbox.add(group, error)
+        with self._changed:
+            self._waiting.popleft()
+            if id is not None:
+                self._live[group.engine, id] = group
 
     def _take(self, engine: Engine, event: Event) -> None:
         """Hand an event to its group, and what that makes of it to its caller."""
@@ -264,6 +279,7 @@ class EngineThread:
     def _abandon(self, error: EngineStopped) -> None:
         """Report to all that wait that nothing more comes."""
         with self._changed:
+            atexit.unregister(self.abort)
             groups = self._groups()
             self._live.clear()
             self._waiting.clear()

@@ -56,7 +56,7 @@ def _told(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
     }
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A record as an object in a line: time, level, logger and message, and what the access log tells, field by
     field."""
 
@@ -77,7 +77,7 @@ def set_up_logs(level: str, format: str) -> None:
     """Write what cospec and its web server log to stderr, from this level on."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    handler.setFormatter(JsonLines() if format == "json" else plain)
+    handler.setFormatter(JsonFormatter() if format == "json" else plain)
     for name in ("cospec", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

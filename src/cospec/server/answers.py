@@ -71,11 +71,11 @@ class Offsets:
     def __init__(self, codec: Codec, start: int = 0, prompt: Values[int] = ()) -> None:
         self._codec = codec
         self._next = start
-        self._decoder = ByteDecoder(codec.bytes_of, prompt, drops_space=codec.drops_space)
+        self._decoder = ByteDecoder(codec.speller.bytes_of, prompt, drops_space=codec.drops_space)
 
     def place(self, token: int) -> tuple[str, int]:
         """How the next token is spelled, and where it stands."""
-        offset, spelled = self._next, self._codec.spell(token)
+        offset, spelled = self._next, self._codec.speller.spell(token)
         text = self._decoder.push(token)
         self._next += len(text)
         # In front of a text a word has lost its space.
@@ -92,7 +92,7 @@ def completion_logprobs(
         listed = dict([(entry.token, entry.logprob), *entry.top])
         return {
             spelled: max(logprob, LOWEST)
-            for spelled, logprob in zip(codec.spell_apart(listed), listed.values(), strict=True)
+            for spelled, logprob in zip(codec.speller.spell_apart(listed), listed.values(), strict=True)
         }
 
     places = [offsets.place(token) for token in ids]
@@ -108,7 +108,11 @@ def chat_logprobs(codec: Codec, entries: Values[TokenLogprob]) -> dict[str, Any]
     """OpenAI's list of objects for a chat."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        return {"token": codec.spell(token), "logprob": max(logprob, LOWEST), "bytes": list(codec.bytes_of(token))}
+        return {
+            "token": codec.speller.spell(token),
+            "logprob": max(logprob, LOWEST),
+            "bytes": list(codec.speller.bytes_of(token)),
+        }
 
     return {
         "content": [

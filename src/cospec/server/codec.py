@@ -1,9 +1,9 @@
 """Between clients' texts and token ids: prompts, chats, and single tokens."""
 
-from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Values
 from typing import Any, TypeVar
 
+from ..core.spelling import TokenSpeller
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..inputs import check_unicode
@@ -24,8 +24,7 @@ class Codec:
         self.context = context
         self._vocab_size = ensemble.vocab_size
         self._tokenizer: Any = ensemble.tokenizer
-        self._spelled: dict[int, str] = {}
-        self._special: Mapping[int, str] = getattr(ensemble.tokenizer, "special", {})
+        self.speller = TokenSpeller(ensemble.tokenizer)
         self.drops_space: bool = getattr(ensemble.tokenizer, "drops_space", False)
 
     def checked(self, prompt: AnyPrompt) -> AnyPrompt:
@@ -79,33 +78,6 @@ class Codec:
             raise ApiError(400, f"token id {outside[0]} is outside the vocabulary", param="tokens")
         return str(self._required().decode(tokens))
 
-    def spell(self, token: int) -> str:
-        r"""One token as text, special ones as their vocabulary writes them; bytes that are no whole character as
-        `bytes:\xe2`."""
-        if token not in self._spelled:
-            raw = self.bytes_of(token)
-            try:
-                self._spelled[token] = self._special.get(token) or raw.decode()
-            except UnicodeDecodeError:
-                self._spelled[token] = _as_bytes(raw)
-        return self._spelled[token]
-
-    def spell_apart(self, tokens: Iterable[int]) -> list[str]:
-        """The tokens as texts that all differ: of several with one spelling, such as a letter and the byte that it is,
-        the first one has it, and the others are written as bytes or by their id."""
-        spelled: dict[str, None] = {}
-        for token in tokens:
-            raw = self.bytes_of(token)
-            forms = (self.spell(token), _as_bytes(raw), f"token_id:{token}")
-            spelled[next(form for form in forms if form not in spelled)] = None
-        return [*spelled]
-
-    def bytes_of(self, token: int) -> bytes:
-        """The UTF-8 bytes that a token adds to a text, none for a special one; `<id>` where there is no tokenizer."""
-        if hasattr(self._tokenizer, "token_bytes"):
-            return bytes(self._tokenizer.token_bytes(token))
-        return str(self._tokenizer.decode([token])).encode() if self._tokenizer else f"<{token}>".encode()
-
     def _required(self) -> Any:
         """The tokenizer. Raises ApiError where there is none."""
         if self._tokenizer is None:
@@ -117,10 +89,6 @@ class Codec:
         longest = getattr(self._tokenizer, "longest", None)
         if longest and self.context and num_characters > longest * self.context:
             raise context_exceeded(f"the prompt has {num_characters} characters", self.context)
-
-
-def _as_bytes(raw: bytes) -> str:
-    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def context_exceeded(given: str, context: int, *, param: str = "prompt") -> ApiError:

@@ -103,7 +103,7 @@ class Decoder:
                 # A constraint has a state, so that each sequence has its own.
                 own = replace(first.params, constraint=new_constraint())
                 requests.append(replace(first, draws=draws, params=own, index=len(requests)))
-        tracers = [Tracer(index, self.codec.spell) for index in range(count)] if asked.trace else []
+        tracers = [Tracer(index, self.codec.speller.spell) for index in range(count)] if asked.trace else []
         return Submission(requests, since, tracers)
 
     def _variant(self, asked: DecodingRequest) -> Ensemble:

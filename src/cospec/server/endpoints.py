@@ -47,6 +47,7 @@ def decoding_routes(models: ServedModels) -> APIRouter:
 class ChoicesReply(Reply):
     """An answer with a choice for each sequence."""
 
+    asked: CompletionRequest | ChatRequest
     kind: str
     stream_kind: str
 

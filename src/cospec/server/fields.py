@@ -98,6 +98,7 @@ IN_RESPONSES: Unsupported = {
     "prompt": ((), "templates are not stored; give the text as input"),
     "reasoning": (({},), "there is no setting for how long a model reasons"),
     "top_logprobs": ((0,), "use chat completions"),
+    "stream_options": (({}, {"include_obfuscation": False}), "nothing is padded, and the last event has the usage"),
     "max_tool_calls": ((), _TOOLS),
     "truncation": (("disabled",), "shorten the input"),
     "text.verbosity": (("medium",), "there is no setting for how much a model says; use max_output_tokens"),
@@ -144,7 +145,8 @@ def refuse_unsupported(body: BaseModel, table: Unsupported) -> None:
 
 def check_defaults(defaults: Mapping[str, Any]) -> None:
     """Raises UnknownName for a default that no request that decodes has."""
-    known = sorted({*_names(CompletionRequest), *_names(ChatRequest), *IN_COMPLETIONS, *IN_CHATS, *HARMLESS})
+    names = {*_names(CompletionRequest), *_names(ChatRequest), *IN_COMPLETIONS, *IN_CHATS, *HARMLESS}
+    known = sorted(name for name in names if "." not in name)
     for name in defaults:
         if name not in known:
             raise UnknownName("field in --defaults", name, known)

@@ -95,7 +95,6 @@ class DecodingRequest(Body):
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     user: str | None = None
 
@@ -165,6 +164,7 @@ class CompletionRequest(DecodingRequest):
     """`POST /v1/completions`."""
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
@@ -197,6 +197,7 @@ class ChatRequest(DecodingRequest):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None

@@ -8,8 +8,7 @@ from ..core.counts import Counts
 from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
-from ..errors import CospecError, InvalidBenchmark, UnknownName
-from ..runner.hf.support import one_line
+from ..errors import CospecError, InvalidBenchmark, UnknownName, one_line
 from ..schedule import Plan, schedule_class, schedule_names
 from ..schedule.auto import Auto
 from .results import OURS, PLAIN, SINGLE

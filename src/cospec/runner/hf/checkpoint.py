@@ -8,10 +8,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, __version__
 
-from ...errors import CospecError, ModelNotFound, UnsupportedModel
+from ...errors import CospecError, ModelNotFound, UnsupportedModel, one_line
 from ...inputs import decoded, parse_json
 from ..options import LoadOptions
-from .support import one_line
 
 ADVICE = "give a folder with config.json and safetensors, or a hub id (owner/name)"
 CONFIG, ADAPTER = "config.json", "adapter_config.json"

@@ -12,10 +12,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ...errors import CospecError, ModelNotFound
+from ...errors import CospecError, ModelNotFound, one_line
 from ..options import LoadOptions
 from .checkpoint import check_pickle, files_of, read_config, weights_among
-from .support import one_line
 
 # Seconds that the hub has to answer whether it has a model.
 PATIENCE = 10.0

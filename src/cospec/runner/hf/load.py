@@ -19,7 +19,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ... import demo
-from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel
+from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel, one_line
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
 from ..protocol import Feed
@@ -31,7 +31,7 @@ from .location import locate
 from .prepacked import is_native, prepack
 from .quantised import check_quantisation
 from .runner import HfRunner
-from .support import check_supported, distance, one_line, refuse_by_config, tolerance
+from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from ...errors import UnsupportedModel
+from ...errors import UnsupportedModel, one_line
 from ..protocol import Feed
 from .forward import Forward
 from .runner import HfRunner
@@ -121,9 +121,3 @@ def _why_not_finite(model: PreTrainedModel) -> str:
     half = model.dtype == torch.float16
     advice = "set dtype to float32 or bfloat16, if float16 overflows, or " if half else ""
     return f"gives logits that are NaN or infinite{where}: {advice}load weights that are whole, or choose another model"
-
-
-def one_line(error: BaseException) -> str:
-    """The error's type and message, in at most 700 characters."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:700] + '…' if len(text) > 700 else text or 'no message'}"
