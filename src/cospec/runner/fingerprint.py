@@ -1,6 +1,7 @@
 """A model's fingerprint: a hash that changes with its files, cheap enough to be taken before anything is loaded."""
 
 import json
+import os
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -11,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 
 from .. import demo
 from ..resume import DIGEST, UNKNOWN
-from .schemes import DEFAULT, split
+from .schemes import DEFAULT, is_there, split
 
 # Files up to this size are hashed whole; of a larger one these many bytes at these many places.
 MOST_HASHED, NUM_BYTES, NUM_PLACES = 1 << 20, 256, 256
@@ -24,7 +25,7 @@ _KINDS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".ji
 def is_local(model: str) -> bool:
     """Whether the model's files lie in a folder of its own."""
     rest = split(model)[1]
-    return demo.is_demo(model) or (bool(rest) and Path(rest).expanduser().exists())
+    return demo.is_demo(model) or (bool(rest) and is_there(Path(os.path.expanduser(rest))))
 
 
 def fingerprint(model: str, revision: str | None = None) -> str | None:
@@ -34,15 +35,15 @@ def fingerprint(model: str, revision: str | None = None) -> str | None:
     the folder does not.
     """
     scheme, rest = split(model)
-    path = Path(demo.model_path(model) if demo.is_demo(model) else rest).expanduser()
+    path = Path(os.path.expanduser(demo.model_path(model) if demo.is_demo(model) else rest))
     if not rest:
         return None
+    if not is_there(path):
+        return _commit(rest, revision) if scheme == DEFAULT else None
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.is_file() and each.suffix in _KINDS)
-    elif path.is_file():
-        files = [path]
     else:
-        return _commit(rest, revision) if scheme == DEFAULT else None
+        files = [path] if path.is_file() else []
     hashed = blake2b(digest_size=8)
     for file in files:
         hashed.update(json.dumps([file.name, file.stat().st_size]).encode())
