@@ -19,10 +19,15 @@ from typer.testing import CliRunner
 from cospec import SamplingParams, __version__, demo
 from cospec.cli import COMMANDS, app
 from cospec.cli.options import SAMPLING
+from cospec.cli.records import Records
+from cospec.cli.sinks import Screen
 from cospec.core.engine import Engine
+from cospec.core.spelling import TokenSpeller
+from cospec.core.tokens import Token
 from cospec.schedule import schedule_names
 
 from .cli_models import CONTEXT, write_models
+from .toys import Letters
 
 TERMINAL = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": None, "COLUMNS": "200"}
 PIPE = {"FORCE_COLOR": None, "COLUMNS": "200"}
@@ -631,3 +636,10 @@ def test_models_reads_the_folder_of_each(
     assert found["parameters"] == 2 * 300 * 16 + 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 3 * 16
     assert found["architecture"] == "llama, 1 layers of width 16"
     assert str(tmp_path / "models" / "tiny") in run("models", members="").stdout
+
+
+def test_without_a_tokenizer_the_ids_are_shown() -> None:
+    token = Token(token=5, text="", proposer=None)
+    for speller, shown in ((TokenSpeller(None), "<5>"), (TokenSpeller(Letters()), "")):
+        screen = Screen(["a"], Records(speller=speller, max_tokens=1), is_plain=True)
+        assert screen.segment(token).text == shown

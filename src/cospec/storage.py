@@ -54,9 +54,12 @@ def _beside(path: Path) -> Iterator[tuple[Path, Path]]:
 
 def refusal(path: Path, error: OSError) -> CospecError:
     """What a user is told where a file of results cannot be written, such as on a full disk."""
+    what = f"{path} cannot be written: {error.strerror or error}"
+    if isinstance(error, FileNotFoundError):
+        return CospecError(f"{what}; its folder {str(path.parent)!r} is not there: make it, or give another place")
     return CospecError(
-        f"{path} cannot be written: {error.strerror or error}. What was kept before is there still; "
-        "make room or give --out another place, and run the same command to go on"
+        f"{what}. What was kept before is there still; make room or give --out another place, and run the same command "
+        "to go on"
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cospec import Ensemble
 from cospec.core.verify import VERIFICATIONS
-from cospec.errors import UnknownName
+from cospec.errors import InvalidPrompt, UnknownName
 from cospec.schedule import schedule_names
 from cospec.server.batch import read_lines
 from cospec.server.fields import HARMLESS, IN_CHATS, IN_COMPLETIONS, IN_RESPONSES, check_defaults
@@ -209,9 +209,35 @@ def test_defaults_of_a_batch_are_known_fields(slip):
     if written not in known:
         with pytest.raises(UnknownName, match="did you mean"):
             read_lines(b'"One"', "in", {written: 1}, {})
-    assert read_lines(b'"One"', "in", {name: 1}, {})
+    if name not in ("prompt", "messages"):
+        assert read_lines(b'"One"', "in", {name: None}, {})
 
 
 def test_defaults_that_are_like_no_field_are_refused_too():
     with pytest.raises(UnknownName, match="--defaults"):
         read_lines(b'"One"', "in", {"mirostat": 1}, {})
+
+
+@pytest.mark.parametrize("defaults", [{"max_tokens": "x"}, {"gamma": "z"}, {"temperature": []}, {"stop": 3}])
+def test_a_default_of_a_value_that_no_request_takes_is_refused_once(defaults):
+    with pytest.raises(InvalidPrompt, match=f"^--defaults: {next(iter(defaults))}: .*, got "):
+        check_defaults(defaults)
+
+
+@pytest.mark.parametrize("name", ["tool_call_id", "status", "name"])
+def test_fields_of_messages_are_no_fields_of_requests(name):
+    with pytest.raises(UnknownName):
+        check_defaults({name: "x"})
+
+
+@pytest.mark.parametrize("defaults", [{}, {"max_tokens": 3}, {"echo": True}, {"top_logprobs": 2, "logprobs": True}])
+def test_defaults_of_either_kind_of_request_are_taken(defaults):
+    check_defaults(defaults)
+
+
+def test_a_body_that_is_no_json_is_refused_as_such(served):
+    with served.http() as http:
+        answer = http.post("/v1/completions", content="nojson", headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert "the body is no JSON" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] is None

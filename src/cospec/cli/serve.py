@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
@@ -181,7 +182,9 @@ def _serve_here(served: Mapping[str, EnsembleOptions], settings: ServerSettings,
         print_note(f"serving {', '.join(ensembles)} at http://{f'[{host}]' if ':' in host else host}:{port}")
         set_up_logs(settings.log_level, settings.log_format)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=options.drain)
-        uvicorn.Server(config).run(sockets=[place])
+        # Once all is answered, uvicorn raises the Ctrl-C that ended it.
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[place])
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -52,6 +52,11 @@ class Screen:
             sys.stdout.write("".join(segment.text for segment in segments))
         sys.stdout.flush()
 
+    def segment(self, token: Token) -> Segment:
+        """The token's text in its style; its id where there is no tokenizer."""
+        text = token.text if self._records.speller.has_tokenizer else self._records.speller.spell(token.token)
+        return Segment(text, _style(token.proposer, is_replacement=token.replaced is not None))
+
     def write_logprobs(self, result: Result) -> None:
         """The table of log-probabilities, where they were asked for."""
         if result.logprobs is not None:
@@ -68,11 +73,6 @@ class Screen:
             self.console.print(line)
 
 
-def _segment(token: Token) -> Segment:
-    """The token's text, in its style."""
-    return Segment(token.text, _style(token.proposer, is_replacement=token.replaced is not None))
-
-
 def _style(lane: int | None, *, is_replacement: bool = False) -> Style:
     colour = None if lane is None else PALETTE[lane % len(PALETTE)]
     return Style(color=colour, underline=is_replacement or None)
@@ -87,7 +87,7 @@ class OneText:
         self._result: Result | None = None
 
     def take(self, event: Event) -> None:
-        self._write([_segment(token) for token in event.tokens])
+        self._write([self._screen.segment(token) for token in event.tokens])
         if event.result is not None:
             # Text that was held back when the sequence ended, such as the start of a stop string.
             self._write([Segment(event.result.text[self._num_written :])])
@@ -118,7 +118,7 @@ class TextByText:
 
     def take(self, event: Event) -> None:
         number = event.prompt_index * self._n + event.index
-        self._segments[number] += [_segment(token) for token in event.tokens]
+        self._segments[number] += [self._screen.segment(token) for token in event.tokens]
         if event.result is not None:
             self._finished[number] = event.result
         while self._next in self._finished:

@@ -92,6 +92,12 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
         print_json(tuning.to_dict())
     else:
         print_tables(_table(tuning))
+    baseline, *chosen = tuning.comparisons
+    if chosen and chosen[0].measured < baseline.measured:
+        print_note(
+            f"as measured, '{tuning.plan}' was slower than plain here: the prompts were few, or the machine was busy; "
+            "tune on more of them before you rely on it"
+        )
     if out is not None and source is not None:
         sources = dict(zip(ensemble.names, ensemble.sources, strict=True))
         drafters = {name: as_settings(sources[name], ensemble.load_options) for name in ensemble.drafter_names}

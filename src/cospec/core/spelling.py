@@ -13,6 +13,10 @@ class TokenSpeller:
         self._spelled: dict[int, str] = {}
         self._special: Mapping[int, str] = getattr(tokenizer, "special", {})
 
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
     def spell(self, token: int) -> str:
         r"""One token as text, special ones as their vocabulary writes them; bytes that are no whole character as
         `bytes:\xe2`."""

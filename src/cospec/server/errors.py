@@ -70,6 +70,11 @@ def install(app: FastAPI) -> None:
             given = request.headers.get("content-type")
             what = f"has the Content-Type {given!r:.100}" if given else "has no Content-Type"
             return ApiError(400, f"the body {what}; send `Content-Type: application/json`").response()
+        if first["type"] == "json_invalid":
+            reason = first.get("ctx", {}).get("error", first["msg"])
+            return ApiError(
+                400, printable(f"the body is no JSON: {reason}, at character {first['loc'][-1]}")
+            ).response()
         param = ".".join(str(part) for part in first["loc"][1:] if not _is_kind(part)) or None
         return ApiError(400, printable(f"{param or 'body'}: {first['msg']}"), param=param).response()
 

@@ -5,9 +5,10 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from ..errors import UnknownName
+from ..errors import InvalidPrompt, UnknownName, shown
 from .errors import ApiError, printable
 from .schema import ChatRequest, CompletionRequest
 
@@ -24,10 +25,10 @@ HARMLESS = frozenset(
     [
         *("store", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
         *("parallel_tool_calls", "prediction", "priority", "request_id", "cache_salt"),
-        # Of messages, formats and a stream's options.
-        *("name", "refusal", "annotations", "tool_call_id", "id", "status", "include_obfuscation"),
     ]
 )
+# The same of messages, formats and a stream's options.
+_HARMLESS_WITHIN = frozenset(["name", "refusal", "annotations", "tool_call_id", "id", "status", "include_obfuscation"])
 
 # Field -> the neutral values that a client may send, and the reason why no other is supported.
 Unsupported = Mapping[str, tuple[tuple[Any, ...], str]]
@@ -134,7 +135,7 @@ def refuse_unsupported(body: BaseModel, table: Unsupported) -> None:
                     f"{field.path} is not supported, got {field.value!r:.100}: {reason}; leave it out",
                     param=field.path,
                 )
-        elif field.name not in HARMLESS and len(field.name) <= LONGEST:
+        elif not _is_harmless(field) and len(field.name) <= LONGEST:
             num_compared += 1
             if num_compared > MOST_COMPARED:
                 raise ApiError(400, f"the request has more than {MOST_COMPARED} unknown fields; leave them out")
@@ -143,13 +144,28 @@ def refuse_unsupported(body: BaseModel, table: Unsupported) -> None:
             _refuse_slip(field, [*field.known, *beside])
 
 
+def _is_harmless(field: UnknownField) -> bool:
+    return field.name in HARMLESS or (field.path != field.name and field.name in _HARMLESS_WITHIN)
+
+
 def check_defaults(defaults: Mapping[str, Any]) -> None:
-    """Raises UnknownName for a default that no request that decodes has."""
+    """Raises UnknownName for a default that no request that decodes has, InvalidPrompt for a value that none takes."""
     names = {*_names(CompletionRequest), *_names(ChatRequest), *IN_COMPLETIONS, *IN_CHATS, *HARMLESS}
     known = sorted(name for name in names if "." not in name)
     for name in defaults:
         if name not in known:
             raise UnknownName("field in --defaults", name, known)
+    fault: ErrorDetails | None = None
+    message = {"role": "user", "content": "Once"}
+    for kind, least in ((CompletionRequest, {"prompt": "Once"}), (ChatRequest, {"messages": [message]})):
+        try:
+            kind.model_validate({**least, **defaults})
+            return
+        except ValidationError as error:
+            fault = fault or error.errors(include_url=False)[0]
+    assert fault is not None
+    name = str(fault["loc"][0])
+    raise InvalidPrompt(f"--defaults: {name}: {fault['msg']}, got {shown(defaults.get(name))}")
 
 
 def _unknown(body: BaseModel, path: str = "") -> Iterator[UnknownField]:
