@@ -72,13 +72,26 @@ _EVERYWHERE: Unsupported = {
     "structured_outputs.disable_any_whitespace": ((False,), _WHITE),
     "structured_outputs.disable_additional_properties": ((False,), "write additionalProperties into the schema"),
     "structured_outputs.structural_tag": ((), "give a schema, a regular expression, a choice or a grammar"),
+    # Of other servers, where it would change the answer.
+    "grammar": ((), "a grammar is called guided_grammar here"),
+    "ebnf": ((), "a grammar, of Lark's, is called guided_grammar here"),
+    "regex": ((), "a regular expression is called guided_regex here"),
+    "json_schema": ((), "a schema is called guided_json here, or stands in response_format"),
+    "guided_decoding": (({},), "give guided_json, guided_regex, guided_choice or guided_grammar"),
+    "no_repeat_ngram_size": ((0,), "use frequency_penalty or repetition_penalty"),
+    "stop_sequences": (([],), "they are called stop here"),
 }
+_LIMITS: Unsupported = dict.fromkeys(
+    ("n_predict", "num_predict", "max_new_tokens", "max_output_tokens"), ((), "the limit is called max_tokens here")
+)
 IN_COMPLETIONS: Unsupported = {
     **_EVERYWHERE,
+    **_LIMITS,
     "add_special_tokens": ((True,), "to leave out what the model wants in front, give the prompt as token ids"),
 }
 IN_CHATS: Unsupported = {
     **_EVERYWHERE,
+    **_LIMITS,
     "add_special_tokens": ((False,), "the template writes what the model wants in front"),
     "echo": ((False,), "a chat is not repeated; use completions"),
 }
