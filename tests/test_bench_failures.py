@@ -74,7 +74,7 @@ def measured(*methods, ledger=None, **changes):
     return made.figures({"known": "beforehand"})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(kind=st.sampled_from(KINDS), after=st.integers(0, NUM_CALLS + 1), place=st.integers(0, 3))
 def test_whatever_a_peer_raises_and_whenever_the_others_are_whole(kind, after, place):
     methods = [steady("plain"), steady("a"), steady("b")]

@@ -6,6 +6,8 @@ import warnings
 import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# On a busy machine Serve's proxy takes longer to start than Ray waits before it ends it.
+os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = os.environ["RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"] = "60"
 
 with warnings.catch_warnings():
     # Ray's own, of pydantic's newer forms, as it is imported.
