@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .core.combine import Combination, make_combination
+from .core.combine import Combination, as_combination
 from .core.draws import Draws
 from .core.engine import Engine
 from .core.events import Event, Result
@@ -22,7 +22,7 @@ from .core.live import Request
 from .core.params import SamplingParams
 from .core.thread import EngineThread, EventGroup
 from .core.verify import is_coupled
-from .errors import InvalidCombination, InvalidEnsemble, InvalidPrompt, UnknownName, shown
+from .errors import InvalidEnsemble, InvalidPrompt, UnknownName, shown
 from .files import LOAD_OPTIONS, origin, read_settings
 from .inputs import at
 from .members import (
@@ -87,7 +87,7 @@ class Ensemble:
             raise InvalidEnsemble(f"max_sequences must be a whole number of at least 1, got {shown(max_sequences)}")
         options = _load_options(load_options)
         self.max_sequences = max_sequences
-        self.combination = _as_combination(combine, len(members))
+        self.combination = as_combination(combine, len(members))
         self.combination.check(len(members))
         self.load_options = options
         self._members = [as_member(member) for member in members]
@@ -176,8 +176,7 @@ class Ensemble:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that end a sequence: those of all members together."""
-        ids = dict.fromkeys(token for runner in self.runners[: len(self.member_names)] for token in runner.end_ids)
-        return tuple(token for token in ids if 0 <= token < self.vocab_size)
+        return self._engine.end_ids
 
     @property
     def dtypes(self) -> set[torch.dtype]:
@@ -262,7 +261,6 @@ class Ensemble:
             plan=None if planner else str(resolved_plan(self.plan, self.setting(params))),
             verification=self.plan.verification,
             draws=Draws(seed, index),
-            end_ids=self.end_ids,
             tokenizer=self.tokenizer,
             index=index,
         )
@@ -381,17 +379,6 @@ class Ensemble:
             return tuple(encode(self.tokenizer))
         except Exception as error:  # a runner of one's own may have any tokenizer
             raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
-
-
-def _as_combination(combine: Combination | str | None, num_members: int) -> Combination:
-    """A combination object; a name, or none, stands for the one of that name, or a mixture, with equal weights."""
-    if combine is None or isinstance(combine, str):
-        return make_combination(combine or "mixture", num_members)
-    if isinstance(combine, type) or not isinstance(combine, Combination):
-        raise InvalidCombination(
-            f"combine is {shown(combine)}; give cospec.Mixture([...]) or another combination, or a name"
-        )
-    return combine
 
 
 def _load_options(given: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from . import demo
 from .core.combine import (
     DEFAULT_COMBINATION,
     WEIGHTS,
+    as_combination,
     combination_names,
     combination_parameters,
     combination_summary,
@@ -243,7 +244,7 @@ def _without_plan_of_own(settings: Mapping[str, Any], given: Mapping[str, Any]) 
     schedule given does not take."""
     names = unique_names(settings["members"])
     drafting = as_drafters(settings["proposer"], settings["members"], names, settings["schedule"])
-    combination = settings["combine"] or make_combination("mixture", len(names))
+    combination = as_combination(settings["combine"], len(names))
     setting = Setting(combination=combination, members=names, drafters=drafting.names, params=SamplingParams())
     own = Plan(proposer=drafting.proposer, verification=settings.get("verification", Plan.verification))
     is_taken = under_schedule(own, settings["schedule"], setting).proposer == drafting.proposer

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from .core.combine import Combination, make_combination
+from .core.combine import Combination, as_combination
 from .members import Member, as_drafters, as_member, unique_names, written
 from .resume import plain
 from .runner import LoadOptions
@@ -60,9 +60,8 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _combination(combine: Combination | str | None, num_members: int) -> dict[str, Any]:
-    if combine is None or isinstance(combine, str):
-        combine = make_combination(combine or "mixture", num_members)
-    return {"type": combine.name, **{key: _json(value) for key, value in vars(combine).items()}}
+    made = as_combination(combine, num_members)
+    return {"type": made.name, **{key: _json(value) for key, value in vars(made).items()}}
 
 
 def _json(value: object) -> Any:

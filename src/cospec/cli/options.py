@@ -12,7 +12,14 @@ import torch
 import yaml
 from typer import Option
 
-from ..core.combine import Contrastive, Guided, combination_names, combination_options, make_combination
+from ..core.combine import (
+    DEFAULT_COMBINATION,
+    Contrastive,
+    Guided,
+    combination_names,
+    combination_options,
+    make_combination,
+)
 from ..core.verify import VERIFICATIONS
 from ..ensemble import MAX_SEQUENCES, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule, shown
@@ -189,7 +196,7 @@ class EnsembleOptions:
         self._check_combination()
         options = self._combination_options()
         if self.members:
-            combination = make_combination(self.combine or "mixture", len(self.members), **options)
+            combination = make_combination(self.combine or DEFAULT_COMBINATION, len(self.members), **options)
             return None, {"members": self._members(self.members), "combine": combination, **self._settings()}
         if self.member_prompts:
             raise InvalidEnsemble("--member-prompt goes with --member; an ensemble file has its own `prompt:` entries")
@@ -211,7 +218,7 @@ class EnsembleOptions:
 
     def _check_combination(self) -> None:
         """Raises InvalidCombination for an option that the combination does not have."""
-        kind = self.combine or ("mixture" if self.members else None)
+        kind = self.combine or (DEFAULT_COMBINATION if self.members else None)
         if kind not in combination_names():
             return
         for name in self._combination_options():

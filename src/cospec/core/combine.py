@@ -331,3 +331,17 @@ def _kind(kind: str) -> Callable[..., object]:
     if not callable(found):
         raise InvalidCombination(f"the combination {kind!r} stands for {found!r}, which makes none")
     return found
+
+
+def as_combination(combine: object, num_members: int) -> Combination:
+    """A combination object; a name, or none, stands for the one of that name, or a mixture, with equal weights.
+
+    Raises UnknownName or InvalidCombination.
+    """
+    if combine is None or isinstance(combine, str):
+        return make_combination(combine or DEFAULT_COMBINATION, num_members)
+    if isinstance(combine, type) or not isinstance(combine, Combination):
+        raise InvalidCombination(
+            f"combine is {shown(combine)}; give cospec.Mixture([...]) or another combination, or a name"
+        )
+    return combine

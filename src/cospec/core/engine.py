@@ -7,7 +7,7 @@ whose cells are filled; let the proposers draft.
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed, shown
 from .events import Event
@@ -36,6 +36,9 @@ class Engine:
         self.participants = tuple(participants)
         self.num_members = num_members
         self.vocab_size = min(participant.runner.vocab_size for participant in participants[:num_members])
+        ends = dict.fromkeys(token for member in participants[:num_members] for token in member.runner.end_ids)
+        # Tokens that end a sequence: those of all members together.
+        self.end_ids = tuple(token for token in ends if 0 <= token < self.vocab_size)
         self._feeding = Feeding(self.participants, num_members, num_at_once)
         self._live: dict[int, Live] = {}
         self._num_added = 0
@@ -55,6 +58,7 @@ class Engine:
         Raises as `check` does, and MemberFailed where a runner has no slot for it; then nothing has changed.
         """
         limit, params = self._checked_limit(request), request.params
+        end_ids = () if params.ignore_eos else self.end_ids
         text = guarded("the tokenizer", _text, request)
         if isinstance(text, CospecError):
             raise text
@@ -67,7 +71,7 @@ class Engine:
             verification=request.verification,
             lanes=self._open(request),
             num_members=self.num_members,
-            end_ids=frozenset((*self._end_ids(request), *params.stop_token_ids)),
+            end_ids=frozenset((*end_ids, *params.stop_token_ids)),
             limit=limit,
             scored=0 if params.prompt_logprobs is None else 1 - len(request.prompt),
         )
@@ -242,15 +246,6 @@ class Engine:
                 )
             limit = min(limit, room)
         return limit
-
-    def _end_ids(self, request: Request) -> Collection[int]:
-        """The tokens that end this sequence beside those that its parameters name."""
-        if request.params.ignore_eos:
-            return ()
-        if request.end_ids is not None:
-            return request.end_ids
-        members = self.participants[: self.num_members]
-        return {token for member in members for token in member.runner.end_ids}
 
 
 def _text(request: Request) -> TextStream | None:

@@ -23,9 +23,8 @@ class Request:
 
     prompt: the user's, in token ids. lane_prompts: what each participant is given, members then drafters. combination,
     params: the target r. schedule, verification: how it is reached. schedule_name, plan: what a result calls the
-    schedule that was asked for and the plan that runs; None for the schedule's own name. end_ids: tokens that end it,
-    None for those of all members together. tokenizer: None where there is none (then there are no stop strings either).
-    prompt_index, index: which prompt, and which of its samples.
+    schedule that was asked for and the plan that runs; None for the schedule's own name. tokenizer: None where there is
+    none (then there are no stop strings either). prompt_index, index: which prompt, and which of its samples.
     """
 
     prompt: tuple[int, ...]
@@ -37,7 +36,6 @@ class Request:
     draws: Draws
     schedule_name: str | None = None
     plan: str | None = None
-    end_ids: tuple[int, ...] | None = None
     tokenizer: Tokenizer | None = None
     prompt_index: int = 0
     index: int = 0

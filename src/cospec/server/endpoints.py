@@ -1,10 +1,8 @@
 """The endpoints that answer with choices: completions and chats."""
 
 import json
-import time
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Values
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -30,16 +28,12 @@ def decoding_routes(models: ServedModels) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
         """Continue a prompt. `logprobs` are those of the combined distribution r."""
-        decoder = models.of(asked.model)
-        reply = await decoder.prepared(partial(CompletionReply, decoder, asked, time.perf_counter()))
-        return await reply.answer(request)
+        return await CompletionReply.to(models, asked, request)
 
     @routes.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
         """Answer a chat, in the first member's template. `logprobs` are those of the combined distribution r."""
-        decoder = models.of(asked.model)
-        reply = await decoder.prepared(partial(ChatReply, decoder, asked, time.perf_counter()))
-        return await reply.answer(request)
+        return await ChatReply.to(models, asked, request)
 
     return routes
 
@@ -117,7 +111,7 @@ class CompletionReply(ChoicesReply):
     asked: CompletionRequest
 
     def __init__(self, decoder: Decoder, asked: CompletionRequest, since: float) -> None:
-        super().__init__(decoder, asked)
+        super().__init__(decoder, asked, since)
         self.prompts = as_prompts(asked.prompt)
         if asked.max_tokens == 0 and not asked.echo:
             raise ApiError(400, "max_tokens 0 without echo asks for nothing", param="max_tokens")
@@ -187,7 +181,7 @@ class ChatReply(ChoicesReply):
     asked: ChatRequest
 
     def __init__(self, decoder: Decoder, asked: ChatRequest, since: float) -> None:
-        super().__init__(decoder, asked)
+        super().__init__(decoder, asked, since)
         if asked.top_logprobs is not None and not asked.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
         self.submission = decoder.submission(

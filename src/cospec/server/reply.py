@@ -1,6 +1,7 @@
 """The answer to a request that decodes: whole or streamed, until the client leaves."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Values
 from functools import partial
@@ -14,6 +15,7 @@ from .decoding import Decoder
 from .errors import ApiError
 from .fields import Unsupported, refuse_unsupported
 from .host import Submission
+from .models import ServedModels
 from .schema import DecodingRequest
 
 # An answer with more log-probabilities is put together in another thread than the event loop's.
@@ -36,13 +38,13 @@ class EventStream(StreamingResponse):
 
 
 class Reply:
-    """The answer to one request, as far as all endpoints that decode are alike."""
+    """The answer to one request, as far as all endpoints that decode are alike. since: when the request arrived."""
 
     unsupported: Unsupported
     asked: DecodingRequest
     submission: Submission
 
-    def __init__(self, decoder: Decoder, asked: DecodingRequest) -> None:
+    def __init__(self, decoder: Decoder, asked: DecodingRequest, since: float) -> None:
         refuse_unsupported(asked, self.unsupported)
         if asked.best_of not in (None, asked.n or 1):
             raise ApiError(400, "best_of other than n is not supported; ask for n texts, and choose", param="best_of")
@@ -50,6 +52,13 @@ class Reply:
             raise ApiError(400, "a trace is streamed; set stream to true", param="trace")
         self.decoder, self.codec, self.asked = decoder, decoder.codec, asked
         self.num_samples = asked.n or 1
+
+    @classmethod
+    async def to(cls, models: ServedModels, asked: DecodingRequest, request: Request) -> Response:
+        """Make the answer, in the thread that prepares requests, and give it. Raises as `answer` does."""
+        decoder = models.of(asked.model)
+        reply = await decoder.prepared(partial(cls, decoder, asked, time.perf_counter()))
+        return await reply.answer(request)
 
     async def answer(self, request: Request) -> Response:
         """The answer, streamed or whole. Raises ApiError or CospecError if a sequence fails or the client leaves."""

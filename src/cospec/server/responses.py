@@ -5,7 +5,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from collections.abc import Sequence as Values
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -33,9 +32,7 @@ def response_routes(models: ServedModels) -> APIRouter:
     @routes.post("/v1/responses")
     async def responses(asked: ResponsesRequest, request: Request) -> Any:
         """Answer an input, in the first member's chat template."""
-        decoder = models.of(asked.model)
-        reply = await decoder.prepared(partial(ResponseReply, decoder, asked, time.perf_counter()))
-        return await reply.answer(request)
+        return await ResponseReply.to(models, asked, request)
 
     return routes
 
@@ -47,7 +44,7 @@ class ResponseReply(Reply):
     asked: ResponsesRequest
 
     def __init__(self, decoder: Decoder, asked: ResponsesRequest, since: float) -> None:
-        super().__init__(decoder, asked)
+        super().__init__(decoder, asked, since)
         if self.num_samples > 1:
             raise ApiError(400, "a response is one text; leave n out, or use chat completions", param="n")
         if asked.trace:
