@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InvalidEnsemble, InvalidPrompt, MissingExtra
+from ..server.settings import ServerSettings
 from .options import EnsembleOptions, ServiceOptions
 from .spread import option, spread
 
@@ -18,6 +19,9 @@ EXAMPLE = """cospec batch in.jsonl out.jsonl --ensemble demo:we --defaults '{"ma
 class BatchOptions(ServiceOptions):
     """How the requests are answered, and where."""
 
+    model_name: str | None = option(
+        None, metavar="NAME", help="The model's name in requests.", show_default="the ensemble's"
+    )
     defaults: str = option(
         "{}", metavar="JSON", help="Fields for the requests that do not give them, as one JSON object."
     )
@@ -29,6 +33,14 @@ class BatchOptions(ServiceOptions):
     workers: int = option(2, help="With --ray: how many workers.", min=1)
     worker_cpus: float = option(1, help="With --ray: CPU cores for each worker.", min=0)
     worker_gpus: float = option(0, help="With --ray: GPUs for each worker.", min=0)
+
+    def settings(self, models: EnsembleOptions) -> ServerSettings:
+        """Those of the server that answers."""
+        return ServerSettings(
+            model=self.model_name or models.name,
+            max_sequences=self.max_sequences or models.max_sequences_of_file(),
+            context=self.context,
+        )
 
     def check(self) -> None:
         """Raises InvalidEnsemble for options of one process beside `--ray`, and of a cluster without."""

@@ -27,7 +27,6 @@ from ..files import read_settings
 from ..identity import identity
 from ..members import PLACEHOLDER, Member
 from ..schedule import Plan, as_gamma, schedule_names
-from ..server.settings import ServerSettings
 from .spread import option
 
 DEFAULT_ENSEMBLE = "demo:we"
@@ -353,11 +352,8 @@ def as_biases(pairs: Sequence[str]) -> dict[int, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceOptions:
-    """What `serve` and `batch` have in common: the model's name, and how much it decodes."""
+    """What `serve` and `batch` have in common: how much is decoded."""
 
-    model_name: str | None = option(
-        None, metavar="NAME", help="The model's name in requests.", show_default="the ensemble's"
-    )
     max_sequences: int | None = option(
         None,
         metavar="N",
@@ -368,12 +364,3 @@ class ServiceOptions:
     context: int | None = option(
         None, metavar="N", help="The most tokens of prompt and output together.", show_default="the members'", min=2
     )
-
-    def settings(self, models: EnsembleOptions, **others: Any) -> ServerSettings:
-        """The server's settings, with these others."""
-        return ServerSettings(
-            model=self.model_name or models.name,
-            max_sequences=self.max_sequences or models.max_sequences_of_file(),
-            context=self.context,
-            **others,
-        )

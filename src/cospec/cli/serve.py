@@ -112,7 +112,7 @@ class ServeOptions(ServiceOptions):
 @spread
 def serve(
     *,
-    options: Annotated[ServeOptions, with_variables(ServeOptions, leave_out=["model_name"])],
+    options: Annotated[ServeOptions, with_variables(ServeOptions)],
     models: Annotated[EnsembleOptions, with_variables(EnsembleOptions, leave_out=["ensemble"])],
 ) -> None:
     """Serve ensembles to OpenAI's clients, with a page.
