@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -75,6 +75,9 @@ def measured(*methods, ledger=None, **changes):
 
 
 @settings(deadline=None, max_examples=25)
+@example(kind=StopIteration, after=0, place=1)
+@example(kind=StopIteration, after=1, place=1)
+@example(kind=GeneratorExit, after=1, place=0)
 @given(kind=st.sampled_from(KINDS), after=st.integers(0, NUM_CALLS + 1), place=st.integers(0, 3))
 def test_whatever_a_peer_raises_and_whenever_the_others_are_whole(kind, after, place):
     methods = [steady("plain"), steady("a"), steady("b")]

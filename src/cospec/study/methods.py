@@ -83,7 +83,8 @@ class PeerMethod:
 
     def decode(self, prompts: Sequence[str]) -> Decoded:
         """Decode one prompt after the other."""
-        return Decoded(tokens=sum(map(self.decode_one, prompts)))
+        # In a list: `map` would take a peer's StopIteration for the end of the prompts.
+        return Decoded(tokens=sum([self.decode_one(prompt) for prompt in prompts]))
 
 
 Method = PlannedMethod | PeerMethod
