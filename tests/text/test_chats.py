@@ -302,6 +302,11 @@ def test_a_member_without_a_template_is_named_unless_the_chat_may_be_plain():
     plain = "Count.\nQuestion: the cat sat\nAnswer: yes\nQuestion: the cat sat\nAnswer:"
     assert lanes == [theirs(tokenizer("smollm2"), list(turns)), tuple(tokenizer(None).encode(plain))]
     assert lanes[1][0] == tokenizer(None).bos_token_id
+    own = Ensemble([member(None, system="Be rude.", prompt="Badly: {prompt}"), member(None, seed=1, prompt="none")])
+    lanes = own.rendered(Chat(messages=(USER,), plain=True))
+    assert [tokenizer(None).decode(lane) for lane in lanes] == [
+        "<s>Badly: Be rude.\nQuestion: the cat sat\nAnswer:", "<s>none"
+    ]  # fmt: skip
     call = {"role": "assistant", "tool_calls": [{"id": "1"}]}
     with pytest.raises(InvalidPrompt, match="'m1' has no chat template, and message 1 has tool_calls"):
         Ensemble([member(None, seed=1)]).rendered(Chat(messages=(USER, call), plain=True))
