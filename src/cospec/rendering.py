@@ -14,7 +14,6 @@ from .runner.protocol import Tokenizer
 # Names of the turns in the plain form of a chat.
 PLAIN_ROLES = {"user": "Question", "assistant": "Answer"}
 _SYSTEM_ROLES = ("system", "developer")
-_PROBE = "Answer."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +66,17 @@ class Renderer:
 
     def check_system(self) -> None:
         """Raises InvalidEnsemble for a system message of its own that its template refuses, or leaves out."""
-        if self.member.system is None or not self.has_template:
+        system = self.member.system
+        if system is None or not self.has_template:
             return
-        turns = [{"role": "system", "content": _PROBE}, {"role": "user", "content": PLACEHOLDER}]
-        remedy = f"give it a prompt of its own instead, such as {self.member.system + PLACEHOLDER!r:.100}"
+        remedy = f"give it a prompt of its own instead, such as {system + PLACEHOLDER!r:.100}"
+        user = {"role": "user", "content": PLACEHOLDER}
+        others = [{"role": "system", "content": each} for each in (system, f"{system} Another one.")]
         try:
-            ids = self._templated(turns)
+            own, changed = (self._templated([front, user]) for front in others)
         except InvalidPrompt as error:
             raise InvalidEnsemble(f"{error}; {self.name!r} has a system message of its own: {remedy}") from None
-        assert self.tokenizer is not None
-        if _PROBE not in self.tokenizer.decode(ids):
+        if own == changed:
             raise InvalidEnsemble(
                 f"{self.name!r} has a system message of its own, which its chat template leaves out; {remedy}"
             )

@@ -16,6 +16,7 @@ from cospec import (
     Guided,
     InvalidEnsemble,
     InvalidPrompt,
+    InvalidSchedule,
     Member,
     Mixture,
     Product,
@@ -24,6 +25,7 @@ from cospec import (
 from cospec.prompts import as_json, as_prompt, as_prompts
 from cospec.resume import digest
 from cospec.runner.hf.tokenizer import HfTokenizer
+from cospec.schedule.fixed import Fixed
 
 from ..toys import letters, table
 from .templates import TEMPLATES, member, runner, tokenizer
@@ -232,6 +234,23 @@ def test_a_drafter_is_given_the_rendering_of_the_member_that_it_drafts_for():
     own = member("mistral", seed=7, system="none of these")
     assert owners(members, [own, other]) == [None, 1]
     assert owners(members, [dataclasses.replace(quick, prompt="my {prompt}"), other]) == [None, 1]
+
+
+def test_a_schedule_of_ones_own_names_an_owner_for_each_drafter():
+    class Mine(Fixed):
+        name = "mine"
+        answer = (1,)
+
+        @classmethod
+        def owners(cls, plan, setting):
+            return cls.answer
+
+    members = [member("smollm2"), member("llama3", seed=1)]
+    quick = member("mistral", seed=7)
+    assert owners(members, [quick], schedule=Mine) == [1]
+    for Mine.answer in ((), (2,), (-1,), (0, 0)):
+        with pytest.raises(InvalidSchedule, match="the schedule 'mine' names the owners"):
+            owners(members, [quick], schedule=Mine)
 
 
 def test_a_drafter_that_is_its_member_is_always_right():
