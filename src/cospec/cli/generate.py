@@ -37,8 +37,8 @@ class OutputOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl",
-        help="Many prompts: a line each, a JSON string, or an object with a prompt (a text or token ids) or the messages "
-        "of a chat, and perhaps an id.",
+        help="Many prompts: a line each, a JSON string, or an object with a prompt (a text or token ids) or the "
+        "messages of a chat, and perhaps an id.",
         show_default=False,
     )
     out: Path | None = option(
