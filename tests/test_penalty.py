@@ -54,7 +54,7 @@ def test_a_model_combined_with_itself_is_penalised_as_it_is_alone(combine, folde
 @pytest.mark.parametrize("schedule", ["plain", "alternate", "auto"])
 def test_a_penalty_of_100_keeps_a_mixture_from_what_its_members_are_sure_of(schedule):
     # Both are all but certain of the same token: its log r is nearly 0, of which 100 times is nearly 0 too.
-    members = [toy.FunctionRunner(40, lambda prefix: [60.0 - token for token in range(40)]) for _ in range(2)]
+    members = [toy.FunctionRunner(40, lambda prefix: [300.0 - 10 * token for token in range(40)]) for _ in range(2)]
     (result,) = Ensemble(members, schedule=schedule).generate([30], params(100.0))
     assert result.token_ids == [*range(24)]
 
