@@ -16,6 +16,7 @@ from ..core.params import SamplingParams
 from ..core.spelling import TokenSpeller
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
+from ..prompts import as_json
 from ..resume import KeptRows, Settings, Wanted, digest, plain, read_rows
 from .options import SAMPLING, Biases, EnsembleOptions, LocalOptions, as_biases
 from .output import Interrupt, interrupted, on_interrupt, print_error, print_note, progress
@@ -95,7 +96,9 @@ class KeptResults:
     def read(cls, path: Path, entries: Sequence[PromptEntry], settings: Settings) -> "KeptResults":
         """settings: what all rows depend on, beside their prompts. Raises CospecError for rows of anything else."""
         wanted = {
-            index: Wanted(place=entry.where, settings={"prompt": digest(entry.prompt), **entry.extra, **settings})
+            index: Wanted(
+                place=entry.where, settings={"prompt": digest(as_json(entry.prompt)), **entry.extra, **settings}
+            )
             for index, entry in enumerate(entries)
         }
         what = f"result of these {len(entries)} prompts"
