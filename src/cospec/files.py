@@ -26,7 +26,7 @@ from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
 from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
 from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, unique_names
 from .runner import LoadOptions
-from .runner.options import DTYPES
+from .runner.options import DTYPES, ONE_MODEL
 from .runner.schemes import LOOKUPS, is_there
 from .schedule import Plan, Setting, schedule_names, under_schedule
 
@@ -34,7 +34,9 @@ from .schedule import Plan, Setting, schedule_names, under_schedule
 PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
 # Those of them that belong to the schedule beside which they stand, whatever the ensemble.
 _OF_ONE_SCHEDULE = ("gamma", "first")
-LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
+MEMBER_OPTIONS = {entry.name for entry in fields(LoadOptions)}
+# Those that may be given for all models at once.
+LOAD_OPTIONS = MEMBER_OPTIONS - {*ONE_MODEL}
 SETTINGS = {"members", "combine", *PLAN_SETTINGS, "max_sequences", *LOAD_OPTIONS}
 
 
@@ -106,6 +108,32 @@ class MemberSettings(LoadSettings, total=False):
                 example="./expert",
             ),
         ]
+    ]
+    base: Annotated[
+        Name | None,
+        Key(
+            meaning="The model that an adapter is put on: a folder (relative to this file), a hub id, a bundled model.",
+            default="the one that `adapter_config.json` names",
+            example="./base",
+        ),
+    ]
+    layers: Annotated[
+        Count | None,
+        Key(
+            meaning="Run the model's first layers alone, so many, then its final norm and head. The weights are those "
+            "of the whole model where that is loaded too.",
+            default="all, or as `cospec.json` of the model's folder says",
+            example="8",
+        ),
+    ]
+    vocabulary: Annotated[
+        Count | None,
+        Key(
+            meaning="A model that only drafts proposes among its most frequent tokens alone, so many, ends included; "
+            "its head is cut to them.",
+            default="all, or as `cospec.json` of the model's folder says",
+            example="8192",
+        ),
     ]
     name: Annotated[
         Name | None, Key(meaning="What reports and plans call it.", default="the model's last part", example="expert")
@@ -372,7 +400,9 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
         check_name(name)
     with at(f"{where}.prompt"):
         check_prompt(prompt)
-    options: dict[str, Any] = {key: value for key, value in settings.items() if key in LOAD_OPTIONS - given.keys()}
+    options: dict[str, Any] = {key: value for key, value in settings.items() if key in MEMBER_OPTIONS - given.keys()}
+    if options.get("base"):
+        options["base"] = _beside(options["base"], folder)
     with at(where):
         loading = LoadOptions(**options)
     return Member(model=_beside(settings["model"], folder), name=name, prompt=prompt, options=loading)

@@ -16,6 +16,8 @@ _DTYPES = {
 # What may be given by name.
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
+# Options of one model, which cannot be given for all of an ensemble.
+ONE_MODEL = ("base", "layers", "vocabulary")
 # What transformers calls the two widths of bitsandbytes.
 _BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
@@ -30,7 +32,9 @@ class LoadOptions:
     configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
-    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device.
+    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. base: the model that an
+    adapter is put on, in place of the one that its configuration names. layers: only the model's first layers are run,
+    so many, then its final norm and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """
@@ -42,6 +46,9 @@ class LoadOptions:
     allow_pickle: bool = False
     graphs: bool | str = "auto"
     revision: str | None = None
+    base: str | None = None
+    layers: int | None = None
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         is_dtype = isinstance(self.dtype, str | torch.dtype) and str(self.dtype).removeprefix("torch.") in DTYPES
@@ -49,6 +56,10 @@ class LoadOptions:
             raise InvalidEnsemble(f"dtype {shown(self.dtype)} is not known; use {', '.join(DTYPES)}")
         if self.revision is not None and not (isinstance(self.revision, str) and self.revision):
             raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
+        if self.base is not None and not (isinstance(self.base, str) and self.base.strip()):
+            raise InvalidEnsemble(f"base must be a model (a folder, a hub id, demo:NAME), got {shown(self.base)}")
+        for name in ("layers", "vocabulary"):
+            _check_count(name, getattr(self, name))
         is_named = isinstance(self.quantization, str) and self.quantization in _BITS
         if not is_named and not isinstance(self.quantization, Mapping):
             raise InvalidEnsemble(
@@ -89,6 +100,11 @@ def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
     if device_of(options) != "cpu" or (stored == torch.bfloat16 and torch.cpu._is_amx_tile_supported()):
         return stored
     return torch.float32
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidEnsemble(f"{name} must be a whole number of at least 1, got {shown(value)}")
 
 
 def _check_device(name: object) -> None:

@@ -18,7 +18,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ... import demo
 from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel, one_line
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
@@ -27,7 +26,6 @@ from .checkpoint import called, check_tokenizer, check_weights, header_shapes, r
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .graphs import NUM_UNCAPTURED, Shapes
-from .location import locate
 from .prepacked import is_native, prepack
 from .quantised import check_quantisation
 from .runner import HfRunner
@@ -37,16 +35,15 @@ from .tokenizer import HfTokenizer
 logger = logging.getLogger(__name__)
 
 
-def load(model: str, options: LoadOptions) -> HfRunner:
-    """The runner of a local folder or hub id.
+def load_whole(model: str, options: LoadOptions, folder: Path) -> HfRunner:
+    """The runner of all of a model, whose folder is here. model: a local folder or hub id.
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
     """
-    folder = locate(model, options)
-    with _explained(model, folder):
+    with explained(model, folder):
         config = _config(model, folder, options)
         check_weights(model, folder, options)
-        tokenizer = _tokenizer(model, folder, options)
+        tokenizer = read_tokenizer(model, folder, options)
         # A folder that was given was counted before, with all others.
         if folder != Path(os.path.expanduser(model)):
             check_memory([(str(folder), options)], name=model)
@@ -58,11 +55,6 @@ def load(model: str, options: LoadOptions) -> HfRunner:
             for tensor in (*weights.parameters(), *weights.buffers()):
                 tensor.data = tensor.data.clone()
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
-
-
-def load_bundled(name: str, options: LoadOptions) -> HfRunner:
-    """The runner of a bundled model: `math` for `demo:math`. Raises UnknownName."""
-    return load(demo.model_path(demo.PREFIX + name), options)
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -134,7 +126,7 @@ def _config(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
     return config
 
 
-def _tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | None:
+def read_tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | None:
     """The folder's tokenizer, if it has one. Raises UnsupportedModel for one that cannot be read."""
     if not check_tokenizer(name, folder):
         return None
@@ -207,7 +199,7 @@ def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
 
 
 @contextmanager
-def _explained(name: str, folder: Path) -> Iterator[None]:
+def explained(name: str, folder: Path) -> Iterator[None]:
     """Whatever transformers, and the libraries under it, raise becomes a CospecError that names the model."""
     where = f"model {called(name, folder)}"
     try:
