@@ -85,8 +85,12 @@ def _refuse_by_header(where: str, header: GgufHeader) -> None:
     parts = header.metadata.get("split.count", 1)
     kind = "mmproj" if header.architecture == "clip" else header.metadata.get("general.type", "model")
     if kind != "model":
-        what = {"mmproj": "the projector of a vision model (mmproj)", "adapter": "an adapter"}.get(kind, f"of type {kind!r}")
-        raise UnsupportedModel(f"{where} is a GGUF file that is {what}, and no language model; give the model's own file")
+        what = {"mmproj": "the projector of a vision model (mmproj)", "adapter": "an adapter"}.get(
+            kind, f"of type {kind!r}"
+        )
+        raise UnsupportedModel(
+            f"{where} is a GGUF file that is {what}, and no language model; give the model's own file"
+        )
     if parts > 1:
         raise UnsupportedModel(
             f"{where} is one of {parts} parts of a split GGUF file, of which transformers reads only one; join them "
