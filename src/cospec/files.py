@@ -103,8 +103,8 @@ class MemberSettings(LoadSettings, total=False):
         Annotated[
             Name,
             Key(
-                meaning="A folder or a GGUF file (relative to this file), a hub id, a bundled model such as `demo:math`, "
-                "or `SCHEME:...` of an installed package.",
+                meaning="A folder or a GGUF file (relative to this file), a hub id, a bundled model such as "
+                "`demo:math`, or `SCHEME:...` of an installed package.",
                 example="./expert",
             ),
         ]

@@ -38,11 +38,10 @@ logger = logging.getLogger(__name__)
 class Member:
     """One model that takes part, or a drafter, with its own prompt if it has one.
 
-    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
-    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default,
-    without `.gguf`.
-    prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
-    member's whole prompt. options: how a model given by name is loaded.
+    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see
+    `runner.schemes`), a drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path
+    component by default, without `.gguf`. prompt: a template, in which {prompt} stands for the user's prompt; a text
+    without it, or token ids, is the member's whole prompt. options: how a model given by name is loaded.
 
     Raises InvalidEnsemble for a value of another type.
     """
