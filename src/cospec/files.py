@@ -23,8 +23,8 @@ from .core.combine import (
 from .core.params import SamplingParams
 from .core.verify import VERIFICATIONS
 from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
-from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
-from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, unique_names
+from .inputs import Count, Counts, EndTokens, Key, Name, at, checked, json_schema, read_yaml, validated
+from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, check_system, unique_names
 from .runner import LoadOptions
 from .runner.options import DTYPES, ONE_MODEL
 from .runner.schemes import LOOKUPS, is_there
@@ -37,7 +37,7 @@ _OF_ONE_SCHEDULE = ("gamma", "first")
 MEMBER_OPTIONS = {entry.name for entry in fields(LoadOptions)}
 # Those that may be given for all models at once.
 LOAD_OPTIONS = MEMBER_OPTIONS - {*ONE_MODEL}
-SETTINGS = {"members", "combine", *PLAN_SETTINGS, "max_sequences", *LOAD_OPTIONS}
+SETTINGS = {"members", "combine", *PLAN_SETTINGS, "end_tokens", "max_sequences", *LOAD_OPTIONS}
 
 
 class LoadSettings(TypedDict, total=False):
@@ -129,6 +129,14 @@ class MemberSettings(LoadSettings, total=False):
             example='"Answer badly. {prompt}"',
         ),
     ]
+    system: Annotated[
+        str | None,
+        Key(
+            meaning="A system message of its own: it takes the place of a chat's, or stands in front of the chat.",
+            default="the chat's",
+            example='"Answer like a pirate."',
+        ),
+    ]
 
 
 class EnsembleSettings(LoadSettings, total=False):
@@ -196,6 +204,14 @@ class EnsembleSettings(LoadSettings, total=False):
             default=Plan.verification,
             example="coupled",
             known=lambda: VERIFICATIONS,
+        ),
+    ]
+    end_tokens: Annotated[
+        EndTokens | None,
+        Key(
+            meaning="The tokens that end a sequence, by ids or as the vocabulary spells them.",
+            default="all that the members name as ends",
+            example='["<|im_end|>", 0]',
         ),
     ]
     max_sequences: Annotated[
@@ -377,15 +393,18 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
         with at(where):
             return Member(model=entry)
     settings = validated(MemberSettings, entry, where, InvalidEnsemble)
-    name, prompt = settings.get("name"), settings.get("prompt")
+    name, prompt, system = settings.get("name"), settings.get("prompt"), settings.get("system")
     with at(f"{where}.name"):
         check_name(name)
     with at(f"{where}.prompt"):
         check_prompt(prompt)
+    with at(f"{where}.system"):
+        check_system(system)
     options: dict[str, Any] = {key: value for key, value in settings.items() if key in MEMBER_OPTIONS - given.keys()}
     with at(where):
         loading = LoadOptions(**options)
-    return Member(model=_beside(settings["model"], folder), name=name, prompt=prompt, options=loading)
+        model = _beside(settings["model"], folder)
+        return Member(model=model, name=name, prompt=prompt, system=system, options=loading)
 
 
 def _check_own_options(settings: EnsembleSettings, path: Path) -> None:

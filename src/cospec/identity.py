@@ -37,6 +37,7 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "combination": _combination(arguments.get("combine"), len(members)),
         **defaults,
         **{key: _json(value) for key, value in plan.items() if value is not None},
+        **({"end_tokens": [*ends]} if (ends := arguments.get("end_tokens")) else {}),
         **({"proposer": drafting.proposer} if drafting.proposer else {}),
         **({"drafters": drafters} if drafters else {}),
     }
@@ -56,6 +57,7 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
         **({} if model and is_local(model) else {"model": written(member)}),
         **({"files": files} if files else {}),
         **({"prompt": member.prompt} if member.prompt is not None else {}),
+        **({"system": member.system} if member.system is not None else {}),
         **{key: _json(value) for key, value in own.items() if value not in (None, {})},
         "device": device.partition(":")[0],
     }

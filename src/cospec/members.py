@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from . import demo
+from .core.spelling import TokenSpeller
 from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
 from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
@@ -36,12 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model that takes part, or a drafter, with its own prompt if it has one.
+    """One model that takes part, or a drafter, with its own prompt and system message if it has them.
 
     model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see
     `runner.schemes`), a drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path
     component by default, without `.gguf`. prompt: a template, in which {prompt} stands for the user's prompt; a text
-    without it, or token ids, is the member's whole prompt. options: how a model given by name is loaded.
+    without it, or token ids, is the member's whole prompt. In a chat the text is the last user message's content, and
+    {prompt} stands for what that was. system: takes the place of a chat's system message, or stands in front; it makes
+    a chat of a text. options: how a model given by name is loaded.
 
     Raises InvalidEnsemble for a value of another type.
     """
@@ -49,6 +52,7 @@ class Member:
     model: Source
     name: str | None = None
     prompt: str | Sequence[int] | None = None
+    system: str | None = None
     options: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
@@ -61,6 +65,12 @@ class Member:
             check_unicode(self.model, f"a member's model {shown(self.model)}", InvalidEnsemble)
         check_name(self.name)
         check_prompt(self.prompt)
+        check_system(self.system)
+        if isinstance(self.system, str) and self.prompt is not None and not isinstance(self.prompt, str):
+            raise InvalidEnsemble(
+                "a member has token ids as its whole prompt, and a system message beside them, which would stand "
+                "nowhere; leave one of them out"
+            )
         if not isinstance(self.options, LoadOptions):
             raise InvalidEnsemble(f"a member's options are {shown(self.options)}; give LoadOptions(...)")
 
@@ -102,6 +112,20 @@ def check_prompt(prompt: object) -> None:
         )
 
 
+def check_system(system: object) -> None:
+    """Raises InvalidEnsemble for what is no system message of a member, or has a placeholder."""
+    if system is None:
+        return
+    if not isinstance(system, str):
+        raise InvalidEnsemble(f"a member's system message is {shown(system)}; give a text, or none")
+    check_unicode(system, f"a member's system message {shown(system)}", InvalidEnsemble)
+    if PLACEHOLDER in system:
+        raise InvalidEnsemble(
+            f"a member's system message has {PLACEHOLDER!r}, which stands for nothing there; write it into the "
+            "member's prompt"
+        )
+
+
 def _check_placeholders(prompt: str) -> None:
     """Other names in braces may be code, and stay as they are."""
     for found in _IN_BRACES.finditer(prompt):
@@ -133,6 +157,7 @@ def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str,
     settings = {
         "name": member.name,
         "prompt": member.prompt if member.prompt is None or isinstance(member.prompt, str) else [*member.prompt],
+        "system": member.system,
         **{name: value for name, value in own.items() if value != default[name] and name not in common},
     }
     given = {name: value for name, value in settings.items() if value is not None}
@@ -330,3 +355,50 @@ def _is_added(tokenizer: Tokenizer, token: int) -> bool:
     """Whether an entry was added to the vocabulary, or pads it; as far as the tokenizer can tell."""
     added = getattr(tokenizer, "added", None)
     return added is None or token in added or not tokenizer.entries()[token]
+
+
+def check_end_tokens(given: object) -> None:
+    """Raises InvalidEnsemble for what are no tokens that end a sequence."""
+    if given is None:
+        return
+    is_list = isinstance(given, list | tuple) and len(given) > 0
+    if not is_list or not all(_is_token(token) for token in given):  # type: ignore[attr-defined]
+        raise InvalidEnsemble(
+            f"end_tokens is {shown(given)}; give a list of at least one token id, or text as the vocabulary spells it, "
+            'such as ["<|im_end|>"], or leave it out for the ends that the members name'
+        )
+
+
+def _is_token(token: object) -> bool:
+    is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+    return is_id or (isinstance(token, str) and bool(token))
+
+
+def end_ids_of(
+    given: Sequence[int | str] | None, tokenizer: Tokenizer | None, vocab_size: int
+) -> tuple[int, ...] | None:
+    """The ids of an ensemble's own end tokens; None where it has none of its own. Raises InvalidEnsemble for one that
+    the vocabulary lacks."""
+    if given is None:
+        return None
+    ids = (token if isinstance(token, int) else _id_of(token, tokenizer) for token in given)
+    found = dict(zip(given, ids, strict=True))
+    for token, id in found.items():
+        if id is None or id >= vocab_size:
+            reason = "is no entry of the vocabulary" if tokenizer or isinstance(token, int) else "needs a tokenizer"
+            raise InvalidEnsemble(
+                f"end_tokens has {shown(token)}, which {reason}; give ids from 0 to {vocab_size - 1}, or entries as "
+                "the members' tokenizer spells them"
+            )
+    return tuple(id for id in dict.fromkeys(found.values()) if id is not None)
+
+
+def _id_of(text: str, tokenizer: Tokenizer | None) -> int | None:
+    """The id of an entry, as the vocabulary writes it or as it stands in a text; None where there is none."""
+    if tokenizer is None:
+        return None
+    entries = tokenizer.entries()
+    if text in entries:
+        return entries.index(text)
+    spell = TokenSpeller(tokenizer).spell
+    return next((id for id in range(len(entries)) if spell(id) == text), None)

@@ -65,11 +65,13 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
                 "model": written(member),
                 "files": _files(member),
                 "prompt": repr(member.prompt),
+                **({} if member.system is None else {"system": member.system}),
                 **_exact(vars(member.options)),
             }
             for name, member in zip(ensemble.names, ensemble.sources, strict=True)
         },
         "combination": {"type": ensemble.combination.name, **_exact(vars(ensemble.combination))},
+        **({"end_tokens": repr(ensemble.end_tokens)} if ensemble.end_tokens else {}),
         "plan": str(ensemble.plan),
         "verification": ensemble.plan.verification,
         "processor": _processor(),
