@@ -66,7 +66,8 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
     with _no_progress_bars():
         model, info, tokenizer = read_gguf(name, file, options)
     _check_complete(name, model.config, info)
-    return model.to(device_of(options)), tokenizer
+    on_device: PreTrainedModel = model.to(device_of(options))  # type: ignore[arg-type]
+    return on_device, tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
