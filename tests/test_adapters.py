@@ -1,7 +1,6 @@
 """Adapters: rows are those of the merged model whatever is fed beside them, the base is loaded once, and what does not
 fit is refused by name."""
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -12,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cospec import Ensemble, InvalidEnsemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
+from cospec import Ensemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
 from cospec.members import shared_runners
 from cospec.runner import Feed, LoadOptions, Runner
 from cospec.runner.hf import HfRunner, load
-from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.fused import FusedForward
+from cospec.runner.hf.load import load_whole
 from cospec.runner.pool import one_pool
 
 from .adapters import adapted, rename, rewrite
@@ -69,7 +68,8 @@ def play(runners: list[Runner], models: list, rng: random.Random) -> None:
             feeds.append(Feed(slot, tokens, rng.randint(1, len(tokens))))
             texts[slot] += tokens
         for feed, rows, (slot, model) in zip(feeds, server.feed(feeds), fed, strict=True):
-            torch.testing.assert_close(rows, plain(model, texts[slot], feed.rows), atol=1e-4, rtol=0)
+            wanted = plain(model, texts[slot], feed.rows)
+            torch.testing.assert_close(rows, wanted, atol=1e-4 * max(1.0, float(wanted.std())), rtol=0)
 
 
 def loaded(*folders: Path, options: LoadOptions = CPU) -> list:
@@ -90,7 +90,7 @@ CONFIGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=CONFIGS, other=CONFIGS, seed=st.integers(0, 99))
 def test_rows_are_those_of_the_model_that_peft_merges(base, tmp_path, one, other, seed):
     merged = [adapted(tmp_path / str(i), base, seed=seed + i, **config) for i, config in enumerate((one, other))]
@@ -131,10 +131,12 @@ def test_large_prepacked_layers_take_adapters_too(tmp_path):
 def test_the_base_is_read_once_whatever_stands_on_it(base, tuned, tmp_path, monkeypatch):
     adapted(tmp_path / "other", base, seed=2)
     read = []
-    original = HfRunner.__init__
-    monkeypatch.setattr(HfRunner, "__init__", lambda self, *args, **kw: (read.append(self), original(self, *args, **kw))[1])
-    monkeypatch.setattr("cospec.runner.hf.assemble.distance", lambda *args: 0.0)
-    monkeypatch.setattr("cospec.runner.hf.load.distance", lambda *args: 0.0)
+
+    def reading(*args) -> HfRunner:
+        read.append(load_whole(*args))
+        return read[-1]
+
+    monkeypatch.setattr("cospec.runner.hf.assemble.load_whole", reading)
     with shared_runners():
         ensemble = Ensemble([str(tuned), str(base), str(tmp_path / "other")])
         assert len(read) == 1
@@ -153,7 +155,7 @@ def test_members_of_one_base_are_fed_in_one_pass(base, tuned):
     server.feed = lambda batch: (passes.append(len(batch)), feed(batch))[1]
     (result,) = ensemble.generate("w3 w4", GREEDY)
     assert passes == [2] * 12
-    assert {name: lane.calls for name, lane in result.counts.lanes.items()} == {name: 12 for name in ensemble.names}
+    assert {name: lane.calls for name, lane in result.counts.lanes.items()} == dict.fromkeys(ensemble.names, 12)
 
 
 def test_texts_are_those_of_the_merged_models(base, tuned, tmp_path):
@@ -164,7 +166,10 @@ def test_texts_are_those_of_the_merged_models(base, tuned, tmp_path):
     for schedule in ("plain", "alternate", "auto", "mixture"):
         params = SamplingParams(max_tokens=16, seed=3, temperature=0 if schedule == "auto" else 1)
         texts = [
-            [result.token_ids for result in Ensemble([str(base), str(other)], schedule=schedule).generate(prompts, params)]
+            [
+                result.token_ids
+                for result in Ensemble([str(base), str(other)], schedule=schedule).generate(prompts, params)
+            ]
             for other in (tuned, tmp_path / "merged")
         ]
         assert texts[0] == texts[1]
@@ -208,7 +213,7 @@ def test_an_ensemble_file_names_a_base_beside_itself(base, damaged):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: rename(folder, "q_proj", "query"), r"adapter of another model than .*self_attn.query'.* no linear"),
+        (lambda folder: rename(folder, "q_proj", "query"), r"of another model than .*self_attn.query'.* no linear"),
         (lambda folder: rewrite(folder, peft_type="IA3"), "of the type 'IA3' .*LORA alone .*merge_and_unload"),
         (lambda folder: rewrite(folder, use_dora=True), r"magnitude of weights too \(DoRA\) \(use_dora\)"),
         (lambda folder: rewrite(folder, modules_to_save=["lm_head"]), "replaces whole modules"),
@@ -239,7 +244,9 @@ def spoil(folder: Path, value: float) -> None:
 
 def test_an_adapter_of_another_size_is_refused_with_both_shapes(damaged, tmp_path):
     wide = saved(tmp_path / "wide", num_entries=VOCAB, hidden_size=64)
-    with pytest.raises(UnsupportedModel, match=r"of another model than .*wide.*'model.layers.0.mlp.down_proj' is \[32, 48\]"):
+    with pytest.raises(
+        UnsupportedModel, match=r"of another model than .*wide.*'model.layers.0.mlp.down_proj' is \[32, 48\]"
+    ):
         load(str(damaged), LoadOptions(device="cpu", base=str(wide)))
 
 
@@ -255,7 +262,7 @@ def test_an_adapter_that_does_not_fit_leaves_the_base_as_it_was(base, tuned, dam
 
 def test_an_adapter_without_weights_is_refused(damaged):
     (damaged / "adapter_model.safetensors").unlink()
-    with pytest.raises(ModelNotFound, match="adapter without weights: it has no adapter_model.safetensors"):
+    with pytest.raises(ModelNotFound, match=r"adapter without weights: it has no adapter_model\.safetensors"):
         load(str(damaged), CPU)
     torch.save({}, damaged / "adapter_model.bin")
     with pytest.raises(ModelNotFound, match=r"only as pickle \(adapter_model.bin\)"):
@@ -263,7 +270,7 @@ def test_an_adapter_without_weights_is_refused(damaged):
 
 
 def test_an_adapter_of_an_adapter_is_refused(tuned, damaged):
-    with pytest.raises(UnsupportedModel, match="is itself an adapter .* none is put on another"):
+    with pytest.raises(UnsupportedModel, match=r"is itself an adapter .* none is put on another"):
         load(str(damaged), LoadOptions(device="cpu", base=str(tuned)))
 
 

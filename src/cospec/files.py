@@ -24,7 +24,7 @@ from .core.params import SamplingParams
 from .core.verify import VERIFICATIONS
 from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
 from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
-from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, unique_names
+from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, check_system, unique_names
 from .runner import LoadOptions
 from .runner.options import DTYPES, ONE_MODEL
 from .runner.schemes import LOOKUPS, is_there
@@ -103,8 +103,8 @@ class MemberSettings(LoadSettings, total=False):
         Annotated[
             Name,
             Key(
-                meaning="A folder (relative to this file), a hub id, a bundled model such as `demo:math`, or "
-                "`SCHEME:...` of an installed package.",
+                meaning="A folder or a GGUF file (relative to this file), a hub id, a bundled model such as `demo:math`, "
+                "or `SCHEME:...` of an installed package.",
                 example="./expert",
             ),
         ]
@@ -135,6 +135,14 @@ class MemberSettings(LoadSettings, total=False):
             example="8192",
         ),
     ]
+    gguf_file: Annotated[
+        Name | None,
+        Key(
+            meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
+            default="the only one of a folder without `config.json`",
+            example="expert.Q4_K_M.gguf",
+        ),
+    ]
     name: Annotated[
         Name | None, Key(meaning="What reports and plans call it.", default="the model's last part", example="expert")
     ]
@@ -145,6 +153,14 @@ class MemberSettings(LoadSettings, total=False):
             "ids, is its whole prompt.",
             default="the user's prompt",
             example='"Answer badly. {prompt}"',
+        ),
+    ]
+    system: Annotated[
+        str | None,
+        Key(
+            meaning="A system message of its own: it takes the place of a chat's, or stands in front of the chat.",
+            default="the chat's",
+            example='"Answer like a pirate."',
         ),
     ]
 
@@ -361,12 +377,12 @@ def _listed(proposer: Any) -> list[Any]:
 
 
 def _beside(model: str, folder: Path) -> str:
-    """The model's folder where `folder` holds it, and any other relative path as one of `folder`; otherwise the model
-    as written."""
+    """The model's folder or file where `folder` holds it, and any other relative path as one of `folder`; otherwise the
+    model as written."""
     if demo.is_demo(model) or model in LOOKUPS:
         return model
     is_path = model.startswith(("./", "../", ".\\", "..\\")) or model in (".", "..")
-    return str(folder / model) if is_path or os.path.isdir(folder / model) else model
+    return str(folder / model) if is_path or is_there(folder / model) else model
 
 
 def _members(listed: Any, is_given: bool, path: Path, given: Mapping[str, Any]) -> list[Member]:
@@ -395,17 +411,20 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
         with at(where):
             return Member(model=entry)
     settings = validated(MemberSettings, entry, where, InvalidEnsemble)
-    name, prompt = settings.get("name"), settings.get("prompt")
+    name, prompt, system = settings.get("name"), settings.get("prompt"), settings.get("system")
     with at(f"{where}.name"):
         check_name(name)
     with at(f"{where}.prompt"):
         check_prompt(prompt)
+    with at(f"{where}.system"):
+        check_system(system)
     options: dict[str, Any] = {key: value for key, value in settings.items() if key in MEMBER_OPTIONS - given.keys()}
     if options.get("base"):
         options["base"] = _beside(options["base"], folder)
     with at(where):
         loading = LoadOptions(**options)
-    return Member(model=_beside(settings["model"], folder), name=name, prompt=prompt, options=loading)
+        model = _beside(settings["model"], folder)
+        return Member(model=model, name=name, prompt=prompt, system=system, options=loading)
 
 
 def _check_own_options(settings: EnsembleSettings, path: Path) -> None:

@@ -47,11 +47,13 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
     # A device may be another machine's, where a cluster's workers decode: it is named, and not looked for.
     device = options.get("device") or device_of(member.options)
     load = replace(member.options, **{key: value for key, value in options.items() if key != "device"})
-    own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in _IRRELEVANT}
     model = str(member.model) if isinstance(member.model, str | Path) else None
-    files = fingerprint(model, load.revision) if model else None
+    # A file is known by its fingerprint, however it was named.
+    irrelevant = (*_IRRELEVANT, "gguf_file") if model and is_local(model) else _IRRELEVANT
+    own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in irrelevant}
+    files = fingerprint(model, load) if model else None
     parts = parts_of(model, load) if model else None
-    base = fingerprint(parts.whole, parts.options.revision) if parts and parts.adapter else None
+    base = fingerprint(parts.whole, parts.options) if parts and parts.adapter else None
     if base:
         # Where the base lies does not matter.
         own["base"] = base
@@ -60,6 +62,7 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
         **({} if model and is_local(model) else {"model": written(member)}),
         **({"files": files} if files else {}),
         **({"prompt": member.prompt} if member.prompt is not None else {}),
+        **({"system": member.system} if member.system is not None else {}),
         **{key: _json(value) for key, value in own.items() if value not in (None, {})},
         "device": device.partition(":")[0],
     }

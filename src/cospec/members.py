@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from . import demo
 from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
 from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
+from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
 from .runner.parts import parts_of
 from .runner.pool import one_pool
@@ -37,12 +38,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model that takes part, or a drafter, with its own prompt if it has one.
+    """One model that takes part, or a drafter, with its own prompt and system message if it has them.
 
-    model: a local folder, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
-    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default.
+    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
+    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default,
+    without `.gguf`.
     prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
-    member's whole prompt. options: how a model given by name is loaded.
+    member's whole prompt. In a chat the text is the last user message's content, and {prompt} stands for what that was.
+    system: takes the place of a chat's system message, or stands in front; it makes a chat of a text. options: how a
+    model given by name is loaded.
 
     Raises InvalidEnsemble for a value of another type.
     """
@@ -50,6 +54,7 @@ class Member:
     model: Source
     name: str | None = None
     prompt: str | Sequence[int] | None = None
+    system: str | None = None
     options: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
@@ -62,6 +67,12 @@ class Member:
             check_unicode(self.model, f"a member's model {shown(self.model)}", InvalidEnsemble)
         check_name(self.name)
         check_prompt(self.prompt)
+        check_system(self.system)
+        if isinstance(self.system, str) and self.prompt is not None and not isinstance(self.prompt, str):
+            raise InvalidEnsemble(
+                "a member has token ids as its whole prompt, and a system message beside them, which would stand "
+                "nowhere; leave one of them out"
+            )
         if not isinstance(self.options, LoadOptions):
             raise InvalidEnsemble(f"a member's options are {shown(self.options)}; give LoadOptions(...)")
 
@@ -73,8 +84,9 @@ class Member:
         if not isinstance(self.model, str | Path):
             return "member"
         model = str(self.model)
-        _, rest = split(model)
-        return Path(rest).name or model
+        name = Path(self.options.gguf_file or split(model)[1]).name
+        is_file = name.lower().endswith(SUFFIX)
+        return name[: -len(SUFFIX)] if is_file and name.lower() != SUFFIX else name or model
 
 
 # A model that drafts: as a member is given, or a member itself, with its own name, prompt and options.
@@ -99,6 +111,20 @@ def check_prompt(prompt: object) -> None:
         raise InvalidEnsemble(
             f"a member's prompt is {shown(prompt)}; give a text, in which {PLACEHOLDER} stands for the user's "
             "prompt, a list of token ids, or none"
+        )
+
+
+def check_system(system: object) -> None:
+    """Raises InvalidEnsemble for what is no system message of a member, or has a placeholder."""
+    if system is None:
+        return
+    if not isinstance(system, str):
+        raise InvalidEnsemble(f"a member's system message is {shown(system)}; give a text, or none")
+    check_unicode(system, f"a member's system message {shown(system)}", InvalidEnsemble)
+    if PLACEHOLDER in system:
+        raise InvalidEnsemble(
+            f"a member's system message has {PLACEHOLDER!r}, which stands for nothing there; write it into the "
+            "member's prompt"
         )
 
 
@@ -134,6 +160,7 @@ def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str,
     settings = {
         "name": member.name,
         "prompt": member.prompt if member.prompt is None or isinstance(member.prompt, str) else [*member.prompt],
+        "system": member.system,
         **{name: value for name, value in own.items() if value != default[name] and name not in common},
     }
     given = {name: value for name, value in settings.items() if value is not None}
@@ -275,9 +302,12 @@ def shared_runners() -> Iterator[None]:
 
 
 def _key(member: Member) -> tuple[str, LoadOptions]:
-    """Model and options, which members that share a runner have in common."""
+    """Model and options, which members that share a runner have in common: of a GGUF file its path, whether that was
+    given or its folder."""
     model = str(member.model)
-    return _whole_path(demo.model_path(model) if demo.is_demo(model) else model), member.options
+    path = _whole_path(demo.model_path(model) if demo.is_demo(model) else model)
+    file = gguf_of(Path(path), member.options) if split(path)[0] == DEFAULT else None
+    return (os.path.realpath(file), replace(member.options, gguf_file=None)) if file else (path, member.options)
 
 
 def _weights(model: str, options: LoadOptions) -> list[tuple[str, LoadOptions]]:

@@ -17,7 +17,7 @@ _DTYPES = {
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
 # Options of one model, which cannot be given for all of an ensemble.
-ONE_MODEL = ("base", "layers", "vocabulary")
+ONE_MODEL = ("gguf_file", "base", "layers", "vocabulary")
 # What transformers calls the two widths of bitsandbytes.
 _BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
@@ -32,9 +32,10 @@ class LoadOptions:
     configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
-    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. base: the model that an
-    adapter is put on, in place of the one that its configuration names. layers: only the model's first layers are run,
-    so many, then its final norm and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
+    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. gguf_file: which GGUF
+    file of the model's folder, or of the hub's model, is read. base: the model that an adapter is put on, in place of
+    the one that its configuration names. layers: only the model's first layers are run, so many, then its final norm
+    and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """
@@ -46,6 +47,7 @@ class LoadOptions:
     allow_pickle: bool = False
     graphs: bool | str = "auto"
     revision: str | None = None
+    gguf_file: str | None = None
     base: str | None = None
     layers: int | None = None
     vocabulary: int | None = None
@@ -56,6 +58,8 @@ class LoadOptions:
             raise InvalidEnsemble(f"dtype {shown(self.dtype)} is not known; use {', '.join(DTYPES)}")
         if self.revision is not None and not (isinstance(self.revision, str) and self.revision):
             raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
+        if self.gguf_file is not None and not (isinstance(self.gguf_file, str) and self.gguf_file):
+            raise InvalidEnsemble(f"gguf_file must name a file of the model's folder, got {shown(self.gguf_file)}")
         if self.base is not None and not (isinstance(self.base, str) and self.base.strip()):
             raise InvalidEnsemble(f"base must be a model (a folder, a hub id, demo:NAME), got {shown(self.base)}")
         for name in ("layers", "vocabulary"):

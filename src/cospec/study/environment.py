@@ -65,6 +65,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
                 "model": written(member),
                 "files": _files(member),
                 "prompt": repr(member.prompt),
+                **({} if member.system is None else {"system": member.system}),
                 **_exact(vars(member.options)),
             }
             for name, member in zip(ensemble.names, ensemble.sources, strict=True)
@@ -82,7 +83,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
 
 def _files(member: Member) -> str | None:
     is_named = isinstance(member.model, str | Path)
-    return fingerprint(str(member.model), member.options.revision) if is_named else None
+    return fingerprint(str(member.model), member.options) if is_named else None
 
 
 def _exact(settings: Mapping[str, object]) -> dict[str, str]:

@@ -8,10 +8,11 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, __version__
 
 from ...errors import CospecError, ModelNotFound, UnsupportedModel, one_line
+from ..gguf import ggufs_in
 from ..options import LoadOptions
 from ..parts import ADAPTER, AGAIN, read_json
 
-ADVICE = "give a folder with config.json and safetensors, or a hub id (owner/name)"
+ADVICE = "give a folder with config.json and safetensors, a GGUF file, or a hub id (owner/name)"
 CONFIG = "config.json"
 # The weights that transformers reads, in the order in which it looks for them: whole, and as an index of shards.
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
@@ -50,7 +51,9 @@ def check_weights(name: str, folder: Path, options: LoadOptions) -> None:
     """Raises ModelNotFound where weights are missing, or pickles are not allowed, UnsupportedModel for broken ones."""
     chosen = weights_among({file.name for file in folder.iterdir()})
     if chosen is None:
-        raise ModelNotFound(f"{called(name, folder)} has neither {' nor '.join(_SAFE)}; {ADVICE}")
+        files = ggufs_in(folder)
+        instead = f"name the GGUF file that is meant (gguf_file: {files[0]})" if files else ADVICE
+        raise ModelNotFound(f"{called(name, folder)} has neither {' nor '.join(_SAFE)}; {instead}")
     check_pickle(name, chosen, options)
     files = files_of(name, folder, chosen)
     missing = [file for file in files if not (folder / file).is_file()]
@@ -135,17 +138,8 @@ def merge_advice(adapter: Path) -> str:
     )
 
 
-def gguf_advice(folder: Path, file: str) -> str:
-    """What to do with a GGUF file."""
-    return (
-        "convert it once with transformers (pip install gguf accelerate): for each of AutoModelForCausalLM and "
-        f"AutoTokenizer, .from_pretrained({str(folder)!r}, gguf_file={file!r}).save_pretrained(FOLDER); then give "
-        "that FOLDER"
-    )
-
-
 def _refuse_other_formats(name: str, folder: Path) -> None:
-    """Raises UnsupportedModel for an adapter or GGUF files, ModelNotFound for a folder that holds no model."""
+    """Raises UnsupportedModel for an adapter, ModelNotFound for a folder that holds no model."""
     if (folder / ADAPTER).exists():
         try:
             base = read_json(name, folder / ADAPTER).get("base_model_name_or_path")
@@ -155,13 +149,8 @@ def _refuse_other_formats(name: str, folder: Path) -> None:
             f"{name!r} is itself an adapter ({ADAPTER}) of {repr(base) if base else 'an unnamed base'}, and none is "
             f"put on another; {merge_advice(folder)}"
         )
-    if (folder / CONFIG).exists():
-        return
-    if files := sorted(file.name for file in folder.glob("*.gguf")):
-        raise UnsupportedModel(
-            f"{called(name, folder)} holds a GGUF file ({files[0]}), which is not read; {gguf_advice(folder, files[0])}"
-        )
-    raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
+    if not (folder / CONFIG).exists():
+        raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
 
 
 def check_safetensors(name: str, file: Path) -> None:

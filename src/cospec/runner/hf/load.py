@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..protocol import Feed
 from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
+from .gguf import read_gguf
 from .graphs import NUM_UNCAPTURED, Shapes
 from .prepacked import is_native, prepack
 from .quantised import check_quantisation
@@ -35,19 +36,14 @@ from .tokenizer import HfTokenizer
 logger = logging.getLogger(__name__)
 
 
-def load_whole(model: str, options: LoadOptions, folder: Path) -> HfRunner:
-    """The runner of all of a model, whose folder is here. model: a local folder or hub id.
+def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
+    """The runner of all of a model, whose folder or GGUF file is here. model: as it was named, by its path or hub id.
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
     """
-    with explained(model, folder):
-        config = _config(model, folder, options)
-        check_weights(model, folder, options)
-        tokenizer = read_tokenizer(model, folder, options)
-        # A folder that was given was counted before, with all others.
-        if folder != Path(os.path.expanduser(model)):
-            check_memory([(str(folder), options)], name=model)
-        weights = _weights(model, folder, config, options)
+    with explained(model, path):
+        read = _read_file if path.is_file() else _read_folder
+        weights, tokenizer = read(model, path, options)
         _warn_if_slow(model, weights)
         if prepack(weights):
             # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
@@ -55,6 +51,24 @@ def load_whole(model: str, options: LoadOptions, folder: Path) -> HfRunner:
             for tensor in (*weights.parameters(), *weights.buffers()):
                 tensor.data = tensor.data.clone()
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
+
+
+def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
+    config = _config(name, folder, options)
+    check_weights(name, folder, options)
+    tokenizer = read_tokenizer(name, folder, options)
+    # A folder that was given was counted before, with all others.
+    if folder != Path(os.path.expanduser(name)):
+        check_memory([(str(folder), options)], name=name)
+    return _weights(name, folder, config, options), tokenizer
+
+
+def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
+    with _no_progress_bars():
+        model, info, tokenizer = read_gguf(name, file, options)
+    _check_complete(name, model.config, info)
+    weights: PreTrainedModel = model.to(torch.device(device_of(options)))  # type: ignore[arg-type]
+    return weights, tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -176,14 +190,19 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
             "download both from one model"
         ) from error
     model, info = answer
+    _check_complete(name, config, info)
+    weights: PreTrainedModel = model if is_quantised else model.to(device)
+    return weights
+
+
+def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModel where the model lacks weights. info: what transformers reports of its loading."""
     missing = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if missing:
         raise UnsupportedModel(
             f"{name!r} ({config.model_type}) lacks {len(missing)} of its weights, the first being {missing[0]!r}; "
             "download it again, or give the folder of a causal language model"
         )
-    weights: PreTrainedModel = model if is_quantised else model.to(device)
-    return weights
 
 
 def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
