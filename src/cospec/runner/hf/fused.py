@@ -86,6 +86,8 @@ class FusedForward:
         part = copy.copy(self)
         part._layers = self._layers[: model.config.num_hidden_layers]
         part._masks = Masks(model.config, model.dtype, may_omit=True)
+        # Angles are computed as a pass needs them, and passes of the two may run side by side.
+        part._rotations = copy.copy(self._rotations)
         part._head, part._num_columns = model.lm_head, model.lm_head.out_features
         part.adapt([])
         return part

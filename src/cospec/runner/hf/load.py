@@ -37,12 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
-    """The runner of all of a model, whose folder or GGUF file is here. model: as it was named.
+    """The runner of all of a model, whose folder or GGUF file is here. model: as it was named, by its path or hub id.
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
     """
     with explained(model, path):
-        weights, tokenizer = (_read_file if path.is_file() else _read_folder)(model, path, options)
+        read = _read_file if path.is_file() else _read_folder
+        weights, tokenizer = read(model, path, options)
         _warn_if_slow(model, weights)
         if prepack(weights):
             # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
