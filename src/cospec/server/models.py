@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from .. import demo
+from ..ensemble import Ensemble
 from ..study.formula import target_formula
 from .decoding import Decoder
 from .errors import ApiError
@@ -67,7 +68,7 @@ def _described(decoder: Decoder) -> dict[str, Any]:
     """What the page shows of an ensemble, and what a request may name.
 
     schedules: those that may be named alone; verifications: the same. plans: each schedule with the verifications that
-    may be named beside it.
+    may be named beside it. chat_templates: the members that have one; the others are given chats in the plain form.
     """
     ensemble, offered = decoder.ensemble, decoder.offered
     combination: dict[str, Any] = {"type": ensemble.combination.name}
@@ -79,6 +80,7 @@ def _described(decoder: Decoder) -> dict[str, Any]:
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),
         "combination": combination,
+        "chat_templates": _templated(ensemble),
         "target": target_formula(ensemble.combination, ensemble.member_names),
         "schedules": [name for name, others in offered.items() if verification in others],
         "verifications": offered.get(own, []),
@@ -87,3 +89,10 @@ def _described(decoder: Decoder) -> dict[str, Any]:
         "verification": verification,
         "prompts": demo.prompts()[:NUM_EXAMPLE_PROMPTS],
     }
+
+
+def _templated(ensemble: Ensemble) -> list[str]:
+    """The members whose tokenizer has a chat template."""
+    tokenizers = (runner.tokenizer for runner in ensemble.runners)
+    named = zip(ensemble.member_names, tokenizers, strict=False)  # drafters come behind
+    return [name for name, tokenizer in named if getattr(tokenizer, "has_chat_template", False)]
