@@ -65,7 +65,7 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
     num_tokens is 0 where the target makes the text impossible. Raises InvalidPilot where a sequence fails.
     """
     plain = method.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
-    if any(source.prompt is not None for source in plain.sources):
+    if plain.has_own_prompts:
         results = _forced(plain, texts, [len(text.tokens) for text in texts])
         failed = [i for i, result in enumerate(results) if result.error]
         # A row that another token can be drawn from is none of a failing member: the target forbids the text there.
