@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter
 
 from .. import demo
-from ..ensemble import Ensemble
 from ..study.formula import target_formula
 from .decoding import Decoder
 from .errors import ApiError
@@ -69,18 +68,21 @@ def _described(decoder: Decoder) -> dict[str, Any]:
 
     schedules: those that may be named alone; verifications: the same. plans: each schedule with the verifications that
     may be named beside it. chat_templates: the members that have one; the others are given chats in the plain form.
+    own_systems: the members with a system message of their own, in the place of a chat's. It is not told.
     """
     ensemble, offered = decoder.ensemble, decoder.offered
     combination: dict[str, Any] = {"type": ensemble.combination.name}
     weights = getattr(ensemble.combination, "weights", None)
     if weights is not None:
         combination["weights"] = list(weights)
+    members = dict(zip(ensemble.member_names, ensemble.sources, strict=False))  # drafters come behind
     own, verification = ensemble.plan.name, ensemble.plan.verification
     return {
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),
         "combination": combination,
-        "chat_templates": _templated(ensemble),
+        "chat_templates": list(ensemble.templated),
+        "own_systems": [name for name, member in members.items() if member.system is not None],
         "target": target_formula(ensemble.combination, ensemble.member_names),
         "schedules": [name for name, others in offered.items() if verification in others],
         "verifications": offered.get(own, []),
@@ -89,10 +91,3 @@ def _described(decoder: Decoder) -> dict[str, Any]:
         "verification": verification,
         "prompts": demo.prompts()[:NUM_EXAMPLE_PROMPTS],
     }
-
-
-def _templated(ensemble: Ensemble) -> list[str]:
-    """The members whose tokenizer has a chat template."""
-    tokenizers = (runner.tokenizer for runner in ensemble.runners)
-    named = zip(ensemble.member_names, tokenizers, strict=False)  # drafters come behind
-    return [name for name, tokenizer in named if getattr(tokenizer, "has_chat_template", False)]

@@ -29,13 +29,15 @@ function foldSettings() {
 }
 
 // Who has a chat template is asked to chat, unless the user has chosen otherwise.
-function offerModes({ chat_templates: templates, members }) {
+function offerModes({ chat_templates: templates, own_systems: own, members }) {
   const chosen = store.get('sessionStorage', 'mode');
   const isTemplated = templates.length === members.length;
   useMode(Object.hasOwn(MODES, chosen) ? chosen : isTemplated ? 'chat' : 'text');
   const bare = members.filter((name) => !templates.includes(name));
   $('template-hint').hidden = isTemplated;
   $('template-hint').textContent = `Without a chat template: ${bare.join(', ')}. The chat is given as “Question: … Answer: …”.`;
+  $('system-hint').hidden = own.length === 0;
+  $('system-hint').textContent = `Not given to ${own.join(', ')}: in its place stands the member’s own.`;
 }
 
 function initMode(onChange) {
