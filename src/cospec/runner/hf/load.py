@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def load(model: str, options: LoadOptions) -> HfRunner:
             for tensor in (*weights.parameters(), *weights.buffers()):
                 tensor.data = tensor.data.clone()
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
+
+
+def load_model(name: str, options: LoadOptions, dtype: torch.dtype) -> PreTrainedModel:
+    """The model itself, in this type, as transformers has it: not packed for decoding, and with gradients.
+
+    Raises as `load` does.
+    """
+    path = demo.model_path(name) if demo.is_demo(name) else name
+    options = replace(options, dtype=dtype, quantization={})
+    folder = locate(path, options)
+    with _explained(name, folder):
+        config = _config(name, folder, options)
+        check_weights(name, folder, options)
+        return _weights(name, folder, config, options)
 
 
 def load_bundled(name: str, options: LoadOptions) -> HfRunner:
