@@ -1,4 +1,4 @@
-"""How much of what a drafter proposes would be accepted: 1 - TV(q, r), over all entries, on texts that it never read."""
+"""How much of what a drafter proposes would be accepted: 1 - TV(q, r), over all entries, on texts it never read."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -28,8 +28,8 @@ it changes the speed of decoding and never the distribution. `--proposer {task.o
 | the first {recipe.layers} layers, untrained | {outcome.acceptance_before:.3f} |
 | this drafter | {outcome.acceptance_after:.3f} |
 
-Over {outcome.num_held_out_tokens:,} tokens of answers to prompts ({outcome.num_held_out_prompts:,}) that were not trained on,
-at temperature 1.
+Over {outcome.num_held_out_tokens:,} tokens of answers to prompts that were not trained on (prompts:
+{outcome.num_held_out_prompts:,}), at temperature 1.
 
 | | |
 | --- | --- |

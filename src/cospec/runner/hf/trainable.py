@@ -1,12 +1,13 @@
 """A model's first layers, its final norm and its head, as a model that is trained: whole, or by an adapter on them."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -41,9 +42,8 @@ class FirstLayers:
         self._bare = model
         self._head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._weight: Tensor = self._head.weight.detach()[:num_entries]
-        self._bias: Tensor | None = (
-            None if getattr(self._head, "bias", None) is None else self._head.bias.detach()[:num_entries]
-        )
+        bias = getattr(self._head, "bias", None)
+        self._bias: Tensor | None = None if bias is None else bias.detach()[:num_entries]
         self._cap: float | None = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         self.columns = torch.arange(len(self._weight), device=model.device)
         model.requires_grad_(False)
@@ -95,7 +95,9 @@ class FirstLayers:
             layers_to_transform=[*range(len(layers))],
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            # PEFT reads what transformers has renamed.
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(seed)
             self.model = get_peft_model(self._bare, config)
         config.base_model_name_or_path = base
@@ -219,7 +221,8 @@ def _keep_weights(state: Mapping[str, Tensor], path: Path) -> None:
     beside = path.with_name(f"{path.name}.new")
     stored = {name: each.detach().to("cpu", STORED).contiguous() for name, each in state.items()}
     try:
-        save_file(stored, beside, metadata={"format": "pt"})
+        # safetensors itself makes files that the owner alone can read.
+        beside.write_bytes(serialised(stored, metadata={"format": "pt"}))
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)
