@@ -13,6 +13,7 @@ from ..distil.recipe import ADAPTER_LR, WHOLE_LR, TextRecipe, TrainingRecipe
 from ..distil.run import DistilRun, Stopped
 from ..distil.task import Distillation
 from ..ensemble import Ensemble
+from .chats import ChatOptions, note_plain_form
 from .options import LocalOptions
 from .output import Interrupt, interrupted, on_interrupt, print_figures, print_note, progress
 from .prompts import read_prompts
@@ -31,8 +32,8 @@ class DistilOptions:
     prompts: Path = option(
         _REQUIRED,
         metavar="FILE.jsonl",
-        help='Prompts that the ensemble answers: a line each, a JSON string or an object with "prompt". One in ten is '
-        "held out, to measure the drafter on.",
+        help='Prompts that the ensemble answers: a line each, a JSON string or an object with "prompt" or "messages". '
+        "One in ten is held out, to measure the drafter on.",
     )
     out: Path = option(
         _REQUIRED,
@@ -74,9 +75,9 @@ class DistilOptions:
     seed: int = option(TextRecipe.seed, metavar="N", help="Of texts, held-out prompts and training.")
     as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
-    def task(self, models: LocalOptions) -> Distillation:
+    def task(self, models: LocalOptions, chats: ChatOptions) -> Distillation:
         """Raises a CospecError for prompts that cannot be read and numbers that make no sense."""
-        entries = read_prompts(None, self.prompts)
+        entries = read_prompts(None, self.prompts, chats=chats)
         texts = TextRecipe(
             samples=self.samples, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed
         )
@@ -104,7 +105,7 @@ class DistilOptions:
 
 
 @spread
-def distil(*, options: DistilOptions, models: LocalOptions) -> None:
+def distil(*, options: DistilOptions, chats: ChatOptions, models: LocalOptions) -> None:
     """Train a drafter on what the ensemble itself decodes.
 
     The ensemble answers the prompts; the first layers of a member, with its final norm and head, learn its distribution
@@ -113,11 +114,12 @@ def distil(*, options: DistilOptions, models: LocalOptions) -> None:
 
     Ctrl-C keeps what was done in the folder, and the same command goes on from there.
     """
-    task = options.task(models)
+    task = options.task(models, chats)
     outcome = task.record().outcome
     if outcome is None:
         with on_interrupt(lambda: _KEPT.format(out=task.out)):
             ensemble = models.build()
+        note_plain_form(ensemble, task.prompts)
         outcome = _finish(task, ensemble)
     else:
         print_note(f"{task.out} holds the finished drafter; nothing is left to do")

@@ -9,6 +9,7 @@ import torch
 
 from ..ensemble import Prompt
 from ..errors import InvalidDistillation
+from ..prompts import as_json, as_prompt
 from ..resume import Wanted, digest
 from .outcome import TEXTS, WORK, RunRecord
 from .recipe import HELD_OUT, TextRecipe, TrainingRecipe
@@ -68,7 +69,7 @@ class Distillation:
         return {number for number, key in enumerate(keys) if key in drawn}
 
     def _digests(self) -> list[str]:
-        return [digest(prompt) for prompt in self.prompts]
+        return [digest(as_json(as_prompt(prompt))) for prompt in self.prompts]
 
     def _text_settings(self) -> dict[str, Any]:
         return {**asdict(self.text_recipe), **self.identity}

@@ -63,11 +63,9 @@ def load_model(name: str, options: LoadOptions, dtype: torch.dtype) -> PreTraine
     """
     path = demo.model_path(name) if demo.is_demo(name) else name
     options = replace(options, dtype=dtype, quantization={})
-    folder = locate(path, options)
-    with _explained(name, folder):
-        config = _config(name, folder, options)
-        check_weights(name, folder, options)
-        return _weights(name, folder, config, options)
+    found = locate(path, options)
+    with _explained(name, found):
+        return (_read_file if found.is_file() else _read_folder)(name, found, options)[0]
 
 
 def load_bundled(name: str, options: LoadOptions) -> HfRunner:
