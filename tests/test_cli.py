@@ -201,8 +201,8 @@ def test_a_drafter_that_is_no_member_has_its_own_colour_and_counts(generate: Run
     assert "a, b, c, nobody" in ANSI.sub("", generate(*arguments, env=TERMINAL).stdout)
 
 
-def test_the_prompt_comes_from_standard_input_less_its_last_newline(generate: Run) -> None:
-    given = object_of(generate("two\nlines", "--json"))
+def test_the_prompt_comes_from_standard_input_as_it_is(generate: Run) -> None:
+    given = object_of(generate("two\nlines\n", "--json"))
     assert object_of(generate("-", "--json", input="two\nlines\n"))["text"] == given["text"]
 
 

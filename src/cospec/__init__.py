@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         VocabularyMismatch,
     )
     from .members import Member
+    from .prompts import Chat
     from .runner import Feed, LoadOptions, Runner, Slot
     from .schedule import Cycle, Estimates, Plan, Schedule, Setting
 
@@ -60,6 +61,7 @@ _HOMES = {
         "VocabularyMismatch",
     ),
     "members": ("Member",),
+    "prompts": ("Chat",),
     "runner": ("Feed", "LoadOptions", "Runner", "Slot"),
     "schedule": ("Cycle", "Estimates", "Plan", "Schedule", "Setting"),
 }
@@ -67,6 +69,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Arithmetic",
+    "Chat",
     "Combination",
     "Contrastive",
     "CospecError",

@@ -37,11 +37,11 @@ from .members import (
     unique_names,
     written,
 )
-from .prompts import Params, Prompts, as_params, as_prompt, as_prompts, render
+from .prompts import Chat, Params, Prompts, as_params, as_prompt, as_prompts
 from .prompts import Prompt as Prompt
-from .runner import Tokenizer
+from .rendering import Renderer
 from .runner.padded import padded
-from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, under_schedule
+from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, schedule_class, under_schedule
 from .schedule.auto import Auto
 
 # How many sequences are decoded at a time by default.
@@ -105,6 +105,12 @@ class Ensemble:
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
         members, drafters = self.runners[: len(self._members)], self.runners[len(self._members) :]
         self.runners = [*members, *(padded(drafter, self.vocab_size) for drafter in drafters)]
+        self._renderers = [
+            Renderer(name=name, member=source, tokenizer=runner.tokenizer or self.tokenizer, common=self.tokenizer)
+            for name, source, runner in zip(self.names, self.sources, self.runners, strict=True)
+        ]
+        for renderer in self._renderers:
+            renderer.check_system()
         # Copies under other plans share these, so that all that awaits their members is decoded together.
         self._engine = self.engine()
         self._thread = EngineThread(max_sequences=max_sequences, idle_seconds=IDLE_SECONDS)
@@ -169,6 +175,11 @@ class Ensemble:
         return self.member_names + self.drafter_names
 
     @property
+    def has_own_prompts(self) -> bool:
+        """Whether members have prompts or system messages of their own."""
+        return any(renderer.has_own for renderer in self._renderers[: len(self.member_names)])
+
+    @property
     def vocab_size(self) -> int:
         """Columns of a row of r: the entries that all members have in common."""
         return min(runner.vocab_size for runner in self.runners[: len(self.member_names)])
@@ -184,8 +195,9 @@ class Ensemble:
         return {runner.dtype for runner in self.runners}
 
     def generate(self, prompts: Prompts, params: Params = None) -> list[Result]:
-        """Decode each prompt (a text or token ids; or a list of them) n times; prompt by prompt, sample by sample.
+        """Decode each prompt n times; prompt by prompt, sample by sample.
 
+        prompts: a text, token ids, or a chat (a list of messages, or a Chat); or a list of them.
         params: one for all, or one each. Raises a CospecError before anything is decoded; a sequence that fails while
         being decoded ends with finish_reason "error", and the others go on.
         """
@@ -247,13 +259,13 @@ class Ensemble:
 
     def request(self, prompt: Prompt, params: SamplingParams, index: int = 0) -> Request:
         """What the engine is given for one sample of one prompt. Raises InvalidPrompt or InvalidSampling."""
-        prompt, (params,) = as_prompt(prompt), as_params(params, 1)
-        ids = self._encode(prompt)
+        (params,) = as_params(params, 1)
+        lane_prompts = self._rendered(as_prompt(prompt), params)
         seed = params.seed if params.seed is not None else secrets.randbits(SEED_BITS)
         planner = self.planner_for(params)
         return Request(
-            prompt=ids,
-            lane_prompts=[self._lane_prompt(source, prompt, ids) for source in self.sources],
+            prompt=lane_prompts[0],
+            lane_prompts=lane_prompts,
             params=params,
             combination=self.combination,
             schedule=planner or self.schedule_for(params),
@@ -264,6 +276,15 @@ class Ensemble:
             tokenizer=self.tokenizer,
             index=index,
         )
+
+    def rendered(self, prompt: Prompt) -> list[tuple[int, ...]]:
+        """What each of `names` is given for a prompt, in token ids.
+
+        A text or token ids as they are, or in the member's own prompt; a chat by the template of the member's own
+        tokenizer, with its own system message. A drafter with neither prompt nor system message of its own is given
+        what the member is that it drafts for. Raises InvalidPrompt.
+        """
+        return self._rendered(as_prompt(prompt), SamplingParams())
 
     def schedule_for(self, params: SamplingParams) -> Schedule:
         """The plan's schedule under this sampling. Raises InvalidSchedule where it cannot be had."""
@@ -346,20 +367,44 @@ class Ensemble:
             with turn:
                 engine.close()
 
-    def _encode(self, prompt: str | list[int]) -> tuple[int, ...]:
-        ids = self._encoded(prompt, lambda own: own.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
+    def _rendered(self, prompt: str | list[int] | Chat, params: SamplingParams) -> list[tuple[int, ...]]:
+        self._check_tokenizer(prompt)
+        ids = None if isinstance(prompt, Chat) else self._encoded(prompt)
+        num_members, known = len(self.member_names), dict[object, tuple[int, ...]]()
+
+        def lane(renderer: Renderer) -> tuple[int, ...]:
+            # Members of one tokenizer object are given the same; a long chat is rendered once.
+            key = (id(renderer.tokenizer), renderer.name if renderer.has_own else None)
+            if key not in known:
+                known[key] = renderer.lane(prompt, ids)
+            return known[key]
+
+        members = [lane(renderer) for renderer in self._renderers[:num_members]]
+        drafters = self._renderers[num_members:]
+        owners = self._owners(params) if drafters else ()
+        return members + [
+            lane(own) if own.has_own else members[owner] for own, owner in zip(drafters, owners, strict=True)
+        ]
+
+    def _owners(self, params: SamplingParams) -> Sequence[int]:
+        """For each drafter the member that it drafts for, under this plan and sampling."""
+        schedule = self.plan.schedule
+        kind = schedule_class(schedule) if isinstance(schedule, str) else schedule
+        return kind.owners(self.plan, self.setting(params))
+
+    def _encoded(self, prompt: str | list[int]) -> tuple[int, ...]:
+        ids = self._renderers[0].text(prompt) if isinstance(prompt, str) else tuple(prompt)
         if not ids:
             raise InvalidPrompt("the prompt is empty; give at least one token")
         return ids
 
-    def _lane_prompt(self, source: Member, prompt: str | list[int], ids: tuple[int, ...]) -> tuple[int, ...]:
-        """What this member is given for the user's prompt."""
-        if source.prompt is None:
-            return ids
-        if not isinstance(source.prompt, str):
-            return tuple(source.prompt)
-        template = source.prompt
-        return self._encoded(template, lambda own: render(template, prompt, ids, own))
+    def _check_tokenizer(self, prompt: str | list[int] | Chat) -> None:
+        """Raises InvalidPrompt for a text, the prompt or a member's own, where there is no tokenizer."""
+        own = [renderer.member.prompt for renderer in self._renderers if isinstance(renderer.member.prompt, str)]
+        texts: Sequence[object] = own if isinstance(prompt, list) else [prompt]
+        if texts and self.tokenizer is None:
+            what = "chat" if isinstance(prompt, Chat) else "text"
+            raise InvalidPrompt(f"{self._without_tokenizer()} the {what} {shown(texts[0])} as token ids (--token-ids)")
 
     def _without_tokenizer(self) -> str:
         """What an error says of members without a tokenizer, up to what is to be given instead."""
@@ -370,15 +415,6 @@ class Ensemble:
             f"{', '.join(models)} came without a tokenizer (tokenizer.json or tokenizer.model); add its files to the "
             "model's folder, or give"
         )
-
-    def _encoded(self, text: str, encode: Callable[[Tokenizer], Sequence[int]]) -> tuple[int, ...]:
-        """What `encode` makes of a text. Raises InvalidPrompt where there is no tokenizer, or where it raises."""
-        if self.tokenizer is None:
-            raise InvalidPrompt(f"{self._without_tokenizer()} the text {shown(text)} as token ids (--token-ids)")
-        try:
-            return tuple(encode(self.tokenizer))
-        except Exception as error:  # a runner of one's own may have any tokenizer
-            raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
 
 
 def _load_options(given: dict[str, Any]) -> dict[str, Any]:

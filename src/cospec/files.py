@@ -24,7 +24,7 @@ from .core.params import SamplingParams
 from .core.verify import VERIFICATIONS
 from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
 from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
-from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, unique_names
+from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, check_system, unique_names
 from .runner import LoadOptions
 from .runner.options import DTYPES
 from .runner.schemes import LOOKUPS, is_there
@@ -117,6 +117,14 @@ class MemberSettings(LoadSettings, total=False):
             "ids, is its whole prompt.",
             default="the user's prompt",
             example='"Answer badly. {prompt}"',
+        ),
+    ]
+    system: Annotated[
+        str | None,
+        Key(
+            meaning="A system message of its own: it takes the place of a chat's, or stands in front of the chat.",
+            default="the chat's",
+            example='"Answer like a pirate."',
         ),
     ]
 
@@ -367,15 +375,18 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
         with at(where):
             return Member(model=entry)
     settings = validated(MemberSettings, entry, where, InvalidEnsemble)
-    name, prompt = settings.get("name"), settings.get("prompt")
+    name, prompt, system = settings.get("name"), settings.get("prompt"), settings.get("system")
     with at(f"{where}.name"):
         check_name(name)
     with at(f"{where}.prompt"):
         check_prompt(prompt)
+    with at(f"{where}.system"):
+        check_system(system)
     options: dict[str, Any] = {key: value for key, value in settings.items() if key in LOAD_OPTIONS - given.keys()}
     with at(where):
         loading = LoadOptions(**options)
-    return Member(model=_beside(settings["model"], folder), name=name, prompt=prompt, options=loading)
+        model = _beside(settings["model"], folder)
+        return Member(model=model, name=name, prompt=prompt, system=system, options=loading)
 
 
 def _check_own_options(settings: EnsembleSettings, path: Path) -> None:

@@ -54,6 +54,7 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
         **({} if model and is_local(model) else {"model": written(member)}),
         **({"files": files} if files else {}),
         **({"prompt": member.prompt} if member.prompt is not None else {}),
+        **({"system": member.system} if member.system is not None else {}),
         **{key: _json(value) for key, value in own.items() if value not in (None, {})},
         "device": device.partition(":")[0],
     }

@@ -35,12 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One model that takes part, or a drafter, with its own prompt if it has one.
+    """One model that takes part, or a drafter, with its own prompt and system message if it has them.
 
     model: a local folder, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
     drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default.
     prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
-    member's whole prompt. options: how a model given by name is loaded.
+    member's whole prompt. In a chat the text is the last user message's content, and {prompt} stands for what that was.
+    system: takes the place of a chat's system message, or stands in front; it makes a chat of a text. options: how a
+    model given by name is loaded.
 
     Raises InvalidEnsemble for a value of another type.
     """
@@ -48,6 +50,7 @@ class Member:
     model: Source
     name: str | None = None
     prompt: str | Sequence[int] | None = None
+    system: str | None = None
     options: LoadOptions = field(default_factory=LoadOptions)
 
     def __post_init__(self) -> None:
@@ -60,6 +63,12 @@ class Member:
             check_unicode(self.model, f"a member's model {shown(self.model)}", InvalidEnsemble)
         check_name(self.name)
         check_prompt(self.prompt)
+        check_system(self.system)
+        if isinstance(self.system, str) and self.prompt is not None and not isinstance(self.prompt, str):
+            raise InvalidEnsemble(
+                "a member has token ids as its whole prompt, and a system message beside them, which would stand "
+                "nowhere; leave one of them out"
+            )
         if not isinstance(self.options, LoadOptions):
             raise InvalidEnsemble(f"a member's options are {shown(self.options)}; give LoadOptions(...)")
 
@@ -100,6 +109,20 @@ def check_prompt(prompt: object) -> None:
         )
 
 
+def check_system(system: object) -> None:
+    """Raises InvalidEnsemble for what is no system message of a member, or has a placeholder."""
+    if system is None:
+        return
+    if not isinstance(system, str):
+        raise InvalidEnsemble(f"a member's system message is {shown(system)}; give a text, or none")
+    check_unicode(system, f"a member's system message {shown(system)}", InvalidEnsemble)
+    if PLACEHOLDER in system:
+        raise InvalidEnsemble(
+            f"a member's system message has {PLACEHOLDER!r}, which stands for nothing there; write it into the "
+            "member's prompt"
+        )
+
+
 def _check_placeholders(prompt: str) -> None:
     """Other names in braces may be code, and stay as they are."""
     for found in _IN_BRACES.finditer(prompt):
@@ -131,6 +154,7 @@ def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str,
     settings = {
         "name": member.name,
         "prompt": member.prompt if member.prompt is None or isinstance(member.prompt, str) else [*member.prompt],
+        "system": member.system,
         **{name: value for name, value in own.items() if value != default[name] and name not in common},
     }
     given = {name: value for name, value in settings.items() if value is not None}

@@ -1,7 +1,8 @@
-"""What a user gives to be decoded -> texts and token ids, what each member is given for it, and sampling parameters."""
+"""What a user gives to be decoded -> texts, token ids and chats, each checked, and sampling parameters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,41 +12,78 @@ from torch import Tensor
 from .core.params import SamplingParams
 from .errors import InvalidPrompt, InvalidSampling, shown
 from .inputs import check_unicode
-from .members import PLACEHOLDER
-from .runner.protocol import Tokenizer
+
+# What a message is, in errors.
+_MESSAGE = 'a message is such as {"role": "user", "content": "..."}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Messages that are to be answered. Each member renders them by the chat template of its own tokenizer.
+
+    messages: mappings with `role` and `content`, a text or a list of parts that are texts (`{"type": "text", "text":
+    "..."}`), which are joined; a message with `tool_calls` may have none. Their other keys are left to the templates.
+    plain: whether members without a template are given the plain form, `Question: ...` and `Answer: ...`.
+
+    Raises InvalidPrompt, with the index of the message, for what is none.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    plain: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, str | Mapping) or not isinstance(self.messages, Sequence):
+            raise InvalidPrompt(f"a chat is a list of messages, got {shown(self.messages)}; {_MESSAGE}")
+        if not self.messages:
+            raise InvalidPrompt(f"the chat is empty; give at least one message: {_MESSAGE}")
+        checked = tuple(_as_message(message, index) for index, message in enumerate(self.messages))
+        object.__setattr__(self, "messages", checked)
+
 
 # Arrays are numpy's and torch's, of whole numbers.
-Prompt: TypeAlias = str | Sequence[int] | np.ndarray[Any, Any] | Tensor
+Prompt: TypeAlias = str | Sequence[int] | np.ndarray[Any, Any] | Tensor | Sequence[Mapping[str, Any]] | Chat
 Prompts: TypeAlias = Prompt | Sequence[Prompt]
 Params: TypeAlias = SamplingParams | Sequence[SamplingParams] | None
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_ALLOWED = "a prompt is a text or a list of token ids, and many are a list of those"
+_ALLOWED = "a prompt is a text or a list of token ids, or of messages, and many are a list of those"
 
 
-def as_prompts(prompts: Prompts) -> list[str | list[int]]:
-    """A list of prompts. One text, one list of token ids or an array of them is a list of one; an array of two
-    dimensions has a prompt in each row.
+def as_prompts(prompts: Prompts) -> list[str | list[int] | Chat]:
+    """A list of prompts. One text, one list of token ids, an array of them, or one list of messages is a list of one;
+    an array of two dimensions has a prompt in each row.
 
     Raises InvalidPrompt, with the index, for anything else, and for half a surrogate pair in a text.
     """
-    if isinstance(prompts, str):
-        return [_as_text(prompts, None)]
+    if isinstance(prompts, str | Chat):
+        return [as_prompt(prompts)]
     listed = _listed(prompts, None)
-    if listed and all(_is_id(item) for item in listed):
-        return [[*map(int, listed)]]
+    if listed and (all(map(_is_id, listed)) or _has_messages(listed)):
+        return [as_prompt(listed)]
     return [as_prompt(item, index) for index, item in enumerate(listed)]
 
 
-def as_prompt(prompt: Prompt, index: int | None = None) -> str | list[int]:
-    """One text, or one list of token ids. index: which of several it is. Raises as `as_prompts` does."""
+def as_prompt(prompt: Prompt, index: int | None = None) -> str | list[int] | Chat:
+    """One text, one list of token ids, or one chat. index: which of several it is. Raises as `as_prompts` does."""
+    if isinstance(prompt, Chat):
+        return prompt
     if isinstance(prompt, str):
         return _as_text(prompt, index)
-    ids = _listed(prompt, index)
-    if not all(map(_is_id, ids)):
+    listed = _listed(prompt, index)
+    if _has_messages(listed):
+        try:
+            return Chat(messages=tuple(listed))
+        except InvalidPrompt as error:
+            raise InvalidPrompt(str(error) if index is None else f"prompt {index}: {error}", index) from None
+    if not all(map(_is_id, listed)):
         which = "got" if index is None else f"prompt {index} is"
         raise InvalidPrompt(f"{_ALLOWED}; {which} {shown(prompt)}", index)
-    return [*map(int, ids)]
+    return [*map(int, listed)]
+
+
+def as_json(prompt: str | list[int] | Chat) -> str | list[int] | list[dict[str, Any]]:
+    """The prompt in JSON's types, as files hold it: of a chat its messages."""
+    return [dict(message) for message in prompt.messages] if isinstance(prompt, Chat) else prompt
 
 
 def as_params(params: Params, count: int) -> list[SamplingParams]:
@@ -63,27 +101,42 @@ def as_params(params: Params, count: int) -> list[SamplingParams]:
     return listed
 
 
-def render(template: str, prompt: str | Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """A member's own prompt, in which each PLACEHOLDER stands for the user's prompt, as token ids. Special tokens are
-    added once, to the whole of it and never to a part.
+def _has_messages(listed: Sequence[Any]) -> bool:
+    """Whether a list is meant for one chat."""
+    return any(isinstance(item, Mapping) for item in listed)
 
-    prompt: the user's, as given. ids: the same as token ids.
-    """
-    if PLACEHOLDER not in template:
-        return tokenizer.encode(template)
-    if isinstance(prompt, str):
-        return tokenizer.encode(template.replace(PLACEHOLDER, prompt))
-    has_tools: Any = tokenizer
-    in_front = list(getattr(has_tools, "in_front", ()))
-    encode_part = getattr(has_tools, "encode_part", tokenizer.encode)
-    begins = bool(in_front) and [*ids[: len(in_front)]] == in_front
-    inner = ids[len(in_front) :] if begins else ids
-    before, *others = template.split(PLACEHOLDER)
-    # What stands in front of the user's prompt moves in front of the whole.
-    rendered = tokenizer.encode(before) if before else in_front if begins else []
-    for part in others:
-        rendered += [*inner, *(encode_part(part) if part else ())]
-    return rendered
+
+def _as_message(message: Any, index: int) -> dict[str, Any]:
+    """The message, with its content as one text. Raises InvalidPrompt."""
+    which = f"message {index} of the chat"
+    if not isinstance(message, Mapping) or not all(isinstance(key, str) for key in message):
+        raise InvalidPrompt(f"{which} is {shown(message)}; {_MESSAGE}, and a chat is a list of nothing else")
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        given = f"the role {shown(role)}" if "role" in message else "no role"
+        raise InvalidPrompt(f"{which} has {given}; {_MESSAGE}")
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return dict(message)
+    text = _text_of(content, which)
+    for each in (role, text):
+        check_unicode(each, f"{which}, {shown(each)},", InvalidPrompt)
+    return {**message, "content": text}
+
+
+def _text_of(content: Any, which: str) -> str:
+    """The content of a message as one text. Raises InvalidPrompt for what is no text and no list of texts."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        given = "no content" if content is None else f"the content {shown(content)}"
+        raise InvalidPrompt(f"{which} has {given}; give a text, or a list of parts that are texts")
+    for part in content:
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise InvalidPrompt(
+                f'{which} has the part {shown(part)}; only texts can be read: {{"type": "text", "text": "..."}}'
+            )
+    return "".join(part["text"] for part in content)
 
 
 def _as_text(text: str, index: int | None) -> str:

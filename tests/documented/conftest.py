@@ -10,10 +10,12 @@ from transformers import AutoTokenizer
 
 from cospec import demo
 
+from ..chat_models import TEMPLATE
 from ..cli_models import write_model
 from .blocks import ROOT, blocks_of
 
 # Of the bundled models' vocabulary, so that both may stand in one ensemble.
+CHAT_MODEL = "chat-model"
 MODELS = ("model-a", "model-b", "expert", "amateur", "small")
 PROMPTS = ["Question: what is 2 + 3?\nAnswer:", "Question: what is 7 - 3?\nAnswer:"]
 
@@ -29,6 +31,8 @@ def models(tmp_path_factory):
     tokenizer = AutoTokenizer.from_pretrained(demo.model_path("demo:math"))
     for seed, name in enumerate(MODELS):
         write_model(folder / name, tokenizer, seed)
+    tokenizer.chat_template = TEMPLATE
+    write_model(folder / CHAT_MODEL, tokenizer, len(MODELS))
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 from transformers import AutoTokenizer
 
-from cospec import Ensemble, SamplingParams, demo
+from cospec import Ensemble, Member, SamplingParams, demo
 
 from .conftest import MODEL, Served
 
@@ -40,7 +40,7 @@ def test_members_without_a_template_get_a_plain_one(client, ensemble):
     assert answer.usage.prompt_tokens == own.prompt_tokens
 
 
-def test_the_owners_template_writes_the_chat(tmp_path, ensemble):
+def test_each_member_reads_the_chat_in_its_own_template_or_in_the_plain_form(tmp_path, ensemble):
     folder = shutil.copytree(demo.model_path("demo:math"), tmp_path / "math")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
@@ -54,9 +54,12 @@ def test_the_owners_template_writes_the_chat(tmp_path, ensemble):
         with pytest.raises(openai.BadRequestError, match="no bananas"):
             create(client, messages=[{"role": "banana", "content": "x"}])
         half = http.post("/v1/chat/completions", content=HALF_A_PAIR, headers=JSON)
-    (own,) = ensemble.generate(prompt, SamplingParams(max_tokens=8, temperature=0))
+    lanes = {"demo:math": prompt, "demo:general": f"Be brief.\n{PLAIN}"}
+    own_prompts = Ensemble([Member(model=model, prompt=text) for model, text in lanes.items()], dtype="float32")
+    (own,) = own_prompts.generate(QUESTION, SamplingParams(max_tokens=8, temperature=0))
     assert answer.choices[0].message.content == own.text
     assert asked["tokens"] == ensemble.tokenizer.encode(prompt)
+    assert answer.usage.prompt_tokens == len(asked["tokens"])
     assert half.status_code == 400
     assert "surrogate" in half.json()["error"]["message"]
 

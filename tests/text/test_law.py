@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cospec.core.text import TextStream, text_decoder
-from cospec.prompts import render
+from cospec.rendering import render
 from cospec.runner.hf.tokenizer import HfTokenizer
 
 from .tokenizers import CHAT, KINDS, tokenizer

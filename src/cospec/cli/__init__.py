@@ -19,6 +19,7 @@ COMMANDS = {
     "batch": "Answer a file of requests, and go on where it was cut off.",
     "bench": "Time every method on the same prompts.",
     "generate": "Decode text from several models at once.",
+    "chat": "Talk with several models at once, as with one.",
     "serve": "Serve ensembles to OpenAI's clients, with a page.",
     "pilot": "Run a study on your own prompts that ends in go or no-go.",
     "models": "List the bundled models and ensembles.",

@@ -1,5 +1,6 @@
 """`cospec bench`: time every method on the same prompts, interleaved, and compare them with plain."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from .. import demo
 from ..core.params import SamplingParams
 from ..errors import InvalidBenchmark, UnknownName
+from ..prompts import as_json
 from ..resume import digest
 from ..schedule import Plan, as_gamma
 from ..storage import keep
@@ -21,9 +23,10 @@ from ..study.peers import bench_methods
 from ..study.predictions import predictions
 from ..study.sweep import Sweep
 from .bench_tables import tables
+from .chats import ChatOptions, GivenPrompt, note_plain_form
 from .options import EnsembleOptions
 from .output import interrupted, print_figures, print_note, to_line
-from .prompts import read_prompts
+from .prompts import bundled_or_read
 from .spread import option, spread
 from .study import parse_counts, run_study
 from .tables import print_tables
@@ -41,7 +44,7 @@ class BenchOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl",
-        help='Prompts: a line each, a JSON string or an object with "prompt".',
+        help='Prompts: a line each, a JSON string or an object with "prompt" or "messages".',
         show_default="the bundled prompts",
     )
     num_prompts: int = option(20, help="How many of them.", min=1)
@@ -78,11 +81,9 @@ class BenchOptions:
     no_plots: bool = option(False, "--no-plots", help="Write no plots.")
     as_json: bool = option(False, "--json", help="Print one JSON object on a line, and no tables.")
 
-    def texts(self) -> list[str]:
-        """Raises InvalidPrompt for a file that cannot be read or holds none."""
-        if self.prompts is None:
-            return demo.prompts()[: self.num_prompts]
-        return [entry.text for entry in read_prompts(None, self.prompts)][: self.num_prompts]
+    def texts(self, chats: ChatOptions) -> list[GivenPrompt]:
+        """The prompts. Raises InvalidPrompt for a file that cannot be read or holds none."""
+        return bundled_or_read(demo.prompts(), self.prompts, chats)[: self.num_prompts]
 
     def params(self) -> SamplingParams:
         return SamplingParams(max_tokens=self.tokens or self.max_tokens, temperature=self.temperature, ignore_eos=True)
@@ -97,16 +98,16 @@ class BenchOptions:
     def plans(self) -> list[Plan]:
         return [_plan(text) for text in self.plan or []]
 
-    def settings(self, models: EnsembleOptions, texts: list[str]) -> dict[str, Any]:
+    def settings(self, models: EnsembleOptions, texts: Sequence[GivenPrompt]) -> dict[str, Any]:
         """What earlier results must agree in to be resumed. texts: the prompts."""
         own = {key: getattr(self, key) for key in ("num_prompts", "temperature", "repeats", "methods", "plan")}
         own["max_tokens"] = self.params().max_tokens
-        prompts = [digest(text) for text in texts]
+        prompts = [digest(as_json(text)) for text in texts]
         return {**own, "prompts": prompts, **models.identity(), **machine(self.threads)}
 
 
 @spread
-def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
+def bench(*, options: BenchOptions, chats: ChatOptions, models: EnsembleOptions) -> None:
     """Time every method on the same prompts.
 
     Each single member, plain, members in parallel, every schedule, and what transformers offers for the same models;
@@ -118,10 +119,11 @@ def bench(*, options: BenchOptions, models: EnsembleOptions) -> None:
     if options.out is not None and not options.no_plots:
         from ..study import plots
     # Read once: a pipe cannot be read again.
-    prompts = options.texts()
+    prompts = options.texts(chats)
     settings, plans = options.settings(models, prompts), options.plans()
     levels, sweeps = options.levels(), options.sweeps()
     ensemble, params = models.build(), options.params()
+    note_plain_form(ensemble, prompts)
     ensemble.max_sequences = max(ensemble.max_sequences, *levels, 1)
     available, skipped = bench_methods(ensemble, params, plans)
     named = options.methods.split(",") if options.methods else []

@@ -16,7 +16,10 @@ from ..core.params import SamplingParams
 from ..core.spelling import TokenSpeller
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
+from ..prompts import as_json
 from ..resume import KeptRows, Settings, Wanted, digest, plain, read_rows
+from .chats import ChatOptions, note_ended_at_once, note_plain_form
+from .cost import acceptance, speed
 from .options import SAMPLING, Biases, EnsembleOptions, LocalOptions, as_biases
 from .output import Interrupt, interrupted, on_interrupt, print_error, print_note, progress
 from .prompts import STDIN, PromptEntry, read_prompts
@@ -34,8 +37,8 @@ class OutputOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl",
-        help="Many prompts: a line each, a JSON string, or an object with a prompt (a text or token ids) and perhaps "
-        "an id.",
+        help="Many prompts: a line each, a JSON string, or an object with a prompt (a text or token ids) or the "
+        "messages of a chat, and perhaps an id.",
         show_default=False,
     )
     out: Path | None = option(
@@ -94,10 +97,7 @@ class KeptResults:
     @classmethod
     def read(cls, path: Path, entries: Sequence[PromptEntry], settings: Settings) -> "KeptResults":
         """settings: what all rows depend on, beside their prompts. Raises CospecError for rows of anything else."""
-        wanted = {
-            index: Wanted(place=entry.where, settings={"prompt": digest(entry.prompt), **entry.extra, **settings})
-            for index, entry in enumerate(entries)
-        }
+        wanted = {index: _wanted(entry, settings) for index, entry in enumerate(entries)}
         what = f"result of these {len(entries)} prompts"
         kept = read_rows(path, "index", wanted, what, defaults=_DEFAULTS)
         if kept.rows:
@@ -119,17 +119,27 @@ class KeptResults:
         return f"{self.path} has {num_kept} of {len(self.wanted)} prompts, and the same command goes on with the others"
 
 
+def _wanted(entry: PromptEntry, settings: Settings) -> Wanted:
+    own = {"prompt": digest(as_json(entry.prompt)), **entry.extra}
+    return Wanted(place=entry.where, settings={**own, **settings})
+
+
 @spread
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(help=f"The prompt; {STDIN} reads it from standard input.", show_default=False),
+        typer.Argument(
+            help=f"The prompt; {STDIN} reads it from standard input, as it is: `echo` adds a newline, `printf %s` does "
+            "not.",
+            show_default=False,
+        ),
     ] = None,
     *,
     token_ids: Annotated[
         str | None,
         typer.Option(metavar="ID,ID,...", help="The prompt as token ids, in place of PROMPT.", show_default=False),
     ] = None,
+    chats: ChatOptions,
     output: OutputOptions,
     models: LocalOptions,
     params: Annotated[SamplingParams, SAMPLING],
@@ -142,13 +152,15 @@ def generate(
     On a terminal a token has the colour of its proposer, and is underlined where it replaces a rejected draft.
     """
     params = replace(params, logit_bias=as_biases(logit_bias or []))
-    entries = read_prompts(prompt, output.prompts, token_ids)
+    entries = read_prompts(prompt, output.prompts, token_ids, chats=chats)
     file = output.results(entries, params, models)
     todo = {index: entry for index, entry in enumerate(entries) if file is None or index not in file.kept.rows}
     if not todo:
         return
     with on_interrupt(lambda: _kept_sentence(file, [], params.n)):
         ensemble = models.build()
+    prompts = [entry.prompt for entry in todo.values()]
+    note_plain_form(ensemble, prompts)
     records = Records(speller=TokenSpeller(ensemble.tokenizer), max_tokens=params.max_tokens)
     screen = Screen(ensemble.names, records, is_plain=output.plain_text or output.as_json)
 
@@ -160,6 +172,7 @@ def generate(
     if not output.as_json:
         print_note(statistics(results, seconds))
     _print_notes(results, records)
+    note_ended_at_once(ensemble, results, prompts)
     if is_interrupted:
         raise interrupted(_kept_sentence(file, results, params.n))
     if any(result.error is not None for result in results):
@@ -226,17 +239,8 @@ def statistics(results: Sequence[Result], seconds: float) -> str:
     counts = Counts.total(result.counts for result in results)
     # A forward pass of a batch counts for each sequence in it.
     title = "calls" if len(results) == 1 else f"calls, summed over {len(results)} sequences"
-    parts = [
-        f"{counts.tokens} tokens in {seconds:.2f} s: {counts.tokens / max(seconds, 1e-9):.1f} tokens/s",
-        f"{title}: {', '.join(f'{name} {lane.calls}' for name, lane in counts.lanes.items())}",
-    ]
-    rates = [
-        f"{name} {drafts.accepted}/{drafts.proposed} = {drafts.acceptance:.2f}"
-        for name, drafts in counts.proposers.items()
-        if drafts.acceptance is not None
-    ]
-    if rates:
-        parts.append(f"accepted/proposed: {', '.join(rates)}")
+    calls = f"{title}: {', '.join(f'{name} {lane.calls}' for name, lane in counts.lanes.items())}"
+    parts = [speed(counts, seconds), calls, acceptance(counts)]
     if counts.plans:
         parts.append(f"auto's plan: {max(counts.plans, key=counts.plans.__getitem__)}")
-    return "; ".join(parts)
+    return "; ".join(filter(None, parts))

@@ -9,6 +9,7 @@ from ..study.compare import compare as compare_results
 from ..study.criteria import write_criteria
 from ..study.prices import write_prices
 from ..study.results import Results
+from .chats import ChatOptions
 from .options import LocalOptions
 from .output import print_json, print_note
 from .pilot_options import PilotOptions
@@ -24,7 +25,7 @@ app = typer.Typer(add_completion=False, invoke_without_command=True, epilog=f"Ex
 
 @app.callback()
 @spread
-def pilot(*, context: typer.Context, options: PilotOptions, models: LocalOptions) -> None:
+def pilot(*, context: typer.Context, options: PilotOptions, chats: ChatOptions, models: LocalOptions) -> None:
     """Run a study on your own prompts that ends in go or no-go.
 
     Each single member, plain, alternate and auto, paired prompt by prompt: speed, how it comes about, whether quality
@@ -42,7 +43,7 @@ def pilot(*, context: typer.Context, options: PilotOptions, models: LocalOptions
     # Help and templates need none of the packages of cospec[pilot].
     from .pilot_run import run_pilot
 
-    run_pilot(options, models)
+    run_pilot(options, chats, models)
 
 
 def _write_templates(options: PilotOptions) -> None:

@@ -15,7 +15,7 @@ class PilotOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl|.txt|.csv",
-        help="Prompts, with category, reference, score, text and id where they have them.",
+        help="Prompts, or messages in .jsonl, with category, reference, score, text and id where they have them.",
         show_default="the bundled prompts",
     )
     criteria: Path | None = option(

@@ -27,6 +27,7 @@ from ..study.report import write as write_report
 from ..study.results import ALL, Decision, Results
 from ..study.scoring import check_scorer
 from ..study.verdict import gain, in_words, served
+from .chats import ChatOptions, note_plain_form
 from .options import DEFAULT_ENSEMBLE, LocalOptions
 from .output import interrupted, print_figures, print_note
 from .pilot_options import PilotOptions
@@ -45,10 +46,11 @@ DEMO_PROPOSERS = ("demo:drafter", "lookup")
 EXIT: Mapping[Decision, int] = {"go": 0, "go up to": 0, "no-go": 3, "not decided": 4}
 
 
-def run_pilot(options: PilotOptions, models: LocalOptions) -> None:
+def run_pilot(options: PilotOptions, chats: ChatOptions, models: LocalOptions) -> None:
     """Run the study, or what is left of it. Raises typer.Exit with the status of the verdict, or of Ctrl-C."""
     ensemble, source = _ensemble(models)
-    settings = _settings(options, ensemble, source)
+    settings = _settings(options, chats, ensemble, source)
+    note_plain_form(ensemble, [question.prompt for question in settings.questions])
     measurements = options.out / MEASUREMENTS
     study = Pilot(ensemble, settings, Ledger.load(measurements, settings.binding(binding(ensemble))))
     is_finished = run_study(study, measurements)
@@ -81,13 +83,16 @@ def _last_line(found: Results, out: Path) -> dict[str, object]:
     }
 
 
-def _settings(options: PilotOptions, ensemble: Ensemble, source: str | None) -> PilotSettings:
+def _settings(options: PilotOptions, chats: ChatOptions, ensemble: Ensemble, source: str | None) -> PilotSettings:
     """Raises a CospecError for whatever cannot be read or makes no sense, file and line named."""
     criteria = Criteria.load(options.criteria) if options.criteria else Criteria()
     check_scorer(options.score, "--score")
-    questions = read_questions(options.prompts, options.score)
-    texts = read_texts(options.texts) if options.texts else []
-    check_prompts(ensemble, [*questions, *texts])
+    questions = [
+        replace(each, prompt=chats.as_asked(each.prompt, each.where))
+        for each in read_questions(options.prompts, options.score)
+    ]
+    texts = read_texts(options.texts) if options.texts else {}
+    check_prompts(ensemble, questions, texts)
     if options.language not in LANGUAGES:
         raise UnknownName("--language", options.language, LANGUAGES)
     concurrencies = parse_counts(options.concurrency, "1,8", InvalidPilot)
@@ -96,7 +101,7 @@ def _settings(options: PilotOptions, ensemble: Ensemble, source: str | None) -> 
         ours=ours(ensemble),
         questions=questions,
         prompts_source=str(options.prompts) if options.prompts else "bundled",
-        texts=tuple(each.prompt for each in texts),
+        texts=tuple(texts.values()),
         texts_source=options.texts,
         num_prompts=options.num_prompts,
         tokens=options.tokens or options.max_tokens,

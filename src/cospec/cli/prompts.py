@@ -2,36 +2,46 @@
 
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidPrompt, shown
-from ..inputs import check_unicode, decoded, lines, parse_json, read_text, whole_number
+from ..inputs import at, check_unicode, decoded, lines, parse_json, read_text, whole_number
+from ..prompts import Chat
+from .chats import ChatOptions, GivenPrompt
 
 STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptEntry:
-    """A prompt, a text or token ids. where: its place, for messages. extra: the fields that are copied into its
+    """A prompt: a text, token ids or a chat. where: its place, for messages. extra: the fields that are copied into its
     result."""
 
-    prompt: str | list[int]
+    prompt: GivenPrompt
     where: str
     extra: Mapping[str, object]
 
-    @property
-    def text(self) -> str:
-        """The prompt of a command that takes no ids. Raises InvalidPrompt for ids."""
-        if not isinstance(self.prompt, str):
-            raise InvalidPrompt(f"{self.where}: this command takes texts, and token ids are given; give a text")
-        return self.prompt
+
+def read_prompts(
+    prompt: str | None, file: Path | None, token_ids: str | None = None, *, chats: ChatOptions
+) -> list[PromptEntry]:
+    """The prompt, or those of the file, as chats if those are asked for. Raises InvalidPrompt unless exactly one of the
+    three is given."""
+    entries = _read(prompt, file, token_ids)
+    return [replace(entry, prompt=chats.as_asked(entry.prompt, entry.where)) for entry in entries]
 
 
-def read_prompts(prompt: str | None, file: Path | None, token_ids: str | None = None) -> list[PromptEntry]:
-    """The prompt, or those of the file. Raises InvalidPrompt unless exactly one of the three is given."""
+def bundled_or_read(bundled: Sequence[str], file: Path | None, chats: ChatOptions) -> list[GivenPrompt]:
+    """The prompts of the file; the bundled ones where there is none. Raises InvalidPrompt."""
+    if file is None:
+        return [chats.as_asked(text, "a bundled prompt") for text in bundled]
+    return [entry.prompt for entry in read_prompts(None, file, chats=chats)]
+
+
+def _read(prompt: str | None, file: Path | None, token_ids: str | None) -> list[PromptEntry]:
     if sum(given is not None for given in (prompt, file, token_ids)) != 1:
         raise InvalidPrompt(
             f"give a PROMPT ({STDIN} reads it from standard input, --token-ids takes it as ids) or --prompts FILE, "
@@ -43,9 +53,8 @@ def read_prompts(prompt: str | None, file: Path | None, token_ids: str | None = 
         return [_entry(_ids(token_ids), "--token-ids")]
     if prompt != STDIN:
         return [_entry(prompt, "PROMPT")]
-    text = decoded(sys.stdin.buffer.read(), "standard input", InvalidPrompt)
-    # The newline that ends the last line is no part of the prompt.
-    return [_entry(text.removesuffix("\n"), "standard input")]
+    # All of it, a newline at its end too: a prompt is what was given.
+    return [_entry(decoded(sys.stdin.buffer.read(), "standard input", InvalidPrompt), "standard input")]
 
 
 def _ids(text: str) -> list[int]:
@@ -65,13 +74,21 @@ def _from_file(file: Path) -> list[PromptEntry]:
 
 def _from_line(line: str, where: str) -> PromptEntry:
     value = parse_json(line, where, InvalidPrompt)
-    prompt = value.get("prompt") if isinstance(value, dict) else value
+    given = value if isinstance(value, dict) else {"prompt": value}
+    if {"prompt", "messages"} <= given.keys():
+        raise InvalidPrompt(f'{where}: "prompt" and "messages" exclude each other; give one of them')
+    extra = {"id": given["id"]} if "id" in given else {}
+    if "messages" in given:
+        with at(where):
+            return _entry(Chat(messages=given["messages"], plain=True), where, extra)
+    prompt = given.get("prompt")
     is_ids = isinstance(prompt, list) and all(type(token) is int and token >= 0 for token in prompt)
     if not isinstance(prompt, str) and not is_ids:
         raise InvalidPrompt(
-            f'{where}: give a JSON string, or an object with "prompt": "..." or a list of token ids, and perhaps "id"'
+            f'{where}: give a JSON string, or an object with "prompt": "..." or a list of token ids, or "messages": '
+            '[...], and perhaps "id"'
         )
-    return _entry(prompt, where, {"id": value["id"]} if isinstance(value, dict) and "id" in value else {})
+    return _entry(prompt, where, extra)
 
 
 def _entry(prompt: Any, where: str, extra: Mapping[str, object] | None = None) -> PromptEntry:

@@ -40,7 +40,7 @@ class Screen:
 
     def __init__(self, names: Sequence[str], records: Records, *, is_plain: bool) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._names, self._records = names, records
+        self._names, self.records = names, records
         has_colours = self.console.color_system is not None and not self.console.no_color
         self._is_coloured = self.console.is_terminal and has_colours and not is_plain
 
@@ -54,13 +54,13 @@ class Screen:
 
     def segment(self, token: Token) -> Segment:
         """The token's text in its style; its id where there is no tokenizer."""
-        text = token.text if self._records.speller.has_tokenizer else self._records.speller.spell(token.token)
+        text = token.text if self.records.speller.has_tokenizer else self.records.speller.spell(token.token)
         return Segment(text, _style(token.proposer, is_replacement=token.replaced is not None))
 
     def write_logprobs(self, result: Result) -> None:
         """The table of log-probabilities, where they were asked for."""
         if result.logprobs is not None:
-            print_tables(self._records.table(result))
+            print_tables(self.records.table(result))
 
     def legend(self) -> None:
         """One line on what the colours mean."""
@@ -79,10 +79,10 @@ def _style(lane: int | None, *, is_replacement: bool = False) -> Style:
 
 
 class OneText:
-    """A single sequence, token by token."""
+    """A single sequence, token by token. has_legend: whether the colours are explained below it."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, screen: Screen, *, has_legend: bool = True) -> None:
+        self._screen, self._has_legend = screen, has_legend
         self._num_written = 0
         self._result: Result | None = None
 
@@ -96,7 +96,8 @@ class OneText:
     def close(self) -> None:
         # One newline ends the text, whatever it ends with: without it, what a pipe gets is the text, byte for byte.
         self._screen.write([Segment("\n")])
-        self._screen.legend()
+        if self._has_legend:
+            self._screen.legend()
         if self._result is not None:
             self._screen.write_logprobs(self._result)
 

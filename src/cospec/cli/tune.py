@@ -1,24 +1,24 @@
 """`cospec tune`: find the fastest plan on the user's own prompts and machine, and write it down."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import demo
 from ..core.params import SamplingParams
-from ..ensemble import Prompt
 from ..errors import InvalidEnsemble
 from ..files import has_relative_models
 from ..members import as_settings
+from ..prompts import as_json
 from ..resume import digest, plain
 from ..schedule.auto import Auto
 from ..storage import check_place
 from ..study.environment import machine
 from ..study.tune import MOST_TEXTS, TuneProgress, Tuning, other_lines, write_plan
 from ..study.tune import tune as run_tune
+from .chats import ChatOptions, GivenPrompt, note_plain_form
 from .options import DEFAULT_ENSEMBLE, LocalOptions
 from .output import on_interrupt, print_json, print_note, progress
-from .prompts import read_prompts
+from .prompts import bundled_or_read
 from .spread import option, spread
 from .tables import FittedTable, TableColumn, print_tables
 
@@ -32,7 +32,7 @@ class TuneOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl",
-        help='Prompts to learn on: a line each, a JSON string or an object with "prompt".',
+        help='Prompts to learn on: a line each, a JSON string or an object with "prompt" or "messages".',
         show_default="the bundled prompts",
     )
     max_tokens: int = option(128, help="Tokens a text.")
@@ -45,15 +45,13 @@ class TuneOptions:
     )
     as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
-    def texts(self) -> Sequence[Prompt]:
-        """Raises InvalidPrompt for a file that cannot be read or holds none."""
-        if self.prompts is None:
-            return demo.prompts()
-        return [entry.prompt for entry in read_prompts(None, self.prompts)]
+    def texts(self, chats: ChatOptions) -> list[GivenPrompt]:
+        """The prompts. Raises InvalidPrompt for a file that cannot be read or holds none."""
+        return bundled_or_read(demo.prompts(), self.prompts, chats)
 
 
 @spread
-def tune(*, options: TuneOptions, models: LocalOptions) -> None:
+def tune(*, options: TuneOptions, chats: ChatOptions, models: LocalOptions) -> None:
     """Find the fastest plan on your own prompts and machine.
 
     It goes into the ensemble's file. `auto` learns what calls cost and what is accepted until its choice stands; that
@@ -63,13 +61,13 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
     """
     source, out = _files(options, models)
     params = SamplingParams(max_tokens=options.max_tokens, temperature=options.temperature)
-    prompts = options.texts()
+    prompts = options.texts(chats)
     if out is not None:
         check_place(out)
     # Every plan is weighed, so that the one in the file stands in no way of a proposer.
     models = replace(models, schedule=models.schedule or Auto.name)
     kept = None if out is None else out.with_name(f"{out.name}.tuning.json")
-    measured = {"prompts": list(map(digest, prompts)), "max_tokens": params.max_tokens}
+    measured = {"prompts": [digest(as_json(prompt)) for prompt in prompts], "max_tokens": params.max_tokens}
     ours = {**models.identity(), **machine(models.threads)}
     settings = plain({**measured, "temperature": params.temperature, **ours})
     so_far = TuneProgress(settings=settings) if kept is None else TuneProgress.load(kept, settings)
@@ -87,6 +85,7 @@ def tune(*, options: TuneOptions, models: LocalOptions) -> None:
 
     with on_interrupt(sentence), progress(MOST_TEXTS) as advance:
         ensemble = models.build()
+        note_plain_form(ensemble, prompts)
         tuning = run_tune(ensemble, prompts, params, lambda _: advance(), so_far, save, where=str(kept))
     if options.as_json:
         print_json(tuning.to_dict())

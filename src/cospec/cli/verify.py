@@ -11,9 +11,10 @@ from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
 from ..study.exactness import SAMPLED_LENGTH, Check, Effort, num_checks, self_test
+from .chats import ChatOptions, GivenPrompt, note_plain_form
 from .options import LocalOptions
 from .output import print_json, progress
-from .prompts import read_prompts
+from .prompts import bundled_or_read
 from .spread import option, spread
 from .tables import FittedTable, TableColumn, print_tables
 
@@ -29,7 +30,7 @@ class VerifyOptions:
     prompts: Path | None = option(
         None,
         metavar="FILE.jsonl",
-        help='Prompts to compare on: a line each, a JSON string or an object with "prompt".',
+        help='Prompts to compare on: a line each, a JSON string or an object with "prompt" or "messages".',
         show_default=f"{_NUM_DEMO_PROMPTS} bundled prompts",
     )
     max_tokens: int = option(Effort.max_tokens, help="Tokens a text in the equality checks.")
@@ -45,15 +46,14 @@ class VerifyOptions:
             )
         return Effort(max_tokens=self.max_tokens, num_samples=self.samples, seed=self.seed)
 
-    def texts(self) -> list[str]:
-        """Raises InvalidPrompt for a file that cannot be read or holds none."""
-        if self.prompts is None:
-            return [*demo.prompts()[: _NUM_DEMO_PROMPTS - 2], *demo.prompts()[-2:]]
-        return [entry.text for entry in read_prompts(None, self.prompts)]
+    def texts(self, chats: ChatOptions) -> list[GivenPrompt]:
+        """The prompts. Raises InvalidPrompt for a file that cannot be read or holds none."""
+        bundled = [*demo.prompts()[: _NUM_DEMO_PROMPTS - 2], *demo.prompts()[-2:]]
+        return bundled_or_read(bundled, self.prompts, chats)
 
 
 @spread
-def verify(*, options: VerifyOptions, models: LocalOptions) -> None:
+def verify(*, options: VerifyOptions, chats: ChatOptions, models: LocalOptions) -> None:
     """Prove on your own models that the output follows the target distribution.
 
     Each schedule is compared with plain decoding: coupled text token by token, greedy text token by token (the gap
@@ -61,8 +61,9 @@ def verify(*, options: VerifyOptions, models: LocalOptions) -> None:
     and with the target's probabilities, under every verification, the ensemble's own first. The ensemble's own plan is
     among them; of auto also the plan that it chooses. Exit code 1 if a check fails.
     """
-    effort, prompts = options.effort(), options.texts()
+    effort, prompts = options.effort(), options.texts(chats)
     ensemble = models.build()
+    note_plain_form(ensemble, prompts)
     with progress(num_checks(ensemble)) as advance:
         checks = []
         for check in self_test(ensemble, prompts, effort):

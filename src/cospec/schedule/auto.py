@@ -20,8 +20,8 @@ from ..errors import InvalidSchedule
 from .base import Schedule
 from .beliefs import Beliefs
 from .drafting import AcceptanceByConfidence
-from .mixture import why_not
-from .plan import PACED, Plan, Setting
+from .mixture import DrawnMember, why_not
+from .plan import EACH, PACED, Plan, Setting
 from .registry import make_schedule
 
 # A plan is left only for one whose predicted speed is so much higher.
@@ -135,6 +135,13 @@ class Auto(Schedule):
             return Plan(schedule="plain", verification=plan.verification)
         drawn = plan.gamma is None and plan.proposer is None and is_mixed
         return replace(plan, schedule="mixture" if drawn else "alternate")
+
+    @classmethod
+    def owners(cls, plan: Plan, setting: Setting) -> Sequence[int]:
+        """Those of a mixture in which each member has its own drafter, where that is one of the plans."""
+        if len(setting.members) > 1 and not why_not(plan, setting):
+            return DrawnMember.owners(replace(plan, proposer=EACH), setting)
+        return super().owners(plan, setting)
 
     @classmethod
     def candidates(cls, setting: Setting) -> Sequence[Plan]:

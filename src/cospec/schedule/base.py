@@ -62,6 +62,12 @@ class Schedule(Policy):
         """The plans that `cospec verify` compares with `plain`."""
         return [cls.plan()]
 
+    @classmethod
+    def owners(cls, plan: Plan, setting: Setting) -> Sequence[int]:
+        """For each drafter the member that it drafts for, whose prompt it is given unless it has its own. The first
+        member by default."""
+        return [0] * len(setting.drafters)
+
     @property
     def drafter_of_each(self) -> Sequence[int]:
         """For each member the lane that drafts for it, where there was a choice; empty otherwise."""

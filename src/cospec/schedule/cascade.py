@@ -86,6 +86,11 @@ class Cascade(Schedule):
     def verified(cls, setting: Setting) -> Sequence[Plan]:
         return [Plan(schedule="cascade", proposer=name) for name in setting.drafters]
 
+    @classmethod
+    def owners(cls, plan: Plan, setting: Setting) -> Sequence[int]:
+        """The member of the first stage."""
+        return [setting.members.index(plan.first or setting.members[0])] * len(setting.drafters)
+
     def cycle(self, estimates: Estimates) -> Cycle:
         def stand(proposer: int, target: int | None, gamma: int) -> list[float]:
             return standing([estimates.acceptance(proposer, target, place) for place in range(gamma)])

@@ -114,6 +114,13 @@ class DrawnMember(BlockDrafting):
         drafted = [Plan(schedule="mixture", gamma=PACED, proposer=name) for name in setting.drafters]
         return [Plan(schedule="mixture"), *drafted]
 
+    @classmethod
+    def owners(cls, plan: Plan, setting: Setting) -> Sequence[int]:
+        """Where each member has its own drafter, that member; the first one for drafters that are left over."""
+        if plan.proposer != EACH or EACH in setting.lanes:
+            return super().owners(plan, setting)
+        return [index if index < len(setting.members) else 0 for index in range(len(setting.drafters))]
+
     def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
         """Also gives each member the drafter whose token is worth the most to it, in tokens: that it is accepted, with
         an optimism bonus, less what the fastest plan writes while it is drafted."""

@@ -12,11 +12,11 @@ from ..core.draws import Draws
 from ..core.live import Request
 from ..core.params import Constraint, SamplingParams
 from ..core.verify import VERIFICATIONS
-from ..ensemble import Ensemble
+from ..ensemble import Ensemble, Prompt
 from ..errors import CospecError
 from ..schedule import Plan, schedule_names
 from .answers import Tracer
-from .codec import Codec, Prompt, context_exceeded
+from .codec import Codec, context_exceeded
 from .errors import ApiError
 from .host import Host, Submission
 from .schema import DecodingRequest
@@ -96,7 +96,8 @@ class Decoder:
         )
         requests: list[Request] = []
         for prompt in prompts:
-            first = self._fitted(ensemble.request(self.codec.checked(prompt), params))
+            self.codec.check(prompt)
+            first = self._fitted(ensemble.request(prompt, params))
             self.host.engine.check(first)
             for sample in range(num_samples):
                 draws = Draws(first.draws.seed, sample)

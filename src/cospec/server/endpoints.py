@@ -11,10 +11,11 @@ from fastapi.responses import JSONResponse
 from ..core.events import Event, Result
 from ..core.tokens import TokenLogprob
 from ..errors import CospecError
-from ..prompts import as_prompts
+from ..prompts import Chat, as_prompts
 from .answers import Offsets, StreamedChoice, chat_logprobs, completion_logprobs, head, metrics, usage
+from .codec import as_chat
 from .decoding import Decoder
-from .errors import ApiError, as_api_error
+from .errors import ApiError, about, as_api_error
 from .fields import IN_CHATS, IN_COMPLETIONS
 from .models import ServedModels
 from .reply import Reply
@@ -32,7 +33,8 @@ def decoding_routes(models: ServedModels) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
-        """Answer a chat, in the first member's template. `logprobs` are those of the combined distribution r."""
+        """Answer a chat, which each member reads in its own template. `logprobs` are those of the combined distribution
+        r."""
         return await ChatReply.to(models, asked, request)
 
     return routes
@@ -116,6 +118,10 @@ class CompletionReply(ChoicesReply):
         if asked.max_tokens == 0 and not asked.echo:
             raise ApiError(400, "max_tokens 0 without echo asks for nothing", param="max_tokens")
         scores_prompt = bool(asked.echo) and asked.logprobs is not None
+        if scores_prompt and decoder.ensemble.has_own_prompts:
+            raise ApiError(
+                400, "echo with logprobs needs members without prompts of their own, which are not echoed", param="echo"
+            )
         if scores_prompt and asked.stream:
             raise ApiError(400, "echo with logprobs is not streamed; leave stream out", param="stream")
         self.submission = decoder.submission(
@@ -168,6 +174,7 @@ class CompletionReply(ChoicesReply):
             return ""
         if isinstance(prompt, str):
             return prompt
+        assert not isinstance(prompt, Chat), "a completion continues texts or token ids"
         tokenizer = self.decoder.ensemble.tokenizer
         return tokenizer.decode(prompt) if tokenizer else ""
 
@@ -184,13 +191,14 @@ class ChatReply(ChoicesReply):
         super().__init__(decoder, asked, since)
         if asked.top_logprobs is not None and not asked.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs true", param="top_logprobs")
-        self.submission = decoder.submission(
-            asked,
-            [self.codec.chat(asked.messages)],
-            since=since,
-            max_tokens=asked.max_completion_tokens or asked.max_tokens,
-            logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
-        )
+        with about("messages"):
+            self.submission = decoder.submission(
+                asked,
+                [as_chat(asked.messages)],
+                since=since,
+                max_tokens=asked.max_completion_tokens or asked.max_tokens,
+                logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+            )
 
     def choice(self, result: Result) -> dict[str, Any]:
         return {

@@ -1,5 +1,7 @@
 """Errors of the server, and all errors in the shape that OpenAI's clients read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from email.message import Message
 
@@ -10,7 +12,15 @@ from starlette.exceptions import HTTPException
 
 from ..core.params import SamplingParams
 from ..core.thread import EngineStopped, QueueFull
-from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed, MissingExtra, UnknownName
+from ..errors import (
+    CospecError,
+    InvalidCombination,
+    InvalidPrompt,
+    InvalidSchedule,
+    MemberFailed,
+    MissingExtra,
+    UnknownName,
+)
 from ..plugins import PluginFailed
 
 SECONDS_TO_RETRY = 1
@@ -53,6 +63,15 @@ def as_api_error(error: ApiError | CospecError) -> ApiError:
         if isinstance(error, kind):
             return ApiError(status, str(error), code=code)
     return ApiError(400, printable(str(error)), param=_param(error))
+
+
+@contextmanager
+def about(param: str) -> Iterator[None]:
+    """What is said of a prompt within is about this field of the request."""
+    try:
+        yield
+    except InvalidPrompt as error:
+        raise ApiError(400, printable(str(error)), param=param) from error
 
 
 def install(app: FastAPI) -> None:

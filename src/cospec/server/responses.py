@@ -14,8 +14,9 @@ from ..core.events import Result
 from ..core.params import SamplingParams
 from ..errors import CospecError
 from .answers import metrics
+from .codec import as_chat
 from .decoding import Decoder
-from .errors import ApiError, as_api_error
+from .errors import ApiError, about, as_api_error
 from .fields import IN_RESPONSES
 from .models import ServedModels
 from .reply import Reply
@@ -31,7 +32,7 @@ def response_routes(models: ServedModels) -> APIRouter:
 
     @routes.post("/v1/responses")
     async def responses(asked: ResponsesRequest, request: Request) -> Any:
-        """Answer an input, in the first member's chat template."""
+        """Answer an input, which each member is given in its own chat template."""
         return await ResponseReply.to(models, asked, request)
 
     return routes
@@ -49,9 +50,9 @@ class ResponseReply(Reply):
             raise ApiError(400, "a response is one text; leave n out, or use chat completions", param="n")
         if asked.trace:
             raise ApiError(400, "a trace is streamed beside completions and chats alone", param="trace")
-        self.submission = decoder.submission(
-            asked, [self.codec.chat(asked.messages())], since=since, max_tokens=asked.max_output_tokens
-        )
+        with about("input"):
+            chat = as_chat(asked.messages())
+            self.submission = decoder.submission(asked, [chat], since=since, max_tokens=asked.max_output_tokens)
         self._created = time.time()
         self._id, self._message_id = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}"
 

@@ -180,11 +180,18 @@ class Message(Body):
     tool_calls: list[Any] | None = None
     function_call: Any = None
 
+    def turn(self) -> dict[str, Any]:
+        """The message for chat templates: role, content as one text, and what else the client gave, such as `name`.
+        Raises ApiError for content that is no text."""
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        if self.function_call:
+            raise ApiError(400, "messages with function_call cannot be read; give tool_calls", param="messages")
+        if self.content is None and (self.tool_calls or self.role != "assistant"):
+            return given
+        return {**given, "content": self.text()}
+
     def text(self) -> str:
-        """The content as one text. Raises ApiError for anything else, such as an image or a tool's call."""
-        for name in ("tool_calls", "function_call"):
-            if getattr(self, name):
-                raise ApiError(400, f"messages with {name} cannot be read, only text", param="messages")
+        """The content as one text. Raises ApiError for anything else, such as an image."""
         if not isinstance(self.content, list):
             return self.content or ""
         for part in self.content:
@@ -211,12 +218,12 @@ class InputMessage(Message):
 
     type: str | None = None
 
-    def turn(self) -> Message:
-        """The turn of a chat that it is. Raises ApiError for an item of another type, such as a tool's result."""
+    def turn(self) -> dict[str, Any]:
+        """The same. Raises ApiError for an item of another type, such as a tool's result."""
         if self.type not in (None, "message"):
             raise ApiError(400, f"input of type {self.type!r:.100} cannot be read, only messages", param="input")
         # Templates know developers by their older name.
-        return Message(role="system" if self.role == "developer" else self.role, content=self.text())
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.text()}
 
 
 class TextFormat(Body):
@@ -248,7 +255,7 @@ class ResponsesRequest(DecodingRequest):
         """The chat that is to be answered. Raises ApiError for items that are no messages."""
         given = [InputMessage(role="user", content=self.input)] if isinstance(self.input, str) else self.input
         front = [Message(role="system", content=self.instructions)] if self.instructions else []
-        return front + [message.turn() for message in given]
+        return [*front, *given]
 
     def answer_format(self) -> ResponseFormat | None:
         format = self.text.format if self.text is not None else None

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from ..core.counts import Counts
+from ..ensemble import Prompt
 from ..errors import InvalidBenchmark
 from .batches import Batch
 from .intervals import ratio
@@ -30,7 +31,7 @@ class Benchmark(Study):
 
     ledger: Ledger
     methods: Sequence[Method]
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     repeats: int
     levels: Sequence[int] = ()
     variations: Sequence[Variation] = ()

@@ -65,6 +65,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
                 "model": written(member),
                 "files": _files(member),
                 "prompt": repr(member.prompt),
+                **({} if member.system is None else {"system": member.system}),
                 **_exact(vars(member.options)),
             }
             for name, member in zip(ensemble.names, ensemble.sources, strict=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..runner import Feed, Runner, Slot
 
@@ -73,7 +72,7 @@ def chi_square_p(statistic: float, freedom: int) -> float:
 def _fed(ensemble: Ensemble, prompt: Prompt, texts: Sequence[Text]) -> Iterator[tuple[Sequence[Text], Tensor]]:
     """Some of the texts after the other, and the rows [lanes, tokens of these texts, vocab] that their tokens are drawn
     from. A prompt is fed once for all texts of a slot."""
-    lane_prompts = ensemble.request(prompt, SamplingParams()).lane_prompts
+    lane_prompts = ensemble.rendered(prompt)
     lanes = [
         _Lane(runner, own, min(TEXTS_A_PASS, len(texts)))
         for runner, own in zip(ensemble.runners, lane_prompts, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ..core.counts import Counts
 from ..core.events import Result
 from ..core.params import SamplingParams
-from ..ensemble import Ensemble
+from ..ensemble import Ensemble, Prompt
 from ..errors import CospecError, InvalidBenchmark, UnknownName, one_line
 from ..schedule import Plan, schedule_class, schedule_names
 from ..schedule.auto import Auto
@@ -51,7 +51,7 @@ class PlannedMethod:
         """What chooses the plan while it decodes; None where the plan is fixed."""
         return self.ensemble.planner_for(self.params)
 
-    def decode(self, prompts: Sequence[str]) -> Decoded:
+    def decode(self, prompts: Sequence[Prompt]) -> Decoded:
         """Decode all prompts at once."""
         first: dict[int, float] = {}
         last: dict[int, float] = {}
@@ -78,10 +78,10 @@ class PeerMethod:
     """What cospec does not decode. decode_one: a prompt -> the number of tokens decoded."""
 
     name: str
-    decode_one: Callable[[str], int]
+    decode_one: Callable[[Prompt], int]
     planner = None
 
-    def decode(self, prompts: Sequence[str]) -> Decoded:
+    def decode(self, prompts: Sequence[Prompt]) -> Decoded:
         """Decode one prompt after the other."""
         # In a list: `map` would take a peer's StopIteration for the end of the prompts.
         return Decoded(tokens=sum([self.decode_one(prompt) for prompt in prompts]))

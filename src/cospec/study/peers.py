@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.combine import Mixture
 from ..core.params import SamplingParams
-from ..ensemble import Ensemble
+from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidBenchmark
 from ..runner import Feed, Runner
 from ..runner.hf import HfRunner, cache_argument
@@ -18,7 +18,7 @@ from .methods import Method, PeerMethod, benchmarked, planned, reason, singles
 
 WEIGHTED = "hf-ensemble-weight (not exact)"
 
-DecodeOne = Callable[[str], int]
+DecodeOne = Callable[[Prompt], int]
 
 
 def bench_methods(
@@ -80,9 +80,9 @@ def model_of(runner: Runner) -> Any:
     return runner.model
 
 
-def encoded(ensemble: Ensemble, member: int, prompt: str) -> Tensor:
+def encoded(ensemble: Ensemble, member: int, prompt: Prompt) -> Tensor:
     """[1, tokens]: what this member is fed for a prompt."""
-    ids = ensemble.request(prompt, SamplingParams()).lane_prompts[member]
+    ids = ensemble.rendered(prompt)[member]
     return torch.tensor([ids], device=model_of(ensemble.runners[member]).device)
 
 
@@ -91,7 +91,7 @@ def generated(ensemble: Ensemble, member: int, params: SamplingParams, **options
     model = model_of(ensemble.runners[member])
 
     @torch.inference_mode()
-    def run(prompt: str) -> int:
+    def run(prompt: Prompt) -> int:
         ids = encoded(ensemble, member, prompt)
         sampling: dict[str, Any] = {"do_sample": False}
         if params.temperature > 0:
@@ -115,7 +115,7 @@ def bare_forwards(ensemble: Ensemble, params: SamplingParams) -> DecodeOne:
     cache, greedily, member by member."""
 
     @torch.inference_mode()
-    def run(prompt: str) -> int:
+    def run(prompt: Prompt) -> int:
         for member in range(len(ensemble.member_names)):
             model, ids = model_of(ensemble.runners[member]), encoded(ensemble, member, prompt)
             cache = cache_argument(model)
@@ -136,9 +136,9 @@ def in_parallel(ensemble: Ensemble, params: SamplingParams) -> DecodeOne:
     pool = ThreadPoolExecutor(len(runners))
 
     @torch.inference_mode()
-    def run(prompt: str) -> int:
+    def run(prompt: Prompt) -> int:
         slots = [runner.open() for runner in runners]
-        unfed = [list(own) for own in ensemble.request(prompt, params).lane_prompts[: len(runners)]]
+        unfed = [list(own) for own in ensemble.rendered(prompt)[: len(runners)]]
         try:
             for _ in range(params.max_tokens):
                 feeds = [[Feed(slot, tokens, 1)] for slot, tokens in zip(slots, unfed, strict=True)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
+from ..prompts import Chat
 from ..runner import Tokenizer
 from .ledger import TextLogprob
 from .methods import PlannedMethod, first_error
@@ -40,7 +41,7 @@ class ForcedText:
 @dataclass(frozen=True, kw_only=True)
 class ReferenceText:
     """A text after a prompt. before: the prompt, or its first tokens where tokenizing both together changes its last
-    ones. tokens: those of the text. whole: those of both."""
+    ones. tokens: those of the text. whole: those of both, as the first member is given them."""
 
     before: Prompt
     tokens: tuple[int, ...]
@@ -57,6 +58,19 @@ class ReferenceText:
         before = prompt if prompt and num == len(alone) else whole[:num]
         return cls(before=before, tokens=whole[num:], whole=whole)
 
+    @classmethod
+    def answering(cls, ensemble: Ensemble, chat: Chat, text: str) -> "ReferenceText":
+        """The text as the answer to a chat. Raises InvalidPrompt."""
+        tokenizer = ensemble.tokenizer
+        tokens = answer_tokens(tokenizer, text) if tokenizer else ()
+        return cls(before=chat, tokens=tokens, whole=(*ensemble.rendered(chat)[0], *tokens))
+
+
+def answer_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """A text behind a rendered chat, which no special token parts from it."""
+    encode = getattr(tokenizer, "encode_part", tokenizer.encode)
+    return tuple(encode(text))
+
 
 def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list[TextLogprob]:
     """The log-probability that the method's ensemble gives each text; members see their own prompts where they have
@@ -65,7 +79,7 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
     num_tokens is 0 where the target makes the text impossible. Raises InvalidPilot where a sequence fails.
     """
     plain = method.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
-    if any(source.prompt is not None for source in plain.sources):
+    if any(_differ(plain, text.before) for text in texts):
         results = _forced(plain, texts, [len(text.tokens) for text in texts])
         failed = [i for i, result in enumerate(results) if result.error]
         # A row that another token can be drawn from is none of a failing member: the target forbids the text there.
@@ -81,6 +95,11 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
         ]
     check(method.name, len(texts), first_error(results))
     return [_summed([entry.logprob for entry in own]) for own in entries]
+
+
+def _differ(ensemble: Ensemble, prompt: Prompt) -> bool:
+    """Whether the members are given different prompts for this one."""
+    return len(set(ensemble.rendered(prompt)[: len(ensemble.member_names)])) > 1
 
 
 def _forced(

@@ -9,6 +9,7 @@ from typing import TypeVar
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import InvalidPilot
+from ..prompts import Chat
 from .batches import batches
 from .energy import Meter, find_meter
 from .exactness import Check, Effort, num_checks, self_test
@@ -65,7 +66,12 @@ class Pilot(Study):
         tokenizer = self.ensemble.tokenizer
         if tokenizer is None:
             return {}
-        texts = {key: ReferenceText.of(tokenizer, *pair) for key, pair in self.settings.reference_texts().items()}
+        texts = {
+            key: ReferenceText.answering(self.ensemble, prompt, text)
+            if isinstance(prompt, Chat)
+            else ReferenceText.of(tokenizer, prompt, text)
+            for key, (prompt, text) in self.settings.reference_texts().items()
+        }
         return {key: text for key, text in texts.items() if text.tokens}
 
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:

@@ -1,8 +1,10 @@
 """A pilot's ledger -> its results."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 
+from ..prompts import as_json
 from .cost import cost
 from .environment import environment
 from .exactness import num_checks
@@ -63,13 +65,15 @@ def _settings(pilot: Pilot) -> Settings:
 
 
 def _prompt_infos(pilot: Pilot) -> Iterator[PromptInfo]:
-    tokenizer = pilot.ensemble.tokenizer
+    ensemble = pilot.ensemble
     for question in pilot.settings.questions:
+        prompt = question.prompt
+        text = prompt if isinstance(prompt, str) else json.dumps(as_json(prompt), sort_keys=True)
         yield PromptInfo(
             id=question.id,
-            digest=hashlib.sha256(question.prompt.encode()).hexdigest()[:DIGEST],
+            digest=hashlib.sha256(text.encode()).hexdigest()[:DIGEST],
             category=question.category,
-            num_tokens=len(tokenizer.encode(question.prompt)) if tokenizer else 0,
+            num_tokens=len(ensemble.rendered(prompt)[0]),
             has_reference=question.is_scored,
             where=question.where,
         )

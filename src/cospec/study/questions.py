@@ -12,7 +12,8 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from ..errors import InvalidPrompt
-from ..inputs import check_unicode, lines, parse_json, read_text, validated
+from ..inputs import at, check_unicode, lines, parse_json, read_text, validated
+from ..prompts import Chat
 from .results import ALL
 from .scoring import EXACT, NO_SCORE, REGEX, check_scorer
 
@@ -20,14 +21,18 @@ BUNDLED = Path(__file__).parent / "prompts.jsonl"
 # The category of prompts that name none, and that of texts given apart from the prompts.
 UNSORTED, TEXTS = "prompts", "texts"
 
+# The keys of what is decoded, one of which a line has.
+_PROMPTS = ("prompt", "messages")
+
 # The fields of a prompt in a file, and their place, `file:line`.
 Entry = tuple[Mapping[str, Any], str]
 
 
 class PromptLine(TypedDict, total=False):
-    """A prompt as a file writes it; see Question."""
+    """A prompt as a file writes it, a text or the messages of a chat; see Question."""
 
-    prompt: str
+    prompt: str | None
+    messages: list[dict[str, Any]] | None
     category: str | None
     reference: str | int | float | None
     score: str | None
@@ -41,7 +46,7 @@ class Question:
     whose perplexity is measured; None for the reference, unless that is a pattern. where: its file and line.
     """
 
-    prompt: str
+    prompt: str | Chat
     where: str
     id: str
     category: str = UNSORTED
@@ -83,9 +88,15 @@ def read_questions(path: Path | None, score: str = EXACT) -> list[Question]:
     return found
 
 
-def read_texts(path: Path) -> list[Question]:
-    """Texts to measure perplexity on, one or more, as a file of prompts has them. Raises as `read_questions` does."""
-    found = _read(path, EXACT)
+def read_texts(path: Path) -> dict[str, str]:
+    """Texts to measure perplexity on, one or more, as a file of prompts has them, by their place, `file:line`.
+
+    Raises as `read_questions` does."""
+    found = {}
+    for question in _read(path, EXACT):
+        if isinstance(question.prompt, Chat):
+            raise InvalidPrompt(f'{question.where}: "messages" are no text to measure perplexity on; give a "prompt"')
+        found[question.where] = question.prompt
     if not found:
         raise InvalidPrompt(f"{path} holds no texts (read to its last line)")
     return found
@@ -103,8 +114,8 @@ def _json_lines(text: str, name: str) -> Iterator[Entry]:
         value = parse_json(line, where, InvalidPrompt)
         if not isinstance(value, str | dict):
             raise InvalidPrompt(
-                f'{where}: give a JSON string, or an object with "prompt" and perhaps category, reference, score, text '
-                "and id"
+                f'{where}: give a JSON string, or an object with "prompt" or "messages" and perhaps category, '
+                "reference, score, text and id"
             )
         yield {"prompt": value} if isinstance(value, str) else value, where
 
@@ -131,14 +142,13 @@ def _question(value: Mapping[str, Any], where: str, score: str) -> Question:
         if isinstance(inner, str):
             check_unicode(inner, f"{where}: the {key}", InvalidPrompt)
     entry = validated(PromptLine, value, where, InvalidPrompt)
-    given = {key: str(inner) for key, inner in entry.items() if inner is not None}
-    if not given.get("prompt", "").strip():
-        raise InvalidPrompt(f'{where}: no "prompt" here; give a text of at least one character')
+    prompt = _prompt(entry, where)
+    given = {key: str(inner) for key, inner in entry.items() if inner is not None and key not in _PROMPTS}
     if given.get("category") in (ALL, TEXTS):
         raise InvalidPrompt(f"{where}: the category {given['category']!r} is the report's own; give it another name")
     if "score" in given:
         check_scorer(given["score"], f"{where}: score")
-    found = Question(where=where, **{"id": where.rpartition(":")[2], "score": score, **given})
+    found = Question(prompt=prompt, where=where, **{"id": where.rpartition(":")[2], "score": score, **given})
     if found.score == REGEX and found.reference is not None:
         try:
             re.compile(found.reference)
@@ -146,6 +156,19 @@ def _question(value: Mapping[str, Any], where: str, score: str) -> Question:
             message = f"{where}: the reference {found.reference!r} is no regular expression: {error}"
             raise InvalidPrompt(message) from None
     return found
+
+
+def _prompt(entry: PromptLine, where: str) -> str | Chat:
+    """Raises InvalidPrompt unless there is a text or a chat, and one of them alone."""
+    prompt, messages = (entry.get(key) for key in _PROMPTS)
+    if prompt is not None and messages is not None:
+        raise InvalidPrompt(f'{where}: "prompt" and "messages" exclude each other; give one of them')
+    if messages is not None:
+        with at(where):
+            return Chat(messages=messages, plain=True)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InvalidPrompt(f'{where}: no "prompt" here; give a text of at least one character')
+    return prompt
 
 
 def balanced(questions: list[Question], most: int) -> list[int]:

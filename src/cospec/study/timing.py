@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..core.counts import Counts
+from ..ensemble import Prompt
 from ..errors import CospecError, InvalidPilot, MemberFailed
 from ..schedule.auto import Auto
 from .batches import Batch
@@ -93,7 +94,7 @@ class PairedTiming:
 
     ledger: Ledger
     methods: Sequence[Method]
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     batches: Sequence[Batch]
     concurrency: int
     repeats: int

@@ -1,0 +1,90 @@
+"""Prompts that are chats, on the command line: the options for them, and what is said of models that know no chat."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.events import Result
+from ..ensemble import Ensemble
+from ..errors import InvalidPrompt
+from ..inputs import check_unicode
+from ..prompts import Chat
+from ..rendering import PLAIN_ROLES
+from .output import print_note
+from .spread import option
+
+# Of messages that stand for the system.
+SYSTEM_ROLES = ("system", "developer")
+# As they come out of files and of the command line.
+GivenPrompt = str | list[int] | Chat
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """Whether texts are messages of a chat."""
+
+    chat: bool = option(
+        False,
+        "--chat",
+        help="Texts are messages of a user, put into each model's own chat template. Refused where a model has none.",
+    )
+    system: str | None = option(
+        None,
+        metavar="TEXT",
+        help="The system message of each chat that has none of its own. Implies --chat.",
+        show_default=False,
+    )
+
+    def as_asked(self, prompt: GivenPrompt, where: str) -> GivenPrompt:
+        """The prompt, a chat if chats are asked for. where: its place. Raises InvalidPrompt for token ids in one."""
+        if not self.chat and self.system is None:
+            return prompt
+        if isinstance(prompt, list):
+            raise InvalidPrompt(
+                f"{where}: a chat is made of texts, and token ids are given; give a text, or leave out --chat and "
+                "--system"
+            )
+        messages = prompt.messages if isinstance(prompt, Chat) else ({"role": "user", "content": prompt},)
+        return Chat(messages=(*self._system_message(messages), *messages))
+
+    def _system_message(self, messages: Sequence[Any]) -> list[dict[str, str]]:
+        if self.system is None or any(message["role"] in SYSTEM_ROLES for message in messages):
+            return []
+        check_unicode(self.system, "--system", InvalidPrompt)
+        return [{"role": "system", "content": self.system}]
+
+
+def without_template(ensemble: Ensemble) -> list[str]:
+    """The members that have no chat template."""
+    return [name for name, has_template in _templates(ensemble) if not has_template]
+
+
+def note_plain_form(ensemble: Ensemble, prompts: Iterable[object]) -> None:
+    """Say once that members without a chat template are given chats in the plain form, where they are."""
+    names = without_template(ensemble)
+    if names and any(isinstance(prompt, Chat) and prompt.plain for prompt in prompts):
+        question, answer = PLAIN_ROLES["user"], PLAIN_ROLES["assistant"]
+        print_note(f"no chat template: {', '.join(names)}; chats are given as `{question}: ...`, `{answer}: ...`")
+
+
+def note_ended_at_once(ensemble: Ensemble, results: Iterable[Result], prompts: Sequence[GivenPrompt]) -> None:
+    """Say once what may be wrong where a model that was made for chats had nothing to add to a text."""
+    names = [name for name, has_template in _templates(ensemble) if has_template]
+    is_found = any(
+        isinstance(prompts[result.prompt_index], str)
+        and len(result.token_ids) == 1
+        and result.token_ids[0] in ensemble.end_ids
+        for result in results
+    )
+    if names and is_found:
+        what = "it has a chat template" if len(names) == 1 else "they have chat templates"
+        print_note(f"{', '.join(names)} ended at once; {what}: try --chat")
+
+
+def _templates(ensemble: Ensemble) -> list[tuple[str, bool]]:
+    """Of each member its name, and whether it has a chat template."""
+    tokenizers = [runner.tokenizer or ensemble.tokenizer for runner in ensemble.runners]
+    return [
+        (name, bool(getattr(tokenizer, "has_chat_template", False)))
+        for name, tokenizer in zip(ensemble.member_names, tokenizers, strict=False)
+    ]

@@ -1,0 +1,167 @@
+"""What each member or drafter is given for a prompt, in token ids: a text as it is or in the member's own prompt, and a
+chat by the chat template of the member's own tokenizer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import Any
+
+from .errors import InvalidEnsemble, InvalidPrompt, shown
+from .members import PLACEHOLDER, Member
+from .prompts import Chat
+from .runner.protocol import Tokenizer
+
+# Names of the turns in the plain form of a chat.
+PLAIN_ROLES = {"user": "Question", "assistant": "Answer"}
+_SYSTEM_ROLES = ("system", "developer")
+_PROBE = "Answer."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renderer:
+    """One member or drafter, as far as its prompt goes.
+
+    name: in messages. tokenizer: its own, or another member's where it has none; None where none has one. common: that
+    of the ensemble, which reads texts. All methods raise InvalidPrompt, with the name, for what cannot be rendered.
+    """
+
+    name: str
+    member: Member
+    tokenizer: Tokenizer | None
+    common: Tokenizer | None
+
+    @property
+    def has_own(self) -> bool:
+        """Whether it is not given the same as others."""
+        return self.member.prompt is not None or self.member.system is not None
+
+    @property
+    def has_template(self) -> bool:
+        return bool(getattr(self.tokenizer, "has_chat_template", False))
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """A text, by itself."""
+        return self._encoded(self.common, text, lambda own: own.encode(text))
+
+    def lane(self, prompt: str | list[int] | Chat, ids: tuple[int, ...] | None) -> tuple[int, ...]:
+        """What it is given. ids: those of a prompt that is no chat."""
+        template, system = self.member.prompt, self.member.system
+        if template is not None and not isinstance(template, str):
+            return tuple(template)
+        if isinstance(prompt, Chat):
+            return self._chat(prompt)
+        if system is not None:
+            return self._chat(self._as_chat(prompt))
+        assert ids is not None, "a text was encoded before"
+        if template is None:
+            return ids
+        return self._encoded(self.common, template, lambda own: render(template, prompt, ids, own))
+
+    def check_system(self) -> None:
+        """Raises InvalidEnsemble for a system message of its own that its template refuses, or leaves out."""
+        if self.member.system is None or not self.has_template:
+            return
+        turns = [{"role": "system", "content": _PROBE}, {"role": "user", "content": PLACEHOLDER}]
+        remedy = f"give it a prompt of its own instead, such as {self.member.system + PLACEHOLDER!r:.100}"
+        try:
+            ids = self._templated(turns)
+        except InvalidPrompt as error:
+            raise InvalidEnsemble(f"{error}; {self.name!r} has a system message of its own: {remedy}") from None
+        assert self.tokenizer is not None
+        if _PROBE not in self.tokenizer.decode(ids):
+            raise InvalidEnsemble(
+                f"{self.name!r} has a system message of its own, which its chat template leaves out; {remedy}"
+            )
+
+    def _as_chat(self, prompt: str | list[int]) -> Chat:
+        """A text as what the user says."""
+        if not isinstance(prompt, str):
+            raise InvalidPrompt(
+                f"{self.name!r} has a system message, and token ids cannot be put behind it; give a text, or messages"
+            )
+        return Chat(messages=({"role": "user", "content": prompt},))
+
+    def _chat(self, chat: Chat) -> tuple[int, ...]:
+        messages = self._own_messages(chat.messages)
+        if self.has_template:
+            return self._templated(messages)
+        if chat.plain:
+            called = next((i for i, message in enumerate(messages) if message.get("tool_calls")), None)
+            if called is not None:
+                raise InvalidPrompt(
+                    f"{self.name!r} has no chat template, and message {called} has tool_calls, which only a template "
+                    "can write"
+                )
+            return self.text(plain_form(messages))
+        raise InvalidPrompt(
+            f"{self.name!r} has no chat template, and a chat was given; give a text, a model with a template "
+            "(chat_template.jinja), or Chat(messages=..., plain=True)"
+        )
+
+    def _own_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The chat with this member's system message, and its prompt in place of the user's last one."""
+        template, system = self.member.prompt, self.member.system
+        own = [*messages]
+        if isinstance(template, str):
+            last = max((i for i, message in enumerate(own) if message["role"] == "user"), default=None)
+            if last is None:
+                raise InvalidPrompt(
+                    f"{self.name!r} has a prompt of its own, which stands for the last message of a user, and the chat "
+                    "has none"
+                )
+            own[last] = {**own[last], "content": template.replace(PLACEHOLDER, own[last]["content"])}
+        if system is not None:
+            others = dropwhile(lambda message: message["role"] in _SYSTEM_ROLES, own)
+            own = [{"role": "system", "content": system}, *others]
+        return own
+
+    def _templated(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        tokenizer: Any = self.tokenizer
+        try:
+            return tuple(tokenizer.chat(messages))
+        except ValueError as error:
+            raise InvalidPrompt(f"the chat template of {self.name!r} refuses these messages: {error}") from error
+        except Exception as error:  # a template is a program of its own
+            raise InvalidPrompt(f"the chat template of {self.name!r} raised {type(error).__name__}: {error}") from error
+
+    def _encoded(
+        self, tokenizer: Tokenizer | None, text: str, encode: Callable[[Tokenizer], Sequence[int]]
+    ) -> tuple[int, ...]:
+        """What `encode` makes of a text, for a tokenizer that must be there."""
+        assert tokenizer is not None, "the ensemble has looked for one"
+        try:
+            return tuple(encode(tokenizer))
+        except Exception as error:  # a runner of one's own may have any tokenizer
+            raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
+
+
+def plain_form(messages: Sequence[Mapping[str, Any]]) -> str:
+    """`Question: ...` and `Answer: ...` for user and assistant; other roles' texts stand as they are."""
+    lines = [
+        f"{PLAIN_ROLES[turn['role']]}: {turn['content']}" if turn["role"] in PLAIN_ROLES else turn["content"]
+        for turn in messages
+    ]
+    return "\n".join([*lines, f"{PLAIN_ROLES['assistant']}:"])
+
+
+def render(template: str, prompt: str | Sequence[int], ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """A member's own prompt, in which each PLACEHOLDER stands for the user's prompt, as token ids. Special tokens are
+    added once, to the whole of it and never to a part.
+
+    prompt: the user's, as given. ids: the same as token ids.
+    """
+    if PLACEHOLDER not in template:
+        return tokenizer.encode(template)
+    if isinstance(prompt, str):
+        return tokenizer.encode(template.replace(PLACEHOLDER, prompt))
+    has_tools: Any = tokenizer
+    in_front = list(getattr(has_tools, "in_front", ()))
+    encode_part = getattr(has_tools, "encode_part", tokenizer.encode)
+    begins = bool(in_front) and [*ids[: len(in_front)]] == in_front
+    inner = ids[len(in_front) :] if begins else ids
+    before, *others = template.split(PLACEHOLDER)
+    # What stands in front of the user's prompt moves in front of the whole.
+    rendered = tokenizer.encode(before) if before else in_front if begins else []
+    for part in others:
+        rendered += [*inner, *(encode_part(part) if part else ())]
+    return rendered
