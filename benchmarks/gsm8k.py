@@ -1,6 +1,6 @@
 """Is the tuned model better, and what do a mixture and a realigned pair make of both?
 
-`python -m benchmarks.gsm8k --gsm8k FILE` asks held-out questions of GSM8K, as chats, of the base, the tuned model, their
+`python -m benchmarks.gsm8k --gsm8k FILE` asks held-out questions of GSM8K, as chats, of base and tuned model, their
 mixtures and their realigned pairs over the weight of the tuned one. Perplexity: of a token of the worked answers, each
 member's rows computed once and combined under each target. Score: the share of questions whose greedy answer ends with
 the right number. A weight beyond 1 goes further than the tuning did.

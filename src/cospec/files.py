@@ -26,7 +26,7 @@ from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
 from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
 from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, check_system, unique_names
 from .runner import LoadOptions
-from .runner.options import DTYPES
+from .runner.options import DTYPES, ONE_MODEL
 from .runner.schemes import LOOKUPS, is_there
 from .schedule import Plan, Setting, schedule_names, under_schedule
 
@@ -34,7 +34,9 @@ from .schedule import Plan, Setting, schedule_names, under_schedule
 PLAN_SETTINGS = ("schedule", "gamma", "proposer", "first", "verification")
 # Those of them that belong to the schedule beside which they stand, whatever the ensemble.
 _OF_ONE_SCHEDULE = ("gamma", "first")
-LOAD_OPTIONS = {entry.name for entry in fields(LoadOptions)}
+MEMBER_OPTIONS = {entry.name for entry in fields(LoadOptions)}
+# Those that may be given for all models at once.
+LOAD_OPTIONS = MEMBER_OPTIONS - {*ONE_MODEL}
 SETTINGS = {"members", "combine", *PLAN_SETTINGS, "max_sequences", *LOAD_OPTIONS}
 
 
@@ -101,11 +103,19 @@ class MemberSettings(LoadSettings, total=False):
         Annotated[
             Name,
             Key(
-                meaning="A folder (relative to this file), a hub id, a bundled model such as `demo:math`, or "
-                "`SCHEME:...` of an installed package.",
+                meaning="A folder or a GGUF file (relative to this file), a hub id, a bundled model such as `demo:math`, "
+                "or `SCHEME:...` of an installed package.",
                 example="./expert",
             ),
         ]
+    ]
+    gguf_file: Annotated[
+        Name | None,
+        Key(
+            meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
+            default="the only one of a folder without `config.json`",
+            example="expert.Q4_K_M.gguf",
+        ),
     ]
     name: Annotated[
         Name | None, Key(meaning="What reports and plans call it.", default="the model's last part", example="expert")
@@ -341,12 +351,12 @@ def _listed(proposer: Any) -> list[Any]:
 
 
 def _beside(model: str, folder: Path) -> str:
-    """The model's folder where `folder` holds it, and any other relative path as one of `folder`; otherwise the model
-    as written."""
+    """The model's folder or file where `folder` holds it, and any other relative path as one of `folder`; otherwise the
+    model as written."""
     if demo.is_demo(model) or model in LOOKUPS:
         return model
     is_path = model.startswith(("./", "../", ".\\", "..\\")) or model in (".", "..")
-    return str(folder / model) if is_path or os.path.isdir(folder / model) else model
+    return str(folder / model) if is_path or is_there(folder / model) else model
 
 
 def _members(listed: Any, is_given: bool, path: Path, given: Mapping[str, Any]) -> list[Member]:
@@ -382,7 +392,7 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
         check_prompt(prompt)
     with at(f"{where}.system"):
         check_system(system)
-    options: dict[str, Any] = {key: value for key, value in settings.items() if key in LOAD_OPTIONS - given.keys()}
+    options: dict[str, Any] = {key: value for key, value in settings.items() if key in MEMBER_OPTIONS - given.keys()}
     with at(where):
         loading = LoadOptions(**options)
         model = _beside(settings["model"], folder)

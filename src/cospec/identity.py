@@ -46,9 +46,11 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
     # A device may be another machine's, where a cluster's workers decode: it is named, and not looked for.
     device = options.get("device") or device_of(member.options)
     load = replace(member.options, **{key: value for key, value in options.items() if key != "device"})
-    own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in _IRRELEVANT}
     model = str(member.model) if isinstance(member.model, str | Path) else None
-    files = fingerprint(model, load.revision) if model else None
+    # A file is known by its fingerprint, however it was named.
+    irrelevant = (*_IRRELEVANT, "gguf_file") if model and is_local(model) else _IRRELEVANT
+    own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in irrelevant}
+    files = fingerprint(model, load) if model else None
     return {
         # A folder may be moved; a model of the hub keeps its name, and what has no files is known by it alone.
         **({} if model and is_local(model) else {"model": written(member)}),

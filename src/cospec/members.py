@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from . import demo
 from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
 from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
+from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
 from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
 from .schedule import EACH, Schedule, schedule_class
@@ -37,8 +38,9 @@ logger = logging.getLogger(__name__)
 class Member:
     """One model that takes part, or a drafter, with its own prompt and system message if it has them.
 
-    model: a local folder, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
-    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default.
+    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
+    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default,
+    without `.gguf`.
     prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
     member's whole prompt. In a chat the text is the last user message's content, and {prompt} stands for what that was.
     system: takes the place of a chat's system message, or stands in front; it makes a chat of a text. options: how a
@@ -80,8 +82,9 @@ class Member:
         if not isinstance(self.model, str | Path):
             return "member"
         model = str(self.model)
-        _, rest = split(model)
-        return Path(rest).name or model
+        name = Path(self.options.gguf_file or split(model)[1]).name
+        is_file = name.lower().endswith(SUFFIX)
+        return name[: -len(SUFFIX)] if is_file and name.lower() != SUFFIX else name or model
 
 
 # A model that drafts: as a member is given, or a member itself, with its own name, prompt and options.
@@ -292,9 +295,12 @@ def shared_runners() -> Iterator[None]:
 
 
 def _key(member: Member) -> tuple[str, LoadOptions]:
-    """Model and options, which members that share a runner have in common."""
+    """Model and options, which members that share a runner have in common: of a GGUF file its path, whether that was
+    given or its folder."""
     model = str(member.model)
-    return _whole_path(demo.model_path(model) if demo.is_demo(model) else model), member.options
+    path = _whole_path(demo.model_path(model) if demo.is_demo(model) else model)
+    file = gguf_of(Path(path), member.options) if split(path)[0] == DEFAULT else None
+    return (os.path.realpath(file), replace(member.options, gguf_file=None)) if file else (path, member.options)
 
 
 def _whole_path(model: str | Path) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +12,10 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from .. import demo
+from ..errors import CospecError
 from ..resume import DIGEST, UNKNOWN
+from .gguf import gguf_of, read_gguf_header
+from .options import LoadOptions
 from .schemes import DEFAULT, is_there, split
 
 # Files up to this size are hashed whole; of a larger one these many bytes at these many places.
@@ -21,6 +25,8 @@ MOST_HEADER = 100_000_000
 # What a model's answers depend on. Readmes, pictures and logs may change.
 _KINDS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja", ".py", ".gguf")
 
+_USUAL = LoadOptions()
+
 
 def is_local(model: str) -> bool:
     """Whether the model's files lie in a folder of its own."""
@@ -28,18 +34,19 @@ def is_local(model: str) -> bool:
     return demo.is_demo(model) or (bool(rest) and is_there(Path(os.path.expanduser(rest))))
 
 
-def fingerprint(model: str, revision: str | None = None) -> str | None:
+def fingerprint(model: str, options: LoadOptions = _USUAL) -> str | None:
     """A hash of the model's files, or a hub model's commit, UNKNOWN until it is downloaded; None for what has no files.
 
-    Of weights in safetensors it covers the header and a part of each tensor: a changed tensor changes it, a copy of
-    the folder does not.
+    Of weights in safetensors or GGUF it covers the header and a part of each tensor: a changed tensor changes it, a copy
+    of the folder does not. Of a folder with GGUF files only the one that is meant counts.
     """
     scheme, rest = split(model)
     path = Path(os.path.expanduser(demo.model_path(model) if demo.is_demo(model) else rest))
     if not rest:
         return None
     if not is_there(path):
-        return _commit(rest, revision) if scheme == DEFAULT else None
+        return _commit(rest, options) if scheme == DEFAULT else None
+    path = gguf_of(path, options) or path
     if path.is_dir():
         files = sorted(each for each in path.iterdir() if each.is_file() and each.suffix in _KINDS)
     else:
@@ -59,7 +66,7 @@ def _parts(file: Path) -> Iterator[bytes]:
         if size <= MOST_HASHED:
             yield opened.read()
             return
-        parts = _parts_of_tensors(opened, size) if file.suffix == ".safetensors" else []
+        parts = _parts_of_tensors(opened, size) if file.suffix == ".safetensors" else _parts_of_gguf(file, size)
         for place, length in parts or [(size * i // NUM_PLACES, NUM_BYTES) for i in range(NUM_PLACES)]:
             opened.seek(place)
             yield opened.read(length)
@@ -81,10 +88,24 @@ def _parts_of_tensors(opened: BinaryIO, size: int) -> list[tuple[int, int]]:
     return [(8, length), *((place, NUM_BYTES) for place in places)] if is_whole else []
 
 
-def _commit(repository: str, revision: str | None) -> str | None:
-    """The commit of a hub model in the cache; None for a name that the hub cannot have."""
+def _parts_of_gguf(file: Path, size: int) -> list[tuple[int, int]]:
+    """The same of a GGUF file; none for any other."""
     try:
-        found = try_to_load_from_cache(repository, "config.json", revision=revision)
+        header = read_gguf_header(file)
+    except CospecError:
+        return []
+    begins = sorted(header.data_start + tensor.offset for tensor in header.tensors)
+    places = [(begin + end) // 2 for begin, end in pairwise([*begins, size])]
+    is_whole = all(0 <= place <= size for place in places)
+    return [(0, header.data_start), *((place, NUM_BYTES) for place in places)] if is_whole else []
+
+
+def _commit(repository: str, options: LoadOptions) -> str | None:
+    """The commit of a hub model in the cache; None for a name that the hub cannot have."""
+    file = options.gguf_file or "config.json"
+    try:
+        found = try_to_load_from_cache(repository, file, revision=options.revision)
     except HFValidationError:
         return None
-    return f"{DIGEST}{Path(found).parent.name}" if isinstance(found, str) else UNKNOWN
+    # A file may lie in a folder of the repository.
+    return f"{DIGEST}{Path(found).parents[file.count('/')].name}" if isinstance(found, str) else UNKNOWN

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..errors import DoesNotFit
+from ..errors import CospecError, DoesNotFit
+from .gguf import gguf_of, read_gguf_header
 from .options import LoadOptions, device_of, dtype_of
 
 _GIB = 2**30
@@ -21,7 +22,7 @@ LONGEST_HEADER = 100_000_000
 def check_memory(models: Iterable[tuple[str, LoadOptions]], name: str | None = None) -> None:
     """Raises DoesNotFit if the weights of these models, each loaded once, exceed what a device has free.
 
-    models: path and options of each. Local folders with safetensors are counted; the size of others is not known before
+    models: path and options of each. Local GGUF files, and folders with safetensors, are counted; the size of others is not known before
     they are fetched. name: of a single model, where its path does not say it.
     """
     needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -69,6 +70,8 @@ def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
 def _size(folder: Path, options: LoadOptions) -> int:
     """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised; 0 if the folder
     holds no model that can be read, of which loading it says why."""
+    if file := gguf_of(folder, options):
+        return _size_unpacked(file, options)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         files = list(folder.glob("*.safetensors"))
@@ -81,6 +84,22 @@ def _size(folder: Path, options: LoadOptions) -> int:
     stored_as = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     dtype = dtype_of(options, stored_as if isinstance(stored_as, torch.dtype) else torch.float32)
     return sum(count for file in files for count in _tensors(file)) * dtype.itemsize
+
+
+def _size_unpacked(file: Path, options: LoadOptions) -> int:
+    """The most bytes that a GGUF file's weights take while they are unpacked; 0 if its header cannot be read."""
+    try:
+        header = read_gguf_header(file)
+    except CospecError:
+        return 0
+    dtype = dtype_of(options, header.dtype)
+    size = most = 0
+    for tensor in header.tensors:
+        # Tensor by tensor, each of which takes two copies in float32 before it is in its type.
+        cast = 0 if dtype == torch.float32 else dtype.itemsize
+        most = max(most, size + tensor.num_weights * (2 * torch.float32.itemsize + cast))
+        size += tensor.num_weights * dtype.itemsize
+    return max(most, size)
 
 
 def _tensors(file: Path) -> list[int]:

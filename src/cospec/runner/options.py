@@ -16,6 +16,8 @@ _DTYPES = {
 # What may be given by name.
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
+# Options of one model, which cannot be given for all of an ensemble.
+ONE_MODEL = ("gguf_file",)
 # What transformers calls the two widths of bitsandbytes.
 _BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
@@ -30,7 +32,8 @@ class LoadOptions:
     configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
-    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device.
+    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. gguf_file: which GGUF
+    file of the model's folder, or of the hub's model, is read.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """
@@ -42,6 +45,7 @@ class LoadOptions:
     allow_pickle: bool = False
     graphs: bool | str = "auto"
     revision: str | None = None
+    gguf_file: str | None = None
 
     def __post_init__(self) -> None:
         is_dtype = isinstance(self.dtype, str | torch.dtype) and str(self.dtype).removeprefix("torch.") in DTYPES
@@ -49,6 +53,8 @@ class LoadOptions:
             raise InvalidEnsemble(f"dtype {shown(self.dtype)} is not known; use {', '.join(DTYPES)}")
         if self.revision is not None and not (isinstance(self.revision, str) and self.revision):
             raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
+        if self.gguf_file is not None and not (isinstance(self.gguf_file, str) and self.gguf_file):
+            raise InvalidEnsemble(f"gguf_file must name a file of the model's folder, got {shown(self.gguf_file)}")
         is_named = isinstance(self.quantization, str) and self.quantization in _BITS
         if not is_named and not isinstance(self.quantization, Mapping):
             raise InvalidEnsemble(

@@ -83,7 +83,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
 
 def _files(member: Member) -> str | None:
     is_named = isinstance(member.model, str | Path)
-    return fingerprint(str(member.model), member.options.revision) if is_named else None
+    return fingerprint(str(member.model), member.options) if is_named else None
 
 
 def _exact(settings: Mapping[str, object]) -> dict[str, str]:

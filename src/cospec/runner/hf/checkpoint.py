@@ -10,9 +10,10 @@ from transformers import CONFIG_MAPPING, __version__
 
 from ...errors import CospecError, ModelNotFound, UnsupportedModel, one_line
 from ...inputs import decoded, parse_json
+from ..gguf import ggufs_in
 from ..options import LoadOptions
 
-ADVICE = "give a folder with config.json and safetensors, or a hub id (owner/name)"
+ADVICE = "give a folder with config.json and safetensors, a GGUF file, or a hub id (owner/name)"
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 # The weights that transformers reads, in the order in which it looks for them: whole, and as an index of shards.
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
@@ -50,7 +51,9 @@ def check_weights(name: str, folder: Path, options: LoadOptions) -> None:
     """Raises ModelNotFound where weights are missing, or pickles are not allowed, UnsupportedModel for broken ones."""
     chosen = weights_among({file.name for file in folder.iterdir()})
     if chosen is None:
-        raise ModelNotFound(f"{called(name, folder)} has neither {' nor '.join(_SAFE)}; {ADVICE}")
+        files = ggufs_in(folder)
+        instead = f"name the GGUF file that is meant (gguf_file: {files[0]})" if files else ADVICE
+        raise ModelNotFound(f"{called(name, folder)} has neither {' nor '.join(_SAFE)}; {instead}")
     check_pickle(name, chosen, options)
     files = files_of(name, folder, chosen)
     missing = [file for file in files if not (folder / file).is_file()]
@@ -126,15 +129,6 @@ def called(name: str, folder: Path) -> str:
     return repr(name) if name == str(folder) else f"{name!r} ({folder})"
 
 
-def gguf_advice(folder: Path, file: str) -> str:
-    """What to do with a GGUF file."""
-    return (
-        "convert it once with transformers (pip install gguf accelerate): for each of AutoModelForCausalLM and "
-        f"AutoTokenizer, .from_pretrained({str(folder)!r}, gguf_file={file!r}).save_pretrained(FOLDER); then give "
-        "that FOLDER"
-    )
-
-
 def read_json(name: str, path: Path) -> dict[str, Any]:
     """The object that a file of a model holds. Raises UnsupportedModel, with the model and the file."""
     try:
@@ -152,7 +146,7 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_formats(name: str, folder: Path) -> None:
-    """Raises UnsupportedModel for an adapter or GGUF files, ModelNotFound for a folder that holds no model."""
+    """Raises UnsupportedModel for an adapter, ModelNotFound for a folder that holds no model."""
     if (folder / ADAPTER).exists():
         try:
             base = read_json(name, folder / ADAPTER).get("base_model_name_or_path")
@@ -164,13 +158,8 @@ def _refuse_other_formats(name: str, folder: Path) -> None:
             f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER), save the tokenizer there too, and give that "
             "FOLDER"
         )
-    if (folder / CONFIG).exists():
-        return
-    if files := sorted(file.name for file in folder.glob("*.gguf")):
-        raise UnsupportedModel(
-            f"{called(name, folder)} holds a GGUF file ({files[0]}), which is not read; {gguf_advice(folder, files[0])}"
-        )
-    raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
+    if not (folder / CONFIG).exists():
+        raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
 
 
 def _check_safetensors(name: str, file: Path) -> None:

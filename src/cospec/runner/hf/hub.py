@@ -13,8 +13,9 @@ from huggingface_hub.errors import (
 )
 
 from ...errors import CospecError, ModelNotFound, one_line
+from ..gguf import SUFFIX
 from ..options import LoadOptions
-from .checkpoint import check_pickle, files_of, read_config, weights_among
+from .checkpoint import CONFIG, check_pickle, files_of, read_config, weights_among
 
 # Seconds that the hub has to answer whether it has a model.
 PATIENCE = 10.0
@@ -23,7 +24,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".ms
 
 def fetch(name: str, options: LoadOptions, hint: str = "") -> Path:
     """The folder of the cache that holds the model, into which what it lacks is fetched: the small files, and then, if
-    their check passes, the weights.
+    their check passes, the weights. Where a GGUF file is meant that file, which alone is fetched.
 
     hint: added to a refusal. Raises ModelNotFound or UnsupportedModel.
     """
@@ -51,7 +52,10 @@ def fetch(name: str, options: LoadOptions, hint: str = "") -> Path:
 
 def _fetch(name: str, options: LoadOptions) -> Path:
     info = HfApi().model_info(name, revision=options.revision, timeout=PATIENCE)
-    names = [each.rfilename for each in info.siblings or [] if "/" not in each.rfilename]
+    listed = [each.rfilename for each in info.siblings or []]
+    if file := _gguf_among(name, listed, options):
+        return _download(name, options.revision, [file]) / file
+    names = [each for each in listed if "/" not in each]
     folder = _download(name, options.revision, [each for each in names if not each.endswith(_WEIGHTS)])
     chosen = weights_among(names)
     if chosen is not None:
@@ -59,6 +63,22 @@ def _fetch(name: str, options: LoadOptions) -> Path:
         read_config(name, folder, options)
         _download(name, folder.name, files_of(name, folder, chosen))
     return folder
+
+
+def _gguf_among(name: str, names: list[str], options: LoadOptions) -> str | None:
+    """The GGUF file that is meant: the one that the options name, or the only one of a model without a configuration.
+    Raises ModelNotFound where it is not there, or could be any of several."""
+    files = [each for each in names if each.lower().endswith(SUFFIX)]
+    listed = ", ".join(files) or "none"
+    if options.gguf_file is not None:
+        if options.gguf_file not in names:
+            raise ModelNotFound(f"{name!r} has no file {options.gguf_file!r} (gguf_file); its GGUF files: {listed}")
+        return options.gguf_file
+    if CONFIG in names or not files:
+        return None
+    if len(files) > 1:
+        raise ModelNotFound(f"{name!r} holds {len(files)} GGUF files; name one as gguf_file: {listed}")
+    return files[0]
 
 
 def is_cached(name: str) -> bool:
@@ -78,6 +98,10 @@ def _in_cache(name: str, options: LoadOptions) -> Path | None:
 
 def _cached(name: str, options: LoadOptions, reason: str) -> Path:
     """What the cache holds of it, where it cannot be fetched. Raises ModelNotFound, with the reason."""
+    if options.gguf_file is not None:
+        file = try_to_load_from_cache(name, options.gguf_file, revision=options.revision)
+        if isinstance(file, str):
+            return Path(file)
     folder = _in_cache(name, options)
     chosen = weights_among({file.name for file in folder.iterdir()}) if folder else None
     if folder and chosen and all((folder / file).exists() for file in files_of(name, folder, chosen)):

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ..protocol import Feed
 from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
+from .gguf import read_gguf
 from .graphs import NUM_UNCAPTURED, Shapes
 from .location import locate
 from .prepacked import is_native, prepack
@@ -38,19 +39,13 @@ logger = logging.getLogger(__name__)
 
 
 def load(model: str, options: LoadOptions) -> HfRunner:
-    """The runner of a local folder or hub id.
+    """The runner of a local folder, a GGUF file or a hub id.
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
     """
-    folder = locate(model, options)
-    with _explained(model, folder):
-        config = _config(model, folder, options)
-        check_weights(model, folder, options)
-        tokenizer = _tokenizer(model, folder, options)
-        # A folder that was given was counted before, with all others.
-        if folder != Path(os.path.expanduser(model)):
-            check_memory([(str(folder), options)], name=model)
-        weights = _weights(model, folder, config, options)
+    path = locate(model, options)
+    with _explained(model, path):
+        weights, tokenizer = (_read_file if path.is_file() else _read_folder)(model, path, options)
         _warn_if_slow(model, weights)
         if prepack(weights):
             # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
@@ -63,6 +58,23 @@ def load(model: str, options: LoadOptions) -> HfRunner:
 def load_bundled(name: str, options: LoadOptions) -> HfRunner:
     """The runner of a bundled model: `math` for `demo:math`. Raises UnknownName."""
     return load(demo.model_path(demo.PREFIX + name), options)
+
+
+def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
+    config = _config(name, folder, options)
+    check_weights(name, folder, options)
+    tokenizer = _tokenizer(name, folder, options)
+    # A folder that was given was counted before, with all others.
+    if folder != Path(os.path.expanduser(name)):
+        check_memory([(str(folder), options)], name=name)
+    return _weights(name, folder, config, options), tokenizer
+
+
+def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
+    with _no_progress_bars():
+        model, info, tokenizer = read_gguf(name, file, options)
+    _check_complete(name, model.config, info)
+    return model.to(device_of(options)), tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -184,14 +196,19 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
             "download both from one model"
         ) from error
     model, info = answer
+    _check_complete(name, config, info)
+    weights: PreTrainedModel = model if is_quantised else model.to(device)
+    return weights
+
+
+def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModel where the model lacks weights. info: what transformers reports of its loading."""
     missing = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if missing:
         raise UnsupportedModel(
             f"{name!r} ({config.model_type}) lacks {len(missing)} of its weights, the first being {missing[0]!r}; "
             "download it again, or give the folder of a causal language model"
         )
-    weights: PreTrainedModel = model if is_quantised else model.to(device)
-    return weights
 
 
 def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:

@@ -1,4 +1,5 @@
-"""Where a model lies: a folder here, or a model of the Hugging Face hub, whose files are fetched into its cache.
+"""Where a model lies: a folder or GGUF file here, or a model of the Hugging Face hub, whose files are fetched into its
+cache.
 
 What looks like a path is never asked of the hub.
 """
@@ -8,21 +9,22 @@ import os
 import re
 from pathlib import Path
 
-from ...errors import ModelNotFound, UnsupportedModel
+from ...errors import ModelNotFound
+from ..gguf import SUFFIX, gguf_of, ggufs_in
 from ..options import LoadOptions
 from ..schemes import is_there
 from . import hub
-from .checkpoint import ADVICE, CONFIG, gguf_advice
+from .checkpoint import ADAPTER, ADVICE, CONFIG
 
-_WEIGHT_FILES = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_WEIGHT_FILES = (SUFFIX, ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _DRIVE = re.compile(r"[a-zA-Z]:[\\/]")
 MOST_NAMES = 5
 
 
 def locate(name: str, options: LoadOptions) -> Path:
-    """The folder that holds the model, of the hub's cache if it comes from there.
+    """The GGUF file, or the folder that holds the model, of the hub's cache if it comes from there.
 
-    Raises ModelNotFound where nothing is there, with the names that are close to it, and UnsupportedModel for a file.
+    Raises ModelNotFound where nothing is there, with the names that are close to it.
     """
     if not name.strip():
         raise ModelNotFound(f"the name of a model is {name!r}; {ADVICE}")
@@ -31,17 +33,32 @@ def locate(name: str, options: LoadOptions) -> Path:
         return hub.fetch(name, options, _did_you_mean(path))
     if options.revision is not None and is_there(path):
         raise ModelNotFound(
-            f"revision {options.revision!r} was given for {name!r}, which is a folder; leave it out, or give it to the "
-            "hub's models alone (in an ensemble file each member may have its own)"
+            f"revision {options.revision!r} was given for {name!r}, which is a {'folder' if path.is_dir() else 'file'}; "
+            "leave it out, or give it to the hub's models alone (in an ensemble file each member may have its own)"
         )
-    if name.lower().endswith(".gguf"):
-        what = "is" if is_there(path) else "is not there, and would be"
-        raise UnsupportedModel(f"{name!r} {what} a GGUF file, which is not read; {gguf_advice(path.parent, path.name)}")
+    if file := gguf_of(path, options):
+        return file
     if path.is_file():
         raise ModelNotFound(f"{name!r} is a file; {ADVICE}, such as {str(path.parent)!r}")
     if not path.is_dir():
-        raise ModelNotFound(f"no model folder at {name!r}{_did_you_mean(path) or _others(path)}; {ADVICE}")
+        kind = "GGUF file" if name.lower().endswith(SUFFIX) else "model folder"
+        raise ModelNotFound(f"no {kind} at {name!r}{_did_you_mean(path) or _others(path)}; {ADVICE}")
+    _check_gguf_files(name, path, options)
     return path
+
+
+def _check_gguf_files(name: str, folder: Path, options: LoadOptions) -> None:
+    """Raises ModelNotFound for a folder in which the GGUF file named is not, or in which none of several is."""
+    files = ggufs_in(folder)
+    listed = ", ".join(files[:MOST_NAMES]) + (", …" if len(files) > MOST_NAMES else "")
+    if options.gguf_file is not None:
+        there = f"it holds {listed}" if files else "it holds no GGUF file"
+        raise ModelNotFound(f"{name!r} has no file {options.gguf_file!r} (gguf_file); {there}")
+    if files and not any(is_there(folder / other) for other in (CONFIG, ADAPTER)):
+        raise ModelNotFound(
+            f"{name!r} holds {len(files)} GGUF files ({listed}); name one: {str(folder / files[0])!r}, or gguf_file in an "
+            "ensemble file"
+        )
 
 
 def _looks_local(name: str) -> bool:

@@ -21,10 +21,10 @@ class Spelling:
     front of a text may be decoded otherwise; parts of characters are spelled as the tokenizer's decoder reads them.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_entries: int | None = None) -> None:
         self._tokenizer = tokenizer
         by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
-        self.entries: Sequence[str] = [by_id.get(index, "") for index in range(max(by_id) + 1)]
+        self.entries: Sequence[str] = [by_id.get(index, "") for index in range(max(by_id) + 1)][:num_entries]
         added = tokenizer.added_tokens_decoder
         # Special tokens, which add nothing to a text, by their spelling; an entry that is missing adds nothing either.
         self.special: dict[int, str] = {id: token.content for id, token in added.items() if token.special}

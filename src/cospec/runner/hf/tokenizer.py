@@ -14,14 +14,15 @@ class HfTokenizer:
     """Text to ids and back.
 
     The text of ids is the join of their bytes, read as UTF-8; special tokens add nothing, and `special` has their
-    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence.
+    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how many
+    of the vocabulary's entries count, if not all.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, num_entries: int | None = None) -> None:
         self._tokenizer = tokenizer
         end = tokenizer.eos_token_id
         self.end_ids: tuple[int, ...] = () if end is None else (end,)
-        self._spelling = Spelling(tokenizer)
+        self._spelling = Spelling(tokenizer, num_entries)
         self.special: Mapping[int, str] = self._spelling.special
         self.added = self._spelling.added
         self._compilers: dict[tuple[int, tuple[int, ...]], GrammarCompiler] = {}

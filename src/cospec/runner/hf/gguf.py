@@ -1,0 +1,222 @@
+"""GGUF files, which transformers unpacks into ordinary weights. The file alone is read: what lies beside it, a tokenizer
+or a configuration, may be another model's."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    __version__,
+    modeling_gguf_pytorch_utils,
+)
+
+from ...errors import MissingExtra, UnsupportedModel, one_line
+from ..gguf import GgufHeader, read_gguf_header
+from ..memory import check_memory
+from ..options import LoadOptions, dtype_of
+from .checkpoint import called
+from .support import refuse_by_config
+from .tokenizer import HfTokenizer
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("gguf", "accelerate")
+_ENDS = ("eos", "eot", "eom")
+# What scales rotary positions, which transformers does not read; of gpt-oss it does.
+_SCALES = re.compile(r"rope_(freqs|factors_\w+)\.weight")
+_LINK = "model.gguf"
+_INSTEAD = "give a folder with its weights as safetensors, or another model"
+
+
+def read_gguf(
+    name: str, file: Path, options: LoadOptions
+) -> tuple[PreTrainedModel, Mapping[str, Any], HfTokenizer | None]:
+    """The model on the CPU in its type, what transformers reports of its loading, and the tokenizer, if it has one.
+
+    Raises UnsupportedModel, DoesNotFit, or MissingExtra.
+    """
+    header = read_gguf_header(file)
+    where = called(name, file)
+    _refuse_by_header(where, header)
+    if options.quantization:
+        raise UnsupportedModel(
+            f"{where} is a GGUF file, whose weights are unpacked, and cannot be quantised as it is loaded; leave out "
+            "quantization, or give a folder with safetensors"
+        )
+    if missing := [package for package in _PACKAGES if find_spec(package) is None]:
+        raise MissingExtra(f"{where} is a GGUF file, and {' and '.join(missing)} read it: pip install 'cospec[gguf]'")
+    _check_extents(where, file, header)
+    with _alone(file) as source:
+        config = _config(where, header, source)
+        refuse_by_config(name, config)
+        tokenizer = _tokenizer(where, header, source)
+        check_memory([(str(file), replace(options, gguf_file=None))], name=name)
+        model, info = _weights(where, config, source, dtype_of(options, header.dtype))
+    _check_all_used(where, header, model)
+    if scaling := _unread_scaling(header):
+        logger.warning(
+            "%s: transformers does not read its scaling of rotary positions (%s) from a GGUF file; in long texts the "
+            "model is another than in a folder of safetensors",
+            *(name, scaling),
+        )
+    model.name_or_path = str(file)
+    ids = [header.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in _ENDS]
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = [id for id in dict.fromkeys(ids) if id is not None] or None
+    return model, info, tokenizer
+
+
+def _refuse_by_header(where: str, header: GgufHeader) -> None:
+    """Raises UnsupportedModel for a file that holds no whole model."""
+    parts = header.metadata.get("split.count", 1)
+    kind = "mmproj" if header.architecture == "clip" else header.metadata.get("general.type", "model")
+    if kind != "model":
+        what = {"mmproj": "the projector of a vision model (mmproj)", "adapter": "an adapter"}.get(kind, f"of type {kind!r}")
+        raise UnsupportedModel(f"{where} is a GGUF file that is {what}, and no language model; give the model's own file")
+    if parts > 1:
+        raise UnsupportedModel(
+            f"{where} is one of {parts} parts of a split GGUF file, of which transformers reads only one; join them "
+            "(llama-gguf-split --merge FIRST-PART WHOLE.gguf) and give the whole"
+        )
+    if not header.tensors:
+        raise UnsupportedModel(f"{where} is a GGUF file without weights; give the model's own file")
+
+
+def _check_extents(where: str, file: Path, header: GgufHeader) -> None:
+    """Raises UnsupportedModel for a file that ends before its tensors do, or has types of them that are not known."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    size = file.stat().st_size
+    for tensor in header.tensors:
+        try:
+            block, num_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.type_id)]
+        except (ValueError, KeyError):
+            raise UnsupportedModel(
+                f"{where} stores {tensor.name!r} in the type {tensor.type_id}, which the gguf package does not know; "
+                "upgrade it (pip install -U gguf), or give another file"
+            ) from None
+        end = header.data_start + tensor.offset + tensor.num_weights // block * num_bytes
+        if end > size:
+            raise UnsupportedModel(
+                f"{where} is a truncated GGUF file: it has {size} bytes, and {tensor.name!r} ends at {end}; copy or "
+                "download it again"
+            )
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[dict[str, Any]]:
+    """Arguments of from_pretrained for a folder in which this file is the only one."""
+    with TemporaryDirectory(prefix="cospec-gguf-") as folder:
+        (Path(folder) / _LINK).symlink_to(file.resolve())
+        with _read_once():
+            yield {"pretrained_model_name_or_path": folder, "gguf_file": _LINK, "local_files_only": True}
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """transformers reads the header for each part of a model anew, and maps names for each of its modules, which takes
+    most of the time; and it draws a progress bar that it cannot be told to leave out."""
+    import gguf
+
+    usual = [(gguf, "GGUFReader", cache), (gguf, "get_tensor_name_map", cache)]
+    usual += [(modeling_gguf_pytorch_utils, "tqdm", partial(partial, disable=True))]
+    originals = [getattr(module, name) for module, name, _ in usual]
+    for (module, name, changed), original in zip(usual, originals, strict=True):
+        setattr(module, name, changed(original))
+    try:
+        yield
+    finally:
+        for (module, name, _), original in zip(usual, originals, strict=True):
+            setattr(module, name, original)
+
+
+def _config(where: str, header: GgufHeader, source: Mapping[str, Any]) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**source)
+    except Exception as error:  # transformers may raise anything
+        raise UnsupportedModel(
+            f"{where} is a GGUF file of the architecture {header.architecture!r}, whose configuration transformers "
+            f"{__version__} does not read: {one_line(error)}; {_INSTEAD}"
+        ) from error
+    return config
+
+
+def _tokenizer(where: str, header: GgufHeader, source: Mapping[str, Any]) -> HfTokenizer | None:
+    """Raises UnsupportedModel for one of a kind that transformers does not read."""
+    if not header.metadata.get("tokenizer.ggml.tokens"):
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+    except Exception as error:  # transformers, and the libraries under it, may raise anything
+        kind = header.metadata.get("tokenizer.ggml.model")
+        raise UnsupportedModel(
+            f"the tokenizer of the GGUF file {where} ({kind}) is not read by transformers {__version__}: "
+            f"{one_line(error)}; {_INSTEAD}"
+        ) from error
+    return HfTokenizer(tokenizer, num_entries=_num_entries(tokenizer))
+
+
+def _num_entries(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many entries stand before those that only fill the vocabulary up, as whoever converts a model calls them."""
+    count = len(tokenizer)
+    while count > 1 and tokenizer.convert_ids_to_tokens(count - 1) == f"[PAD{count - 1}]":
+        count -= 1
+    return count
+
+
+def _weights(
+    where: str, config: PreTrainedConfig, source: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """The model as ordinary weights, and what transformers reports of its loading."""
+    from transformers import GgufConfig
+
+    unpacked = GgufConfig(dequantize=True)
+    try:
+        answer: Any = AutoModelForCausalLM.from_pretrained(
+            **source, config=config, dtype=dtype, quantization_config=unpacked, output_loading_info=True
+        )
+    except (ValueError, RuntimeError, NotImplementedError, KeyError) as error:
+        raise UnsupportedModel(
+            f"the weights of the GGUF file {where} are not read by transformers {__version__}: {one_line(error)}; "
+            f"{_INSTEAD}"
+        ) from error
+    model, info = answer
+    return model, info
+
+
+def _check_all_used(where: str, header: GgufHeader, model: PreTrainedModel) -> None:
+    """Raises UnsupportedModel where transformers leaves weights out, which it does in silence."""
+    is_tied = bool(model.config.tie_word_embeddings)
+    left_out = [tensor for tensor in header.tensors if _SCALES.fullmatch(tensor.name)]
+    left_out += [tensor for tensor in header.tensors if is_tied and tensor.name == "output.weight"]
+    stored = header.num_weights - sum(tensor.num_weights for tensor in left_out)
+    used = sum(tensor.numel() for tensor in {*model.parameters(), *model.buffers()})
+    if stored > used:
+        raise UnsupportedModel(
+            f"{where} is a GGUF file with {stored} weights, of which transformers {__version__} reads {used} at most: "
+            f"its {model.config.model_type} has no place for the rest, such as biases; {_INSTEAD}"
+        )
+
+
+def _unread_scaling(header: GgufHeader) -> str | None:
+    """Where the file says that rotary positions are scaled; None where it does not, or is read."""
+    key = f"{header.architecture}.rope.scaling.type"
+    if header.architecture == "gpt-oss":
+        return None
+    if header.metadata.get(key, "none") != "none":
+        return key
+    return next((tensor.name for tensor in header.tensors if _SCALES.fullmatch(tensor.name)), None)
