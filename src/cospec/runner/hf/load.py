@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,18 @@ def load(model: str, options: LoadOptions) -> HfRunner:
             for tensor in (*weights.parameters(), *weights.buffers()):
                 tensor.data = tensor.data.clone()
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
+
+
+def load_model(name: str, options: LoadOptions, dtype: torch.dtype) -> PreTrainedModel:
+    """The model itself, in this type, as transformers has it: not packed for decoding, and with gradients.
+
+    Raises as `load` does.
+    """
+    path = demo.model_path(name) if demo.is_demo(name) else name
+    options = replace(options, dtype=dtype, quantization={})
+    found = locate(path, options)
+    with _explained(name, found):
+        return (_read_file if found.is_file() else _read_folder)(name, found, options)[0]
 
 
 def load_bundled(name: str, options: LoadOptions) -> HfRunner:
