@@ -4,35 +4,86 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from cospec.demo import SMOLLM2, smollm2_file
 
-from .chats import Example, batches, padded
+from .cards import write_adapter_card
+from .chats import Example, batches, encode, gsm8k_chats, padded
+
+ADAPTER = "smollm2-gsm8k"
 
 RANK, ALPHA = 8, 16
 BATCH, STEPS = 8, 320
 LR, WARM_UP = 1e-3, 0.05
+# Of PEFT's settings, those that are not of other kinds of adapters.
+KEPT_SETTINGS = {
+    "base_model_name_or_path",
+    "bias",
+    "fan_in_fan_out",
+    "inference_mode",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "target_modules",
+    "task_type",
+    "use_dora",
+    "use_rslora",
+}
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 STEPS_BETWEEN_EVALUATIONS, NUM_EVALUATED = 80, 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """perplexity: of an answer's token, on the held-out examples that the choice was made on."""
+    """A training's outcome. step: of the weights that were kept, of so many. tokens: read, prompts included."""
 
     step: int
     steps: int
     tokens: int
     seconds: float
-    perplexity: float
+
+
+def make_adapter(rows: Path, folder: Path, work: Path, report: Callable[[int, int, float], None]) -> None:
+    """Train the adapter on GSM8K's rows and write it with its card, which states the held-out perplexities."""
+    model, tokenizer = base_model()
+    train, held_out = ([encode(chat, tokenizer) for chat in chats] for chats in gsm8k_chats(rows))
+    tuned = with_adapter(model)
+    trained = train_adapter(tuned, train, held_out, work / f"{ADAPTER}.pt", report)
+    write_adapter(tuned, folder)
+    with tuned.disable_adapter():
+        before = answer_perplexity(tuned, held_out)
+    after = answer_perplexity(tuned, held_out)
+    size = (folder / "adapter_model.safetensors").stat().st_size
+    figures = {**asdict(trained), "rank": RANK, "bytes": size, "perplexity": {"base": before, "tuned": after}}
+    write_adapter_card(folder, figures)
+    print(json.dumps({"name": ADAPTER, **figures}), flush=True)
+
+
+def write_adapter(model: PeftModel, folder: Path) -> None:
+    """In bfloat16; the model's weights become what was written."""
+    config = model.peft_config["default"]
+    # PEFT writes where the base lay on this machine.
+    config.base_model_name_or_path = SMOLLM2
+    config.inference_mode = True
+    weights = {
+        name: weight.to(torch.bfloat16).contiguous() for name, weight in get_peft_model_state_dict(model).items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings = {name: value for name, value in config.to_dict().items() if name in KEPT_SETTINGS}
+    settings["target_modules"] = sorted(settings["target_modules"])
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    set_peft_model_state_dict(model, {name: weight.float() for name, weight in weights.items()})
 
 
 def base_model(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,0 +1,56 @@
+"""The drafters of the real model's ensembles: `cospec distil` on what each ensemble answers to sums and chats."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cospec import demo
+
+from .chats import gsm8k_chats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafter:
+    """ensemble: whose texts it learns. questions: of GSM8K's training rows that the ensemble answers."""
+
+    ensemble: str
+    questions: int
+    layers: int = 8
+    rank: int = 16
+    vocabulary: int = 8192
+    epochs: int = 3
+
+
+DRAFTERS = {
+    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", questions=600),
+    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", questions=100),
+}
+
+
+def make_drafter(name: str, rows: Path, root: Path, work: Path) -> None:
+    """Run `cospec distil`, which shows its progress and, after an interruption, goes on where it was.
+
+    root: the repository's, from which the card names paths. Raises CalledProcessError where it fails.
+    """
+    drafter, prompts, out = DRAFTERS[name], work / f"{name}.jsonl", root / "src/cospec/demo/adapters" / name
+    train, _ = gsm8k_chats(rows)
+    questions = [[{"role": "user", "content": chat.question}] for chat in train[: drafter.questions]]
+    lines = [json.dumps({"messages": messages}) for messages in [*questions, *demo.chats()]]
+    prompts.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = {
+        "--ensemble": drafter.ensemble,
+        "--prompts": prompts.relative_to(root),
+        "--layers": drafter.layers,
+        "--rank": drafter.rank,
+        "--vocabulary": drafter.vocabulary,
+        "--samples": 1,
+        "--epochs": drafter.epochs,
+        "--out": out.relative_to(root),
+    }
+    listed = [str(part) for pair in options.items() for part in pair]
+    subprocess.run([sys.executable, "-m", "cospec", "distil", *listed], check=True, cwd=root)
+    # What the run could go on from is no part of the drafter.
+    shutil.rmtree(out / "work")
