@@ -7,17 +7,23 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cospec import demo
-
 from .chats import gsm8k_chats
+
+# Questions of all kinds, for ensembles that are not about sums.
+FORMS = ("What is {}?", "Explain {} to a child.", "Tell me something surprising about {}.")
+TOPICS = Path(__file__).with_name("topics.txt").read_text(encoding="utf-8").splitlines()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drafter:
-    """ensemble: whose texts it learns. questions: of GSM8K's training rows that the ensemble answers."""
+    """ensemble: whose texts it learns. sums: questions of GSM8K's training rows that the ensemble answers.
+
+    is_general: whether it answers questions of all kinds as well.
+    """
 
     ensemble: str
-    questions: int
+    sums: int
+    is_general: bool = False
     layers: int = 8
     rank: int = 16
     vocabulary: int = 8192
@@ -25,8 +31,8 @@ class Drafter:
 
 
 DRAFTERS = {
-    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", questions=600),
-    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", questions=100),
+    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=600),
+    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=100, is_general=True),
 }
 
 
@@ -37,8 +43,9 @@ def make_drafter(name: str, rows: Path, root: Path, work: Path) -> None:
     """
     drafter, prompts, out = DRAFTERS[name], work / f"{name}.jsonl", root / "src/cospec/demo/adapters" / name
     train, _ = gsm8k_chats(rows)
-    questions = [[{"role": "user", "content": chat.question}] for chat in train[: drafter.questions]]
-    lines = [json.dumps({"messages": messages}) for messages in [*questions, *demo.chats()]]
+    general = [form.format(topic) for topic in TOPICS for form in FORMS] if drafter.is_general else []
+    questions = [*(chat.question for chat in train[: drafter.sums]), *general]
+    lines = [json.dumps({"messages": [{"role": "user", "content": question}]}) for question in questions]
     prompts.write_text("\n".join(lines) + "\n", encoding="utf-8")
     options = {
         "--ensemble": drafter.ensemble,
