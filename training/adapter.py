@@ -22,7 +22,7 @@ from .chats import Example, batches, encode, gsm8k_chats, padded
 ADAPTER = "smollm2-gsm8k"
 
 RANK, ALPHA = 8, 16
-BATCH, STEPS = 8, 320
+BATCH, STEPS = 8, 240
 LR, WARM_UP = 1e-3, 0.05
 # Of PEFT's settings, those that are not of other kinds of adapters.
 KEPT_SETTINGS = {
