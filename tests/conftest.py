@@ -5,8 +5,10 @@ import torch
 from playwright.sync_api import sync_playwright
 
 from .browsing import ARGS, CHROMIUM, NO_CHROMIUM
+from .properties import register
 
 torch.set_num_threads(1)
+register()
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from cospec.study.peers import bench_methods
 from cospec.study.predictions import predictions
 
 from .models import saved
+from .properties import examples
 from .toys import table
 
 PROMPTS, REPEATS = ("p", "q"), 2
@@ -74,7 +75,7 @@ def measured(*methods, ledger=None, **changes):
     return made.figures({"known": "beforehand"})
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @example(kind=StopIteration, after=0, place=1)
 @example(kind=StopIteration, after=1, place=1)
 @example(kind=GeneratorExit, after=1, place=0)

@@ -20,7 +20,7 @@ from .cli_models import CONTEXT
 from .terminal import Terminal
 
 PIPE = {"FORCE_COLOR": None, "COLUMNS": "200"}
-OPTIONS = ("--temperature", "0", "--max-tokens", "6", "--schedule", "plain")
+OPTIONS = ("--seed", "1", "--max-tokens", "12", "--schedule", "plain")
 SYSTEM = {"role": "system", "content": "one text"}
 
 
@@ -52,14 +52,12 @@ def assistant(text):
     return {"role": "assistant", "content": text}
 
 
-def answers(ensemble, *questions, system=None, max_tokens=6):
+def answers(ensemble, *questions, system=None, max_tokens=12):
     """To each question behind all before it, by the library."""
     messages, given = [SYSTEM | {"content": system}] if system else [], []
     for question in questions:
         messages.append(user(question))
-        (result,) = ensemble.generate(
-            [Chat(messages=tuple(messages))], SamplingParams(temperature=0, max_tokens=max_tokens)
-        )
+        (result,) = ensemble.generate([Chat(messages=tuple(messages))], SamplingParams(seed=1, max_tokens=max_tokens))
         messages.append(assistant(result.text))
         given.append(result.text)
     return given
@@ -102,8 +100,8 @@ def test_statistics_are_of_the_last_answer_and_of_all(chat):
     said = chat(["/stats", "two models?", "tokens", "/stats"], "--schedule", "alternate", "--ignore-eos").stderr
     assert "nothing was answered yet" in said
     last, total = (line for line in said.splitlines() if "tokens/s" in line)
-    assert last.startswith("last answer: 6 tokens in ")
-    assert total.startswith("all 2 answers: 12 tokens in ")
+    assert last.startswith("last answer: 12 tokens in ")
+    assert total.startswith("all 2 answers: 24 tokens in ")
     assert "calls a token: a " in total
     assert "accepted/proposed: " in total
 
@@ -133,7 +131,7 @@ def test_an_answer_that_the_context_cuts_says_so(chat):
     line = "the " * (CONTEXT // 2 - 20)
     said = chat([line], "--max-tokens", str(CONTEXT), "--ignore-eos").stderr
     assert "the members' context is full, and cut the answer; /reset begins a new conversation" in said
-    assert "the answer was cut at --max-tokens 6" in chat(["tokens"], "--ignore-eos").stderr
+    assert "the answer was cut at --max-tokens 12" in chat(["tokens"], "--ignore-eos").stderr
     assert "its end came at once" in chat(["tokens"], "--logit-bias", "0=100").stderr
 
 
@@ -152,7 +150,7 @@ def test_models_without_a_template_are_given_the_plain_form_with_one_line_of_not
     notices = [line for line in result.stderr.splitlines() if "no chat template" in line]
     assert notices == ["no chat template: plain; the conversation is given as `Question: ...`, `Answer: ...`"]
     plain = Ensemble([str(folder / "plain")])
-    params = SamplingParams(temperature=0, max_tokens=6, stop=("\nQuestion:",))
+    params = SamplingParams(seed=1, max_tokens=12, stop=("\nQuestion:",))
     (first,) = plain.generate(["Question: two models?\nAnswer:"], params)
     so_far = f"Question: two models?\nAnswer: {first.text.strip()}\nQuestion: tokens\nAnswer:"
     (second,) = plain.generate([so_far], params)
@@ -199,7 +197,7 @@ BAD_FILES = [
     ('{"role": "system", "content": "a"}\n{"role": "system", "content": "a"}', ":2: role: want 'user'"),
     ('{"role": "robot", "content": "a"}', ":1: role: want 'system', 'user' or 'assistant'"),
     ('{"role": "system", "content": "a", "text": "b"}', "'text'"),
-    ('{"role": "system", "content": "\\ud800"}', ":1: the content is not valid Unicode"),
+    ('{"role": "system", "content": "\\ud800"}', ":1: the message is not valid Unicode"),
 ]
 
 
@@ -291,9 +289,8 @@ def test_ctrl_c_through_a_pipe_ends_with_what_was_said_kept_and_marked(chat, ens
             os.kill(os.getpid(), signal.SIGINT)
         return step(engine)
 
-    monkeypatch.setattr(Engine, "step", interrupted)
     (whole,) = answers(ensemble, "two models?")
-    rounds = count(1)
+    monkeypatch.setattr(Engine, "step", interrupted)
     result = chat(["two models?", "never read"], "--save", str(file), "--ignore-eos")
     assert result.exit_code == 130
     assert f"interrupted; {file} has the conversation, and the same command goes on with it" in result.stderr

@@ -19,6 +19,7 @@ from cospec import Engine, Ensemble, SamplingParams
 from cospec.cli import app
 
 from .cli_models import write_models
+from .properties import examples
 from .signals import hear_interrupts
 
 
@@ -81,7 +82,7 @@ FILES = st.lists(prompt_entries(), min_size=1, max_size=3)
 
 @given(data=st.data())
 @settings(
-    max_examples=25,
+    max_examples=examples(25),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -25,6 +25,7 @@ from cospec.runner.hf.quantised import check_quantisation
 from cospec.runner.memory import is_want_of_memory
 
 from .models import saved, tiny, tokenizer
+from .properties import examples
 
 CPU = LoadOptions(device="cpu")
 FILES = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
@@ -135,7 +136,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_of_any_setting_is_refused_by_name_or_loads(whole, requests, tmp_path, data):
     name = data.draw(st.sampled_from(["config.json", "generation_config.json", "tokenizer_config.json"]))

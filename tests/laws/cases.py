@@ -50,12 +50,13 @@ def model(seed: int, vocab_size: int = 3, sharpness: float = 1.3) -> Model:
 
 @dataclass(frozen=True)
 class Blend:
-    """A combination, the same as a formula, and the members that it is tried with."""
+    """A combination, the same as a formula, and the members that it is tried with. weights: of the formula, if any."""
 
     combination: Combination
     target: Target
     seeds: tuple[int, ...]
     prompts: tuple[Text, ...] = ()
+    weights: tuple[float, ...] | None = None
 
     @property
     def num_members(self) -> int:
@@ -67,19 +68,25 @@ class Blend:
 
 
 BLENDS = {
-    "mixture": Blend(Mixture([0.35, 0.65]), naive.mixture(0.35, 0.65), (1, 2)),
-    "uneven mixture": Blend(Mixture([0.8, 0.2]), naive.mixture(0.8, 0.2), (1, 2)),
-    "mixture of 3": Blend(Mixture([0.2, 0.5, 0.3]), naive.mixture(0.2, 0.5, 0.3), (1, 2, 3)),
-    "mixture of 4": Blend(Mixture([0.1, 0.4, 0.3, 0.2]), naive.mixture(0.1, 0.4, 0.3, 0.2), (1, 2, 3, 4)),
-    "mixture of 5": Blend(Mixture([0.2] * 5), naive.mixture(*[0.2] * 5), (1, 2, 3, 4, 5)),
-    "product": Blend(Product([0.3, 0.9]), naive.product(0.3, 0.9), (3, 4)),
-    "product of 3": Blend(Product([0.5, 0.2, 0.6]), naive.product(0.5, 0.2, 0.6), (3, 4, 5)),
-    "arithmetic": Blend(Arithmetic([1.4, -0.5]), naive.arithmetic(1.4, -0.5), (5, 6)),
-    "arithmetic of 3": Blend(Arithmetic([1.0, 0.8, -0.7]), naive.arithmetic(1.0, 0.8, -0.7), (5, 6, 7)),
-    "contrastive": Blend(Contrastive(0.4), naive.contrastive(0.4), (7, 8)),
-    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (8, 9)),
-    "plausible, strictly": Blend(Contrastive(0.3, plausibility=0.6), naive.contrastive(0.3, 0.6), (8, 9)),
-    "guided": Blend(Guided(1.7), naive.guided(1.7), (10, 10), ((1, 0), (0,))),
+    "mixture": Blend(Mixture([0.35, 0.65]), naive.mixture(0.35, 0.65), (1, 2), weights=(0.35, 0.65)),
+    "uneven mixture": Blend(Mixture([0.8, 0.2]), naive.mixture(0.8, 0.2), (1, 2), weights=(0.8, 0.2)),
+    "mixture of 3": Blend(Mixture([0.2, 0.5, 0.3]), naive.mixture(0.2, 0.5, 0.3), (1, 2, 3), weights=(0.2, 0.5, 0.3)),
+    "mixture of 4": Blend(
+        Mixture([0.1, 0.4, 0.3, 0.2]), naive.mixture(0.1, 0.4, 0.3, 0.2), (1, 2, 3, 4), weights=(0.1, 0.4, 0.3, 0.2)
+    ),
+    "mixture of 5": Blend(Mixture([0.2] * 5), naive.mixture(*[0.2] * 5), (1, 2, 3, 4, 5), weights=(0.2,) * 5),
+    "product": Blend(Product([0.3, 0.9]), naive.product(0.3, 0.9), (3, 4), weights=(0.3, 0.9)),
+    "product of 3": Blend(Product([0.5, 0.2, 0.6]), naive.product(0.5, 0.2, 0.6), (3, 4, 5), weights=(0.5, 0.2, 0.6)),
+    "arithmetic": Blend(Arithmetic([1.4, -0.5]), naive.arithmetic(1.4, -0.5), (5, 6), weights=(1.4, -0.5)),
+    "arithmetic of 3": Blend(
+        Arithmetic([1.0, 0.8, -0.7]), naive.arithmetic(1.0, 0.8, -0.7), (5, 6, 7), weights=(1.0, 0.8, -0.7)
+    ),
+    "contrastive": Blend(Contrastive(0.4), naive.contrastive(0.4), (7, 8), weights=(1.0, -0.4)),
+    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (8, 9), weights=(1.0, -0.5)),
+    "plausible, strictly": Blend(
+        Contrastive(0.3, plausibility=0.6), naive.contrastive(0.3, 0.6), (8, 9), weights=(1.0, -0.3)
+    ),
+    "guided": Blend(Guided(1.7), naive.guided(1.7), (10, 10), ((1, 0), (0,)), weights=(1.7, -0.7)),
     "custom": Blend(Custom(lambda log_p: log_p.amax(0)), naive.largest, (11, 12, 13)),
 }
 
@@ -159,7 +166,7 @@ class Case:
         return engine_law(engine)
 
     def naive_law(self) -> Law:
-        return naive.naive_law(self.models, self.prompts, self.blend.target, self.params, self.ends)
+        return naive.naive_law(self.models, self.prompts, self.blend.target, self.params, self.ends, self.blend.weights)
 
     def distance(self) -> float:
         """Total variation between what the engine writes and what naive decoding writes."""

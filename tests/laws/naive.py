@@ -80,8 +80,19 @@ def largest(rows: list[Row]) -> Row:
     return normal([max(column) for column in zip(*map(softmax, rows), strict=True)])
 
 
-def transformed(r: Row, params: SamplingParams, prompt: Text, output: Text, ends: Sequence[int]) -> Row:
-    """What a token is drawn from, by the rules of `SamplingParams` in their order."""
+def level(rows: list[Row], weights: Sequence[float] | None) -> float:
+    """The mean of the members' logsumexp, weighed by the size of their weights."""
+    sizes = [abs(weight) for weight in weights or [1.0] * len(rows)]
+    tops = [max(row) for row in rows]
+    sums = [top + math.log(sum(math.exp(x - top) for x in row)) for row, top in zip(rows, tops, strict=True)]
+    return sum(size * own for size, own in zip(sizes, sums, strict=True)) / sum(sizes)
+
+
+def transformed(
+    r: Row, params: SamplingParams, prompt: Text, output: Text, ends: Sequence[int], height: float = 0.0
+) -> Row:
+    """What a token is drawn from, by the rules of `SamplingParams` in their order. height: the level of the members'
+    logits, over which the repetition penalty is taken."""
     vocab = range(len(r))
     scores = [log(p) + params.logit_bias.get(x, 0.0) for x, p in enumerate(r)]
     if len(output) < params.min_tokens:
@@ -90,6 +101,8 @@ def transformed(r: Row, params: SamplingParams, prompt: Text, output: Text, ends
         allowed = params.constraint.allowed(output, len(output), 1)[0].tolist()
         scores = [scores[x] if allowed[x] else -math.inf for x in vocab]
     counts = Counter(output)
+    if params.repetition_penalty != 1:
+        scores = [score + height for score in scores]
     for x in vocab:
         if x in counts or x in prompt:
             scores[x] = (
@@ -124,18 +137,25 @@ def member_row(logits: Sequence[float], params: SamplingParams) -> Row:
 
 
 def naive_law(
-    models: Sequence[Model], prompts: Sequence[Text], target: Target, params: SamplingParams, ends: Sequence[int]
+    models: Sequence[Model],
+    prompts: Sequence[Text],
+    target: Target,
+    params: SamplingParams,
+    ends: Sequence[int],
+    weights: Sequence[float] | None = None,
 ) -> Law:
     """Each text's probability under one model after the other being fed every token. prompts: one a model; the first
-    stands for the user's own."""
+    stands for the user's own. weights: the combination's, if it has some."""
     law: Law = {}
 
     def walk(output: Text, reached: float) -> None:
         if len(output) == params.max_tokens or (output and output[-1] in ends):
             law[output] = reached
             return
-        rows = [member_row(model(prompt + output), params) for model, prompt in zip(models, prompts, strict=True)]
-        for token, p in enumerate(transformed(target(rows), params, prompts[0], output, ends)):
+        raw = [[*model(prompt + output)] for model, prompt in zip(models, prompts, strict=True)]
+        rows = [member_row(row, params) for row in raw]
+        height = level(raw, weights)
+        for token, p in enumerate(transformed(target(rows), params, prompts[0], output, ends, height)):
             if p > 0:
                 walk((*output, token), reached * p)
 

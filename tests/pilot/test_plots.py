@@ -13,6 +13,8 @@ from cospec.study.canvas import COLOURS, svg
 from cospec.study.drawing import MARKER, Estimate, Point, Series, Stack, amounts, intervals, lines, stacked
 from cospec.study.plots import plot
 
+from ..properties import examples
+
 INFINITE = Estimate(label="#0072b2", mean=math.inf, low=1.0, high=math.inf, written="∞")
 LONG = "a member of a very long name that would run into the figure beside it on a phone"
 ESTIMATES = [
@@ -92,7 +94,7 @@ def series_of(counts, means):
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), width=st.sampled_from([340, 760]), is_logarithmic=st.booleans())
 def test_counts_have_whole_ticks_apart_and_markers_stand_clear_of_the_frame(data, width, is_logarithmic):
     counts = sorted(data.draw(st.sets(st.integers(1, 300), min_size=1, max_size=40)))

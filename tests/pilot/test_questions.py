@@ -139,7 +139,7 @@ def test_answers_are_scored(name, answer, reference, score):
 def test_one_text_is_enough_to_be_weighed(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("a text of its own\n", encoding="utf-8")
-    assert [each.prompt for each in read_texts(path)] == ["a text of its own"]
+    assert [*read_texts(path).values()] == ["a text of its own"]
     with pytest.raises(InvalidPrompt, match="this one prompt"):
         read_questions(path)
     path.write_text("\n", encoding="utf-8")

@@ -26,6 +26,8 @@ from cospec.study.results import (
     Verdict,
 )
 
+from ..properties import examples
+
 EXAMPLE = Results.load(Path(__file__).parent / "data" / "example.json")
 # Whoever reads these reads what a user typed, not what the report says.
 AS_GIVEN = (Settings, Environment, Measurement)
@@ -128,7 +130,7 @@ def _outcome(made, random):
 
 
 # A seed shrinks to nothing simpler.
-@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=examples(60), deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(seed=st.integers(0, 2**32), language=st.sampled_from(LANGUAGES))
 def test_every_sentence_reads_well_whatever_was_measured(seed, language):
     check(varied(EXAMPLE, Results, Random(seed)), language)

@@ -15,6 +15,7 @@ from cospec.server.batch import read_lines
 from cospec.server.fields import HARMLESS, IN_CHATS, IN_COMPLETIONS, IN_RESPONSES, check_defaults
 from cospec.server.schema import MOST_GAMMA, ChatRequest, CompletionRequest, ResponsesRequest
 
+from ..properties import examples
 from .conftest import Served
 
 COMPLETION = {"prompt": "One", "max_tokens": 1}
@@ -80,12 +81,13 @@ def slips(draw, names):
     return name, draw(st.sampled_from(kinds))
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_a_slip_in_the_name_of_a_field_is_refused_with_the_name_that_is_meant(http, path):
     body, kind, table = ENDPOINTS[path]
     fields = set(kind.model_fields) | set(table)
 
-    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
     @given(slip=slips(set(kind.model_fields) - set(body)))
     def refused(slip):
         _, written = slip

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cospec.server.access import JsonFormatter, access, set_up_logs
 from cospec.server.settings import InvalidSettings, ServerSettings
 
+from ..properties import examples
 from .conftest import MODEL
 
 SECRET = "verysecretword"
@@ -88,7 +89,7 @@ def test_refusals_and_clients_that_leave_are_logged(lines, client, served):
 PLACES = st.sampled_from(["prompt", "model", "field", "value", "path", "query", "header", "message", "method"])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(place=PLACES, text=st.text(st.characters(codec="ascii", categories=["L", "N"]), max_size=5))
 def test_nothing_that_a_client_writes_is_logged(lines, http, served, place, text):
     secret, before = f"{SECRET}{text}", len(lines)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import expect
 
 from ..browsing import in_chromium
+from ..properties import examples
 from .conftest import Served
 from .faulty import DIE, RAISE, moody_ensemble
 from .visits import text_of, visiting
@@ -24,13 +25,14 @@ def test_a_refused_key_is_told_with_its_header_as_code(browser, ensemble):
         visit.finish(told=[401])
 
 
+@pytest.mark.hypothesis
 def test_what_stands_between_backticks_is_code_and_nothing_is_lost(visit):
     show = """text => {
       $('alert').replaceChildren(...withCode(text));
       return [$('alert').textContent, $('alert').innerHTML];
     }"""
 
-    @settings(max_examples=200, deadline=None, database=None)
+    @settings(max_examples=examples(200), deadline=None)
     @given(st.lists(st.text(st.characters(exclude_characters="`", exclude_categories=["Cs"]), min_size=1), max_size=7))
     def holds(parts):
         shown, html = visit.page.evaluate(show, "`".join(parts))

@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 import cospec
 
 from ..browsing import in_chromium
+from ..properties import examples
 from .conftest import Served
 from .visits import visiting
 
@@ -74,12 +75,13 @@ def test_nothing_is_cut_or_covered(browser, served, width, scheme):
         visit.finish(told=[400])
 
 
+@pytest.mark.hypothesis
 def test_nothing_is_cut_or_covered_at_any_size(browser, hostile):
     with visiting(browser, hostile) as visit:
         visit.run("#compare", seed=2**64)
         visit.becomes("done")
 
-        @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.integers(320, 1700), st.integers(560, 1400))
         def holds(width, height):
             visit.page.set_viewport_size({"width": width, "height": height})

@@ -10,9 +10,12 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 
+from ..properties import examples
+
 EXAMPLES = 15
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_makes_the_server_fail(served, http, mode):
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
@@ -31,9 +34,7 @@ def _attack(operation, mode):
     """How often each status was answered."""
     statuses = Counter()
 
-    @settings(
-        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=examples(EXAMPLES), deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def attack(case):
         if isinstance(case.body, dict) and {"prompt", "messages"} & set(case.body) and "tokenize" not in case.path:

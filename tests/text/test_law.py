@@ -10,9 +10,10 @@ from cospec.core.text import TextStream, text_decoder
 from cospec.rendering import render
 from cospec.runner.hf.tokenizer import HfTokenizer
 
+from ..properties import examples
 from .tokenizers import CHAT, KINDS, tokenizer
 
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=examples(60), deadline=None)
 kinds = pytest.mark.parametrize("kind", KINDS)
 TEXTS = st.text(st.sampled_from("the catHello wordé☺\n<s>{}|▁ 1"), max_size=30)
 

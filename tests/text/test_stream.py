@@ -3,7 +3,10 @@
 import random
 import time
 
-from cospec.core.text import TextStream
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cospec.core.text import ByteDecoder, TextStream
 
 from ..toys import Letters
 
@@ -28,6 +31,26 @@ def test_half_a_character_waits_for_its_other_half():
 def test_a_text_cut_within_a_character_ends_with_the_replacement_character():
     stream, _ = pushed([1, 8])
     assert stream.text == "a\ufffd"
+
+
+# Bytes of whole characters, of parts, and of what looks like a part: overlong, a surrogate, beyond the last one.
+WHOLE = [letter.encode() for letter in "aé☺😀"]
+PARTS = [*WHOLE, b"\xe2", b"\x98\x80", b"\xed", b"\xa1", b"\xf4\x90", b"\xc0", b"\xf0"]
+
+
+@given(prompt=st.lists(st.sampled_from(PARTS), max_size=3), answer=st.lists(st.sampled_from(PARTS), max_size=6))
+def test_bytes_of_any_kind_are_released_as_soon_as_they_are_certain(prompt, answer):
+    decoder = ByteDecoder(PARTS.__getitem__, [PARTS.index(part) for part in prompt])
+    said, released = b"".join(prompt), ""
+    # Of a character that the prompt begins nothing was said yet.
+    before = said.decode("utf-8", "replace")
+    begun = before.removesuffix("\ufffd")
+    for part in answer:
+        said += part
+        released += decoder.push(PARTS.index(part))
+        whole = said.decode("utf-8", "replace")
+        assert {before + released, begun + released} & {whole, whole.removesuffix("\ufffd")}
+    assert said.decode("utf-8", "replace") in (before + released + (rest := decoder.close()), begun + released + rest)
 
 
 def test_what_may_become_a_stop_string_is_held_back_and_released_if_it_does_not():

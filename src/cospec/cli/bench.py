@@ -23,7 +23,7 @@ from ..study.peers import bench_methods
 from ..study.predictions import predictions
 from ..study.sweep import Sweep
 from .bench_tables import tables
-from .chats import ChatOptions, GivenPrompt, note_plain_form
+from .chats import ChatOptions, GivenPrompt, check_chats
 from .options import EnsembleOptions
 from .output import interrupted, print_figures, print_note, to_line
 from .prompts import bundled_or_read
@@ -123,7 +123,7 @@ def bench(*, options: BenchOptions, chats: ChatOptions, models: EnsembleOptions)
     settings, plans = options.settings(models, prompts), options.plans()
     levels, sweeps = options.levels(), options.sweeps()
     ensemble, params = models.build(), options.params()
-    note_plain_form(ensemble, prompts)
+    check_chats(ensemble, prompts)
     ensemble.max_sequences = max(ensemble.max_sequences, *levels, 1)
     available, skipped = bench_methods(ensemble, params, plans)
     named = options.methods.split(",") if options.methods else []

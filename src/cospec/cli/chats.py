@@ -1,8 +1,8 @@
 """Prompts that are chats, on the command line: the options for them, and what is said of models that know no chat."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..core.events import Result
 from ..ensemble import Ensemble
@@ -17,6 +17,7 @@ from .spread import option
 SYSTEM_ROLES = ("system", "developer")
 # As they come out of files and of the command line.
 GivenPrompt = str | list[int] | Chat
+AnyPrompt = TypeVar("AnyPrompt", GivenPrompt, str | Chat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class ChatOptions:
     def is_asked(self) -> bool:
         return self.chat or self.system is not None
 
-    def as_asked(self, prompt: GivenPrompt, where: str) -> GivenPrompt:
+    def as_asked(self, prompt: AnyPrompt, where: str) -> AnyPrompt:
         """The prompt, a chat if chats are asked for. where: its place. Raises InvalidPrompt for token ids in one."""
         if not self.is_asked:
             return prompt
@@ -48,7 +49,8 @@ class ChatOptions:
                 f"{where}: a chat is made of texts, and token ids are given; give a text, or leave out --chat and "
                 "--system"
             )
-        messages = prompt.messages if isinstance(prompt, Chat) else ({"role": "user", "content": prompt},)
+        user = {"role": "user", "content": prompt}
+        messages: Sequence[Mapping[str, Any]] = prompt.messages if isinstance(prompt, Chat) else (user,)
         return Chat(messages=(*self._system_message(messages), *messages))
 
     def _system_message(self, messages: Sequence[Any]) -> list[dict[str, str]]:
@@ -63,7 +65,16 @@ def without_template(ensemble: Ensemble) -> list[str]:
     return [name for name, has_template in _templates(ensemble) if not has_template]
 
 
-def note_plain_form(ensemble: Ensemble, prompts: Iterable[object]) -> None:
+def check_chats(ensemble: Ensemble, prompts: Sequence[GivenPrompt]) -> None:
+    """Raise InvalidPrompt for a chat that a member has no template for, or whose template refuses it, and say so
+    where members are given chats in the plain form."""
+    for prompt in prompts:
+        if isinstance(prompt, Chat):
+            ensemble.rendered(prompt)
+    note_plain_form(ensemble, prompts)
+
+
+def note_plain_form(ensemble: Ensemble, prompts: Iterable[GivenPrompt]) -> None:
     """Say once that members without a chat template are given chats in the plain form, where they are."""
     names = without_template(ensemble)
     if names and any(isinstance(prompt, Chat) and prompt.plain for prompt in prompts):

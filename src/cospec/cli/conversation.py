@@ -98,8 +98,10 @@ def _read(path: Path) -> list[Turn]:
     """The messages of a file, perhaps one of the system first. Raises InvalidPrompt, with file and line."""
     turns, found = [], [*lines(read_text(path, InvalidPrompt, "conversation"), str(path))]
     for line, where in found:
-        turns.append(validated(Turn, parse_json(line, where, InvalidPrompt), where, InvalidPrompt))
-        check_unicode(turns[-1].content, f"{where}: the content", InvalidPrompt)
+        value = parse_json(line, where, InvalidPrompt)
+        # Escaped, half a surrogate pair is JSON all the same.
+        check_unicode(json.dumps(value, ensure_ascii=False), f"{where}: the message", InvalidPrompt)
+        turns.append(validated(Turn, value, where, InvalidPrompt))
     _check_order(turns, [where for _, where in found])
     return turns
 

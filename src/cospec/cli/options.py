@@ -302,7 +302,8 @@ SAMPLING = {
         metavar="X", help="Keep tokens of at least this share of the highest probability. 0: all."
     ),
     "repetition_penalty": _sampling_option(
-        metavar="X", help="Above 1, tokens of the prompt and the output become less probable."
+        metavar="X",
+        help="Above 1, tokens of the prompt and the output become less probable, as strongly as in transformers.",
     ),
     "presence_penalty": _sampling_option(
         metavar="X", help="Subtracted from the logit of each token that the output has."

@@ -15,7 +15,7 @@ from ..storage import check_place
 from ..study.environment import machine
 from ..study.tune import MOST_TEXTS, TuneProgress, Tuning, other_lines, write_plan
 from ..study.tune import tune as run_tune
-from .chats import ChatOptions, GivenPrompt, note_plain_form
+from .chats import ChatOptions, GivenPrompt, check_chats
 from .options import DEFAULT_ENSEMBLE, LocalOptions
 from .output import on_interrupt, print_json, print_note, progress
 from .prompts import bundled_or_read
@@ -85,7 +85,7 @@ def tune(*, options: TuneOptions, chats: ChatOptions, models: LocalOptions) -> N
 
     with on_interrupt(sentence), progress(MOST_TEXTS) as advance:
         ensemble = models.build()
-        note_plain_form(ensemble, prompts)
+        check_chats(ensemble, prompts)
         tuning = run_tune(ensemble, prompts, params, lambda _: advance(), so_far, save, where=str(kept))
     if options.as_json:
         print_json(tuning.to_dict())

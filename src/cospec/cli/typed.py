@@ -85,7 +85,7 @@ def read_typed(lines: Lines) -> Typed:
         if line.startswith(FENCE):
             return Typed(text=_fenced(line.removeprefix(FENCE), lines), is_quoted=True)
         while line.endswith(CONTINUED):
-            line = line.removesuffix(CONTINUED) + "\n" + lines.read(MORE)
+            line = line.removesuffix(CONTINUED) + "\n" + (_next(lines) or "")
     except KeyboardInterrupt:
         return Typed(text="")
     return Typed(text=line)
@@ -94,7 +94,16 @@ def read_typed(lines: Lines) -> Typed:
 def _fenced(line: str, lines: Lines) -> str:
     """What stands before the fence that ends a line. A first line that is empty is none of it."""
     block = [] if not line else [line]
-    while not line.endswith(FENCE):
-        line = lines.read(MORE)
-        block.append(line)
+    last: str | None = line
+    while last is not None and not last.endswith(FENCE):
+        last = _next(lines)
+        block += [] if last is None else [last]
     return "\n".join(block).removesuffix(FENCE).removesuffix("\n")
+
+
+def _next(lines: Lines) -> str | None:
+    """The next line of a message; None behind the last one, which ends the message as well."""
+    try:
+        return lines.read(MORE)
+    except EOFError:
+        return None

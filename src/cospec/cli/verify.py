@@ -11,7 +11,7 @@ from .. import demo
 from ..ensemble import Ensemble
 from ..errors import InvalidSampling
 from ..study.exactness import SAMPLED_LENGTH, Check, Effort, num_checks, self_test
-from .chats import ChatOptions, GivenPrompt, note_plain_form
+from .chats import ChatOptions, GivenPrompt, check_chats
 from .options import LocalOptions
 from .output import print_json, progress
 from .prompts import bundled_or_read
@@ -63,7 +63,7 @@ def verify(*, options: VerifyOptions, chats: ChatOptions, models: LocalOptions) 
     """
     effort, prompts = options.effort(), options.texts(chats)
     ensemble = models.build()
-    note_plain_form(ensemble, prompts)
+    check_chats(ensemble, prompts)
     with progress(num_checks(ensemble)) as advance:
         checks = []
         for check in self_test(ensemble, prompts, effort):

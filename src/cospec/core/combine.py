@@ -95,6 +95,26 @@ def _weighted_logits(logits: Tensor, weights: tuple[float, ...]) -> Tensor:
     return torch.log_softmax((torch.where(column > 0, logits, logits.clamp(min=_FLOOR)) * column).sum(0), dim=-1)
 
 
+def level(combination: Combination, logits: Tensor) -> Tensor:
+    """How high the members' logits stand, [positions, 1], from their [members, positions, vocab].
+
+    log r is normalised, and says nothing of it. log r + level is as high as logits are, and of one member alone it is
+    that member's logits: the mean of the members' logsumexp, weighed by the size of their weights where there are some.
+    """
+    shares = torch.tensor(_shares(combination, logits.shape[0]), dtype=torch.float64)
+    shares = shares / shares.sum()
+    return torch.einsum("m,mp->p", shares.to(logits), logits.logsumexp(-1))[:, None]
+
+
+def _shares(combination: Combination, num_members: int) -> list[float]:
+    """How much each member counts among the members: the size of its weight over the largest one."""
+    own = getattr(combination, "shares", getattr(combination, "weights", None))
+    if not isinstance(own, Sequence) or len(own) != num_members or not all(map(_is_finite, own)) or not any(own):
+        return [1.0] * num_members
+    sizes = [*map(abs, own)]
+    return [size / max(sizes) for size in sizes]
+
+
 @dataclass(frozen=True)
 class Mixture:
     """r = sum_i w_i p_i: a weighted ensemble. Weights are positive and sum to one.
@@ -199,8 +219,12 @@ class Contrastive:
         if num_members != 2:
             raise InvalidCombination(f"Contrastive takes two members, expert then amateur, got {num_members}")
 
+    @property
+    def shares(self) -> tuple[float, float]:
+        return 1.0, -self.mu
+
     def log_probs(self, logits: Tensor) -> Tensor:
-        log_r = _weighted_logits(logits, (1.0, -self.mu))
+        log_r = _weighted_logits(logits, self.shares)
         if self.plausibility is None:
             return log_r
         expert = logits[0]
@@ -228,8 +252,12 @@ class Guided:
         if num_members != 2:
             raise InvalidCombination(f"Guided takes two members, conditional then unconditional, got {num_members}")
 
+    @property
+    def shares(self) -> tuple[float, float]:
+        return self.scale, 1.0 - self.scale
+
     def log_probs(self, logits: Tensor) -> Tensor:
-        return _weighted_logits(logits, (self.scale, 1.0 - self.scale))
+        return _weighted_logits(logits, self.shares)
 
 
 @dataclass(frozen=True)

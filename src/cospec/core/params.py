@@ -30,6 +30,9 @@ class SamplingParams:
     member_temperature and member_top_p change the members' rows before they are combined.
     logprobs and prompt_logprobs: how many alternatives to report beside each token's own log r (0: its own alone);
     they are r's, before penalties, temperature and the like.
+    repetition_penalty: of a token of the prompt or the output, z / penalty where z > 0, else z * penalty, with
+    z = log r + the mean of the members' logsumexp, weighed by the size of their weights. A lone member's z is its
+    logits, as in transformers and vLLM; a combination has none, and its z stands as high as its members' logits.
     seed: None draws one. n: samples a prompt. max_tokens: 0 decodes nothing, which leaves prompt_logprobs to be
     reported. constraint: forbids tokens by what stands before them.
 

@@ -10,7 +10,7 @@ from ..errors import CospecError
 from .draws import Purpose, draw, probabilities
 from .noise import by_place, noisy_argmax
 from .sheet import Sheet
-from .target import Span, distributions, joined, no_distribution
+from .target import Span, Unshaped, distributions, joined, no_distribution
 from .tokens import Draft
 
 Proposal = tuple[Sheet, int]
@@ -27,8 +27,13 @@ def propose(proposals: Sequence[Proposal]) -> list[CospecError | None]:
     outcomes: list[Draft | CospecError | None] = [None] * len(proposals)
     for same in by_place(rows):
         log_own = torch.log_softmax(joined([rows[i] for i in same]), dim=-1)
-        sheets = [proposals[i][0] for i in same]
-        log_qs = distributions([(own, own.frontier, log_own[row : row + 1]) for row, own in enumerate(sheets)])
+        sheets, lanes = zip(*(proposals[i] for i in same), strict=True)
+        log_qs = distributions(
+            [
+                Unshaped(own, own.frontier, log_own[row : row + 1], [lane])
+                for row, (own, lane) in enumerate(zip(sheets, lanes, strict=True))
+            ]
+        )
         drafting: dict[bool, dict[int, Tensor]] = {False: {}, True: {}}
         for row, (i, log_q) in enumerate(zip(same, log_qs, strict=True)):
             if isinstance(log_q, Tensor):

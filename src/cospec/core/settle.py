@@ -11,7 +11,7 @@ from ..errors import CospecError, MemberFailed
 from .draws import Purpose, probabilities
 from .noise import noisy_argmax
 from .sheet import Sheet
-from .target import Span, distributions, joined, log_targets, no_distribution
+from .target import Span, Unshaped, distributions, joined, log_targets, no_distribution
 from .tokens import Draft, Token
 from .verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 
@@ -151,7 +151,7 @@ def refine(sheet: Sheet, member: int) -> None:
     first = sheet.num_refined
     raw, start = sheet.drafts[first:], sheet.position + first
     span = Span(sheet, start, start + len(raw))
-    (log_p,) = distributions([(sheet, start, torch.log_softmax(span.of(member), dim=-1))])
+    (log_p,) = distributions([Unshaped(sheet, start, torch.log_softmax(span.of(member), dim=-1), [member])])
     if isinstance(log_p, CospecError):
         raise log_p
     if log_p is None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed
 from .certain import certain_tokens, has_shortcut
-from .combine import Combination
+from .combine import Combination, level
 from .noise import by_place
 from .sheet import Lane, Sheet
 from .transforms import History, shape, shape_members, warp
@@ -66,7 +66,9 @@ def log_targets(sheets: Sequence[Sheet]) -> list[Tensor | CospecError | None]:
     known = [i for i, own in enumerate(parts) if own]
     if not known:
         return [None] * len(sheets)
-    log_rs = distributions([(sheets[i], sheets[i].position, joined(parts[i])) for i in known])
+    log_rs = distributions(
+        [Unshaped(sheets[i], sheets[i].position, joined(parts[i]), sheets[i].members) for i in known]
+    )
     targets: list[Tensor | CospecError | None] = [None] * len(sheets)
     for i, log_r in zip(known, log_rs, strict=True):
         targets[i] = no_distribution(_whose(sheets[i])) if log_r is None else log_r
@@ -173,8 +175,34 @@ def _log_certain(sheet: Sheet, start: int) -> Tensor | None:
     return log_r.scatter_(1, torch.tensor(tokens, device=rows.device)[:, None], 0.0)
 
 
-def distributions(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[Tensor | CospecError | None]:
-    """Log-probabilities [positions, vocab] of each sheet for positions from `start` on, under its transforms.
+@dataclass(frozen=True)
+class Unshaped:
+    """Log-probabilities [positions, vocab] for positions from `start` on, before the transforms.
+
+    lanes: those whose rows they were made from, all members' together or one.
+    """
+
+    sheet: Sheet
+    start: int
+    log_probs: Tensor
+    lanes: Sequence[int]
+
+    def level(self) -> Tensor | float:
+        """How high the logits stand that they were made from, [positions, 1], where a penalty reads it."""
+        if self.sheet.params.repetition_penalty == 1:
+            return 0.0
+        levels = self.log_probs.new_zeros(self.log_probs.shape[0], 1)
+        lanes = [self.sheet.lanes[i] for i in self.lanes]
+        # Where a member has no row, all of r is on one token, at any level.
+        stop = min(self.start + len(levels), *(lane.seen + 1 for lane in lanes))
+        if stop > self.start:
+            rows = [lane.between(self.start, stop) for lane in lanes]
+            levels[: stop - self.start] = level(self.sheet.combination, torch.stack([row.to(rows[0]) for row in rows]))
+        return levels
+
+
+def distributions(items: Sequence[Unshaped]) -> list[Tensor | CospecError | None]:
+    """Of each the log-probabilities [positions, vocab] under its sheet's transforms.
 
     At temperature 0 the temperature is left out, since only the maximum is read. None where a row is no distribution;
     an error where a transform raised it.
@@ -184,27 +212,27 @@ def distributions(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[Tensor | C
     return [log_p if isinstance(log_p, CospecError) or next(are_ones) else None for log_p in shaped]
 
 
-def _shaped(items: Sequence[tuple[Sheet, int, Tensor]]) -> list[Tensor | CospecError]:
+def _shaped(items: Sequence[Unshaped]) -> list[Tensor | CospecError]:
     """Under the transforms. Those that read nothing but the row are the same for many sheets, and done at once."""
-    shaped: list[Tensor | CospecError] = [log_probs for _, _, log_probs in items]
+    shaped: list[Tensor | CospecError] = [item.log_probs for item in items]
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for i, (sheet, start, log_probs) in enumerate(items):
-        params = sheet.params
+    for i, item in enumerate(items):
+        sheet, params = item.sheet, item.sheet.params
         if params.is_identity or params.is_argmax:
             # Nothing changes the row, or only its maximum is read.
             continue
         if not params.is_biased:
-            alike[*params.warpers, log_probs.device, log_probs.dtype].append(i)
+            alike[*params.warpers, item.log_probs.device, item.log_probs.dtype].append(i)
             continue
         output = [*sheet.output, *(draft.token for draft in sheet.drafts)]
-        history = History(prompt=sheet.prompt, output=output, start=start)
+        history = History(prompt=sheet.prompt, output=output, start=item.start)
         try:
-            shaped[i] = shape(log_probs, params, history, tuple(sheet.end_ids))
+            shaped[i] = shape(item.log_probs, params, history, tuple(sheet.end_ids), item.level())
         except Exception as error:  # a constraint is others' code
             shaped[i] = MemberFailed.by(error, "a transform of the sampling parameters").with_traceback(None)
     for same in alike.values():
-        log_probs = warp(joined([items[i][2] for i in same]), items[same[0]][0].params)
-        for i, part in zip(same, parted(log_probs, [items[i][2].shape[0] for i in same]), strict=True):
+        log_probs = warp(joined([items[i].log_probs for i in same]), items[same[0]].sheet.params)
+        for i, part in zip(same, parted(log_probs, [items[i].log_probs.shape[0] for i in same]), strict=True):
             shaped[i] = part
     return shaped
 

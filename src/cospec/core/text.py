@@ -44,17 +44,24 @@ class ByteDecoder:
             tail = token_bytes(token) + tail
             if len(tail) >= _MOST_BEGUN + 1:
                 break
-        self._utf8.decode(tail)
+        self._decode(tail)
         self._drops_space = drops_space and not tail
 
     def push(self, token: int) -> str:
         raw = self._token_bytes(token)
         if raw and self._drops_space:
             raw, self._drops_space = raw.removeprefix(b" "), False
-        return self._utf8.decode(raw)
+        return self._decode(raw)
 
     def close(self) -> str:
         return self._utf8.decode(b"", final=True)
+
+    def _decode(self, raw: bytes) -> str:
+        text = self._utf8.decode(raw)
+        begun = self._utf8.getstate()[0]
+        # Python waits for the last byte of half a surrogate pair, which no character of UTF-8 begins with.
+        is_surrogate = len(begun) == 2 and begun[0] == 0xED and begun[1] >= 0xA0
+        return text + self.close() if is_surrogate else text
 
 
 def text_decoder(tokenizer: Tokenizer, prompt: Sequence[int]) -> TextDecoder:

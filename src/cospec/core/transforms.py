@@ -32,17 +32,26 @@ def shape_members(logits: Tensor, params: SamplingParams) -> Tensor:
     return logits
 
 
-def shape(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
+def shape(
+    log_probs: Tensor,
+    params: SamplingParams,
+    history: History,
+    end_ids: Sequence[int],
+    level: Tensor | float = 0.0,
+) -> Tensor:
     """log-probabilities [positions, vocab] -> those that tokens are drawn from, same shape, normalised.
 
     In this order: logit bias, forbidden ends and the constraint, repetition / presence / frequency penalties,
     temperature, top-k, top-p, min-p. At temperature 0 a row is 0 at its argmax and -inf elsewhere.
+
+    level: what the repetition penalty, which multiplies or divides, adds to log_probs first, [positions, 1]; see
+    `combine.level`.
     """
     if params.is_identity:
         return log_probs
     logits = _bias(log_probs, params, history, end_ids)
     if params.has_penalties:
-        logits = _penalise(logits, params, history)
+        logits = _penalise(logits, params, history, level)
     return warp(logits, params)
 
 
@@ -83,7 +92,7 @@ def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: 
     return logits
 
 
-def _penalise(logits: Tensor, params: SamplingParams, history: History) -> Tensor:
+def _penalise(logits: Tensor, params: SamplingParams, history: History, level: Tensor | float) -> Tensor:
     counts = _counts(history, logits)
     seen = counts > 0
     if history.prompt:
@@ -94,6 +103,7 @@ def _penalise(logits: Tensor, params: SamplingParams, history: History) -> Tenso
         repeated = seen
     penalty = params.repetition_penalty
     if penalty != 1:
+        logits = logits + level
         logits = torch.where(repeated, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
     return logits - params.frequency_penalty * counts - params.presence_penalty * seen.to(logits)
 

@@ -8,7 +8,7 @@ from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidPrompt
 from ..inputs import check_unicode
 from ..prompts import Chat
-from .errors import ApiError
+from .errors import ApiError, about
 from .schema import Message, TokenizeRequest
 
 
@@ -42,9 +42,10 @@ class Codec:
             raise ApiError(400, "give prompt or messages")
         tokenizer = self._required()
         if asked.prompt is None:
-            chat = as_chat(asked.messages or ())
-            self.check(chat)
-            return list(self._ensemble.rendered(chat)[0])
+            with about("messages"):
+                chat = as_chat(asked.messages or ())
+                self.check(chat)
+                return list(self._ensemble.rendered(chat)[0])
         self.check(asked.prompt)
         encode = tokenizer.encode if asked.add_special_tokens else getattr(tokenizer, "encode_bare", tokenizer.encode)
         return list(encode(asked.prompt))

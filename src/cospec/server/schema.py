@@ -185,7 +185,7 @@ class Message(Body):
         Raises ApiError for content that is no text."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}
         if self.function_call:
-            raise ApiError(400, "messages with function_call cannot be read; give tool_calls", param="messages")
+            raise ApiError(400, "messages with function_call cannot be read, only with tool_calls", param="messages")
         if self.content is None and (self.tool_calls or self.role != "assistant"):
             return given
         return {**given, "content": self.text()}
@@ -223,7 +223,7 @@ class InputMessage(Message):
         if self.type not in (None, "message"):
             raise ApiError(400, f"input of type {self.type!r:.100} cannot be read, only messages", param="input")
         # Templates know developers by their older name.
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.text()}
+        return {**super().turn(), "role": "system" if self.role == "developer" else self.role}
 
 
 class TextFormat(Body):

@@ -21,9 +21,6 @@ BUNDLED = Path(__file__).parent / "prompts.jsonl"
 # The category of prompts that name none, and that of texts given apart from the prompts.
 UNSORTED, TEXTS = "prompts", "texts"
 
-# The keys of what is decoded, one of which a line has.
-_PROMPTS = ("prompt", "messages")
-
 # The fields of a prompt in a file, and their place, `file:line`.
 Entry = tuple[Mapping[str, Any], str]
 
@@ -143,7 +140,7 @@ def _question(value: Mapping[str, Any], where: str, score: str) -> Question:
             check_unicode(inner, f"{where}: the {key}", InvalidPrompt)
     entry = validated(PromptLine, value, where, InvalidPrompt)
     prompt = _prompt(entry, where)
-    given = {key: str(inner) for key, inner in entry.items() if inner is not None and key not in _PROMPTS}
+    given = {key: str(inner) for key, inner in entry.items() if inner is not None and key not in ("prompt", "messages")}
     if given.get("category") in (ALL, TEXTS):
         raise InvalidPrompt(f"{where}: the category {given['category']!r} is the report's own; give it another name")
     if "score" in given:
@@ -160,12 +157,12 @@ def _question(value: Mapping[str, Any], where: str, score: str) -> Question:
 
 def _prompt(entry: PromptLine, where: str) -> str | Chat:
     """Raises InvalidPrompt unless there is a text or a chat, and one of them alone."""
-    prompt, messages = (entry.get(key) for key in _PROMPTS)
+    prompt, messages = entry.get("prompt"), entry.get("messages")
     if prompt is not None and messages is not None:
         raise InvalidPrompt(f'{where}: "prompt" and "messages" exclude each other; give one of them')
     if messages is not None:
         with at(where):
-            return Chat(messages=messages, plain=True)
+            return Chat(messages=tuple(messages), plain=True)
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidPrompt(f'{where}: no "prompt" here; give a text of at least one character')
     return prompt

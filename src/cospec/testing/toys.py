@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..core.combine import Combination
+from ..core.combine import Combination, level
 from ..core.draws import Draws
 from ..core.engine import Engine
 from ..core.feeding import Participant
@@ -95,9 +95,11 @@ class ToyEnsemble:
 
     def _target(self, output: Text, ends: Sequence[int]) -> list[float]:
         rows = [toy_model(member)(PROMPT + output) for member in range(self.num_members)]
-        logits = shape_members(torch.tensor(rows, dtype=torch.float64)[:, None], self.params)
+        raw = torch.tensor(rows, dtype=torch.float64)[:, None]
+        logits = shape_members(raw, self.params)
         history = History(prompt=PROMPT, output=output, start=len(output))
-        log_p = shape(self.combination.log_probs(logits), self.params, history, ends)
+        log_r = self.combination.log_probs(logits)
+        log_p = shape(log_r, self.params, history, ends, level(self.combination, raw))
         return [float(p) for p in log_p[0].exp()]
 
 

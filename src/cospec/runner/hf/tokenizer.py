@@ -90,20 +90,33 @@ class HfTokenizer:
         return bool(getattr(self._tokenizer, "chat_template", None))
 
     def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Messages (role, content) as token ids, by the model's chat template.
+        """Messages (role, content and whatever else the template reads) as token ids, by the model's chat template.
 
         Raises ValueError for roles or an order that the template refuses.
         """
+        # The template writes the special tokens itself.
+        return self.encode_bare(self._templated(_in_parts(messages) if self._reads_parts else messages))
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """Whether the template reads lists of parts alone, as some of vision models do, and leaves a text out."""
+        probe = [{"role": "user", "content": "probe"}]
+        return not self._holds_probe(probe) and self._holds_probe(_in_parts(probe))
+
+    def _holds_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        try:
+            return "probe" in self._templated(messages)
+        except Exception:  # a template that was not written for such contents
+            return False
+
+    def _templated(self, messages: Sequence[Mapping[str, Any]]) -> str:
         from jinja2.exceptions import TemplateError
 
+        turns = [dict(message) for message in messages]
         try:
-            text = self._tokenizer.apply_chat_template(
-                [dict(turn) for turn in messages], add_generation_prompt=True, tokenize=False
-            )
+            return str(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
         except TemplateError as error:
             raise ValueError(str(error)) from error
-        # The template writes the special tokens itself.
-        return self.encode_bare(str(text))
 
     def info(self) -> dict[str, Any]:
         """The facts that clients need which count tokens themselves."""
@@ -126,3 +139,13 @@ class HfTokenizer:
         if key not in self._compilers:
             self._compilers[key] = GrammarCompiler(self._tokenizer, vocab_size, end_ids)
         return self._compilers[key].compile(kind, source)
+
+
+def _in_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages, each text as a list of one part."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
