@@ -85,7 +85,7 @@ class TrainingRecipe:
         return {key: value for key, value in (asdict(self) | {"lr": self.peak_lr}).items() if key not in ignored}
 
 
-ADAPTER_LR, WHOLE_LR = 2e-3, 3e-4
+ADAPTER_LR, WHOLE_LR = 5e-3, 3e-4
 
 
 def _check_counts(**counts: object) -> None:

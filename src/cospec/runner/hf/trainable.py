@@ -91,6 +91,7 @@ class FirstLayers:
             r=rank,
             lora_alpha=rank,
             target_modules=sorted(_linear_names(layers)),
+            fan_in_fan_out=any(isinstance(each, Conv1D) for each in layers.modules()),
             # The adapter then fits the whole model as well.
             layers_to_transform=[*range(len(layers))],
             task_type="CAUSAL_LM",
