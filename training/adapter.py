@@ -138,9 +138,9 @@ def train_adapter(
             saved = time.monotonic()
             state |= {"step": step + 1, "seconds": saved - began}
             _save(checkpoint, state, model, optimizer)
-    step, value, best = state["best"]
+    step, _, best = state["best"]
     set_peft_model_state_dict(model, best)
-    return Trained(step=step, steps=STEPS, tokens=state["tokens"], seconds=time.monotonic() - began, perplexity=value)
+    return Trained(step=step, steps=STEPS, tokens=state["tokens"], seconds=time.monotonic() - began)
 
 
 def answer_loss(model: PeftModel, batch: list[Example], reduction: str = "mean") -> Tensor:
