@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -14,8 +15,8 @@ class HfTokenizer:
     """Text to ids and back.
 
     The text of ids is the join of their bytes, read as UTF-8; special tokens add nothing, and `special` has their
-    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how many
-    of the vocabulary's entries count, if not all.
+    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how
+    many of the vocabulary's entries count, if not all.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, num_entries: int | None = None) -> None:
@@ -79,6 +80,10 @@ class HfTokenizer:
     def longest(self) -> int:
         """The most bytes of a token."""
         return max(len(self.token_bytes(token)) for token in range(len(self.entries())))
+
+    def save(self, folder: Path) -> None:
+        """Write its files, as transformers reads them."""
+        self._tokenizer.save_pretrained(folder)
 
     @property
     def has_chat_template(self) -> bool:
