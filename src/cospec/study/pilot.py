@@ -67,7 +67,7 @@ class Pilot(Study):
         if tokenizer is None:
             return {}
         texts = {
-            key: ReferenceText.answering(self.ensemble, prompt, text)
+            key: ReferenceText.answering(tokenizer, prompt, text)
             if isinstance(prompt, Chat)
             else ReferenceText.of(tokenizer, prompt, text)
             for key, (prompt, text) in self.settings.reference_texts().items()
