@@ -54,13 +54,19 @@ class ReferenceText:
         # At least one token must stand before the text, or nothing predicts its first.
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False))
         num = max(1, sum(1 for _ in shared))
-        before = prompt if prompt and num == len(alone) else whole[:num]
+        before = prompt if prompt and num == len(alone) else _as_text(tokenizer, whole[:num])
         return cls(before=before, tokens=whole[num:])
 
     @classmethod
     def answering(cls, tokenizer: Tokenizer, chat: Chat, text: str) -> "ReferenceText":
         """The text as the answer to a chat."""
         return cls(before=chat, tokens=answer_tokens(tokenizer, text))
+
+
+def _as_text(tokenizer: Tokenizer, ids: tuple[int, ...]) -> Prompt:
+    """The text of these ids, which goes into a member's own chat too; the ids themselves where it is that of others."""
+    text = tokenizer.decode(ids)
+    return text if tuple(tokenizer.encode(text)) == ids else ids
 
 
 def answer_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
