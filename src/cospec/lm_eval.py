@@ -47,10 +47,10 @@ class CospecLM(TemplateLM):  # type: ignore[misc, unused-ignore]  # lm-eval has 
 
     ensemble: a YAML file, a name such as `demo:we`, or an Ensemble. overrides: what Ensemble.load takes beside it
     (schedule, dtype, ...). batch_size: how many sequences are decoded at a time, the ensemble's max_sequences; `auto`
-    leaves it as it is. device: for all members; lm-eval's default leaves the ensemble's own. max_length: the most tokens of context and answer, the members' context by default.
-    max_gen_toks: the most tokens of an answer whose task names no number. seed: of sampled answers; by default that of
-    torch, which lm-eval sets from its own --seed. prefix_token_id: what stands before an empty context, the tokenizer's
-    begin token or else its end by default.
+    leaves it as it is. device: for all members; lm-eval's default leaves the ensemble's own. max_length: the most
+    tokens of context and answer, the members' context by default. max_gen_toks: the most tokens of an answer whose task
+    names no number. seed: of sampled answers; by default that of torch, which lm-eval sets from its own --seed.
+    prefix_token_id: what stands before an empty context, the tokenizer's begin token or else its end by default.
 
     Raises what Ensemble.load raises.
     """
