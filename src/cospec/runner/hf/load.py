@@ -11,7 +11,6 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -32,6 +31,7 @@ from .quantised import check_quantisation
 from .runner import HfRunner
 from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
+from .wrapped import auto_class, language_model
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
     with explained(model, path):
         read = _read_file if path.is_file() else _read_folder
         weights, tokenizer = read(model, path, options)
+        weights = language_model(weights)
         _warn_if_slow(model, weights)
         if prepack(weights):
             # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
@@ -172,7 +173,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
         quantised["device_map"] = {"": device}
     try:
         with _no_progress_bars():
-            answer: Any = AutoModelForCausalLM.from_pretrained(
+            answer: Any = auto_class(config).from_pretrained(  # type: ignore[attr-defined]
                 folder,
                 config=config,
                 dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
@@ -208,7 +209,7 @@ def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]
 def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
     """The first weight that has not the shape that the configuration gives it, with both; "" where none is found."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = auto_class(config).from_config(config)  # type: ignore[attr-defined]
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     for file in sorted(folder.glob("*.safetensors")):
         for key, shape in header_shapes(file).items():
