@@ -6,10 +6,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from cospec import Ensemble, SamplingParams, UnsupportedModel
 from cospec.runner import Feed, LoadOptions
-from cospec.runner.hf import load
+from cospec.runner.hf import load, wrapped
 from cospec.runner.hf.fused import FusedForward
 
-from .models import VOCAB, saved, tokenizer
+from .models import VOCAB, saved, tiny, tokenizer
 
 CPU = LoadOptions(device="cpu", dtype="float32")
 IDS = [5, 7, 11, 13, 17, 19, 23]
@@ -138,3 +138,11 @@ def test_a_hybrid_with_a_recurrent_layer_is_refused(tmp_path, layers):
     saved(tmp_path, "granitemoehybrid", num_entries=VOCAB, layer_types=layers)
     with pytest.raises(UnsupportedModel, match=r"\(granitemoehybrid\) keeps a recurrent state"):
         load(str(tmp_path), CPU)
+
+
+def test_a_part_that_gives_other_logits_is_not_taken(tmp_path, monkeypatch):
+    whole = wrapper(tmp_path, "smolvlm")
+    monkeypatch.setattr(wrapped, "_causal", lambda model: tiny("llama", seed=5))
+    rows = load(str(tmp_path), CPU)
+    wanted = whole(input_ids=torch.tensor([IDS])).logits[0]
+    assert torch.allclose(rows.feed([Feed(rows.open(), IDS, len(IDS))])[0], wanted, atol=1e-4)

@@ -1,7 +1,9 @@
 """The language model within a model of text and images: decoded alone, without what reads images."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -47,23 +49,30 @@ def _logits(model: PreTrainedModel) -> Tensor:
 def _causal(model: PreTrainedModel) -> PreTrainedModel | None:
     """The wrapped model under the causal class of its configuration, with the wrapper's head; None if there is none."""
     text = model.config.get_text_config()
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
     if kind is None or getattr(model, "is_quantized", False):
         return None
     with torch.device("meta"):
-        causal: PreTrainedModel = kind(text)
-    body, head = model.get_decoder(), model.get_output_embeddings()
+        causal: Any = kind(text)
+    body, head = _text_model(model), model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if type(getattr(causal, causal.base_model_prefix)) is not type(body) or head is None:
         return None
     setattr(causal, causal.base_model_prefix, body)
     causal.set_output_embeddings(head)
     causal.generation_config, causal.name_or_path = model.generation_config, model.name_or_path
-    return causal.eval()
+    part: PreTrainedModel = causal.eval()
+    return part
+
+
+def _text_model(model: PreTrainedModel) -> nn.Module:
+    """The wrapped model without a head."""
+    body: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    return body
 
 
 def _without_images(model: PreTrainedModel, logits: Tensor) -> PreTrainedModel:
     """The model without the modules that read images, unless it gives other logits so."""
-    body, text = getattr(model, model.base_model_prefix, model), model.get_decoder()
+    body, text = getattr(model, model.base_model_prefix, model), _text_model(model)
     removed = [(name, child) for name, child in body.named_children() if child is not text]
     for name, _ in removed:
         setattr(body, name, None)
