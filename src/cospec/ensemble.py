@@ -191,6 +191,12 @@ class Ensemble:
         return any(renderer.has_own for renderer in self._renderers[: len(self.member_names)])
 
     @property
+    def templated(self) -> tuple[str, ...]:
+        """The members that have a chat template."""
+        members = self._renderers[: len(self.member_names)]
+        return tuple(renderer.name for renderer in members if renderer.has_template)
+
+    @property
     def vocab_size(self) -> int:
         """Columns of a row of r: the entries that all members have in common."""
         return min(runner.vocab_size for runner in self.runners[: len(self.member_names)])

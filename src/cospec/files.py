@@ -109,6 +109,14 @@ class MemberSettings(LoadSettings, total=False):
             ),
         ]
     ]
+    gguf_file: Annotated[
+        Name | None,
+        Key(
+            meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
+            default="the only one of a folder without `config.json`",
+            example="expert.Q4_K_M.gguf",
+        ),
+    ]
     base: Annotated[
         Name | None,
         Key(
@@ -133,14 +141,6 @@ class MemberSettings(LoadSettings, total=False):
             "its head is cut to them.",
             default="all, or as `cospec.json` of the model's folder says",
             example="8192",
-        ),
-    ]
-    gguf_file: Annotated[
-        Name | None,
-        Key(
-            meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
-            default="the only one of a folder without `config.json`",
-            example="expert.Q4_K_M.gguf",
         ),
     ]
     name: Annotated[

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -79,6 +80,10 @@ class HfTokenizer:
     def longest(self) -> int:
         """The most bytes of a token."""
         return max(len(self.token_bytes(token)) for token in range(len(self.entries())))
+
+    def save(self, folder: Path) -> None:
+        """Write its files, as transformers reads them."""
+        self._tokenizer.save_pretrained(folder)
 
     @property
     def has_chat_template(self) -> bool:
