@@ -47,7 +47,6 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
     with explained(model, path):
         read = _read_file if path.is_file() else _read_folder
         weights, tokenizer = read(model, path, options)
-        weights = language_model(weights)
         _warn_if_slow(model, weights)
         if prepack(weights):
             # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
@@ -208,7 +207,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
     model, info = answer
     _check_complete(name, config, info)
     weights: PreTrainedModel = model if is_quantised else model.to(device)
-    return weights
+    return language_model(weights)
 
 
 def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]) -> None:
