@@ -12,7 +12,6 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -35,6 +34,7 @@ from .quantised import check_quantisation
 from .runner import HfRunner
 from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
+from .wrapped import auto_class, language_model
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
     with _no_progress_bars():
         model, info, tokenizer = read_gguf(name, file, options)
     _check_complete(name, model.config, info)
-    on_device: PreTrainedModel = model.to(device_of(options))  # type: ignore[arg-type]
-    return on_device, tokenizer
+    weights: PreTrainedModel = model.to(torch.device(device_of(options)))  # type: ignore[arg-type]
+    return weights, tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -187,7 +187,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
         quantised["device_map"] = {"": device}
     try:
         with _no_progress_bars():
-            answer: Any = AutoModelForCausalLM.from_pretrained(
+            answer: Any = auto_class(config).from_pretrained(  # type: ignore[attr-defined]
                 folder,
                 config=config,
                 dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
@@ -207,7 +207,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
     model, info = answer
     _check_complete(name, config, info)
     weights: PreTrainedModel = model if is_quantised else model.to(device)
-    return weights
+    return language_model(weights)
 
 
 def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]) -> None:
@@ -223,7 +223,7 @@ def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]
 def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
     """The first weight that has not the shape that the configuration gives it, with both; "" where none is found."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = auto_class(config).from_config(config)  # type: ignore[attr-defined]
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     for file in sorted(folder.glob("*.safetensors")):
         for key, shape in header_shapes(file).items():
