@@ -22,7 +22,8 @@ from cospec.distil.training import Training
 from cospec.distil.vocabulary import frequent_tokens
 from cospec.errors import InvalidDistillation, UnsupportedModel
 from cospec.resume import RowFile
-from cospec.runner.hf.trainable import FirstLayers, keep_layers
+from cospec.runner.hf.cut import first_layers
+from cospec.runner.hf.trainable import FirstLayers
 from cospec.toy import TableRunner
 
 from .cli_models import write_models
@@ -178,8 +179,7 @@ def test_the_most_frequent_tokens_are_those_expected_under_r_with_the_ends():
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "qwen3", "opt", "gpt_neox"])
 def test_the_first_layers_of_any_architecture_learn(kind, tmp_path):
-    model = tiny(kind)
-    keep_layers(model, 1)
+    model = first_layers(tiny(kind), 1)
     ids = torch.arange(2, 12)[None]
     expected = model(ids).logits[0].detach()
     layers = FirstLayers(model, VOCAB, torch.float32)

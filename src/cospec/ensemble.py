@@ -33,6 +33,7 @@ from .members import (
     as_member,
     check_member_names,
     check_vocabularies,
+    check_whole_vocabularies,
     load_runners,
     unique_names,
     written,
@@ -104,6 +105,7 @@ class Ensemble:
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
         members, drafters = self.runners[: len(self._members)], self.runners[len(self._members) :]
+        check_whole_vocabularies(dict(zip(self.member_names, members, strict=True)))
         self.runners = [*members, *(padded(drafter, self.vocab_size) for drafter in drafters)]
         self._renderers = [
             Renderer(name=name, member=source, tokenizer=runner.tokenizer or self.tokenizer, common=self.tokenizer)

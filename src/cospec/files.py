@@ -109,6 +109,32 @@ class MemberSettings(LoadSettings, total=False):
             ),
         ]
     ]
+    base: Annotated[
+        Name | None,
+        Key(
+            meaning="The model that an adapter is put on: a folder (relative to this file), a hub id, a bundled model.",
+            default="the one that `adapter_config.json` names",
+            example="./base",
+        ),
+    ]
+    layers: Annotated[
+        Count | None,
+        Key(
+            meaning="Run the model's first layers alone, so many, then its final norm and head. The weights are those "
+            "of the whole model where that is loaded too.",
+            default="all, or as `cospec.json` of the model's folder says",
+            example="8",
+        ),
+    ]
+    vocabulary: Annotated[
+        Count | None,
+        Key(
+            meaning="A model that only drafts proposes among its most frequent tokens alone, so many, ends included; "
+            "its head is cut to them.",
+            default="all, or as `cospec.json` of the model's folder says",
+            example="8192",
+        ),
+    ]
     gguf_file: Annotated[
         Name | None,
         Key(
@@ -393,6 +419,8 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
     with at(f"{where}.system"):
         check_system(system)
     options: dict[str, Any] = {key: value for key, value in settings.items() if key in MEMBER_OPTIONS - given.keys()}
+    if options.get("base"):
+        options["base"] = _beside(options["base"], folder)
     with at(where):
         loading = LoadOptions(**options)
         model = _beside(settings["model"], folder)

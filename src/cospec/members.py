@@ -17,6 +17,8 @@ from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
+from .runner.parts import parts_of
+from .runner.pool import one_pool
 from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
 from .schedule import EACH, Schedule, schedule_class
 from .schedule.plan import check_schedule_given
@@ -153,6 +155,7 @@ def written(member: Member) -> str:
 def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str, Any]:
     """The member as an ensemble file lists it. common: load options that the file has for all."""
     own = {entry.name: getattr(member.options, entry.name) for entry in fields(LoadOptions)}
+    own["base"] = None if own["base"] is None else _whole_path(own["base"])
     default = vars(LoadOptions())
     settings = {
         "name": member.name,
@@ -262,8 +265,11 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
     shared = _SHARED.get()
     loaded = [(key, runner) for key, runner in shared or () if key in map(_key, distinct)]
     missing = [member for member in distinct if _key(member) not in [key for key, _ in loaded]]
-    check_memory(map(_key, missing))
-    loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
+    known = [weights for key, _ in loaded for weights in _weights(*key)]
+    weights = [each for member in missing for each in _weights(*_key(member)) if each not in known]
+    check_memory(each for i, each in enumerate(weights) if each not in weights[:i])
+    with one_pool():
+        loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
     if shared is not None:
         # A drafter without a model is given the vocabulary of its own ensemble, and learns from its sequences.
         shared += [entry for entry in loaded if entry[1].vocab_size and entry not in shared]
@@ -289,7 +295,8 @@ def shared_runners() -> Iterator[None]:
     not overlap: decode with these ensembles in one thread, or in turn."""
     token = _SHARED.set([])
     try:
-        yield
+        with one_pool():
+            yield
     finally:
         _SHARED.reset(token)
 
@@ -303,11 +310,29 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
     return (os.path.realpath(file), replace(member.options, gguf_file=None)) if file else (path, member.options)
 
 
+def _weights(model: str, options: LoadOptions) -> list[tuple[str, LoadOptions]]:
+    """What is read of weights for a model: a whole model, which others may stand on too, and an adapter on it."""
+    parts = parts_of(model, options)
+    whole = demo.model_path(parts.whole) if demo.is_demo(parts.whole) else _whole_path(parts.whole)
+    return [(whole, parts.options), *([(str(parts.adapter), parts.options)] if parts.adapter else [])]
+
+
 def _whole_path(model: str | Path) -> str:
     """The same for all ways to write one folder; any other model as it is given."""
     scheme, rest = split(str(model))
     path = os.path.expanduser(rest)
     return os.path.realpath(path) if scheme == DEFAULT and is_there(Path(path)) else str(model)
+
+
+def check_whole_vocabularies(runners: Mapping[str, Runner]) -> None:
+    """Raises InvalidEnsemble for a member that gives some tokens no probability because its head was cut."""
+    for name, runner in runners.items():
+        ids = getattr(runner, "vocabulary", None)
+        if ids is not None:
+            raise InvalidEnsemble(
+                f"the member {name!r} is cut to {len(ids)} tokens (vocabulary), as a drafter alone may be: r would "
+                "give the others no probability; leave `vocabulary` out, or give it as a proposer"
+            )
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from ...errors import ModelNotFound
 from ..gguf import SUFFIX, gguf_of, ggufs_in
 from ..options import LoadOptions
+from ..parts import ADAPTER
 from ..schemes import is_there
 from . import hub
-from .checkpoint import ADAPTER, ADVICE, CONFIG
+from .checkpoint import ADVICE, CONFIG
 
 _WEIGHT_FILES = (SUFFIX, ".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _DRIVE = re.compile(r"[a-zA-Z]:[\\/]")
