@@ -84,6 +84,25 @@ def test_a_drafter_is_accepted_more_often_than_the_layers_it_was_made_of(distill
     assert not (out / "work" / "checkpoint.pt").exists()
 
 
+def test_the_drafter_decodes_exactly_and_is_accepted_as_was_measured(distilled):
+    out, printed = distilled
+    ensemble = Ensemble.load("demo:we", schedule="fixed", gamma=1, proposer=str(out), verification="token")
+    # The layers are those of the member.
+    member, drafter = ensemble.runners[0], ensemble.runners[2]
+    layer = drafter.served_by.model.model.layers[0].input_layernorm.weight
+    assert layer.data_ptr() == member.model.model.layers[0].input_layernorm.weight.data_ptr()
+    params = SamplingParams(temperature=0, max_tokens=40)
+    plain = ensemble.with_plan(schedule="plain", gamma=None, proposer=None)
+    prompts = [f"Question: what is {n} + 5?\nAnswer:" for n in range(20, 32)]
+    texts = [[each.token_ids for each in way.generate(prompts, params)] for way in (ensemble, plain)]
+    assert texts[0] == texts[1]
+    drafts = [each.proposers["out"] for each in ensemble.generate(prompts, SamplingParams(max_tokens=40, seed=1, n=2))]
+    proposed = sum(each.proposed for each in drafts)
+    assert proposed > 200
+    rate = sum(each.accepted for each in drafts) / proposed
+    assert abs(rate - printed["acceptance_after"]) < 0.15
+
+
 def test_a_whole_drafter_is_a_model_and_decodes_exactly(folder, tmp_path):
     out = tmp_path / "out"
     result = call(command(folder, out, "--whole", "--lr", "0.01"))
