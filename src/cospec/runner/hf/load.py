@@ -74,8 +74,8 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
     with _no_progress_bars():
         model, info, tokenizer = read_gguf(name, file, options)
     _check_complete(name, model.config, info)
-    weights: PreTrainedModel = model.to(torch.device(device_of(options)))  # type: ignore[arg-type]
-    return weights, tokenizer
+    on_device: PreTrainedModel = model.to(device_of(options))  # type: ignore[arg-type]
+    return on_device, tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
