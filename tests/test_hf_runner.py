@@ -18,6 +18,7 @@ from cospec.runner import Feed, Slot
 from cospec.runner.hf import HfRunner, LoadOptions, check_supported, fused, load
 from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.fused import FusedForward, can_fuse
+from cospec.runner.hf.load import load_whole
 from cospec.runner.hf.prepacked import PrepackedLinear, can_prepack
 from cospec.runner.hf.runner import _groups
 
@@ -488,7 +489,7 @@ def test_half_precision_gives_rows_in_float32(dtype: str | torch.dtype, folder: 
 
 @pytest.mark.parametrize("is_native", [False, True])
 def test_a_type_that_the_cpu_does_not_multiply_in_is_told(is_native, folder: Path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(sys.modules[load.__module__], "is_native", lambda dtype: is_native)
+    monkeypatch.setattr(sys.modules[load_whole.__module__], "is_native", lambda dtype: is_native)
     load(str(folder), LoadOptions(device="cpu", dtype="bfloat16"))
     assert ["in bfloat16" in record.getMessage() for record in caplog.records] == ([] if is_native else [True])
 

@@ -11,6 +11,7 @@ from .resume import plain
 from .runner import LoadOptions
 from .runner.fingerprint import fingerprint, is_local
 from .runner.options import device_of
+from .runner.parts import parts_of
 from .schedule import Plan
 
 # Load options that change no distribution: where memory comes from, and what may be run.
@@ -37,6 +38,7 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "combination": _combination(arguments.get("combine"), len(members)),
         **defaults,
         **{key: _json(value) for key, value in plan.items() if value is not None},
+        **({"end_tokens": [*ends]} if (ends := arguments.get("end_tokens")) else {}),
         **({"proposer": drafting.proposer} if drafting.proposer else {}),
         **({"drafters": drafters} if drafters else {}),
     }
@@ -51,6 +53,11 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
     irrelevant = (*_IRRELEVANT, "gguf_file") if model and is_local(model) else _IRRELEVANT
     own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in irrelevant}
     files = fingerprint(model, load) if model else None
+    parts = parts_of(model, load) if model else None
+    base = fingerprint(parts.whole, parts.options) if parts and parts.adapter else None
+    if base:
+        # Where the base lies does not matter.
+        own["base"] = base
     return {
         # A folder may be moved; a model of the hub keeps its name, and what has no files is known by it alone.
         **({} if model and is_local(model) else {"model": written(member)}),

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from . import demo
+from .core.spelling import TokenSpeller
 from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
 from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
+from .runner.parts import parts_of
+from .runner.pool import one_pool
 from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
 from .schedule import EACH, Schedule, schedule_class
 from .schedule.plan import check_schedule_given
@@ -38,13 +41,12 @@ logger = logging.getLogger(__name__)
 class Member:
     """One model that takes part, or a drafter, with its own prompt and system message if it has them.
 
-    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
-    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default,
-    without `.gguf`.
-    prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
-    member's whole prompt. In a chat the text is the last user message's content, and {prompt} stands for what that was.
-    system: takes the place of a chat's system message, or stands in front; it makes a chat of a text. options: how a
-    model given by name is loaded.
+    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see
+    `runner.schemes`), a drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path
+    component by default, without `.gguf`. prompt: a template, in which {prompt} stands for the user's prompt; a text
+    without it, or token ids, is the member's whole prompt. In a chat the text is the last user message's content, and
+    {prompt} stands for what that was. system: takes the place of a chat's system message, or stands in front; it makes
+    a chat of a text. options: how a model given by name is loaded.
 
     Raises InvalidEnsemble for a value of another type.
     """
@@ -153,6 +155,7 @@ def written(member: Member) -> str:
 def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str, Any]:
     """The member as an ensemble file lists it. common: load options that the file has for all."""
     own = {entry.name: getattr(member.options, entry.name) for entry in fields(LoadOptions)}
+    own["base"] = None if own["base"] is None else _whole_path(own["base"])
     default = vars(LoadOptions())
     settings = {
         "name": member.name,
@@ -262,8 +265,11 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
     shared = _SHARED.get()
     loaded = [(key, runner) for key, runner in shared or () if key in map(_key, distinct)]
     missing = [member for member in distinct if _key(member) not in [key for key, _ in loaded]]
-    check_memory(map(_key, missing))
-    loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
+    known = [weights for key, _ in loaded for weights in _weights(*key)]
+    weights = [each for member in missing for each in _weights(*_key(member)) if each not in known]
+    check_memory(each for i, each in enumerate(weights) if each not in weights[:i])
+    with one_pool():
+        loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
     if shared is not None:
         # A drafter without a model is given the vocabulary of its own ensemble, and learns from its sequences.
         shared += [entry for entry in loaded if entry[1].vocab_size and entry not in shared]
@@ -289,7 +295,8 @@ def shared_runners() -> Iterator[None]:
     not overlap: decode with these ensembles in one thread, or in turn."""
     token = _SHARED.set([])
     try:
-        yield
+        with one_pool():
+            yield
     finally:
         _SHARED.reset(token)
 
@@ -303,11 +310,29 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
     return (os.path.realpath(file), replace(member.options, gguf_file=None)) if file else (path, member.options)
 
 
+def _weights(model: str, options: LoadOptions) -> list[tuple[str, LoadOptions]]:
+    """What is read of weights for a model: a whole model, which others may stand on too, and an adapter on it."""
+    parts = parts_of(model, options)
+    whole = demo.model_path(parts.whole) if demo.is_demo(parts.whole) else _whole_path(parts.whole)
+    return [(whole, parts.options), *([(str(parts.adapter), parts.options)] if parts.adapter else [])]
+
+
 def _whole_path(model: str | Path) -> str:
     """The same for all ways to write one folder; any other model as it is given."""
     scheme, rest = split(str(model))
     path = os.path.expanduser(rest)
     return os.path.realpath(path) if scheme == DEFAULT and is_there(Path(path)) else str(model)
+
+
+def check_whole_vocabularies(runners: Mapping[str, Runner]) -> None:
+    """Raises InvalidEnsemble for a member that gives some tokens no probability because its head was cut."""
+    for name, runner in runners.items():
+        ids = getattr(runner, "vocabulary", None)
+        if ids is not None:
+            raise InvalidEnsemble(
+                f"the member {name!r} is cut to {len(ids)} tokens (vocabulary), as a drafter alone may be: r would "
+                "give the others no probability; leave `vocabulary` out, or give it as a proposer"
+            )
 
 
 def check_vocabularies(runners: Mapping[str, Runner]) -> None:
@@ -355,3 +380,50 @@ def _is_added(tokenizer: Tokenizer, token: int) -> bool:
     """Whether an entry was added to the vocabulary, or pads it; as far as the tokenizer can tell."""
     added = getattr(tokenizer, "added", None)
     return added is None or token in added or not tokenizer.entries()[token]
+
+
+def check_end_tokens(given: object) -> None:
+    """Raises InvalidEnsemble for what are no tokens that end a sequence."""
+    if given is None:
+        return
+    is_list = isinstance(given, list | tuple) and len(given) > 0
+    if not is_list or not all(_is_token(token) for token in given):  # type: ignore[attr-defined]
+        raise InvalidEnsemble(
+            f"end_tokens is {shown(given)}; give a list of at least one token id, or text as the vocabulary spells it, "
+            'such as ["<|im_end|>"], or leave it out for the ends that the members name'
+        )
+
+
+def _is_token(token: object) -> bool:
+    is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+    return is_id or (isinstance(token, str) and bool(token))
+
+
+def end_ids_of(
+    given: Sequence[int | str] | None, tokenizer: Tokenizer | None, vocab_size: int
+) -> tuple[int, ...] | None:
+    """The ids of an ensemble's own end tokens; None where it has none of its own. Raises InvalidEnsemble for one that
+    the vocabulary lacks."""
+    if given is None:
+        return None
+    ids = (token if isinstance(token, int) else _id_of(token, tokenizer) for token in given)
+    found = dict(zip(given, ids, strict=True))
+    for token, id in found.items():
+        if id is None or id >= vocab_size:
+            reason = "is no entry of the vocabulary" if tokenizer or isinstance(token, int) else "needs a tokenizer"
+            raise InvalidEnsemble(
+                f"end_tokens has {shown(token)}, which {reason}; give ids from 0 to {vocab_size - 1}, or entries as "
+                "the members' tokenizer spells them"
+            )
+    return tuple(id for id in dict.fromkeys(found.values()) if id is not None)
+
+
+def _id_of(text: str, tokenizer: Tokenizer | None) -> int | None:
+    """The id of an entry, as the vocabulary writes it or as it stands in a text; None where there is none."""
+    if tokenizer is None:
+        return None
+    entries = tokenizer.entries()
+    if text in entries:
+        return entries.index(text)
+    spell = TokenSpeller(tokenizer).spell
+    return next((id for id in range(len(entries)) if spell(id) == text), None)

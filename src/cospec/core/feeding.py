@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import CospecError, InvalidSchedule, MemberFailed
 from ..runner import Feed, Runner
+from ..runner.protocol import server_of
 from .faults import guarded, isolate_failures
 from .live import Live
 from .passes import Fed, ForwardPass, Passes, PassItem
@@ -218,7 +219,7 @@ class Feeding:
     def _forward(self, batches: Sequence[list[LaneFeed]], feeds: RoundFeeds) -> None:
         """One forward pass a batch, whose rows go to the lanes."""
         asked = [
-            (self._runner(batch[0].lane), [PassItem(each.lane.name, each.feed, each.lane.length) for each in batch])
+            (self._server(batch[0].lane), [PassItem(each.lane.name, each.feed, each.lane.length) for each in batch])
             for batch in batches
         ]
         for batch, outcomes in zip(batches, self._passes.run(asked), strict=True):
@@ -261,8 +262,12 @@ class Feeding:
     def _runner(self, lane: Lane) -> Runner:
         return self._participants[lane.index].runner
 
+    def _server(self, lane: Lane) -> Runner:
+        """The runner whose forward passes compute the lane's rows."""
+        return server_of(self._runner(lane))
+
     def _runner_key(self, lane: Lane) -> int:
-        return id(self._participants[lane.index].runner)
+        return id(self._server(lane))
 
     def _is_drafter(self, lane: Lane) -> bool:
         return lane.index >= self._num_members

@@ -42,8 +42,8 @@ class GgufTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufHeader:
-    """What a file says of itself. metadata: keys and values; of an array its length. data_start: where the tensors begin,
-    in bytes."""
+    """What a file says of itself. metadata: keys and values; of an array its length. data_start: where the tensors
+    begin, in bytes."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[GgufTensor, ...]
@@ -77,7 +77,8 @@ def gguf_of(path: Path, options: LoadOptions) -> Path | None:
     if path.is_file():
         return path if path.suffix.lower() == SUFFIX or _begins_as_gguf(path) else None
     files = ggufs_in(path)
-    return path / files[0] if len(files) == 1 and not is_there(path / "config.json") else None
+    holds_other = is_there(path / "config.json") or is_there(path / "adapter_config.json")
+    return path / files[0] if len(files) == 1 and not holds_other else None
 
 
 def ggufs_in(folder: Path) -> list[str]:

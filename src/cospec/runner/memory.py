@@ -13,6 +13,8 @@ import torch
 from ..errors import CospecError, DoesNotFit
 from .gguf import gguf_of, read_gguf_header
 from .options import LoadOptions, device_of, dtype_of
+from .parts import ADAPTER
+from .schemes import is_there
 
 _GIB = 2**30
 # The most bytes that the format of safetensors allows a file's header.
@@ -22,8 +24,8 @@ LONGEST_HEADER = 100_000_000
 def check_memory(models: Iterable[tuple[str, LoadOptions]], name: str | None = None) -> None:
     """Raises DoesNotFit if the weights of these models, each loaded once, exceed what a device has free.
 
-    models: path and options of each. Local GGUF files, and folders with safetensors, are counted; the size of others is not known before
-    they are fetched. name: of a single model, where its path does not say it.
+    models: path and options of each. Local GGUF files, and folders with safetensors, are counted; the size of others is
+    not known before they are fetched. name: of a single model, where its path does not say it.
     """
     needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, options in models:
@@ -68,8 +70,10 @@ def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _size(folder: Path, options: LoadOptions) -> int:
-    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised; 0 if the folder
-    holds no model that can be read, of which loading it says why."""
+    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised or an adapter's;
+    0 if the folder holds no model that can be read, of which loading it says why."""
+    if is_there(folder / ADAPTER):
+        return sum(file.stat().st_size for file in folder.glob("adapter_model.*"))
     if file := gguf_of(folder, options):
         return _size_unpacked(file, options)
     try:

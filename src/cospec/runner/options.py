@@ -17,7 +17,7 @@ _DTYPES = {
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
 # Options of one model, which cannot be given for all of an ensemble.
-ONE_MODEL = ("gguf_file",)
+ONE_MODEL = ("gguf_file", "base", "layers", "vocabulary")
 # What transformers calls the two widths of bitsandbytes.
 _BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
@@ -33,7 +33,9 @@ class LoadOptions:
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
     CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. gguf_file: which GGUF
-    file of the model's folder, or of the hub's model, is read.
+    file of the model's folder, or of the hub's model, is read. base: the model that an adapter is put on, in place of
+    the one that its configuration names. layers: only the model's first layers are run, so many, then its final norm
+    and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """
@@ -46,6 +48,9 @@ class LoadOptions:
     graphs: bool | str = "auto"
     revision: str | None = None
     gguf_file: str | None = None
+    base: str | None = None
+    layers: int | None = None
+    vocabulary: int | None = None
 
     def __post_init__(self) -> None:
         is_dtype = isinstance(self.dtype, str | torch.dtype) and str(self.dtype).removeprefix("torch.") in DTYPES
@@ -55,6 +60,10 @@ class LoadOptions:
             raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
         if self.gguf_file is not None and not (isinstance(self.gguf_file, str) and self.gguf_file):
             raise InvalidEnsemble(f"gguf_file must name a file of the model's folder, got {shown(self.gguf_file)}")
+        if self.base is not None and not (isinstance(self.base, str) and self.base.strip()):
+            raise InvalidEnsemble(f"base must be a model (a folder, a hub id, demo:NAME), got {shown(self.base)}")
+        for name in ("layers", "vocabulary"):
+            _check_count(name, getattr(self, name))
         is_named = isinstance(self.quantization, str) and self.quantization in _BITS
         if not is_named and not isinstance(self.quantization, Mapping):
             raise InvalidEnsemble(
@@ -95,6 +104,11 @@ def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
     if device_of(options) != "cpu" or (stored == torch.bfloat16 and torch.cpu._is_amx_tile_supported()):
         return stored
     return torch.float32
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InvalidEnsemble(f"{name} must be a whole number of at least 1, got {shown(value)}")
 
 
 def _check_device(name: object) -> None:

@@ -52,6 +52,10 @@ class Runner(Protocol):
     set to the members' as they are loaded. context: the most tokens a slot holds, None for no limit. tokenizer: None if
     prompts can only be token ids. end_ids: tokens that end a sequence. dtype: what the model computes in, which bounds
     how equal two rows of one distribution are.
+
+    A runner may also have `served_by`, the runner whose forward passes compute its rows, as of a base with an adapter:
+    slots of all that name one runner are fed to that one, in one batch. And `vocabulary`, the ids of the tokens that a
+    drafter proposes among; the others have probability zero in its rows.
     """
 
     vocab_size: int
@@ -80,3 +84,9 @@ class Runner(Protocol):
     def close(self, slot: Slot) -> None:
         """Give the slot back."""
         ...
+
+
+def server_of(runner: Runner) -> Runner:
+    """The runner whose forward passes compute the rows of this one."""
+    server: Runner = getattr(runner, "served_by", runner)
+    return server

@@ -9,6 +9,7 @@ import torch
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..runner.hf import HfRunner
+from ..runner.protocol import server_of
 
 # Seconds of a round from which the server's work, which is done between rounds, no longer matters.
 LONG_ROUND = 0.05
@@ -39,7 +40,7 @@ def share_cores(ensemble: Ensemble, max_sequences: int) -> Cores:
     best = Cores(most)
     if most > 1 and _is_on_cpu(ensemble) and median(_rounds(ensemble, Cores(most), 1)) < LONG_ROUND:
         best = _better(ensemble, 1, best, Cores(most - 1), MOST_SLOWER)
-        num_runners = len({id(runner) for runner in ensemble.runners[: len(ensemble.member_names)]})
+        num_runners = len({id(server_of(runner)) for runner in ensemble.runners[: len(ensemble.member_names)]})
         shared = Cores(max(1, most // num_runners), min(num_runners, most))
         several = min(SEVERAL, max_sequences)
         # With the same number of threads in a forward pass, one sequence takes the same time.
@@ -81,4 +82,5 @@ def _rounds(ensemble: Ensemble, cores: Cores, num_sequences: int) -> list[float]
 
 
 def _is_on_cpu(ensemble: Ensemble) -> bool:
-    return all(runner.model.device.type == "cpu" for runner in ensemble.runners if isinstance(runner, HfRunner))
+    servers = map(server_of, ensemble.runners)
+    return all(runner.model.device.type == "cpu" for runner in servers if isinstance(runner, HfRunner))

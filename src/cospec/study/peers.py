@@ -12,7 +12,8 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidBenchmark
 from ..runner import Feed, Runner
-from ..runner.hf import HfRunner, cache_argument
+from ..runner.hf import AdaptedRunner, HfRunner, cache_argument
+from ..runner.protocol import server_of
 from ..schedule import Plan
 from .methods import Method, PeerMethod, benchmarked, planned, reason, singles
 
@@ -33,20 +34,25 @@ def bench_methods(
     skipped = {name: reason(error) for name, error in (refused | refused_too).items()}
     members = dict(zip(ensemble.member_names, ensemble.runners, strict=False))
     others = [name for name, runner in members.items() if not isinstance(runner, HfRunner)]
-    skipped |= {f"hf:{name}": f"{name} is no model of transformers" for name in others}
+    skipped |= {f"hf:{name}": f"{name} is {_what(members[name])}" for name in others}
     hf = {f"hf:{name}": generated(ensemble, i, params) for i, name in enumerate(members) if name not in others}
     after: dict[str, DecodeOne] = {}
     if others:
-        skipped["bare"] = f"no model of transformers: {', '.join(others)}"
+        skipped["bare"] = ", ".join(f"{name} is {_what(members[name])}" for name in others)
     else:
         after["bare"] = bare_forwards(ensemble, params)
-    if len({*map(id, members.values())}) == len(members):
+    if len({id(server_of(runner)) for runner in members.values()}) == len(members):
         after["parallel"] = in_parallel(ensemble, params)
     else:
         skipped["parallel"] = "members share their weights, and are one call already"
     assisted, reasons = _assisted(ensemble, params)
     ours = {method.name: method for method in (*published, *added)}
     return [*ours.values(), *_peers(hf), *singles(ensemble, params), *_peers(after | assisted)], skipped | reasons
+
+
+def _what(runner: Runner) -> str:
+    """What a runner is that no model of transformers can stand for."""
+    return "an adapter on a shared base" if isinstance(runner, AdaptedRunner) else "no model of transformers"
 
 
 def _assisted(ensemble: Ensemble, params: SamplingParams) -> tuple[dict[str, DecodeOne], dict[str, str]]:

@@ -7,13 +7,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .lowrank import RowAdapters
+
 
 class ForwardBatch(Protocol):
     """What the cache and the masks must know of the tokens of a forward pass.
 
     width: tokens of a row, padding included. length: positions that a row attends to at most. num_slots: slots that the
     cache must have. position_ids: [rows, width]. tokens: row and column of each token that is not padding, [tokens]
-    each; None where padding is computed like any token, or there is none.
+    each; None where padding is computed like any token, or there is none. adapters: of each row, None where none has
+    one.
     """
 
     @property
@@ -30,6 +33,9 @@ class ForwardBatch(Protocol):
 
     @property
     def tokens(self) -> tuple[Tensor, Tensor] | None: ...
+
+    @property
+    def adapters(self) -> RowAdapters | None: ...
 
     def is_causal(self, sliding_window: int | None = None) -> bool:
         """Whether attention without a mask attends to what it should."""
@@ -49,14 +55,23 @@ class RaggedBatch:
 
     slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot. Attention
     reads up to the longest live row, not the whole allocation. is_even: all rows stand at the same positions.
-    slot_range: the slots as a slice where they are consecutive, so that reading them copies nothing.
+    slot_range: the slots as a slice where they are consecutive, so that reading them copies nothing. adapters: each
+    row's, 0 for none; none by default.
     """
 
     # What every pass needs is computed at once: a small model's pass takes little longer than a cached property.
     def __init__(
-        self, *, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], device: torch.device
+        self,
+        *,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        device: torch.device,
+        adapters: Sequence[int] = (),
     ) -> None:
         self.slots, self.starts, self.counts, self.device = slots, starts, counts, device
+        self.adapter_ids = adapters or [0] * len(slots)
+        self.adapters = RowAdapters.of(self.adapter_ids, device)
         self.width = max(counts)
         self.length = max(start + count for start, count in zip(starts, counts, strict=True))
         self.num_slots = max(slots) + 1

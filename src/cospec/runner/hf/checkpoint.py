@@ -1,6 +1,5 @@
 """A model's folder, checked before transformers reads it, whose own errors name neither the file nor the remedy."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,22 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, __version__
 
 from ...errors import CospecError, ModelNotFound, UnsupportedModel, one_line
-from ...inputs import decoded, parse_json
 from ..gguf import ggufs_in
 from ..options import LoadOptions
+from ..parts import ADAPTER, AGAIN, read_json
 
 ADVICE = "give a folder with config.json and safetensors, a GGUF file, or a hub id (owner/name)"
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONFIG = "config.json"
 # The weights that transformers reads, in the order in which it looks for them: whole, and as an index of shards.
 _SAFE = ("model.safetensors", "model.safetensors.index.json")
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Those of an adapter, the pickled ones last.
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # Small files that transformers reads where they stand; broken ones it passes over in silence, or by a riddle.
 _OTHERS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
-_AGAIN = "copy or download it again"
 
 
 def read_config(name: str, folder: Path, options: LoadOptions) -> dict[str, Any]:
@@ -60,16 +60,17 @@ def check_weights(name: str, folder: Path, options: LoadOptions) -> None:
     if missing:
         raise ModelNotFound(
             f"{name!r} lacks {len(missing)} of {len(files)} files with its weights, the first being "
-            f"{str(folder / missing[0])!r}; {_AGAIN}"
+            f"{str(folder / missing[0])!r}; {AGAIN}"
         )
     for file in files:
         if file.endswith(".safetensors"):
-            _check_safetensors(name, folder / file)
+            check_safetensors(name, folder / file)
 
 
 def weights_among(names: Collection[str]) -> str | None:
-    """The file that transformers begins with to read weights: all of them, or an index of shards."""
-    return next((file for file in (*_SAFE, *_PICKLED) if file in names), None)
+    """The file that transformers begins with to read weights: all of them, or an index of shards; or an adapter's."""
+    known = ADAPTER_WEIGHTS if ADAPTER in names else (*_SAFE, *_PICKLED)
+    return next((file for file in known if file in names), None)
 
 
 def files_of(name: str, folder: Path, chosen: str) -> list[str]:
@@ -78,13 +79,13 @@ def files_of(name: str, folder: Path, chosen: str) -> list[str]:
         return [chosen]
     files = read_json(name, folder / chosen).get("weight_map")
     if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
-        raise UnsupportedModel(f"{name!r}: {folder / chosen} maps no weights to files (weight_map); {_AGAIN}")
+        raise UnsupportedModel(f"{name!r}: {folder / chosen} maps no weights to files (weight_map); {AGAIN}")
     return sorted(set(files.values()))
 
 
 def check_pickle(name: str, chosen: str, options: LoadOptions) -> None:
     """Raises ModelNotFound for weights that can run code, unless that is allowed."""
-    if chosen in _PICKLED and not options.allow_pickle:
+    if chosen in (*_PICKLED, ADAPTER_WEIGHTS[1]) and not options.allow_pickle:
         raise ModelNotFound(
             f"{name!r} stores its weights only as pickle ({chosen}), which can run code when it is read; convert them "
             "to safetensors, or, if you trust their source, set allow_pickle (--allow-pickle)"
@@ -129,20 +130,12 @@ def called(name: str, folder: Path) -> str:
     return repr(name) if name == str(folder) else f"{name!r} ({folder})"
 
 
-def read_json(name: str, path: Path) -> dict[str, Any]:
-    """The object that a file of a model holds. Raises UnsupportedModel, with the model and the file."""
-    try:
-        raw = path.read_bytes()
-        value = parse_json(decoded(raw, str(path), UnsupportedModel), str(path), UnsupportedModel) if raw else None
-    except OSError as error:
-        reason = error.strerror or error
-        raise UnsupportedModel(f"model {name!r} cannot be read: {path}: {reason}; {_AGAIN}") from None
-    except CospecError as error:
-        raise UnsupportedModel(f"model {name!r} cannot be read: {error}; {_AGAIN}") from None
-    if isinstance(value, dict):
-        return value
-    given = f"holds {json.dumps(value)[:40]}, not an object" if raw else "is empty"
-    raise UnsupportedModel(f"model {name!r} cannot be read: {path} {given}; {_AGAIN}")
+def merge_advice(adapter: Path) -> str:
+    """What to do with an adapter that cannot be put on its base as it runs."""
+    return (
+        f"merge it once (pip install 'cospec[adapters]'): AutoPeftModelForCausalLM.from_pretrained({str(adapter)!r})"
+        ".merge_and_unload().save_pretrained(FOLDER), save the tokenizer there too, and give that FOLDER"
+    )
 
 
 def _refuse_other_formats(name: str, folder: Path) -> None:
@@ -153,16 +146,14 @@ def _refuse_other_formats(name: str, folder: Path) -> None:
         except CospecError:
             base = None
         raise UnsupportedModel(
-            f"{name!r} is an adapter ({ADAPTER}) of {repr(base) if base else 'an unnamed base'}, and adapters are not "
-            f"read as members; merge it once (pip install peft): AutoPeftModelForCausalLM.from_pretrained("
-            f"{str(folder)!r}).merge_and_unload().save_pretrained(FOLDER), save the tokenizer there too, and give that "
-            "FOLDER"
+            f"{name!r} is itself an adapter ({ADAPTER}) of {repr(base) if base else 'an unnamed base'}, and none is "
+            f"put on another; {merge_advice(folder)}"
         )
     if not (folder / CONFIG).exists():
         raise ModelNotFound(f"the folder {str(folder)!r} has no {CONFIG}; {ADVICE}")
 
 
-def _check_safetensors(name: str, file: Path) -> None:
+def check_safetensors(name: str, file: Path) -> None:
     """Raises UnsupportedModel for a file whose header is broken, or that ends before its tensors do."""
     try:
         with safe_open(str(file), framework="pt"):
@@ -170,5 +161,5 @@ def _check_safetensors(name: str, file: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise UnsupportedModel(
             f"model {name!r} cannot be loaded: {one_line(error)}; {file} ({file.stat().st_size} bytes) is truncated or "
-            f"no safetensors file: {_AGAIN}"
+            f"no safetensors file: {AGAIN}"
         ) from error

@@ -5,7 +5,8 @@ tenth. transformers' modules serve many architectures and call many small operat
 `can_fuse` accepts, with their own weights.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
+from .adapter import HEAD, Adapter
 from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
+from .lowrank import LowRank, LowRanks, RowAdapters
 from .masks import Masks
 from .prepacked import FEWEST_WEIGHTS, PrepackedLinear, can_prepack
 
@@ -24,6 +27,14 @@ _ARCHITECTURES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3F
 # Rotary embeddings whose angles depend on the position alone, and not on the length of the sequence.
 _STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn")
 _FIRST_POSITIONS = 256
+
+# A layer's products, by the modules whose outputs each gives side by side.
+_PRODUCTS = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.o_proj",),
+    "gate_and_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -52,6 +63,34 @@ class FusedForward:
         self._layers = [FusedLayer(layer, config) for layer in body.layers]
         self._norm = RmsNorm(body.norm.weight, body.norm.variance_epsilon)
         self._head: Linear = model.lm_head
+        self._num_columns: int = model.lm_head.out_features
+        # What adapters add to each layer's products, by their names in `FusedLayer.products`, and to the head's.
+        self._terms: list[Terms] = [{} for _ in self._layers]
+        self._head_term: LowRank | None = None
+
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """Take these adapters in place of others. All of their modules are the model's."""
+        low_ranks = LowRanks(adapters)
+        self._head_term = low_ranks.of([(HEAD, self._num_columns)])
+        self._terms = []
+        for index, layer in enumerate(self._layers):
+            parts = {
+                name: [(f"model.layers.{index}.{module}", width) for module, width in own]
+                for name, own in layer.products.items()
+            }
+            terms = {name: low_ranks.of(own) for name, own in parts.items()}
+            self._terms.append({name: term for name, term in terms.items() if term is not None})
+
+    def part(self, model: PreTrainedModel) -> "FusedForward":
+        """The pass of a model that is the first layers of this one, or has a smaller head: of the same weights."""
+        part = copy.copy(self)
+        part._layers = self._layers[: model.config.num_hidden_layers]
+        part._masks = Masks(model.config, model.dtype, may_omit=True)
+        # Angles are computed as a pass needs them, and passes of the two may run side by side.
+        part._rotations = copy.copy(self._rotations)
+        part._head, part._num_columns = model.lm_head, model.lm_head.out_features
+        part.adapt([])
+        return part
 
     def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
         cache.batch = batch
@@ -60,10 +99,19 @@ class FusedForward:
         ragged = Ragged(rows, width, batch.tokens)
         rotation = self._rotations.at(ragged.flattened(batch.position_ids), batch.length)
         hidden = self._embed(ragged.flattened(input_ids))
-        for layer, layer_type, stored in zip(self._layers, self._masks.layer_types, cache.slot_layers, strict=True):
+        all_tokens = TokenAdapters.of(batch.adapters, ragged, None)
+        for layer, layer_type, stored, terms in zip(
+            self._layers, self._masks.layer_types, cache.slot_layers, self._terms, strict=True
+        ):
             selected = Selection.last(num_logits, ragged) if layer is self._layers[-1] else None
-            hidden = layer(hidden, LayerInputs(ragged, rotation, masks[layer_type], stored, selected))
-        return self._head(self._norm(hidden))
+            adapters = all_tokens if selected is None else TokenAdapters.of(batch.adapters, ragged, selected)
+            inputs = LayerInputs(ragged, rotation, masks[layer_type], stored, selected, terms, adapters)
+            hidden = layer(hidden, inputs)
+        hidden = self._norm(hidden)
+        logits = self._head(hidden)
+        if self._head_term is None or adapters is None:
+            return logits
+        return self._head_term(hidden, logits, adapters.selected)
 
 
 @dataclass(frozen=True)
@@ -142,10 +190,31 @@ class Rotations:
         self._cos, self._sin = cos[0, :, None], torch.cat((-first, second), dim=-1)
 
 
+class TokenAdapters(NamedTuple):
+    """The adapters of all tokens, and of those selected."""
+
+    all: RowAdapters
+    selected: RowAdapters
+
+    @classmethod
+    def of(cls, rows: RowAdapters | None, ragged: Ragged, selected: Selection | None) -> "TokenAdapters | None":
+        """None where no row has an adapter."""
+        if rows is None:
+            return None
+        ids = rows.ids[:, None].expand(-1, ragged.width)
+        all_tokens = RowAdapters(ragged.flattened(ids), rows.only)
+        return cls(all_tokens, all_tokens if selected is None else RowAdapters(selected.of(ids), rows.only))
+
+
+Terms = Mapping[str, LowRank]
+"""What adapters add to a layer's products, by their names in `FusedLayer.products`."""
+
+
 class LayerInputs(NamedTuple):
     """What a layer takes beside hidden states.
 
     rotation: see `Rotations.at`. mask: None where none is needed. selected: None where all tokens are wanted.
+    adapters: None where no token has one.
     """
 
     ragged: Ragged
@@ -153,10 +222,23 @@ class LayerInputs(NamedTuple):
     mask: Tensor | None
     stored: SlotLayer
     selected: Selection | None
+    terms: Terms
+    adapters: TokenAdapters | None
+
+    def added(self, name: str, x: Tensor, out: Tensor) -> Tensor:
+        """The output of a product with what adapters add to it."""
+        term = self.terms.get(name) if self.adapters is not None else None
+        if term is None or self.adapters is None:
+            return out
+        # Keys and values are computed of all tokens.
+        return term(x, out, self.adapters.all if name == "qkv" else self.adapters.selected)
 
 
 class FusedLayer:
-    """A decoder layer: attention, then a gated MLP, on hidden states [tokens, dim]."""
+    """A decoder layer: attention, then a gated MLP, on hidden states [tokens, dim].
+
+    products: by the name of each product its modules, as the layer calls them, and how wide the output of each is.
+    """
 
     def __init__(self, layer: Any, config: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -176,6 +258,10 @@ class FusedLayer:
         self._gate_and_up = joined([mlp.gate_proj, mlp.up_proj])
         self._down = joined([mlp.down_proj])
         self._activation: Callable[[Tensor], Tensor] = mlp.act_fn
+        self.products = {
+            name: [(module, int(layer.get_submodule(module).out_features)) for module in modules]
+            for name, modules in _PRODUCTS.items()
+        }
 
     def __call__(self, hidden: Tensor, inputs: LayerInputs) -> Tensor:
         """Hidden states of all tokens, or of those selected."""
@@ -183,12 +269,14 @@ class FusedLayer:
         if inputs.selected is not None:
             hidden = inputs.selected.of(inputs.ragged.padded(hidden))
         hidden = hidden + attended
-        gate, up = self._gate_and_up(self._before_mlp(hidden)).chunk(2, dim=-1)
-        return hidden + self._down(self._activation(gate) * up)
+        normed = self._before_mlp(hidden)
+        gate, up = inputs.added("gate_and_up", normed, self._gate_and_up(normed)).chunk(2, dim=-1)
+        inner = self._activation(gate) * up
+        return hidden + inputs.added("down", inner, self._down(inner))
 
     def _attend(self, hidden: Tensor, inputs: LayerInputs) -> Tensor:
-        ragged, rotation, mask, stored, selected = inputs
-        qkv = self._qkv(hidden).view(hidden.shape[0], -1, self._dim)
+        ragged, rotation, mask, stored, selected, _, _ = inputs
+        qkv = inputs.added("qkv", hidden, self._qkv(hidden)).view(hidden.shape[0], -1, self._dim)
         # Queries and keys are rotated together.
         num_rotated = self._heads + self._kv_heads
         qk, v = qkv[:, :num_rotated], qkv[:, num_rotated:]
@@ -211,7 +299,8 @@ class FusedLayer:
             scale=self._scale,
             enable_gqa=True,
         ).transpose(1, 2)
-        return self._out((ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1))
+        attended = (ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1)
+        return inputs.added("out", attended, self._out(attended))
 
 
 class RmsNorm:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .batch import RaggedBatch
 from .cache import SlotCache
+from .lowrank import RowAdapters
 
 WIDEST = 16
 FEWEST_POSITIONS = 128
@@ -60,10 +61,12 @@ def shape_of(batch: RaggedBatch) -> Shape:
 class FixedBatch:
     """The layout of a pass of one shape. Its tensors are filled in anew before each pass, and never move."""
 
-    def __init__(self, shape: Shape, device: torch.device) -> None:
+    def __init__(self, shape: Shape, device: torch.device, *, has_adapters: bool = False) -> None:
         self.width, self.length = shape.width, shape.length
         self._leading = slice(SCRATCH + 1, SCRATCH + 1 + shape.rows) if shape.is_leading else None
         self._inputs = torch.zeros((3, shape.rows, shape.width), dtype=torch.int64, device=device)
+        self._adapter_ids = torch.zeros(shape.rows, dtype=torch.int64, device=device)
+        self._has_adapters = has_adapters
         # Each [rows, width]; all three are zero for padding, which is SCRATCH's first position.
         self.input_ids, self.position_ids, self._slots = self._inputs
 
@@ -78,6 +81,8 @@ class FixedBatch:
         positions = [range(start, start + count) for _, start, count in spans]
         slots = [[slot] * count for slot, _, count in spans]
         self._inputs.copy_(torch.tensor([self._padded(rows) for rows in (tokens, positions, slots)]))
+        if self._has_adapters:
+            self._adapter_ids[: len(spans)].copy_(torch.tensor(batch.adapter_ids))
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> list[list[int]]:
         missing = self._inputs.shape[1] - len(rows)
@@ -87,6 +92,11 @@ class FixedBatch:
     def tokens(self) -> None:
         # Padding is computed like any token: the number of tokens would be one more property of a shape.
         return None
+
+    @property
+    def adapters(self) -> RowAdapters | None:
+        # Made anew for each pass, whose masks it keeps.
+        return RowAdapters(self._adapter_ids) if self._has_adapters else None
 
     def is_causal(self, sliding_window: int | None = None) -> bool:
         return False
@@ -121,6 +131,7 @@ class FixedShapes:
         self._device = device
         self._is_captured = is_captured
         self._passes: dict[Shape, FixedPass] = {}
+        self._has_adapters = False
         self._reset()
 
     @property
@@ -140,10 +151,16 @@ class FixedShapes:
         if self._cache.num_growths != self._num_growths:
             self._reset()
         if shape not in self._passes:
-            self._passes[shape] = FixedPass(FixedBatch(shape, self._device), self._forward, self._recorder)
+            empty = FixedBatch(shape, self._device, has_adapters=self._has_adapters)
+            self._passes[shape] = FixedPass(empty, self._forward, self._recorder)
         fixed = self._passes[shape]
         fixed.batch.fill(batch, tokens)
         return fixed()[: len(tokens)]
+
+    def adapt(self) -> None:
+        """Rows may have adapters from now on, other ones than before."""
+        self._has_adapters = True
+        self._reset()
 
     def _reset(self) -> None:
         self._passes.clear()

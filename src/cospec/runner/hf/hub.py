@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 from ...errors import CospecError, ModelNotFound, one_line
 from ..gguf import SUFFIX
 from ..options import LoadOptions
+from ..parts import ADAPTER
 from .checkpoint import CONFIG, check_pickle, files_of, read_config, weights_among
 
 # Seconds that the hub has to answer whether it has a model.
@@ -60,7 +61,8 @@ def _fetch(name: str, options: LoadOptions) -> Path:
     chosen = weights_among(names)
     if chosen is not None:
         check_pickle(name, chosen, options)
-        read_config(name, folder, options)
+        if ADAPTER not in names:
+            read_config(name, folder, options)
         _download(name, folder.name, files_of(name, folder, chosen))
     return folder
 
@@ -92,8 +94,8 @@ def _download(name: str, revision: str | None, files: list[str]) -> Path:
 
 def _in_cache(name: str, options: LoadOptions) -> Path | None:
     """The model's folder in the cache, as complete as it is; None where there is none."""
-    config = try_to_load_from_cache(name, "config.json", revision=options.revision)
-    return Path(config).parent if isinstance(config, str) else None
+    found = (try_to_load_from_cache(name, file, revision=options.revision) for file in (CONFIG, ADAPTER))
+    return next((Path(config).parent for config in found if isinstance(config, str)), None)
 
 
 def _cached(name: str, options: LoadOptions, reason: str) -> Path:

@@ -39,14 +39,14 @@ from .tokenizer import HfTokenizer
 logger = logging.getLogger(__name__)
 
 
-def load(model: str, options: LoadOptions) -> HfRunner:
-    """The runner of a local folder, a GGUF file or a hub id.
+def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
+    """The runner of all of a model, whose folder or GGUF file is here. model: as it was named, by its path or hub id.
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
     """
-    path = locate(model, options)
-    with _explained(model, path):
-        weights, tokenizer = (_read_file if path.is_file() else _read_folder)(model, path, options)
+    with explained(model, path):
+        read = _read_file if path.is_file() else _read_folder
+        weights, tokenizer = read(model, path, options)
         _warn_if_slow(model, weights)
         if prepack(weights):
             # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
@@ -64,19 +64,14 @@ def load_model(name: str, options: LoadOptions, dtype: torch.dtype) -> PreTraine
     path = demo.model_path(name) if demo.is_demo(name) else name
     options = replace(options, dtype=dtype, quantization={})
     found = locate(path, options)
-    with _explained(name, found):
+    with explained(name, found):
         return (_read_file if found.is_file() else _read_folder)(name, found, options)[0]
-
-
-def load_bundled(name: str, options: LoadOptions) -> HfRunner:
-    """The runner of a bundled model: `math` for `demo:math`. Raises UnknownName."""
-    return load(demo.model_path(demo.PREFIX + name), options)
 
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
     config = _config(name, folder, options)
     check_weights(name, folder, options)
-    tokenizer = _tokenizer(name, folder, options)
+    tokenizer = read_tokenizer(name, folder, options)
     # A folder that was given was counted before, with all others.
     if folder != Path(os.path.expanduser(name)):
         check_memory([(str(folder), options)], name=name)
@@ -87,7 +82,8 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
     with _no_progress_bars():
         model, info, tokenizer = read_gguf(name, file, options)
     _check_complete(name, model.config, info)
-    return model.to(device_of(options)), tokenizer
+    on_device: PreTrainedModel = model.to(device_of(options))  # type: ignore[arg-type]
+    return on_device, tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -159,7 +155,7 @@ def _config(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
     return config
 
 
-def _tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | None:
+def read_tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | None:
     """The folder's tokenizer, if it has one. Raises UnsupportedModel for one that cannot be read."""
     if not check_tokenizer(name, folder):
         return None
@@ -237,7 +233,7 @@ def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
 
 
 @contextmanager
-def _explained(name: str, folder: Path) -> Iterator[None]:
+def explained(name: str, folder: Path) -> Iterator[None]:
     """Whatever transformers, and the libraries under it, raise becomes a CospecError that names the model."""
     where = f"model {called(name, folder)}"
     try:

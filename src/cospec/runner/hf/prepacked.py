@@ -25,6 +25,16 @@ class PrepackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self._bias = None if bias is None else bias.detach()
 
+    @property
+    def weight(self) -> Tensor:
+        """A copy of the weight, row-major, [out, in]."""
+        dense: Tensor = self._weight.to_dense()
+        return dense
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self._bias
+
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return result

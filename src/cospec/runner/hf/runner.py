@@ -1,6 +1,7 @@
 """HfRunner: feeds ragged batches of tokens to a transformers model and returns the rows that are wanted."""
 
 import heapq
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ...errors import InvalidPrompt, UnsupportedModel
 from ..protocol import Feed, Slot, Tokenizer
+from .adapter import Adapter
 from .batch import RaggedBatch
 from .cache import SlotCache
 from .forward import Forward, ModelForward
@@ -20,10 +22,10 @@ PASS_COST_ON_CPU, PASS_COST = 48, 512
 
 
 class HfSlot(Slot):
-    """One slot of the cache."""
+    """One slot of the cache. adapter: the number of the one that its tokens are computed with, 0 for none."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, adapter: int = 0) -> None:
+        self.index, self.adapter = index, adapter
         self.length = 0
 
 
@@ -31,7 +33,8 @@ class HfRunner:
     """A causal language model with a cache that any of its slots can roll back.
 
     model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. shapes: whether short passes are
-    padded to few shapes, and captured. forward: the forward pass, the model's own by default. `load`, or
+    padded to few shapes, and captured. forward: the forward pass, the model's own by default. vocabulary: ids of the
+    columns that the model gives, where its head was cut to them; all others have probability zero. `load`, or
     `check_supported`, tests whether a model gives the right logits so.
     """
 
@@ -41,6 +44,7 @@ class HfRunner:
         tokenizer: Tokenizer | None = None,
         shapes: Shapes = Shapes.AS_GIVEN,
         forward: Forward | None = None,
+        vocabulary: Sequence[int] | None = None,
     ) -> None:
         config = model.config.get_text_config()
         self.model = model
@@ -57,6 +61,10 @@ class HfRunner:
         num_spare = 0 if shapes is Shapes.AS_GIVEN else SCRATCH + 1
         self._cache = SlotCache(config.num_hidden_layers, num_spare)
         self._forward = forward or ModelForward(model)
+        self.vocabulary = vocabulary
+        self._columns = None if vocabulary is None else torch.tensor(vocabulary, device=self._device)
+        self.shapes = shapes
+        self.adapters: list[Adapter] = []
         self._free: list[int] = []
         self._num_slots = num_spare
         self.fixed: FixedShapes | None = None
@@ -69,15 +77,28 @@ class HfRunner:
         """Bytes of keys and values, as allocated so far."""
         return self._cache.num_bytes
 
+    @property
+    def forward(self) -> Forward:
+        return self._forward
+
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """Take these adapters in place of others: slots may be opened for each by its place in the list, from 1 on. All
+        of their modules are the model's."""
+        self.adapters = [*adapters]
+        self._forward.adapt(adapters)
+        if self.fixed is not None:
+            self.fixed.adapt()
+
     @torch.inference_mode()
-    def open(self) -> HfSlot:
+    def open(self, adapter: int = 0) -> HfSlot:
+        """An empty slot, for tokens of this adapter; 0 for none."""
         # The lowest free slot is taken, so that live slots stay consecutive.
         if self._free:
             index = heapq.heappop(self._free)
             self._cache.clear(index)
-            return HfSlot(index)
+            return HfSlot(index, adapter)
         self._num_slots += 1
-        return HfSlot(self._num_slots - 1)
+        return HfSlot(self._num_slots - 1, adapter)
 
     def close(self, slot: Slot) -> None:
         index = _index(slot)
@@ -111,6 +132,7 @@ class HfRunner:
             starts=[feed.slot.length for feed in feeds],
             counts=[len(feed.tokens) for feed in feeds],
             device=self._device,
+            adapters=[_adapter(feed.slot) for feed in feeds],
         )
         tokens = [feed.tokens for feed in feeds]
         if self.fixed is not None and self.fixed.can_take(batch):
@@ -125,7 +147,11 @@ class HfRunner:
         return [row[:count] for row, count in zip(rows, wanted, strict=True)]
 
     def _as_rows(self, logits: Tensor, *, copy: bool = False) -> Tensor:
-        return logits[..., : self.vocab_size].to(self._row_dtype, copy=copy)
+        if self._columns is None:
+            return logits[..., : self.vocab_size].to(self._row_dtype, copy=copy)
+        rows = logits.new_full((*logits.shape[:-1], self.vocab_size), -math.inf, dtype=self._row_dtype)
+        rows[..., self._columns] = logits.to(self._row_dtype)
+        return rows
 
     def _fixed_logits(self, batch: FixedBatch) -> Tensor:
         rows, width = batch.input_ids.shape
@@ -135,6 +161,11 @@ class HfRunner:
 def _index(slot: Slot) -> int:
     assert isinstance(slot, HfSlot), "a slot of another runner"
     return slot.index
+
+
+def _adapter(slot: Slot) -> int:
+    assert isinstance(slot, HfSlot), "a slot of another runner"
+    return slot.adapter
 
 
 def _groups(batch: Sequence[Feed], pass_cost: float) -> list[list[int]]:

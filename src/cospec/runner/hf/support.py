@@ -4,6 +4,8 @@ The probe feeds a model in ragged batches, rolls it back, and compares its logit
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -12,7 +14,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrain
 
 from ...errors import UnsupportedModel, one_line
 from ..protocol import Feed
+from .adapter import Adapter
 from .forward import Forward
+from .lowrank import ModuleTerms, RowAdapters
 from .runner import HfRunner
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
@@ -72,16 +76,20 @@ def tolerance(model: PreTrainedModel) -> float:
 
 
 @torch.inference_mode()
-def distance(model: PreTrainedModel, forward: Forward | None = None) -> float:
+def distance(
+    model: PreTrainedModel, forward: Forward | None = None, adapter: tuple[int, Adapter] | None = None
+) -> float:
     """Mean distance of ragged, rolled-back logits from those of an unbatched pass without a cache, divided by the
     standard deviation of the latter; of two sequences the larger.
 
-    forward: the pass to test, the model's own by default.
+    forward: the pass to test, the model's own by default. adapter: of the first sequence, and its number in that pass;
+    the other has none.
     """
     runner = HfRunner(model, forward=forward)
+    number = 0 if adapter is None else adapter[0]
     size = min(runner.vocab_size, 1000)
     sequences = [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(6)]]
-    slots = [runner.open() for _ in sequences]
+    slots = [runner.open(number), runner.open()]
     first = runner.feed([Feed(slot, tokens[:4], 1) for slot, tokens in zip(slots, sequences, strict=True)])
     runner.feed([Feed(slots[0], [1, 1, 1], 1), Feed(slots[1], [2], 1)])
     for slot in slots:
@@ -90,7 +98,21 @@ def distance(model: PreTrainedModel, forward: Forward | None = None) -> float:
         [Feed(slot, tokens[3:-1], len(tokens) - 4) for slot, tokens in zip(slots, sequences, strict=True)]
     )
     last = [runner.feed([Feed(slot, tokens[-1:], 1)])[0] for slot, tokens in zip(slots, sequences, strict=True)]
-    return max(_distance(model, *each) for each in zip(sequences, first, rows, last, strict=True))
+    with _adapted(model, adapter):
+        of_first = _distance(model, sequences[0], first[0], rows[0], last[0])
+    return max(of_first, _distance(model, sequences[1], first[1], rows[1], last[1]))
+
+
+@contextmanager
+def _adapted(model: PreTrainedModel, adapter: tuple[int, Adapter] | None) -> Iterator[None]:
+    """Within it, the model's own pass is that of the adapter."""
+    terms = ModuleTerms(model)
+    terms.adapt([adapter[1]] if adapter is not None else [])
+    try:
+        with terms.applied(None if adapter is None else RowAdapters.of([1], model.device)):
+            yield
+    finally:
+        terms.remove()
 
 
 def _distance(model: PreTrainedModel, tokens: list[int], first: Tensor, rows: Tensor, last: Tensor) -> float:

@@ -15,8 +15,8 @@ class HfTokenizer:
     """Text to ids and back.
 
     The text of ids is the join of their bytes, read as UTF-8; special tokens add nothing, and `special` has their
-    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how many
-    of the vocabulary's entries count, if not all.
+    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how
+    many of the vocabulary's entries count, if not all.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, num_entries: int | None = None) -> None:

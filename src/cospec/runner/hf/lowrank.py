@@ -1,0 +1,156 @@
+"""The products of low rank that adapters add to those of their base, for batches whose rows have different adapters.
+
+The factors of all adapters stand side by side, and a row's products with those that are not its own are zeroed: two
+products, however many adapters there are, and none where no row has one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .adapter import Adapter, Factors
+
+
+class RowAdapters:
+    """Which adapter each row has: 0 for none, k for the k-th.
+
+    ids: [rows]. only: the one that all rows have, if that is known without asking the device.
+    """
+
+    def __init__(self, ids: Tensor, only: int | None = None) -> None:
+        self.ids, self.only = ids, only
+        self._masks: dict[int, Tensor] = {}
+        self._repeated: dict[int, RowAdapters] = {}
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], device: torch.device) -> "RowAdapters | None":
+        """None where no row has an adapter."""
+        if not any(numbers):
+            return None
+        return cls(torch.tensor(numbers, device=device), numbers[0] if len({*numbers}) == 1 else None)
+
+    def repeated(self, count: int) -> "RowAdapters":
+        """The same for `count` tokens a row, one behind the other."""
+        if count == 1:
+            return self
+        if count not in self._repeated:
+            self._repeated[count] = RowAdapters(self.ids.repeat_interleave(count), self.only)
+        return self._repeated[count]
+
+    def mask(self, table: Tensor) -> Tensor:
+        """[rows, ranks]: each row's own of a table, [adapters + 1, ranks]."""
+        if (mask := self._masks.get(id(table))) is None:
+            mask = self._masks[id(table)] = table[self.ids]
+        return mask
+
+
+class LowRank:
+    """What adapters add to one product.
+
+    down: [in, ranks], up: [ranks, out], of all adapters side by side. table: [adapters + 1, ranks], 1 where a rank is
+    the adapter's own.
+    """
+
+    def __init__(self, factors: Sequence[Factors | None], table: Tensor) -> None:
+        self._own = factors
+        known = [each for each in factors if each is not None]
+        self._down, self._up = torch.cat([each.down for each in known], dim=1), torch.cat([each.up for each in known])
+        self._table = table
+
+    def __call__(self, x: Tensor, out: Tensor, rows: RowAdapters) -> Tensor:
+        """out: [rows, out], of x [rows, in]."""
+        x = x.to(self._up.dtype)
+        if rows.only is None:
+            return torch.addmm(out, (x @ self._down).mul_(rows.mask(self._table)), self._up)
+        own = self._own[rows.only - 1]
+        return out if own is None else torch.addmm(out, x @ own.down, own.up)
+
+
+class LowRanks:
+    """Makes the low-rank terms of products, of the same adapters."""
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        self._adapters = adapters
+        # Terms of equal ranks share a table, and a pass's masks with it.
+        self._tables: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, parts: Sequence[tuple[str, int]]) -> LowRank | None:
+        """The term of modules that read the same and whose outputs stand side by side; None where no adapter changes
+        them. parts: their names, and the width of what each gives."""
+        factors = [_joined(adapter.factors, parts) for adapter in self._adapters]
+        known = next((each for each in factors if each is not None), None)
+        if known is None:
+            return None
+        ranks = tuple(0 if each is None else each.down.shape[1] for each in factors)
+        if ranks not in self._tables:
+            own = torch.eye(len(ranks)).repeat_interleave(torch.tensor(ranks), dim=1)
+            self._tables[ranks] = F.pad(own, (0, 0, 1, 0)).to(known.down)
+        return LowRank(factors, self._tables[ranks])
+
+
+def _joined(factors: Mapping[str, Factors], parts: Sequence[tuple[str, int]]) -> Factors | None:
+    """One pair of factors for all parts, whose `up` has a block for each."""
+    width = sum(own for _, own in parts)
+    downs, ups, before = [], [], 0
+    for name, own in parts:
+        if name in factors:
+            downs.append(factors[name].down)
+            ups.append(F.pad(factors[name].up, (before, width - before - own)))
+        before += own
+    if len(parts) == 1 and downs:
+        return factors[parts[0][0]]
+    return Factors(torch.cat(downs, dim=1), torch.cat(ups)) if downs else None
+
+
+class ModuleTerms:
+    """Adds adapters' terms in a model's own modules, by hooks that act within `applied` alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._terms: dict[str, LowRank] = {}
+        self._hooks: dict[str, RemovableHandle] = {}
+
+    def adapt(self, adapters: Sequence[Adapter]) -> None:
+        """Take these adapters in place of others. All of their modules are the model's."""
+        low_ranks = LowRanks(adapters)
+        self._terms = {}
+        for name in dict.fromkeys(name for adapter in adapters for name in adapter.factors):
+            width = next(adapter.factors[name].up.shape[1] for adapter in adapters if name in adapter.factors)
+            if (term := low_ranks.of([(name, width)])) is not None:
+                self._terms[name] = term
+            if name not in self._hooks:
+                module = self._model.get_submodule(name)
+                self._hooks[name] = module.register_forward_hook(partial(self._add, name))
+
+    def remove(self) -> None:
+        """Leave the modules as they were."""
+        for hook in self._hooks.values():
+            hook.remove()
+        self._hooks.clear()
+
+    @contextmanager
+    def applied(self, rows: RowAdapters | None) -> Iterator[None]:
+        """Within it, rows of the model's batch have these adapters. Other models that share its modules have not."""
+        token = _APPLIED.set(None if rows is None else (self, rows))
+        try:
+            yield
+        finally:
+            _APPLIED.reset(token)
+
+    def _add(self, name: str, _module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+        applied = _APPLIED.get()
+        if applied is None or applied[0] is not self or name not in self._terms:
+            return None
+        x, rows = args[0].flatten(0, -2), applied[1]
+        tokens = rows.repeated(x.shape[0] // rows.ids.shape[0])
+        return self._terms[name](x, out.flatten(0, -2), tokens).view_as(out)
+
+
+# The terms that a pass applies, and its rows: a model's modules may be run by several threads, and by other models.
+_APPLIED: ContextVar[tuple[ModuleTerms, RowAdapters] | None] = ContextVar("applied", default=None)

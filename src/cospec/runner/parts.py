@@ -1,0 +1,122 @@
+"""What a model's name stands for: a whole model, or an adapter on one, its first layers, some of its tokens."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .. import demo
+from ..errors import CospecError, ModelNotFound, UnsupportedModel, shown
+from ..inputs import decoded, parse_json
+from .options import LoadOptions
+from .schemes import DEFAULT, has_scheme, is_there, split
+
+# PEFT's description of an adapter, and ours of a drafter, each beside the weights.
+ADAPTER, DRAFTER = "adapter_config.json", "cospec.json"
+AGAIN = "copy or download it again"
+ADVICE = "give the model that it was trained on as `base` (a key of the member's entry, or LoadOptions(base=...))"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which model is read, and what of it is decoded.
+
+    whole: the model, as a member names it. options: how it is read. adapter: the folder of an adapter that is put on
+    it; None for none. layers: its first so many; None for all. vocabulary: the tokens that it proposes among, or how
+    many of the most frequent; None for all.
+    """
+
+    whole: str
+    options: LoadOptions
+    adapter: Path | None = None
+    layers: int | None = None
+    vocabulary: int | tuple[int, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.adapter is None and self.layers is None and self.vocabulary is None
+
+
+def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Parts:
+    """The parts of a model, by its folder: the one given, or the one of that name here, if there is one.
+
+    Raises UnsupportedModel for a file that cannot be read, and ModelNotFound for an adapter whose base is not named.
+    """
+    folder = folder or local_folder(model)
+    own = read_json(model, folder / DRAFTER) if folder and is_there(folder / DRAFTER) else {}
+    layers, vocabulary = _layers(model, own), _vocabulary(model, own)
+    whole, whole_options = model, replace(options, base=None, layers=None, vocabulary=None)
+    adapter = folder if folder and is_there(folder / ADAPTER) else None
+    if adapter is not None:
+        config = read_json(model, adapter / ADAPTER)
+        whole = options.base or _named_base(model, adapter, config)
+        # The adapter's revision is not its base's.
+        revision = None if options.base or local_folder(whole) else config.get("revision")
+        whole_options = replace(whole_options, revision=revision)
+    elif options.base is not None:
+        raise UnsupportedModel(
+            f"{model!r} has the base {options.base!r}, and is no adapter: it has no {ADAPTER}; leave `base` out"
+        )
+    return Parts(
+        whole=whole,
+        options=whole_options,
+        adapter=adapter,
+        layers=options.layers or layers,
+        vocabulary=options.vocabulary or vocabulary,
+    )
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder or file here that a model's name stands for; None for a model from elsewhere, or of another runner."""
+    scheme, rest = split(model)
+    if scheme not in (DEFAULT, demo.PREFIX.removesuffix(":")) or not rest:
+        return None
+    path = Path(os.path.expanduser(demo.model_path(model) if demo.is_demo(model) else rest))
+    return path if is_there(path) else None
+
+
+def _named_base(model: str, folder: Path, config: Mapping[str, Any]) -> str:
+    """The base that the adapter's configuration names: a path from its own folder or from here, or any other model."""
+    named = config.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named.strip():
+        raise ModelNotFound(f"{model!r} is an adapter, and its {ADAPTER} names no base_model_name_or_path; {ADVICE}")
+    beside = folder / os.path.expanduser(named)
+    return str(beside) if not has_scheme(named) and is_there(beside) else named
+
+
+def _layers(model: str, own: Mapping[str, Any]) -> int | None:
+    layers = own.get("layers")
+    if layers is None or (isinstance(layers, int) and not isinstance(layers, bool) and layers > 0):
+        return layers
+    raise UnsupportedModel(f"{model!r}: layers of its {DRAFTER} is {shown(layers)}; it must be a number of layers")
+
+
+def _vocabulary(model: str, own: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Raises UnsupportedModel for what is no list of different token ids."""
+    ids = own.get("vocabulary")
+    if ids is None:
+        return None
+    is_list = isinstance(ids, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in ids)
+    if not is_list or not ids or min(ids) < 0 or len({*ids}) < len(ids):
+        raise UnsupportedModel(
+            f"{model!r}: vocabulary of its {DRAFTER} is {shown(ids)}; it must be a list of token ids, each once"
+        )
+    return tuple(ids)
+
+
+def read_json(name: str, path: Path) -> dict[str, Any]:
+    """The object that a file of a model holds. Raises UnsupportedModel, with the model and the file."""
+    try:
+        raw = path.read_bytes()
+        value = parse_json(decoded(raw, str(path), UnsupportedModel), str(path), UnsupportedModel) if raw else None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UnsupportedModel(f"model {name!r} cannot be read: {path}: {reason}; {AGAIN}") from None
+    except CospecError as error:
+        raise UnsupportedModel(f"model {name!r} cannot be read: {error}; {AGAIN}") from None
+    if isinstance(value, dict):
+        return value
+    given = f"holds {json.dumps(value)[:40]}, not an object" if raw else "is empty"
+    raise UnsupportedModel(f"model {name!r} cannot be read: {path} {given}; {AGAIN}")
