@@ -61,7 +61,7 @@ class Session:
             self.refuse(error)
 
     def refuse(self, error: CospecError) -> None:
-        """Say why a message has no answer; the conversation is as it was before."""
+        """Say what could not be done."""
         self.has_failed = True
         print_error(str(error))
 
