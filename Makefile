@@ -10,8 +10,8 @@ demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models
 	@printf 'Question: Tom has 3 boxes with 12 pencils each. He gives away 7. How many are left?\nAnswer:' | \
 		$(BIN)/cospec generate - --ensemble demo:we --schedule alternate --max-tokens 100 --seed 1
 	@if [ -e .venv/smollm2 ]; then \
-		$(BIN)/cospec generate --chat --ensemble demo:chat-we --max-tokens 160 --seed 1 \
-			'A farmer has 4 fields with 25 sheep in each. He sells 30 sheep. How many sheep are left?'; \
+		$(BIN)/cospec generate --chat --ensemble demo:chat-we --temperature 0 \
+			'A notebook costs $$3 and a pen costs $$2. Ella buys 4 notebooks and 5 pens. How much does she pay?'; \
 	fi
 
 test: .venv/test lint types layers ## install, then everything that is checked

@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument(
         "--gsm8k", type=Path, required=True, help="GSM8K's training rows, of which the last 500 are asked"
     )
+    parser.add_argument("--ensemble", default="demo:chat-we", help="base and tuned model (demo:chat-we)")
+    parser.add_argument("--dtype", help="the ensemble's by default")
     parser.add_argument("--weights", default="0,0.25,0.5,0.75,1,1.5", help="of the tuned model (0,0.25,0.5,0.75,1,1.5)")
     parser.add_argument("--likelihoods", type=int, default=500, help="questions for the perplexity (500)")
     parser.add_argument("--questions", type=int, default=100, help="questions for the score (100)")
@@ -114,7 +116,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     _, held_out = gsm8k_chats(arguments.gsm8k)
-    pair = Ensemble.load("demo:chat-we", schedule="plain", proposer=None)
+    own = {"dtype": arguments.dtype} if arguments.dtype else {}
+    pair = Ensemble.load(arguments.ensemble, schedule="plain", proposer=None, **own)
     asked = list(targets([float(weight) for weight in arguments.weights.split(",")]))
     values = perplexities(pair, held_out[: arguments.likelihoods], [combination for _, _, combination in asked])
     rows = []

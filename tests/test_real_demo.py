@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from fastapi.testclient import TestClient
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from cospec import Ensemble, SamplingParams, demo
@@ -112,24 +112,29 @@ def test_an_answer_reads_well_and_ends_with_the_turn(we):
     assert we.vocab_size == 49_152
 
 
-@is_installed
-def test_the_base_is_what_it_says_it_is(we):
-    config = json.loads(we.runners[0].model.config.to_json_string())
-    shape = {name: config[name] for name in demo.SMOLLM2_SHAPE}
-    assert shape == demo.SMOLLM2_SHAPE
-    assert sum(weight.numel() for weight in we.runners[0].model.parameters()) == demo.SMOLLM2_PARAMETERS
-
-
-@is_installed
-def test_greedy_text_is_that_of_transformers_under_every_schedule(we):
+@pytest.fixture(scope="module")
+def by_transformers() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base, as transformers reads it from the file."""
     file = Path(demo.model_path(demo.SMOLLM2))
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    return model, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+@is_installed
+def test_the_base_is_what_it_says_it_is(by_transformers):
+    model, _ = by_transformers
+    assert {name: getattr(model.config, name) for name in demo.SMOLLM2_SHAPE} == demo.SMOLLM2_SHAPE
+    assert model.num_parameters() == demo.SMOLLM2_PARAMETERS
+
+
+@is_installed
+def test_greedy_text_is_that_of_transformers_under_every_schedule(we, by_transformers):
+    model, tokenizer = by_transformers
     one = Ensemble([we.loaded("base")], proposer=[we.loaded(we.drafter_names[0]), "lookup"])
-    params = SamplingParams(temperature=0, max_tokens=20)
+    params = SamplingParams(temperature=0, max_tokens=16)
     for text in (SUM, "Why is the sky blue?"):
         prompt = tokenizer.apply_chat_template(asked(text), add_generation_prompt=True, return_tensors="pt")
-        whole = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0].tolist()
+        whole = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0].tolist()
         expected = whole[prompt["input_ids"].shape[1] :]
         for schedule in ("plain", "fixed", "auto"):
             ensemble = one.with_plan(schedule=schedule, **({"proposer": None} if schedule == "plain" else {}))

@@ -32,8 +32,8 @@ class Drafter:
 
 
 DRAFTERS = {
-    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=600),
-    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=100, is_general=True),
+    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=195),
+    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=20, is_general=True),
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from .adapter import HEAD, Adapter
+from .attention import attend
 from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
 from .lowrank import LowRank, LowRanks, RowAdapters
@@ -290,15 +291,8 @@ class FusedLayer:
         if mask is None and width > 1:
             # is_causal takes the first query to stand at the first key, so no query may be left out.
             width = ragged.width
-        attended = F.scaled_dot_product_attention(
-            qk[:, : self._heads, -width:],
-            keys,
-            values,
-            attn_mask=None if mask is None else mask[:, :, -width:],
-            is_causal=mask is None and width > 1,
-            scale=self._scale,
-            enable_gqa=True,
-        ).transpose(1, 2)
+        allowed = None if mask is None else mask[:, :, -width:]
+        attended = attend(qk[:, : self._heads, -width:], keys, values, allowed, self._scale).transpose(1, 2)
         attended = (ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1)
         return inputs.added("out", attended, self._out(attended))
 
@@ -337,5 +331,16 @@ def joined(linears: Sequence[Any]) -> Linear:
     if weight.dtype == torch.bfloat16 and can_prepack(weight.dtype):
         # Prepacking saves nothing at this size in float32. `forward` is taken, since a module's call looks for hooks.
         return PrepackedLinear(weight, bias).forward
-    transposed = weight.t().contiguous()
-    return (lambda x: x @ transposed) if bias is None else (lambda x: torch.addmm(bias, x, transposed))
+    return JoinedLinear(weight.t().contiguous(), bias)
+
+
+class JoinedLinear:
+    """weight: [in, out]. bias: [out]."""
+
+    __slots__ = ("bias", "weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)

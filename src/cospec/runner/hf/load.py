@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ... import demo
 from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel, one_line
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
@@ -28,7 +26,6 @@ from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .gguf import read_gguf
 from .graphs import NUM_UNCAPTURED, Shapes
-from .location import locate
 from .prepacked import is_native, prepack
 from .quantised import check_quantisation
 from .runner import HfRunner
@@ -56,16 +53,11 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
 
 
-def load_model(name: str, options: LoadOptions, dtype: torch.dtype) -> PreTrainedModel:
-    """The model itself, in this type, as transformers has it: not packed for decoding, and with gradients.
-
-    Raises as `load` does.
-    """
-    path = demo.model_path(name) if demo.is_demo(name) else name
-    options = replace(options, dtype=dtype, quantization={})
-    found = locate(path, options)
-    with explained(name, found):
-        return (_read_file if found.is_file() else _read_folder)(name, found, options)[0]
+def load_model(name: str, options: LoadOptions, path: Path) -> PreTrainedModel:
+    """The model itself, as transformers has it: not packed for decoding, and with gradients. Raises as `load_whole`
+    does."""
+    with explained(name, path):
+        return (_read_file if path.is_file() else _read_folder)(name, path, options)[0]
 
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:

@@ -117,7 +117,7 @@ def distance(
 def _adapted(model: PreTrainedModel, adapter: tuple[int, Adapter] | None) -> Iterator[None]:
     """Within it, the model's own pass is that of the adapter."""
     terms = ModuleTerms(model)
-    terms.adapt([adapter[1]] if adapter is not None else [])
+    terms.adapt([adapter[1].copy()] if adapter is not None else [])
     try:
         with terms.applied(None if adapter is None else RowAdapters.of([1], model.device)):
             yield
