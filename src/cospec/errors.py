@@ -15,6 +15,7 @@
     ├── EngineStopped          the engine has died, or is about to end
     ├── InvalidBenchmark       nothing to compare, or results of another one
     ├── InvalidPilot           criteria, prices or results of a pilot that cannot be used
+    ├── InvalidDistillation    a distillation that cannot run as asked, or go on
     ├── MissingExtra           a part whose libraries are not installed
     └── MemberFailed           a member raised, or gave a row that is no distribution
 
@@ -113,6 +114,10 @@ class InvalidBenchmark(CospecError):
 
 class InvalidPilot(CospecError):
     """Criteria, prices or results of a pilot that cannot be used, or a study that cannot go on."""
+
+
+class InvalidDistillation(CospecError):
+    """A distillation that cannot run as asked, or an output folder that it cannot go on with."""
 
 
 class MissingExtra(CospecError):

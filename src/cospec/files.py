@@ -23,7 +23,7 @@ from .core.combine import (
 from .core.params import SamplingParams
 from .core.verify import VERIFICATIONS
 from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
-from .inputs import Count, Counts, Key, Name, at, checked, json_schema, read_yaml, validated
+from .inputs import Count, Counts, EndTokens, Key, Name, at, checked, json_schema, read_yaml, validated
 from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, check_system, unique_names
 from .runner import LoadOptions
 from .runner.options import DTYPES, ONE_MODEL
@@ -37,7 +37,7 @@ _OF_ONE_SCHEDULE = ("gamma", "first")
 MEMBER_OPTIONS = {entry.name for entry in fields(LoadOptions)}
 # Those that may be given for all models at once.
 LOAD_OPTIONS = MEMBER_OPTIONS - {*ONE_MODEL}
-SETTINGS = {"members", "combine", *PLAN_SETTINGS, "max_sequences", *LOAD_OPTIONS}
+SETTINGS = {"members", "combine", *PLAN_SETTINGS, "end_tokens", "max_sequences", *LOAD_OPTIONS}
 
 
 class LoadSettings(TypedDict, total=False):
@@ -103,11 +103,19 @@ class MemberSettings(LoadSettings, total=False):
         Annotated[
             Name,
             Key(
-                meaning="A folder or a GGUF file (relative to this file), a hub id, a bundled model such as `demo:math`, "
-                "or `SCHEME:...` of an installed package.",
+                meaning="A folder or a GGUF file (relative to this file), a hub id, a bundled model such as "
+                "`demo:math`, or `SCHEME:...` of an installed package.",
                 example="./expert",
             ),
         ]
+    ]
+    gguf_file: Annotated[
+        Name | None,
+        Key(
+            meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
+            default="the only one of a folder without `config.json`",
+            example="expert.Q4_K_M.gguf",
+        ),
     ]
     base: Annotated[
         Name | None,
@@ -133,14 +141,6 @@ class MemberSettings(LoadSettings, total=False):
             "its head is cut to them.",
             default="all, or as `cospec.json` of the model's folder says",
             example="8192",
-        ),
-    ]
-    gguf_file: Annotated[
-        Name | None,
-        Key(
-            meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
-            default="the only one of a folder without `config.json`",
-            example="expert.Q4_K_M.gguf",
         ),
     ]
     name: Annotated[
@@ -230,6 +230,14 @@ class EnsembleSettings(LoadSettings, total=False):
             default=Plan.verification,
             example="coupled",
             known=lambda: VERIFICATIONS,
+        ),
+    ]
+    end_tokens: Annotated[
+        EndTokens | None,
+        Key(
+            meaning="The tokens that end a sequence, by ids or as the vocabulary spells them.",
+            default="all that the members name as ends",
+            example='["<|im_end|>", 0]',
         ),
     ]
     max_sequences: Annotated[

@@ -38,6 +38,7 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "combination": _combination(arguments.get("combine"), len(members)),
         **defaults,
         **{key: _json(value) for key, value in plan.items() if value is not None},
+        **({"end_tokens": [*ends]} if (ends := arguments.get("end_tokens")) else {}),
         **({"proposer": drafting.proposer} if drafting.proposer else {}),
         **({"drafters": drafters} if drafters else {}),
     }

@@ -27,6 +27,7 @@ Place: TypeAlias = tuple[str | int, ...]
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Counts: TypeAlias = Annotated[list[Count], Field(min_length=1)]
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
+EndTokens: TypeAlias = Annotated[list[Annotated[int, Field(ge=0)] | Name], Field(min_length=1)]
 
 # What a value of each kind of pydantic's errors should have been.
 _WANTED = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from . import demo
+from .core.spelling import TokenSpeller
 from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
 from .inputs import check_unicode
 from .runner import LoadOptions, Runner, Tokenizer
@@ -40,13 +41,12 @@ logger = logging.getLogger(__name__)
 class Member:
     """One model that takes part, or a drafter, with its own prompt and system message if it has them.
 
-    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see `runner.schemes`), a
-    drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path component by default,
-    without `.gguf`.
-    prompt: a template, in which {prompt} stands for the user's prompt; a text without it, or token ids, is the
-    member's whole prompt. In a chat the text is the last user message's content, and {prompt} stands for what that was.
-    system: takes the place of a chat's system message, or stands in front; it makes a chat of a text. options: how a
-    model given by name is loaded.
+    model: a local folder or GGUF file, a hub id, `demo:NAME`, `SCHEME:...` of an installed package (see
+    `runner.schemes`), a drafter without a model (`lookup`, `lookup+past`), or a Runner. name: the model's last path
+    component by default, without `.gguf`. prompt: a template, in which {prompt} stands for the user's prompt; a text
+    without it, or token ids, is the member's whole prompt. In a chat the text is the last user message's content, and
+    {prompt} stands for what that was. system: takes the place of a chat's system message, or stands in front; it makes
+    a chat of a text. options: how a model given by name is loaded.
 
     Raises InvalidEnsemble for a value of another type.
     """
@@ -380,3 +380,50 @@ def _is_added(tokenizer: Tokenizer, token: int) -> bool:
     """Whether an entry was added to the vocabulary, or pads it; as far as the tokenizer can tell."""
     added = getattr(tokenizer, "added", None)
     return added is None or token in added or not tokenizer.entries()[token]
+
+
+def check_end_tokens(given: object) -> None:
+    """Raises InvalidEnsemble for what are no tokens that end a sequence."""
+    if given is None:
+        return
+    is_list = isinstance(given, list | tuple) and len(given) > 0
+    if not is_list or not all(_is_token(token) for token in given):  # type: ignore[attr-defined]
+        raise InvalidEnsemble(
+            f"end_tokens is {shown(given)}; give a list of at least one token id, or text as the vocabulary spells it, "
+            'such as ["<|im_end|>"], or leave it out for the ends that the members name'
+        )
+
+
+def _is_token(token: object) -> bool:
+    is_id = isinstance(token, int) and not isinstance(token, bool) and token >= 0
+    return is_id or (isinstance(token, str) and bool(token))
+
+
+def end_ids_of(
+    given: Sequence[int | str] | None, tokenizer: Tokenizer | None, vocab_size: int
+) -> tuple[int, ...] | None:
+    """The ids of an ensemble's own end tokens; None where it has none of its own. Raises InvalidEnsemble for one that
+    the vocabulary lacks."""
+    if given is None:
+        return None
+    ids = (token if isinstance(token, int) else _id_of(token, tokenizer) for token in given)
+    found = dict(zip(given, ids, strict=True))
+    for token, id in found.items():
+        if id is None or id >= vocab_size:
+            reason = "is no entry of the vocabulary" if tokenizer or isinstance(token, int) else "needs a tokenizer"
+            raise InvalidEnsemble(
+                f"end_tokens has {shown(token)}, which {reason}; give ids from 0 to {vocab_size - 1}, or entries as "
+                "the members' tokenizer spells them"
+            )
+    return tuple(id for id in dict.fromkeys(found.values()) if id is not None)
+
+
+def _id_of(text: str, tokenizer: Tokenizer | None) -> int | None:
+    """The id of an entry, as the vocabulary writes it or as it stands in a text; None where there is none."""
+    if tokenizer is None:
+        return None
+    entries = tokenizer.entries()
+    if text in entries:
+        return entries.index(text)
+    spell = TokenSpeller(tokenizer).spell
+    return next((id for id in range(len(entries)) if spell(id) == text), None)

@@ -33,12 +33,30 @@ class Visit:
         def widened(route):
             route.continue_(post_data=json.dumps({**route.request.post_data_json, **more}))
 
-        self.page.route("**/v1/completions", widened)
+        for endpoint in ("completions", "chat/completions"):
+            self.page.route(f"**/v1/{endpoint}", widened)
 
     def run(self, button="#generate", schedule="alternate", **fields):
         self.page.select_option("#schedule", schedule)
         self.fill(**{"prompt": PROMPT, "max_tokens": 24, "seed": 3, **fields})
         self.page.click(button)
+
+    def say(self, message, button=None, schedule="alternate", **fields):
+        """Send a message in the chat, by a button or else the Enter key."""
+        self.page.select_option("#schedule", schedule)
+        self.fill(**{"max_tokens": 24, "seed": 3, **fields})
+        self.page.fill("#message", message)
+        if button:
+            self.page.click(button)
+        else:
+            self.page.press("#message", "Enter")
+
+    def turns(self):
+        """The conversation that the page shows: role and text of each turn."""
+        return self.page.eval_on_selector_all(
+            ".turn",
+            "turns => turns.map((turn) => [turn.classList[1], turn.querySelector('.message, .answer').textContent])",
+        )
 
     def becomes(self, phase):
         self.page.wait_for_selector(f"body[data-phase={phase}]")
@@ -58,16 +76,19 @@ def visiting(browser, served, **options):
 
 
 def streamed(http, **asked):
-    """The chunks that the API streams for a request of the page."""
-    body = {"prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "alternate", "trace": True, "stream": True}
-    lines = http.post("/v1/completions", json={**body, "verification": "block", **asked}).text.splitlines()
+    """The chunks that the API streams for a request of the page: a chat's where messages are given."""
+    body = {"max_tokens": 24, "seed": 3, "schedule": "alternate", "trace": True, "stream": True}
+    subject, endpoint = ({}, "chat/completions") if "messages" in asked else ({"prompt": PROMPT}, "completions")
+    body = {**body, **subject, "verification": "block", **asked}
+    lines = http.post(f"/v1/{endpoint}", json=body).text.splitlines()
     return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
 
 def traced(http, **asked):
     """The text and the settle events that the API streams for a request of the page."""
     chunks = streamed(http, **asked)
-    text = "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    text = "".join(choice["text"] if "text" in choice else choice["delta"].get("content", "") for choice in choices)
     return text, [event for chunk in chunks for event in chunk.get("trace", ()) if event["event"] == "settled"]
 
 

@@ -3,10 +3,15 @@
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from cospec.runner import LoadOptions
+from cospec.runner.hf.gguf import read_gguf
 
 CORPUS = [
     "the cat sat on the mat and the dog sat on the log",
@@ -85,6 +90,15 @@ def finished(words: Tokenizer, *, bos: bool = False, eos: bool = False, **names:
     return PreTrainedTokenizerFast(tokenizer_object=words, **settings)
 
 
+def of_gguf(words: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tokenizer as it is read from a GGUF file."""
+    from ..gguf import write_gguf
+
+    with TemporaryDirectory() as folder:
+        file = write_gguf(Path(folder) / "tiny.gguf", tokenizer=words)
+        return read_gguf(str(file), file, LoadOptions(device="cpu"))[2]._tokenizer
+
+
 # Tokens that a user has added: one with a space, one that is no ASCII, one that begins with a space.
 ADDED = ("hello world", "é", " new")
 
@@ -101,6 +115,9 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte fallback, nothing in front": lambda: finished(byte_fallback(prepends=False), bos=True),
     "metaspace": lambda: finished(metaspace("always"), eos=True),
     "metaspace, never in front": lambda: finished(metaspace("never")),
+    "byte-level of a GGUF file": lambda: of_gguf(finished(byte_level(ADDED), bos=True)),
+    "byte fallback of a GGUF file": lambda: of_gguf(finished(byte_fallback(), bos=True)),
+    "byte fallback without BOS of a GGUF file": lambda: of_gguf(finished(byte_fallback())),
 }
 
 

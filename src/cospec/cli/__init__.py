@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": "Serve ensembles to OpenAI's clients, with a page.",
     "pilot": "Run a study on your own prompts that ends in go or no-go.",
     "models": "List the bundled models and ensembles.",
+    "distil": "Train a drafter on what the ensemble itself decodes.",
     "tune": "Find the fastest plan on your own prompts and machine.",
     "watch": "Compare a server with the pilot that it came from.",
     "schema": "Print the JSON schema of ensemble files, for editors.",

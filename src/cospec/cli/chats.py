@@ -36,9 +36,13 @@ class ChatOptions:
         show_default=False,
     )
 
+    @property
+    def is_asked(self) -> bool:
+        return self.chat or self.system is not None
+
     def as_asked(self, prompt: AnyPrompt, where: str) -> AnyPrompt:
         """The prompt, a chat if chats are asked for. where: its place. Raises InvalidPrompt for token ids in one."""
-        if not self.chat and self.system is None:
+        if not self.is_asked:
             return prompt
         if isinstance(prompt, list):
             raise InvalidPrompt(

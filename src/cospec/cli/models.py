@@ -1,12 +1,12 @@
-"""`cospec models`: the models and ensembles that come with the package and run offline, read without loading them."""
+"""`cospec models`: the models and ensembles that come with the package, and the real model if there, read unloaded."""
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -20,26 +20,54 @@ EXAMPLE = "cospec models --json"
 
 @dataclass(frozen=True, kw_only=True)
 class BundledModel:
-    """A model's folder, described. parameters: None while its weights are not there."""
+    """A model described. parameters: its own, an adapter's without its base's; None while its weights are not there."""
 
     name: str
     description: str
     architecture: str
     parameters: int | None
     context: int | None
-    path: str
+    path: str | None
 
     @classmethod
     def read(cls, name: str) -> "BundledModel":
+        if name == demo.SMOLLM2:
+            return cls._real()
         folder = Path(demo.model_path(name))
+        if name in demo.adapters():
+            return cls._adapter(name, folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        num_layers, width = config["num_hidden_layers"], config["hidden_size"]
         return cls(
             name=name,
             description=_training_data(folder / "README.md"),
-            architecture=f"{config['model_type']}, {num_layers} layers of width {width}",
+            architecture=_architecture(config),
             parameters=_num_parameters(folder / "model.safetensors"),
             context=config.get("max_position_embeddings"),
+            path=str(folder),
+        )
+
+    @classmethod
+    def _real(cls) -> "BundledModel":
+        is_there = demo.has_smollm2()
+        return cls(
+            name=demo.SMOLLM2,
+            description="SmolLM2-135M-Instruct" if is_there else f"not installed: {demo.HOW_TO_GET_SMOLLM2}",
+            architecture=_architecture(demo.SMOLLM2_SHAPE),
+            parameters=demo.SMOLLM2_PARAMETERS if is_there else None,
+            context=demo.SMOLLM2_SHAPE["max_position_embeddings"],
+            path=demo.model_path(demo.SMOLLM2) if is_there else None,
+        )
+
+    @classmethod
+    def _adapter(cls, name: str, folder: Path) -> "BundledModel":
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, rank = settings["base_model_name_or_path"], settings["r"]
+        return cls(
+            name=name,
+            description=_training_data(folder / "README.md"),
+            architecture=f"LoRA of rank {rank} on {base}",
+            parameters=_num_parameters(folder / "adapter_model.safetensors"),
+            context=demo.SMOLLM2_SHAPE["max_position_embeddings"],
             path=str(folder),
         )
 
@@ -61,7 +89,9 @@ class BundledEnsemble:
         text = path.read_text(encoding="utf-8")
         settings = yaml.safe_load(text)
         members = [entry["model"] if isinstance(entry, dict) else entry for entry in settings["members"]]
-        counts = [BundledModel.read(each).parameters if each in demo.models() else None for each in set(members)]
+        # An adapter's base is held once, whether or not it is a member too.
+        bases = {demo.SMOLLM2} if set(members) & set(demo.adapters()) else set()
+        counts = [_parameters(each) for each in {*members, *bases}]
         known = [count for count in counts if count is not None]
         return cls(
             name=name,
@@ -76,8 +106,8 @@ class BundledEnsemble:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the bundled models and ensembles."""
-    bundled = [BundledModel.read(name) for name in demo.models()]
+    """List the bundled models and ensembles, and the real model that they may be of."""
+    bundled = [BundledModel.read(name) for name in (*demo.models(), demo.SMOLLM2, *demo.adapters())]
     ensembles = [BundledEnsemble.read(name) for name in demo.ensembles()]
     if as_json:
         print_json({"models": list(map(asdict, bundled)), "ensembles": list(map(asdict, ensembles))})
@@ -94,6 +124,15 @@ def _table(kind: str, rows: Sequence[BundledModel | BundledEnsemble]) -> FittedT
     ]
     cells = [(row.name, _millions(row.parameters), row.description, row.path) for row in rows]
     return FittedTable(columns=columns, rows=cells)
+
+
+def _parameters(name: str) -> int | None:
+    is_known = name in (demo.SMOLLM2, *demo.models(), *demo.adapters())
+    return BundledModel.read(name).parameters if is_known else None
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return f"{config['model_type']}, {config['num_hidden_layers']} layers of width {config['hidden_size']}"
 
 
 def _millions(count: int | None) -> str:

@@ -53,7 +53,8 @@ class EnsembleOptions:
         None,
         "--member",
         metavar="MODEL",
-        help="A model: a local folder, a hub id, a bundled model such as demo:math, or SCHEME:... of an installed "
+        help="A model: a local folder or GGUF file, a hub id, a bundled model such as demo:math, or SCHEME:... of an "
+        "installed "
         "package. Once for each member.",
         show_default=False,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .. import demo
 from ..errors import InvalidPrompt, shown
 from ..inputs import at, check_unicode, decoded, lines, parse_json, read_text, whole_number
 from ..prompts import Chat
@@ -35,9 +36,10 @@ def read_prompts(
 
 
 def bundled_or_read(bundled: Sequence[str], file: Path | None, chats: ChatOptions) -> list[GivenPrompt]:
-    """The prompts of the file; the bundled ones where there is none. Raises InvalidPrompt."""
+    """The prompts of the file; without one the bundled ones, which are others for chats. Raises InvalidPrompt."""
     if file is None:
-        return [chats.as_asked(text, "a bundled prompt") for text in bundled]
+        texts = [messages[0]["content"] for messages in demo.chats()] if chats.is_asked else bundled
+        return [chats.as_asked(text, "a bundled prompt") for text in texts]
     return [entry.prompt for entry in read_prompts(None, file, chats=chats)]
 
 

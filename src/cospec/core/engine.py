@@ -29,16 +29,23 @@ class Engine:
     """Decodes any number of sequences at once, each with its own progress, target, schedule and sampling.
 
     participants: the members in the order of the combination, then the drafters. num_at_once: how many forward passes,
-    of different runners, may run side by side.
+    of different runners, may run side by side. end_ids: tokens that end a sequence; None for those of all members
+    together.
     """
 
-    def __init__(self, participants: Sequence[Participant], num_members: int, num_at_once: int = 1) -> None:
+    def __init__(
+        self,
+        participants: Sequence[Participant],
+        num_members: int,
+        num_at_once: int = 1,
+        end_ids: Sequence[int] | None = None,
+    ) -> None:
         self.participants = tuple(participants)
         self.num_members = num_members
         self.vocab_size = min(participant.runner.vocab_size for participant in participants[:num_members])
-        ends = dict.fromkeys(token for member in participants[:num_members] for token in member.runner.end_ids)
-        # Tokens that end a sequence: those of all members together.
-        self.end_ids = tuple(token for token in ends if 0 <= token < self.vocab_size)
+        if end_ids is None:
+            end_ids = [token for member in participants[:num_members] for token in member.runner.end_ids]
+        self.end_ids = tuple(token for token in dict.fromkeys(end_ids) if 0 <= token < self.vocab_size)
         self._feeding = Feeding(self.participants, num_members, num_at_once)
         self._live: dict[int, Live] = {}
         self._num_added = 0

@@ -37,8 +37,8 @@ def is_local(model: str) -> bool:
 def fingerprint(model: str, options: LoadOptions = _USUAL) -> str | None:
     """A hash of the model's files, or a hub model's commit, UNKNOWN until it is downloaded; None for what has no files.
 
-    Of weights in safetensors or GGUF it covers the header and a part of each tensor: a changed tensor changes it, a copy
-    of the folder does not. Of a folder with GGUF files only the one that is meant counts.
+    Of weights in safetensors or GGUF it covers the header and a part of each tensor: a changed tensor changes it, a
+    copy of the folder does not. Of a folder with GGUF files only the one that is meant counts.
     """
     scheme, rest = split(model)
     path = Path(os.path.expanduser(demo.model_path(model) if demo.is_demo(model) else rest))

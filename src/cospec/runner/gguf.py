@@ -42,8 +42,8 @@ class GgufTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufHeader:
-    """What a file says of itself. metadata: keys and values; of an array its length. data_start: where the tensors begin,
-    in bytes."""
+    """What a file says of itself. metadata: keys and values; of an array its length. data_start: where the tensors
+    begin, in bytes."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[GgufTensor, ...]

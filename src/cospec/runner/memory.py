@@ -24,8 +24,8 @@ LONGEST_HEADER = 100_000_000
 def check_memory(models: Iterable[tuple[str, LoadOptions]], name: str | None = None) -> None:
     """Raises DoesNotFit if the weights of these models, each loaded once, exceed what a device has free.
 
-    models: path and options of each. Local GGUF files, and folders with safetensors, are counted; the size of others is not known before
-    they are fetched. name: of a single model, where its path does not say it.
+    models: path and options of each. Local GGUF files, and folders with safetensors, are counted; the size of others is
+    not known before they are fetched. name: of a single model, where its path does not say it.
     """
     needed: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for path, options in models:

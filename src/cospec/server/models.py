@@ -67,18 +67,22 @@ def _described(decoder: Decoder) -> dict[str, Any]:
     """What the page shows of an ensemble, and what a request may name.
 
     schedules: those that may be named alone; verifications: the same. plans: each schedule with the verifications that
-    may be named beside it.
+    may be named beside it. chat_templates: the members that have one; the others are given chats in the plain form.
+    own_systems: the members with a system message of their own, in the place of a chat's. It is not told.
     """
     ensemble, offered = decoder.ensemble, decoder.offered
     combination: dict[str, Any] = {"type": ensemble.combination.name}
     weights = getattr(ensemble.combination, "weights", None)
     if weights is not None:
         combination["weights"] = list(weights)
+    members = dict(zip(ensemble.member_names, ensemble.sources, strict=False))  # drafters come behind
     own, verification = ensemble.plan.name, ensemble.plan.verification
     return {
         "members": list(ensemble.member_names),
         "drafters": list(ensemble.drafter_names),
         "combination": combination,
+        "chat_templates": list(ensemble.templated),
+        "own_systems": [name for name, member in members.items() if member.system is not None],
         "target": target_formula(ensemble.combination, ensemble.member_names),
         "schedules": [name for name, others in offered.items() if verification in others],
         "verifications": offered.get(own, []),

@@ -71,6 +71,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
             for name, member in zip(ensemble.names, ensemble.sources, strict=True)
         },
         "combination": {"type": ensemble.combination.name, **_exact(vars(ensemble.combination))},
+        **({"end_tokens": repr(ensemble.end_tokens)} if ensemble.end_tokens else {}),
         "plan": str(ensemble.plan),
         "verification": ensemble.plan.verification,
         "processor": _processor(),

@@ -78,6 +78,7 @@ def _settings(ensemble: Ensemble, plan: Plan) -> dict[str, Any]:
         "members": [as_settings(replace(sources[name], name=name), common) for name in ensemble.member_names],
         "combine": {"type": ensemble.combination.name, **combination},
         **plan_settings(plan, proposers),
+        **({"end_tokens": [*ensemble.end_tokens]} if ensemble.end_tokens else {}),
         "max_sequences": ensemble.max_sequences,
         # These apply to drafters too.
         **{key: _as_yaml(value) for key, value in common.items()},

@@ -39,6 +39,7 @@ def relaxed_methods(ensemble: Ensemble, softening: Softening | None, params: Sam
             schedule="fixed",
             gamma=softening.gamma,
             proposer=drafter if mixture else q.model,
+            end_tokens=ensemble.end_tokens,
             max_sequences=ensemble.max_sequences,
         )
         methods.append(PlannedMethod(name=method_name(ensemble, softening, lam), ensemble=softened, params=params))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from .adapter import HEAD, Adapter
+from .attention import attend
 from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
 from .lowrank import LowRank, LowRanks, RowAdapters
@@ -303,15 +304,8 @@ class FusedLayer:
         if mask is None and width > 1:
             # is_causal takes the first query to stand at the first key, so no query may be left out.
             width = ragged.width
-        attended = F.scaled_dot_product_attention(
-            qk[:, : self._heads, -width:],
-            keys,
-            values,
-            attn_mask=None if mask is None else mask[:, :, -width:],
-            is_causal=mask is None and width > 1,
-            scale=self._scale,
-            enable_gqa=True,
-        ).transpose(1, 2)
+        allowed = None if mask is None else mask[:, :, -width:]
+        attended = attend(qk[:, : self._heads, -width:], keys, values, allowed, self._scale).transpose(1, 2)
         attended = (ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1)
         return inputs.added("out", attended, self._out(attended))
 

@@ -1,6 +1,9 @@
-"""GGUF files, which transformers unpacks into ordinary weights. The file alone is read: what lies beside it, a tokenizer
-or a configuration, may be another model's."""
+"""GGUF files, which transformers unpacks into ordinary weights.
 
+The file alone is read: what lies beside it, a tokenizer or a configuration, may be another model's.
+"""
+
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -85,8 +89,12 @@ def _refuse_by_header(where: str, header: GgufHeader) -> None:
     parts = header.metadata.get("split.count", 1)
     kind = "mmproj" if header.architecture == "clip" else header.metadata.get("general.type", "model")
     if kind != "model":
-        what = {"mmproj": "the projector of a vision model (mmproj)", "adapter": "an adapter"}.get(kind, f"of type {kind!r}")
-        raise UnsupportedModel(f"{where} is a GGUF file that is {what}, and no language model; give the model's own file")
+        what = {"mmproj": "the projector of a vision model (mmproj)", "adapter": "an adapter"}.get(
+            kind, f"of type {kind!r}"
+        )
+        raise UnsupportedModel(
+            f"{where} is a GGUF file that is {what}, and no language model; give the model's own file"
+        )
     if parts > 1:
         raise UnsupportedModel(
             f"{where} is one of {parts} parts of a split GGUF file, of which transformers reads only one; join them "
@@ -132,7 +140,7 @@ def _read_once() -> Iterator[None]:
     most of the time; and it draws a progress bar that it cannot be told to leave out."""
     import gguf
 
-    usual = [(gguf, "GGUFReader", cache), (gguf, "get_tensor_name_map", cache)]
+    usual: list[tuple[Any, str, Any]] = [(gguf, "GGUFReader", cache), (gguf, "get_tensor_name_map", cache)]
     usual += [(modeling_gguf_pytorch_utils, "tqdm", partial(partial, disable=True))]
     originals = [getattr(module, name) for module, name, _ in usual]
     for (module, name, changed), original in zip(usual, originals, strict=True):
@@ -167,15 +175,20 @@ def _tokenizer(where: str, header: GgufHeader, source: Mapping[str, Any]) -> HfT
             f"the tokenizer of the GGUF file {where} ({kind}) is not read by transformers {__version__}: "
             f"{one_line(error)}; {_INSTEAD}"
         ) from error
-    return HfTokenizer(tokenizer, num_entries=_num_entries(tokenizer))
-
-
-def _num_entries(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many entries stand before those that only fill the vocabulary up, as whoever converts a model calls them."""
-    count = len(tokenizer)
+    count = header.metadata["tokenizer.ggml.tokens"]
+    _remove_beyond(tokenizer, count)
+    # Whoever converts a model fills its vocabulary up with such names.
     while count > 1 and tokenizer.convert_ids_to_tokens(count - 1) == f"[PAD{count - 1}]":
         count -= 1
-    return count
+    return HfTokenizer(tokenizer, num_entries=count)
+
+
+def _remove_beyond(tokenizer: PreTrainedTokenizerBase, count: int) -> None:
+    """Remove tokens that the file does not have, which transformers adds by default: they have no embedding."""
+    if len(tokenizer) > count:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["id"] < count]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
 
 
 def _weights(

@@ -11,7 +11,6 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -32,6 +31,7 @@ from .quantised import check_quantisation
 from .runner import HfRunner
 from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
+from .wrapped import auto_class, language_model
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,13 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
             for tensor in (*weights.parameters(), *weights.buffers()):
                 tensor.data = tensor.data.clone()
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
+
+
+def load_model(name: str, options: LoadOptions, path: Path) -> PreTrainedModel:
+    """The model itself, as transformers has it: not packed for decoding, and with gradients. Raises as `load_whole`
+    does."""
+    with explained(name, path):
+        return (_read_file if path.is_file() else _read_folder)(name, path, options)[0]
 
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
@@ -172,7 +179,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
         quantised["device_map"] = {"": device}
     try:
         with _no_progress_bars():
-            answer: Any = AutoModelForCausalLM.from_pretrained(
+            answer: Any = auto_class(config).from_pretrained(  # type: ignore[attr-defined]
                 folder,
                 config=config,
                 dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
@@ -192,7 +199,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
     model, info = answer
     _check_complete(name, config, info)
     weights: PreTrainedModel = model if is_quantised else model.to(device)
-    return weights
+    return language_model(weights)
 
 
 def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]) -> None:
@@ -208,7 +215,7 @@ def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]
 def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
     """The first weight that has not the shape that the configuration gives it, with both; "" where none is found."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = auto_class(config).from_config(config)  # type: ignore[attr-defined]
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     for file in sorted(folder.glob("*.safetensors")):
         for key, shape in header_shapes(file).items():

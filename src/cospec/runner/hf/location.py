@@ -34,8 +34,8 @@ def locate(name: str, options: LoadOptions) -> Path:
         return hub.fetch(name, options, _did_you_mean(path))
     if options.revision is not None and is_there(path):
         raise ModelNotFound(
-            f"revision {options.revision!r} was given for {name!r}, which is a {'folder' if path.is_dir() else 'file'}; "
-            "leave it out, or give it to the hub's models alone (in an ensemble file each member may have its own)"
+            f"revision {options.revision!r} was given for {name!r}, which is a {'folder' if path.is_dir() else 'file'}"
+            "; leave it out, or give it to the hub's models alone (in an ensemble file each member may have its own)"
         )
     if file := gguf_of(path, options):
         return file
@@ -57,8 +57,8 @@ def _check_gguf_files(name: str, folder: Path, options: LoadOptions) -> None:
         raise ModelNotFound(f"{name!r} has no file {options.gguf_file!r} (gguf_file); {there}")
     if files and not any(is_there(folder / other) for other in (CONFIG, ADAPTER)):
         raise ModelNotFound(
-            f"{name!r} holds {len(files)} GGUF files ({listed}); name one: {str(folder / files[0])!r}, or gguf_file in an "
-            "ensemble file"
+            f"{name!r} holds {len(files)} GGUF files ({listed}); name one: {str(folder / files[0])!r}, or gguf_file in "
+            "an ensemble file"
         )
 
 

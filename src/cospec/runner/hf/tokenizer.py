@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -14,8 +15,8 @@ class HfTokenizer:
     """Text to ids and back.
 
     The text of ids is the join of their bytes, read as UTF-8; special tokens add nothing, and `special` has their
-    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how many
-    of the vocabulary's entries count, if not all.
+    spelling. added: entries that were added to the vocabulary. end_ids: tokens that end a sequence. num_entries: how
+    many of the vocabulary's entries count, if not all.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, num_entries: int | None = None) -> None:
@@ -80,6 +81,10 @@ class HfTokenizer:
         """The most bytes of a token."""
         return max(len(self.token_bytes(token)) for token in range(len(self.entries())))
 
+    def save(self, folder: Path) -> None:
+        """Write its files, as transformers reads them."""
+        self._tokenizer.save_pretrained(folder)
+
     @property
     def has_chat_template(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))
@@ -90,7 +95,14 @@ class HfTokenizer:
         Raises ValueError for roles or an order that the template refuses.
         """
         # The template writes the special tokens itself.
-        return self.encode_bare(self._templated(_in_parts(messages) if self._reads_parts else messages))
+        return self.encode_bare(self.chat_text(messages))
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
+        """The same as a text. goes_on: whether what follows goes on with the last message, in place of a new one.
+
+        Raises as `chat` does.
+        """
+        return self._templated(_in_parts(messages) if self._reads_parts else messages, goes_on=goes_on)
 
     @cached_property
     def _reads_parts(self) -> bool:
@@ -104,12 +116,16 @@ class HfTokenizer:
         except Exception:  # a template that was not written for such contents
             return False
 
-    def _templated(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _templated(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
         from jinja2.exceptions import TemplateError
 
         turns = [dict(message) for message in messages]
         try:
-            return str(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=not goes_on, continue_final_message=goes_on, tokenize=False
+                )
+            )
         except TemplateError as error:
             raise ValueError(str(error)) from error
 

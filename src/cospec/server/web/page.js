@@ -8,8 +8,8 @@ let models = [];
 let model = null;
 let controller = null; // of the run in progress
 
-const textView = createText($('output'), $('text-empty'));
-const plainView = createText($('output-plain'), $('plain-empty'));
+const textView = createTextBox($('output'), $('text-empty'));
+const plainView = createTextBox($('output-plain'), $('plain-empty'));
 const sheetView = createSheet($('sheet'), $('sheet-names'), $('sheet-columns'));
 const showFigures = onceAFrame(renderFigures);
 const showComparison = onceAFrame(renderComparison);
@@ -21,7 +21,7 @@ function setPhase(phase, message) {
   document.body.dataset.phase = phase;
   $('status').textContent = message;
   $('generate').disabled = $('compare').disabled = isStreaming || !model;
-  $('model').disabled = isStreaming;
+  for (const control of [$('model'), $('mode-chat'), $('mode-text'), $('new-chat')]) control.disabled = isStreaming;
   $('stop').disabled = !isStreaming;
 }
 
@@ -37,6 +37,7 @@ function showError(message, onRetry) {
 function fail(error, onRetry) {
   setPhase('failed', '');
   showError(explain(error), isWorthRetrying(error) ? onRetry : null);
+  $('alert').scrollIntoView({ block: 'nearest' });
   const field = error.status === 400 ? fieldOf(error) : null;
   if (field) markField(field);
   if (error.status === 401) askForKey();
@@ -58,23 +59,39 @@ function clearResults() {
 
 /* ---- running ---- */
 
-async function runChosen(request, onProgress, signal) {
-  const run = createRun(request.schedule, [textView, sheetView], onProgress);
+// What a run is of: a text behind the prompt. `chatSubject` is its like for an answer in the conversation.
+const textSubject = {
+  view: textView,
+  begin() {
+    keepPrompt();
+    renderExamples();
+    return true;
+  },
+  fields: () => ({ prompt: $('prompt').value }),
+  progress() {},
+  end: () => false,
+};
+
+async function runChosen(request, subject, onProgress, signal) {
+  const run = createRun(request, [subject.view, sheetView], (latest) => {
+    onProgress(latest);
+    subject.progress(latest);
+  });
   setPhase('streaming', `Decoding with ${request.schedule}…`);
   await complete(request, run, signal);
   return run;
 }
 
 // A length below the requested one is what the members’ context had room for.
-function reasonOf(run, request) {
+function reasonOf(run) {
   if (run.reason !== 'length') return { stop: 'end of text' }[run.reason];
-  return numTokens(run) < request.max_tokens ? 'the context is full' : 'max tokens reached';
+  return numTokens(run) < run.maxTokens ? 'the context is full' : 'max tokens reached';
 }
 
-async function generateOnce(request, signal) {
-  const run = await runChosen(request, showFigures, signal);
-  const reason = reasonOf(run, request);
-  setPhase('done', `Done: ${lengthOf(run)}${reason ? `, ${reason}` : ''}.`);
+async function generateOnce(request, subject, signal) {
+  const run = await runChosen(request, subject, showFigures, signal);
+  const reason = reasonOf(run);
+  return `Done: ${lengthOf(numTokens(run))}${reason ? `, ${reason}` : ''}.`;
 }
 
 // A value that is no number is sent unchanged, so that the server reports the error.
@@ -91,56 +108,69 @@ function asPlain(request) {
 async function warmUp(request, signal) {
   setPhase('streaming', 'Warming up…');
   for (const each of [request, asPlain(request)]) {
-    const run = createRun(each.schedule, [], () => {});
+    const run = createRun(each, [], () => {});
     await complete({ ...each, max_tokens: numWarmingTokens(request.max_tokens) }, run, signal);
   }
 }
 
 // One after the other, so that neither slows the other.
-async function generateBoth(request, signal) {
+async function generateBoth(request, subject, signal) {
   $('name-chosen').textContent = request.schedule;
   await warmUp(request, signal);
-  const chosen = await runChosen(request, (run) => {
+  const chosen = await runChosen(request, subject, (run) => {
     showFigures(run);
     showComparison(run, null);
   }, signal);
-  const plain = createRun('plain', [plainView], (run) => showComparison(chosen, run));
+  const asked = { ...asPlain(request), seed: chosen.seed };
+  const plain = createRun(asked, [plainView], (run) => showComparison(chosen, run));
   setPhase('streaming', 'Decoding with plain…');
-  await complete({ ...asPlain(request), seed: chosen.seed }, plain, signal);
+  await complete(asked, plain, signal);
   const ratio = ratioOf(chosen, plain);
-  setPhase('done', Number.isFinite(ratio) ? `Done: ${fixed(ratio, 2)}× the speed of plain.` : 'Done.');
+  return Number.isFinite(ratio) ? `Done: ${fixed(ratio, 2)}× the speed of plain.` : 'Done.';
 }
 
 // On a narrow screen the results are below the form.
 function revealResults() {
-  if ($('results').getBoundingClientRect().top < innerHeight / 2) return;
-  const isCalm = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  $('results').scrollIntoView({ behavior: isCalm ? 'auto' : 'smooth' });
+  const behavior = matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
+  if (isChat()) $('talk').scrollIntoView({ behavior, block: 'nearest' });
+  else if ($('results').getBoundingClientRect().top > innerHeight / 2) $('results').scrollIntoView({ behavior });
 }
 
-async function start(generate) {
-  if (controller || !model) return;
+// generate: one run or a comparison; it returns what is said at its end. isAgain: the last answer is asked for again.
+async function start(generate, isAgain = false) {
+  const subject = isChat() ? chatSubject : textSubject;
+  const origin = document.activeElement;
+  if (controller || !model || !subject.begin(isAgain)) return;
   controller = new AbortController();
   const { signal } = controller;
-  const origin = document.activeElement;
-  keepPrompt();
-  renderExamples();
   resetLanes(model.cospec);
   clearResults();
   setPhase('streaming', 'Starting…');
   // A disabled button would drop the focus.
-  if (origin === $('generate') || origin === $('compare')) $('stop').focus({ preventScroll: true });
+  if (origin instanceof HTMLButtonElement) $('stop').focus({ preventScroll: true });
   revealResults();
   try {
-    await generate(readRequest(model.id), signal);
+    const said = await generate(readRequest(model.id, subject.fields()), subject, signal);
+    finish('done', said, subject);
   } catch (error) {
-    if (signal.aborted) setPhase('stopped', 'Stopped.');
-    else fail(error, isOfModel(error) ? load : () => start(generate));
-  } finally {
-    controller = null;
-    const isFocusLost = document.activeElement === $('stop') || document.activeElement === document.body;
-    if (isFocusLost) (origin === $('compare') ? origin : $('generate')).focus({ preventScroll: true });
+    const phase = signal.aborted ? 'stopped' : 'failed';
+    const isAnswered = finish(phase, signal.aborted ? 'Stopped.' : '', subject);
+    if (!signal.aborted) fail(error, isOfModel(error) ? load : () => start(generate, isAgain || isAnswered));
   }
+  const isFocusLost = document.activeElement === $('stop') || document.activeElement === document.body;
+  if (isFocusLost) placeOf(origin).focus({ preventScroll: true });
+}
+
+function finish(phase, said, subject) {
+  controller = null;
+  setPhase(phase, said);
+  return subject.end(phase);
+}
+
+// Where the focus goes on. Without a mouse a focused message would bring up a keyboard over the answer.
+function placeOf(origin) {
+  if (isChat() && matchMedia('(pointer: fine)').matches) return $('message');
+  return origin === $('compare') ? origin : $('generate');
 }
 
 function cancel() {
@@ -164,7 +194,17 @@ function useModel(chosen) {
   usePlans(cospec);
   useWeights(cospec);
   useExamples(cospec.prompts);
+  useSuggestions(cospec.prompts);
+  offerModes(cospec);
+  restoreConversation();
   setPhase('idle', 'Ready.');
+}
+
+// The figures are those of the last run, which was of the other mode.
+function leaveMode() {
+  resetLanes(model?.cospec);
+  clearResults();
+  if (model) setPhase('idle', 'Ready.');
 }
 
 function chooseModel() {
@@ -208,7 +248,8 @@ function useKey(event) {
 function onKeydown(event) {
   if (event.key === 'Escape') {
     clearSpot();
-    cancel();
+    if (controller) cancel();
+    else cancelEdit();
   } else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && event.target !== $('api-key')) {
     event.preventDefault();
     start(generateOnce);
@@ -218,6 +259,8 @@ function onKeydown(event) {
 function init() {
   initTheme();
   initPrompts();
+  initMode(leaveMode);
+  initConversation();
   initWeights();
   initRequest();
   initSeed();
@@ -228,7 +271,8 @@ function init() {
     start(generateOnce);
   });
   $('key-form').addEventListener('submit', useKey);
-  $('compare').addEventListener('click', () => start(generateBoth));
+  // In a chat without a new message the last answer is compared.
+  $('compare').addEventListener('click', () => start(generateBoth, $('message').value.trim() === ''));
   $('stop').addEventListener('click', cancel);
   $('model').addEventListener('change', chooseModel);
   document.addEventListener('keydown', onKeydown);

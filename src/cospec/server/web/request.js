@@ -17,7 +17,7 @@ const VERIFICATION_HINTS = {
   coupled: 'One text for a seed, whatever the schedule.',
 };
 const FIELDS = {
-  prompt: 'prompt', schedule: 'schedule', verification: 'verification', max_tokens: 'max-tokens',
+  prompt: 'prompt', messages: 'message', schedule: 'schedule', verification: 'verification', max_tokens: 'max-tokens',
   temperature: 'temperature', top_p: 'top-p', seed: 'seed', gamma: 'gamma',
 };
 
@@ -71,11 +71,12 @@ function gammaIn() {
   return values.length > 1 ? values : values[0];
 }
 
-function readRequest(model) {
+// subject: the prompt, or the messages.
+function readRequest(model, subject) {
   const request = {
     model,
-    prompt: $('prompt').value,
-    max_tokens: numberIn('max-tokens', 100),
+    ...subject,
+    max_tokens: numberIn('max-tokens', Number($('max-tokens').placeholder)),
     temperature: numberIn('temperature', 1),
     top_p: numberIn('top-p', 1),
     seed: seedIn(),
@@ -92,13 +93,14 @@ function readRequest(model) {
 // The server names the field, or begins its message with it.
 function fieldOf(error) {
   const [name] = (error.param ?? /^(?:the )?(\w+)/.exec(error.message)?.[1] ?? '').split('.');
+  if (name === 'prompt' && isChat()) return $('message');
   return Object.hasOwn(FIELDS, name) ? $(FIELDS[name]) : null;
 }
 
 function markField(field) {
   field.setAttribute('aria-invalid', 'true');
   field.setAttribute('aria-errormessage', 'alert');
-  if ($('sampling').contains(field)) $('sampling').open = true;
+  for (const box of [$('settings'), $('sampling')]) box.open ||= box.contains(field);
 }
 
 function unmarkField(field) {
@@ -107,7 +109,7 @@ function unmarkField(field) {
 }
 
 function unmarkFields() {
-  $('form').querySelectorAll('[aria-invalid]').forEach(unmarkField);
+  document.querySelectorAll('[aria-invalid]').forEach(unmarkField);
 }
 
 function initRequest() {

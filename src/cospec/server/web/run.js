@@ -1,9 +1,9 @@
 'use strict';
-/* A run: one streamed completion, with counts by lane from its trace until the server’s own figures arrive. */
+/* A run: one streamed text or answer, with counts by lane from its trace until the server’s own figures arrive. */
 
-function createRun(schedule, views, onProgress) {
+function createRun({ schedule, max_tokens: maxTokens }, views, onProgress) {
   return {
-    schedule, views, onProgress,
+    schedule, maxTokens, views, onProgress,
     text: '', reason: null, seed: null, usage: null, metrics: null,
     numSettled: 0, startedAt: performance.now(), firstAt: 0, lastAt: 0,
     tally: new Map(), // lane -> {calls, accepted, proposed}
@@ -38,7 +38,7 @@ function takeEvent(run, event) {
 function takeChunk(run, chunk) {
   if (chunk.error) throw new ServerError({ message: chunk.error.message ?? 'The server reported an error.', status: 500 });
   const choice = chunk.choices?.[0];
-  run.text += choice?.text ?? '';
+  run.text += choice?.text ?? choice?.delta?.content ?? '';
   run.reason = choice?.finish_reason ?? run.reason;
   run.seed ??= choice?.seed ?? null;
   run.usage = chunk.usage ?? run.usage;
@@ -48,7 +48,7 @@ function takeChunk(run, chunk) {
 }
 
 async function takeStream(request, run, signal) {
-  const response = await ask('/v1/completions', {
+  const response = await ask(request.messages ? '/v1/chat/completions' : '/v1/completions', {
     method: 'POST', signal, body: JSON.stringify(request), headers: { 'Content-Type': 'application/json' },
   });
   for await (const data of eventData(response.body)) {
@@ -69,8 +69,8 @@ async function complete(request, run, signal) {
   }
 }
 
-function lengthOf(run) {
-  return numTokens(run) === 1 ? '1 token' : `${numTokens(run)} tokens`;
+function lengthOf(count) {
+  return count === 1 ? '1 token' : `${count} tokens`;
 }
 
 function numTokens(run) {

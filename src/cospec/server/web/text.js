@@ -3,10 +3,24 @@
 
 const NUM_LINES_BELOW = 2;
 
-function createText(box, emptyTemplate) {
-  const pending = make('span', 'pending');
+// A text in a box of its own, which scrolls.
+function createTextBox(box, emptyTemplate) {
   // Drafts are short-lived: the box follows the end of the settled text, with room below it.
-  const follow = followEnd(box, 'y', () => pending.offsetTop + NUM_LINES_BELOW * parseFloat(getComputedStyle(box).lineHeight));
+  const lineHeight = () => parseFloat(getComputedStyle(box).lineHeight);
+  const endOf = () => (box.querySelector('.pending')?.offsetTop ?? 0) + NUM_LINES_BELOW * lineHeight();
+  const follow = followEnd(box, 'y', endOf);
+  const text = createText(box, follow);
+  const clear = () => {
+    text.start();
+    box.replaceChildren(emptyTemplate.content.firstElementChild.cloneNode(true));
+    follow.reset();
+  };
+  return { ...text, clear };
+}
+
+// follow: what scrolls along.
+function createText(box, follow) {
+  const pending = make('span', 'pending');
   let spans = [];
   let swapped = []; // spans that replaced a draft: one tab stop, arrows between them
 
@@ -45,13 +59,9 @@ function createText(box, emptyTemplate) {
   box.addEventListener('keydown', onKey);
 
   return {
-    clear() {
+    start() {
       spans = [];
       swapped = [];
-      box.replaceChildren(emptyTemplate.content.firstElementChild.cloneNode(true));
-      follow.reset();
-    },
-    start() {
       pending.replaceChildren();
       box.replaceChildren(pending);
     },

@@ -1,0 +1,99 @@
+"""What a distillation is asked to do."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..core.params import SamplingParams
+from ..errors import InvalidDistillation, shown
+
+# The most probable tokens of r that are kept at each position; all others are one event, "any other".
+NUM_KEPT = 64
+# One prompt in so many is held out.
+HELD_OUT = 10
+# Seeds of two runs are so far apart that no prompt of one has the seed of a prompt of the other.
+SEEDS_A_RUN = 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe:
+    """How the ensemble writes texts: so many samples a prompt.
+
+    Raises InvalidDistillation for a number that makes no text, and InvalidSampling for a temperature below 0.
+    """
+
+    samples: int = 4
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(samples=self.samples, max_tokens=self.max_tokens)
+        _check_seed(self.seed)
+        self.params(0)
+
+    def params(self, number: int) -> SamplingParams:
+        """Of the prompt of that number, whose draws are its own; r is reported before the temperature."""
+        return SamplingParams(
+            n=self.samples,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed * SEEDS_A_RUN + number,
+            logprobs=NUM_KEPT,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """What is trained, and how.
+
+    layers: the first ones, of so many. vocabulary: the most frequent tokens that may be proposed; None for all.
+    is_whole: the layers themselves are trained, and not an adapter of this rank on them. steps: None for what `epochs`
+    readings of all texts take. batch: texts a step. lr: the highest learning rate; None for that of the kind.
+
+    Raises InvalidDistillation for a number that trains nothing.
+    """
+
+    layers: int
+    vocabulary: int | None = None
+    is_whole: bool = False
+    rank: int = 16
+    epochs: int = 4
+    steps: int | None = None
+    batch: int = 8
+    lr: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(layers=self.layers, rank=self.rank, epochs=self.epochs, batch=self.batch)
+        if self.steps is not None:
+            _check_counts(steps=self.steps)
+        if self.vocabulary is not None:
+            _check_counts(vocabulary=self.vocabulary)
+        _check_seed(self.seed)
+        if self.lr is not None and not (isinstance(self.lr, int | float) and 0 < self.lr < 1):
+            raise InvalidDistillation(f"lr is a number above 0 and below 1, got {shown(self.lr)}")
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate: trained weights bear less than an adapter, which begins as nothing."""
+        return self.lr or (WHOLE_LR if self.is_whole else ADAPTER_LR)
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint is held against, in JSON's types. An adapter's rank says nothing of whole layers."""
+        ignored = {"rank"} if self.is_whole else set()
+        ignored |= {"epochs"} if self.steps is not None else {"steps"}
+        return {key: value for key, value in (asdict(self) | {"lr": self.peak_lr}).items() if key not in ignored}
+
+
+ADAPTER_LR, WHOLE_LR = 5e-3, 3e-4
+
+
+def _check_counts(**counts: object) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InvalidDistillation(f"{name} must be a whole number of at least 1, got {shown(count)}")
+
+
+def _check_seed(seed: object) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InvalidDistillation(f"seed must be a whole number of at least 0, got {shown(seed)}")

@@ -1,0 +1,67 @@
+"""The drafters of the real model's ensembles: `cospec distil` on what each ensemble answers to sums and chats."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .chats import gsm8k_chats
+
+# Questions of all kinds, for ensembles that are not about sums.
+FORMS = ("What is {}?", "Explain {} to a child.", "Tell me something surprising about {}.")
+TOPICS = Path(__file__).with_name("topics.txt").read_text(encoding="utf-8").splitlines()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drafter:
+    """ensemble: whose texts it learns. sums: questions of GSM8K's training rows that the ensemble answers.
+
+    is_general: whether it answers questions of all kinds as well.
+    """
+
+    ensemble: str
+    sums: int
+    is_general: bool = False
+    layers: int = 8
+    rank: int = 16
+    vocabulary: int = 8192
+    epochs: int = 4
+    lr: float = 0.005
+
+
+DRAFTERS = {
+    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=195),
+    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=20, is_general=True),
+}
+
+
+def make_drafter(name: str, rows: Path, root: Path, work: Path) -> None:
+    """Run `cospec distil`, which shows its progress and, after an interruption, goes on where it was.
+
+    root: the repository's, from which the card names paths. Raises CalledProcessError where it fails.
+    """
+    drafter, prompts, out = DRAFTERS[name], work / f"{name}.jsonl", root / "src/cospec/demo/adapters" / name
+    train, _ = gsm8k_chats(rows)
+    general = [form.format(topic) for topic in TOPICS for form in FORMS] if drafter.is_general else []
+    questions = [*(chat.question for chat in train[: drafter.sums]), *general]
+    lines = [json.dumps({"messages": [{"role": "user", "content": question}]}) for question in questions]
+    prompts.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = {
+        "--ensemble": drafter.ensemble,
+        "--prompts": prompts.relative_to(root),
+        "--layers": drafter.layers,
+        "--rank": drafter.rank,
+        "--vocabulary": drafter.vocabulary,
+        "--samples": 1,
+        "--epochs": drafter.epochs,
+        "--lr": drafter.lr,
+        # The texts are the same to all that matters, and are written sooner.
+        "--dtype": "bfloat16",
+        "--out": out.relative_to(root),
+    }
+    listed = [str(part) for pair in options.items() for part in pair]
+    subprocess.run([sys.executable, "-m", "cospec", "distil", *listed], check=True, cwd=root)
+    # What the run could go on from is no part of the drafter.
+    shutil.rmtree(out / "work")
