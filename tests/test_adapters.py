@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cospec import DoesNotFit, Ensemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
+from cospec import Arithmetic, DoesNotFit, Ensemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
 from cospec.members import shared_runners
 from cospec.runner import Feed, LoadOptions, Runner
 from cospec.runner.hf import HfRunner, load, storages
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.load import load_whole
 from cospec.runner.pool import one_pool
+from cospec.server.app import create_app
+from cospec.server.settings import ServerSettings
 from cospec.study.ledger import Ledger
 from cospec.study.memory import memory
 
@@ -317,3 +320,19 @@ def test_a_shared_base_is_counted_once_before_it_is_loaded(base, tuned, tmp_path
     monkeypatch.setattr("cospec.runner.memory.free_bytes", lambda device: size // 2)
     with pytest.raises(DoesNotFit, match="these models need"):
         Ensemble([str(tuned)])
+
+
+def test_a_request_to_the_server_sets_how_strongly_a_model_is_realigned(base, tuned):
+    """Decoding-time realignment: 0 is the base, 1 the tuned model."""
+    ensemble = Ensemble([str(base), str(tuned)], combine=Arithmetic([0.5, 0.5]), schedule="plain")
+    body = {"prompt": "w3 w4 w5", "max_tokens": 12, "temperature": 0}
+    with TestClient(create_app(ensemble, ServerSettings())) as client:
+        texts = [
+            client.post("/v1/completions", json=body | {"weights": [1 - strength, strength]}).json()["choices"][0][
+                "text"
+            ]
+            for strength in (0, 1, 1.5)
+        ]
+    params = SamplingParams(temperature=0, max_tokens=12)
+    assert texts[:2] == [ensemble.alone(name).generate("w3 w4 w5", params)[0].text for name in ensemble.names]
+    assert len({*texts}) == 3
