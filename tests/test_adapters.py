@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from cospec import Ensemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
+from cospec import Arithmetic, DoesNotFit, Ensemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
 from cospec.members import shared_runners
 from cospec.runner import Feed, LoadOptions, Runner
-from cospec.runner.hf import HfRunner, load
+from cospec.runner.hf import HfRunner, load, storages
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.load import load_whole
 from cospec.runner.pool import one_pool
+from cospec.server.app import create_app
+from cospec.server.settings import ServerSettings
+from cospec.study.ledger import Ledger
+from cospec.study.memory import memory
 
 from .adapters import adapted, rename, rewrite
 from .models import VOCAB, saved
@@ -289,3 +294,45 @@ def test_weights_as_pickle_are_read_where_that_is_allowed(damaged):
 
 def first_row(runner: Runner) -> torch.Tensor:
     return runner.feed([Feed(runner.open(), [1, 2, 3], 1)])[0]
+
+
+def test_a_base_and_two_adapters_take_little_more_memory_than_the_base(tmp_path):
+    # Wide beside the adapters' ranks, as real models are; some layers prepacked, and some joined.
+    base = saved(tmp_path / "base", num_entries=VOCAB, hidden_size=512, intermediate_size=768, num_hidden_layers=2)
+    for index in range(2):
+        adapted(tmp_path / str(index), base, r=8, seed=index)
+    alone, together = Ensemble([str(base)]), Ensemble([str(base), str(tmp_path / "0"), str(tmp_path / "1")])
+    ledger = Ledger(settings={})
+    one, *_ = memory(alone, ledger)
+    rows = memory(together, ledger)
+    assert rows[0].weights == one.weights
+    assert 0 < rows[1].weights == rows[2].weights
+    assert sum(row.weights for row in rows) <= 1.15 * one.weights
+    held = {key: size for runner in together.runners for key, size in storages(runner).items()}
+    assert sum(held.values()) == sum(row.weights for row in rows)
+
+
+def test_a_shared_base_is_counted_once_before_it_is_loaded(base, tuned, tmp_path, monkeypatch):
+    adapted(tmp_path / "other", base, seed=2)
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    monkeypatch.setattr("cospec.runner.memory.free_bytes", lambda device: 2 * size)
+    Ensemble([str(base), str(tuned), str(tmp_path / "other")])
+    monkeypatch.setattr("cospec.runner.memory.free_bytes", lambda device: size // 2)
+    with pytest.raises(DoesNotFit, match="these models need"):
+        Ensemble([str(tuned)])
+
+
+def test_a_request_to_the_server_sets_how_strongly_a_model_is_realigned(base, tuned):
+    """Decoding-time realignment: 0 is the base, 1 the tuned model."""
+    ensemble = Ensemble([str(base), str(tuned)], combine=Arithmetic([0.5, 0.5]), schedule="plain")
+    body = {"prompt": "w3 w4 w5", "max_tokens": 12, "temperature": 0}
+    with TestClient(create_app(ensemble, ServerSettings())) as client:
+        texts = [
+            client.post("/v1/completions", json=body | {"weights": [1 - strength, strength]}).json()["choices"][0][
+                "text"
+            ]
+            for strength in (0, 1, 1.5)
+        ]
+    params = SamplingParams(temperature=0, max_tokens=12)
+    assert texts[:2] == [ensemble.alone(name).generate("w3 w4 w5", params)[0].text for name in ensemble.names]
+    assert len({*texts}) == 3

@@ -2,6 +2,7 @@
 
 import gc
 import resource
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 
 from ..ensemble import Ensemble
 from ..runner import Runner
-from ..runner.hf import HfRunner
+from ..runner.hf import HfRunner, storages
 from ..runner.lookup import LookupRunner
+from ..runner.protocol import server_of
 from .ledger import Ledger
 from .results import MemoryRow
 
@@ -67,16 +69,18 @@ def memory(ensemble: Ensemble, ledger: Ledger) -> tuple[MemoryRow, ...]:
     """A row for each member and drafter."""
     names, runners = ensemble.names, ensemble.runners
     firsts = [names[runners.index(runner)] for runner in runners]
+    served = [names[[*map(server_of, runners)].index(server_of(runner))] for runner in runners]
     return tuple(
         MemoryRow(
             name=name,
             is_drafter=name in ensemble.drafter_names,
-            weights=_weights(runner),
-            cache=ledger.caches.get(name),
+            weights=_weights(runner, runners[: names.index(first)]),
+            # An adapter's keys and values stand in its base's cache.
+            cache=ledger.caches.get(name) if server in (name, first) else 0,
             device=device(runner),
             shares_with=None if first == name else first,
         )
-        for name, runner, first in zip(names, runners, firsts, strict=True)
+        for name, runner, first, server in zip(names, runners, firsts, served, strict=True)
     )
 
 
@@ -90,17 +94,21 @@ def total(rows: tuple[MemoryRow, ...]) -> int | None:
 
 def device(runner: Runner) -> str:
     """The device that a runner computes on, such as cpu or cuda:0."""
-    return str(runner.model.device) if isinstance(runner, HfRunner) else "cpu"
+    server = server_of(runner)
+    return str(server.model.device) if isinstance(server, HfRunner) else "cpu"
 
 
-def _weights(runner: Runner) -> int | None:
-    if isinstance(runner, HfRunner):
-        tensors = (*runner.model.parameters(), *runner.model.buffers())
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return 0 if isinstance(runner, LookupRunner) else None
+def _weights(runner: Runner, before: Sequence[Runner]) -> int | None:
+    """Bytes of weights that none of those before holds, such as an adapter's beside those of its base."""
+    own = storages(runner)
+    if own is None:
+        return 0 if isinstance(runner, LookupRunner) else None
+    held = {key for other in before for key in storages(other) or ()}
+    return sum(size for key, size in own.items() if key not in held)
 
 
 def _cache(runner: Runner) -> int | None:
-    if isinstance(runner, HfRunner):
-        return runner.cache_bytes
+    server = server_of(runner)
+    if isinstance(server, HfRunner):
+        return server.cache_bytes
     return 0 if isinstance(runner, LookupRunner) else None

@@ -407,8 +407,9 @@ class CostRow:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRow:
-    """A member's or drafter's memory. weights: of its parameters. cache: of its keys and values, the most that was
-    allocated in any run. shares_with: the member whose weights it shares; they count once, with that one."""
+    """A member's or drafter's memory. weights: of those that no row before holds, as an adapter's beside its base's.
+    cache: of its keys and values, the most that was allocated in any run. shares_with: the member whose weights it
+    shares; they count once, with that one."""
 
     name: str
     is_drafter: bool

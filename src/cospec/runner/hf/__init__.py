@@ -6,5 +6,15 @@ from .assemble import load, load_bundled
 from .cache import cache_argument
 from .runner import HfRunner
 from .support import check_supported
+from .weights import storages
 
-__all__ = ["AdaptedRunner", "HfRunner", "LoadOptions", "cache_argument", "check_supported", "load", "load_bundled"]
+__all__ = [
+    "AdaptedRunner",
+    "HfRunner",
+    "LoadOptions",
+    "cache_argument",
+    "check_supported",
+    "load",
+    "load_bundled",
+    "storages",
+]

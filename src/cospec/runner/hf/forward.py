@@ -30,6 +30,10 @@ class Forward(Protocol):
         model's."""
         ...
 
+    def weights(self) -> list[Tensor]:
+        """What it holds beside the model's own weights and adapters."""
+        ...
+
     def part(self, model: PreTrainedModel) -> "Forward":
         """The pass, without adapters, of a model that is the first layers of this one, or has a smaller head: of the
         same weights."""
@@ -53,6 +57,9 @@ class ModelForward:
 
     def adapt(self, adapters: Sequence[Adapter]) -> None:
         self._terms.adapt(adapters)
+
+    def weights(self) -> list[Tensor]:
+        return []
 
     def part(self, model: PreTrainedModel) -> "ModelForward":
         return ModelForward(model)

@@ -82,6 +82,9 @@ class FusedForward:
             terms = {name: low_ranks.of(own) for name, own in parts.items()}
             self._terms.append({name: term for name, term in terms.items() if term is not None})
 
+    def weights(self) -> list[Tensor]:
+        return [tensor for layer in self._layers for tensor in layer.joined_weights()]
+
     def part(self, model: PreTrainedModel) -> "FusedForward":
         """The pass of a model that is the first layers of this one, or has a smaller head: of the same weights."""
         part = copy.copy(self)
@@ -264,6 +267,16 @@ class FusedLayer:
             for name, modules in _PRODUCTS.items()
         }
 
+    def joined_weights(self) -> list[Tensor]:
+        """The copies of weights that were joined."""
+        held = []
+        for linear in (self._qkv, self._out, self._gate_and_up, self._down):
+            # A prepacked one is held as its method.
+            own = getattr(linear, "__self__", linear)
+            if isinstance(own, JoinedLinear | PrepackedLinear):
+                held += own.tensors()
+        return held
+
     def __call__(self, hidden: Tensor, inputs: LayerInputs) -> Tensor:
         """Hidden states of all tokens, or of those selected."""
         attended = self._attend(self._before_attention(hidden), inputs)
@@ -341,6 +354,10 @@ class JoinedLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [self.weight, *([] if self.bias is None else [self.bias])]
 
     def __call__(self, x: Tensor) -> Tensor:
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)

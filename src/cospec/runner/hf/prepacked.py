@@ -25,6 +25,10 @@ class PrepackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
         self._bias = None if bias is None else bias.detach()
 
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        return [self._weight, *([] if self._bias is None else [self._bias])]
+
     @property
     def weight(self) -> Tensor:
         """A copy of the weight, row-major, [out, in]."""
