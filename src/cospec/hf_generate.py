@@ -1,14 +1,14 @@
-"""An ensemble behind transformers' `generate`: `model.generate(..., custom_generate=cospec.custom_generate(ensemble))`."""
+"""An ensemble behind transformers: `model.generate(..., custom_generate=cospec.custom_generate(ensemble))`."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
-from transformers.generation import GenerateDecoderOnlyOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .core.params import SamplingParams
 from .ensemble import SEED_BITS, Ensemble
@@ -16,8 +16,8 @@ from .errors import InvalidSampling, MemberFailed, shown
 
 Generate: TypeAlias = Callable[..., Tensor | GenerateDecoderOnlyOutput]
 
-# What logits processors stand for: their attribute, our field, and its place in the order of the transforms. What forbids
-# tokens and what penalises them may change places.
+# What logits processors stand for: their attribute, our field, and its place in the order of the transforms. What
+# forbids tokens and what penalises them may change places.
 _PROCESSORS: dict[str, tuple[str | None, str | None, int]] = {
     "SuppressTokensLogitsProcessor": ("suppress_tokens", "logit_bias", 0),
     "MinLengthLogitsProcessor": ("min_length", "min_tokens", 0),
@@ -31,55 +31,23 @@ _PROCESSORS: dict[str, tuple[str | None, str | None, int]] = {
     "LogitNormalization": (None, None, 5),
 }
 # Fields of a generation config that say how transformers' own decoding computes, and have no effect on a text.
-_OF_COMPUTING = frozenset(
-    [
-        "use_cache",
-        "cache_implementation",
-        "cache_config",
-        "max_cache_len",
-        "disable_compile",
-        "compile_config",
-        "low_memory",
-        "prefill_chunk_size",
-        "continuous_batching_config",
-        "transformers_version",
-        "early_stopping",
-        "bos_token_id",
-        "decoder_start_token_id",
-        "length_penalty",
-        "assistant_lookbehind",
-        "target_lookbehind",
-        "num_assistant_tokens",
-        "num_assistant_tokens_schedule",
-        "assistant_confidence_threshold",
-        "max_matching_ngram_size",
-    ]
-)
+_OF_COMPUTING = {
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "disable_compile", "compile_config"),
+    *("low_memory", "prefill_chunk_size", "continuous_batching_config", "transformers_version", "early_stopping"),
+    *("bos_token_id", "decoder_start_token_id", "length_penalty", "assistant_lookbehind", "target_lookbehind"),
+    *("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold"),
+    "max_matching_ngram_size",
+}
 # Those that are followed: most of them as the logits processors and stopping criteria that `generate` makes of them.
-_FOLLOWED = frozenset(
-    [
-        "max_length",
-        "max_new_tokens",
-        "min_length",
-        "min_new_tokens",
-        "do_sample",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "repetition_penalty",
-        "suppress_tokens",
-        "renormalize_logits",
-        "eos_token_id",
-        "pad_token_id",
-        "num_return_sequences",
-        "return_dict_in_generate",
-    ]
-)
+_FOLLOWED = {
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p"),
+    *("min_p", "repetition_penalty", "suppress_tokens", "renormalize_logits", "eos_token_id", "pad_token_id"),
+    *("num_return_sequences", "return_dict_in_generate"),
+}
 # What `generate` hands a model, of which only the mask says something of the tokens.
-_INPUTS = frozenset(
-    ["attention_mask", "position_ids", "logits_to_keep", "use_cache", "past_key_values", "cache", "cache_position"]
-)
+_INPUTS = {
+    *("attention_mask", "position_ids", "logits_to_keep", "use_cache", "past_key_values", "cache", "cache_position"),
+}
 
 
 def custom_generate(ensemble: Ensemble, *, streamer: Any = None, params: SamplingParams | None = None) -> Generate:
@@ -111,7 +79,11 @@ def custom_generate(ensemble: Ensemble, *, streamer: Any = None, params: Samplin
         own = call.params(params or SamplingParams(), logits_processor, stopping_criteria, ensemble.end_ids)
         answers = _decoded(ensemble, call.prompts, own, _streamed_to(streamer, input_ids))
         sequences = call.padded(answers)
-        return GenerateDecoderOnlyOutput(sequences=sequences) if config.return_dict_in_generate else sequences
+        return (
+            GenerateDecoderOnlyOutput(sequences=cast(torch.LongTensor, sequences))
+            if config.return_dict_in_generate
+            else sequences
+        )
 
     return decode
 
@@ -202,7 +174,7 @@ def _of_processors(processors: Iterable[Any], width: int, params: SamplingParams
         if place < last:
             raise InvalidSampling(f"the logits processor {name} stands behind one that cospec applies after it")
         last = place
-        value = getattr(each, attribute) if attribute else None
+        value: Any = getattr(each, attribute) if attribute else None
         if field == "logit_bias":
             biases |= dict.fromkeys(value.tolist(), -math.inf)
         elif field == "min_tokens":

@@ -23,11 +23,14 @@ COMMANDS = {
     "python -m cospec.bench …": "as it was called at the commit that its table names",
     "python -m training --gsm8k FILE": "hours, and a data set that is not in the repository",
     "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
+    "lm_eval …": "tests/test_lm_eval.py runs it on tasks that need no network",
+    "python -m cospec.lm_eval": "the same",
     "python examples/client.py": "tests/test_examples.py runs it against a server",
 }
 
 # (document, language) -> the test that runs its blocks.
 ELSEWHERE = {
+    ("docs/bridges.md", "python"): "tests/test_custom_generate.py",
     ("docs/extending.md", "python"): "tests/test_extending.py",
     ("docs/extending.md", "toml"): "tests/test_extending.py",
     ("docs/extending.md", "yaml"): "tests/test_extending.py",
@@ -45,6 +48,7 @@ FOREIGN_OPTIONS = {
     *("--head",),  # ray
     *("--rm", "--init", "--time", "--build-arg", "--profile"),  # docker
     *("--check",),  # ruff
+    *("--model", "--model_args", "--tasks", "--batch_size", "--apply_chat_template"),  # lm-eval
 }
 
 

@@ -56,6 +56,7 @@ def test_bytes_joined_are_the_text(kind, data):
     source, ids = own(kind), data.draw(ids_of(kind, max_size=12))
     raw = b"".join(map(source.token_bytes, ids))
     text = raw.decode("utf-8", "replace")
+    text = text.removesuffix(" ") if source.drops_last_space else text
     assert source.decode(ids) == (text.removeprefix(" ") if source.drops_space else text)
 
 
@@ -136,7 +137,9 @@ def test_a_stop_string_across_a_special_token_is_found_with_it_and_without_it(ki
     source = own(kind)
     mark = source.encode_bare("<|im_start|>")[-1]
     the, cat = source.encode_part("the"), source.encode_part("cat")
-    for stop, text in (("e<|im_start|>c", "th"), ("hecat", "t")):
+    # Where entries end words, a space stands between any two of them.
+    space = " " if source.drops_last_space else ""
+    for stop, text in ((f"e<|im_start|>{space}c", f"{space}th"), (f"he{space}cat", f"{space}t")):
         stream = TextStream(text_decoder(source, source.encode("a")), [stop], source.special)
         pushed = [stream.push(token) for token in (*the, mark, *cat)]
         assert pushed[-1]
@@ -155,6 +158,9 @@ def test_no_spelling_is_guessed_from_an_entrys_letters(kind):
     start = said(anchor)
     for token in range(len(theirs)):
         added = said(anchor, token).removeprefix(start)
+        if source.drops_last_space and token not in source.special:
+            # The space that the anchor ends with stands between, and that of a word's end before another one.
+            added = said(anchor, token, anchor).removeprefix(f"{start} ").removesuffix(start)
         if "\ufffd" not in added:
             assert source.token_bytes(token).decode("utf-8", "replace") == added, theirs.convert_ids_to_tokens(token)
 

@@ -80,6 +80,18 @@ def metaspace(scheme: str) -> Tokenizer:
     return words
 
 
+def word_ends() -> Tokenizer:
+    """As CLIP's and the first GPT's: an entry that ends a word has the suffix </w>."""
+    words = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.decoder = decoders.BPEDecoder(suffix="</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, special_tokens=[*SPECIAL, *CHAT], show_progress=False, end_of_word_suffix="</w>"
+    )
+    words.train_from_iterator(CORPUS, trainer)
+    return words
+
+
 def finished(words: Tokenizer, *, bos: bool = False, eos: bool = False, **names: Any) -> PreTrainedTokenizerFast:
     """bos, eos: whether <s> stands in front of a text, and </s> behind it."""
     if bos or eos:
@@ -118,6 +130,7 @@ KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "byte-level of a GGUF file": lambda: of_gguf(finished(byte_level(ADDED), bos=True)),
     "byte fallback of a GGUF file": lambda: of_gguf(finished(byte_fallback(), bos=True)),
     "byte fallback without BOS of a GGUF file": lambda: of_gguf(finished(byte_fallback())),
+    "word ends": lambda: finished(word_ends()),
 }
 
 

@@ -32,10 +32,16 @@ class ByteDecoder:
 
     token_bytes: what a token adds to a text. prompt: what stands before; a character that begins there is completed,
     and belongs to the answer. drops_space: whether a text loses the space that its first word begins with.
+    drops_last_space: whether it loses the one that its last word ends with, so that this belongs to what comes next.
     """
 
     def __init__(
-        self, token_bytes: Callable[[int], bytes], prompt: Sequence[int] = (), *, drops_space: bool = False
+        self,
+        token_bytes: Callable[[int], bytes],
+        prompt: Sequence[int] = (),
+        *,
+        drops_space: bool = False,
+        drops_last_space: bool = False,
     ) -> None:
         self._token_bytes = token_bytes
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -46,11 +52,17 @@ class ByteDecoder:
                 break
         self._decode(tail)
         self._drops_space = drops_space and not tail
+        self._drops_last_space = drops_last_space
+        self._held = b" " if drops_last_space and tail.endswith(b" ") else b""
 
     def push(self, token: int) -> str:
         raw = self._token_bytes(token)
         if raw and self._drops_space:
             raw, self._drops_space = raw.removeprefix(b" "), False
+        if raw and self._drops_last_space:
+            raw = self._held + raw
+            self._held = b" " if raw.endswith(b" ") else b""
+            raw = raw.removesuffix(b" ")
         return self._decode(raw)
 
     def close(self) -> str:
@@ -69,7 +81,8 @@ def text_decoder(tokenizer: Tokenizer, prompt: Sequence[int]) -> TextDecoder:
     token_bytes = getattr(tokenizer, "token_bytes", None)
     if token_bytes is None:
         return WindowDecoder(tokenizer.decode, prompt)
-    return ByteDecoder(token_bytes, prompt, drops_space=getattr(tokenizer, "drops_space", False))
+    spaces = {name: getattr(tokenizer, name, False) for name in ("drops_space", "drops_last_space")}
+    return ByteDecoder(token_bytes, prompt, **spaces)
 
 
 class WindowDecoder:

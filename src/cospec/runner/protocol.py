@@ -30,7 +30,8 @@ class Tokenizer(Protocol):
     sequence. encode: of a whole prompt, with the special tokens that stand in front.
 
     A tokenizer may also have, and is then exact and faster: `token_bytes(token) -> bytes`, what a token adds to a text
-    (none for a special token); `drops_space`, whether a text loses the space that its first word begins with;
+    (none for a special token); `drops_space`, whether a text loses the space that its first word begins with, and
+    `drops_last_space`, whether it loses the one that its last word ends with;
     `special`, id -> spelling of special tokens; `added`, the entries that were added to the vocabulary; `in_front`, the
     special tokens that `encode` puts in front; `encode_bare(text)`, `encode_part(text)`, a text by itself, and one
     behind another; and `has_chat_template` with `chat(messages)`, the token ids of a chat that is to be answered.

@@ -70,7 +70,9 @@ class Offsets:
 
     def __init__(self, codec: Codec, start: int = 0, prompt: Values[int] = ()) -> None:
         self._codec = codec
-        self._next = start
+        # The space that the prompt's last word ends with stands in front of the answer.
+        last = next(filter(None, map(codec.speller.bytes_of, reversed(prompt))), b"")
+        self._next = start + (codec.drops_last_space and last.endswith(b" "))
         self._decoder = ByteDecoder(codec.speller.bytes_of, prompt, drops_space=codec.drops_space)
 
     def place(self, token: int) -> tuple[str, int]:

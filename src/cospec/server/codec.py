@@ -21,6 +21,7 @@ class Codec:
         self._tokenizer: Any = ensemble.tokenizer
         self.speller = TokenSpeller(ensemble.tokenizer)
         self.drops_space: bool = getattr(ensemble.tokenizer, "drops_space", False)
+        self.drops_last_space: bool = getattr(ensemble.tokenizer, "drops_last_space", False)
 
     def check(self, prompt: Prompt) -> None:
         """Raises ApiError for a text or a chat that no context holds, before time is spent on encoding it, and

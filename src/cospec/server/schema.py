@@ -288,4 +288,5 @@ def _one_of(texts: list[str] | None) -> str | None:
         return None
     if not all(texts) or not texts:
         raise ApiError(400, "a choice needs texts, none of them empty", param="guided_choice")
-    return "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    # A single terminal: of as many rules each would be a state of its own.
+    return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)

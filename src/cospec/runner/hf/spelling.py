@@ -30,7 +30,10 @@ class Spelling:
         self.special: dict[int, str] = {id: token.content for id, token in added.items() if token.special}
         self.added = frozenset(added)
         self._literal = {id: token.content for id, token in added.items() if not token.special}
-        self._steps = _decoding_steps(tokenizer)
+        decoder = _decoder(tokenizer)
+        self._steps = frozenset(_types(decoder))
+        # What entries end with that end a word, and stands for a space unless the text ends there.
+        self._word_end = decoder["suffix"] if decoder and decoder["type"] == "BPEDecoder" else ""
         self._bytes: dict[int, bytes] = {}
 
     def token_bytes(self, token: int) -> bytes:
@@ -38,6 +41,11 @@ class Spelling:
         if (raw := self._bytes.get(token)) is None:
             raw = self._bytes[token] = self._read(token)
         return raw
+
+    @property
+    def drops_last_space(self) -> bool:
+        """Whether the space that a text's last word ends with is lost in decoding."""
+        return bool(self._word_end)
 
     @cached_property
     def drops_space(self) -> bool:
@@ -49,12 +57,15 @@ class Spelling:
     def text(self, ids: Sequence[int]) -> str:
         """The text of these tokens, the first of which stand in front."""
         raw = b"".join(map(self.token_bytes, ids))
+        raw = raw.removesuffix(b" ") if self.drops_last_space else raw
         return (raw.removeprefix(b" ") if self.drops_space else raw).decode("utf-8", "replace")
 
     def _read(self, token: int) -> bytes:
         if token in self.special or not 0 <= token < len(self.entries):
             return b""
         entry = self.entries[token]
+        if self._word_end:
+            return entry.replace(self._word_end, " ").encode()
         if "ByteLevel" in self._steps:
             raw = _unmapped(entry)
             # An added entry is a text, which may have letters that stand for bytes elsewhere in the vocabulary.
@@ -79,10 +90,11 @@ def _is_utf8(raw: bytes) -> bool:
     return "\ufffd" not in raw.decode("utf-8", "replace")
 
 
-def _decoding_steps(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """The types of the decoder's steps; none for a tokenizer that is written in Python."""
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """The decoder of tokenizer.json; None for a tokenizer that is written in Python."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    return frozenset(_types(json.loads(backend.to_str())["decoder"])) if backend is not None else frozenset()
+    decoder: dict[str, Any] | None = json.loads(backend.to_str())["decoder"] if backend is not None else None
+    return decoder
 
 
 def _types(decoder: dict[str, Any] | None) -> Iterator[str]:

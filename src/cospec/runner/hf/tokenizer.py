@@ -60,6 +60,11 @@ class HfTokenizer:
         """Whether a text loses the space that its first word begins with."""
         return self._spelling.drops_space
 
+    @property
+    def drops_last_space(self) -> bool:
+        """Whether a text loses the space that its last word ends with."""
+        return self._spelling.drops_last_space
+
     @cached_property
     def in_front(self) -> tuple[int, ...]:
         """The special tokens that `encode` puts in front."""
