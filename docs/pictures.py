@@ -21,6 +21,7 @@ PICTURES = [
     ("page-dark.png", "dark", 1360, 800),
     ("page-phone.png", "dark", 390, 844),
 ]
+CHAT_PICTURE = ("page-chat.png", "light", 1360, 900)
 NUM_RUNS = 7
 NUM_COLOURS = 256  # A palette, which halves the files
 
@@ -35,6 +36,9 @@ def main() -> None:
             for name, scheme, width, height in PICTURES:
                 page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
                 take(page, FOLDER / name)
+            name, scheme, width, height = CHAT_PICTURE
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+            save(chatted(page), FOLDER / name)
     finally:
         server.terminate()
         server.wait()
@@ -62,6 +66,10 @@ def take(page: Page, path: Path) -> None:
     taken = sorted(compared(page) for _ in range(NUM_RUNS))
     ratio, picture = taken[NUM_RUNS // 2]
     print(f"{path.name}: {ratio} times the speed of plain, of {[each for each, _ in taken]}")
+    save(picture, path)
+
+
+def save(picture: bytes, path: Path) -> None:
     # Of the methods the one that keeps the colours of small things.
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     palette = image.quantize(NUM_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -77,6 +85,24 @@ def compared(page: Page) -> tuple[float, bytes]:
     page.wait_for_timeout(500)  # until the page has scrolled to the results
     page.locator("#output .swapped").last.focus()
     return float(page.inner_text("#ratio strong").rstrip("×")), page.screenshot()
+
+
+def chatted(page: Page) -> bytes:
+    """A chat of two questions."""
+    page.goto(URL)
+    page.wait_for_selector("#generate:enabled")
+    page.check("#mode-chat")
+    page.select_option("#schedule", "alternate")
+    page.fill("#seed", "18")
+    page.click(".suggestion >> nth=0")
+    for answer, message in enumerate((None, "Another 3 boxes come in. How many pencils are there now?"), start=1):
+        if message:
+            page.fill("#message", message)
+        page.press("#message", "Enter")
+        page.wait_for_selector("body[data-phase=done]", timeout=120_000)
+        page.wait_for_selector(f".answer >> nth={answer - 1}")
+    page.wait_for_timeout(500)  # until the conversation has scrolled to its end
+    return page.screenshot()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,13 @@ _KINDS: dict[str, tuple[str, dict[str, object]]] = {
     "mpt": ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
     "gpt_neo": ("gpt_neo", {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}),
     "mamba": ("mamba", {"state_size": 4}),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        {
+            "layer_types": ["full_attention"] * 2, "num_local_experts": 4, "shared_intermediate_size": 48,
+            "mamba_n_heads": 4, "position_embedding_type": "rope",
+        },
+    ),
     "qwen3_next": (
         "qwen3_next",
         {

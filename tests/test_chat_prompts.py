@@ -180,13 +180,12 @@ def test_each_peer_is_fed_what_its_member_is_given(folder):
     assert own == [[rendered(folder, SYSTEM, QUESTION)], [rendered(folder, QUESTION)]]
 
 
-@pytest.mark.parametrize("system", [None, "one text"])
-def test_the_perplexity_of_an_answer_is_that_of_its_tokens(folder, system):
-    """With one prompt for all members, and with one of each."""
-    ensemble = Ensemble(
-        [Member(model=str(folder / "a"), system=system), Member(model=str(folder / "b"))], schedule="plain"
-    )
-    answer = ReferenceText.answering(ensemble, Chat(messages=(QUESTION,)), " two models decode")
+@pytest.mark.parametrize(("members", "system"), [("ab", None), ("ab", "one text"), ("b", None), ("a", "one text")])
+def test_the_perplexity_of_an_answer_is_that_of_its_tokens(folder, members, system):
+    """With one prompt for all members, with one of each, and by each alone."""
+    first, *others = (str(folder / name) for name in members)
+    ensemble = Ensemble([Member(model=first, system=system), *others], schedule="plain")
+    answer = ReferenceText.answering(ensemble.tokenizer, Chat(messages=(QUESTION,)), " two models decode")
     (found,) = text_logprobs(PlannedMethod(name="plain", ensemble=ensemble, params=None), [answer])
     assert found.num_tokens == len(answer.tokens) > 1
     # r of each token, asked for by itself.

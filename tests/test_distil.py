@@ -22,7 +22,8 @@ from cospec.distil.training import Training
 from cospec.distil.vocabulary import frequent_tokens
 from cospec.errors import InvalidDistillation, UnsupportedModel
 from cospec.resume import RowFile
-from cospec.runner.hf.trainable import FirstLayers, keep_layers
+from cospec.runner.hf.cut import first_layers
+from cospec.runner.hf.trainable import FirstLayers
 from cospec.toy import TableRunner
 
 from .cli_models import write_models
@@ -81,6 +82,25 @@ def test_a_drafter_is_accepted_more_often_than_the_layers_it_was_made_of(distill
     card = (out / "README.md").read_text()
     assert f"| this drafter | {printed['acceptance_after']:.3f} |" in card
     assert not (out / "work" / "checkpoint.pt").exists()
+
+
+def test_the_drafter_decodes_exactly_and_is_accepted_as_was_measured(distilled):
+    out, printed = distilled
+    ensemble = Ensemble.load("demo:we", schedule="fixed", gamma=1, proposer=str(out), verification="token")
+    # The layers are those of the member.
+    member, drafter = ensemble.runners[0], ensemble.runners[2]
+    layer = drafter.served_by.model.model.layers[0].input_layernorm.weight
+    assert layer.data_ptr() == member.model.model.layers[0].input_layernorm.weight.data_ptr()
+    params = SamplingParams(temperature=0, max_tokens=40)
+    plain = ensemble.with_plan(schedule="plain", gamma=None, proposer=None)
+    prompts = [f"Question: what is {n} + 5?\nAnswer:" for n in range(20, 32)]
+    texts = [[each.token_ids for each in way.generate(prompts, params)] for way in (ensemble, plain)]
+    assert texts[0] == texts[1]
+    drafts = [each.proposers["out"] for each in ensemble.generate(prompts, SamplingParams(max_tokens=40, seed=1, n=2))]
+    proposed = sum(each.proposed for each in drafts)
+    assert proposed > 200
+    rate = sum(each.accepted for each in drafts) / proposed
+    assert abs(rate - printed["acceptance_after"]) < 0.15
 
 
 def test_a_whole_drafter_is_a_model_and_decodes_exactly(folder, tmp_path):
@@ -178,8 +198,7 @@ def test_the_most_frequent_tokens_are_those_expected_under_r_with_the_ends():
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "qwen3", "opt", "gpt_neox"])
 def test_the_first_layers_of_any_architecture_learn(kind, tmp_path):
-    model = tiny(kind)
-    keep_layers(model, 1)
+    model = first_layers(tiny(kind), 1)
     ids = torch.arange(2, 12)[None]
     expected = model(ids).logits[0].detach()
     layers = FirstLayers(model, VOCAB, torch.float32)

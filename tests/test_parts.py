@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from cospec import Ensemble, InvalidEnsemble, Member, SamplingParams, UnsupportedModel
+from cospec import Ensemble, InvalidEnsemble, Member, SamplingParams, UnknownName, UnsupportedModel
 from cospec.runner import Feed, LoadOptions
 from cospec.runner.hf import load
 from cospec.runner.hf.fused import FusedForward
@@ -124,7 +124,7 @@ def test_a_member_keeps_all_of_its_tokens(whole):
 
 def test_a_drafter_s_folder_says_what_it_is(whole, tmp_path):
     folder = tmp_path / "drafter"
-    adapted(folder, whole, layers_to_transform=[0, 1])
+    adapted(folder, whole, target_modules=["q_proj", "up_proj"], layers_to_transform=[0, 1])
     (folder / "cospec.json").write_text(json.dumps({"layers": 2, "vocabulary": [1, 9, 3, 5, 60]}))
     ensemble = Ensemble([str(whole)], schedule="fixed", gamma=3, proposer=str(folder))
     drafter = ensemble.runners[1]
@@ -170,5 +170,5 @@ def test_an_ensemble_file_takes_parts(whole, tmp_path):
     assert [runner.vocabulary for runner in ensemble.runners] == [None, None, tuple(range(64))]
     assert ensemble.generate("w3 w4", GREEDY)[0].finish_reason == "length"
     path.write_text(f"members: [{whole}]\nlayers: 2\n")
-    with pytest.raises(InvalidEnsemble, match="layers"):
+    with pytest.raises(UnknownName, match=r"unknown key of .* 'layers'"):
         Ensemble.load(path)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UnsupportedModel,
         VocabularyMismatch,
     )
+    from .hf_generate import custom_generate
     from .members import Member
     from .prompts import Chat
     from .runner import Feed, LoadOptions, Runner, Slot
@@ -60,6 +61,7 @@ _HOMES = {
         "UnsupportedModel",
         "VocabularyMismatch",
     ),
+    "hf_generate": ("custom_generate",),
     "members": ("Member",),
     "prompts": ("Chat",),
     "runner": ("Feed", "LoadOptions", "Runner", "Slot"),
@@ -107,6 +109,7 @@ __all__ = [
     "UnknownName",
     "UnsupportedModel",
     "VocabularyMismatch",
+    "custom_generate",
     "toy",
 ]
 

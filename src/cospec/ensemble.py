@@ -22,7 +22,7 @@ from .core.live import Request
 from .core.params import SamplingParams
 from .core.thread import EngineThread, EventGroup
 from .core.verify import is_coupled
-from .errors import InvalidEnsemble, InvalidPrompt, UnknownName, shown
+from .errors import InvalidEnsemble, InvalidPrompt, InvalidSchedule, UnknownName, shown
 from .files import LOAD_OPTIONS, origin, read_settings
 from .inputs import at
 from .members import (
@@ -404,10 +404,17 @@ class Ensemble:
         ]
 
     def _owners(self, params: SamplingParams) -> Sequence[int]:
-        """For each drafter the member that it drafts for, under this plan and sampling."""
-        schedule = self.plan.schedule
+        """For each drafter the member that it drafts for, under this plan and sampling. Raises InvalidSchedule for what
+        a schedule of one's own answers otherwise."""
+        schedule, num_members = self.plan.schedule, len(self.member_names)
         kind = schedule_class(schedule) if isinstance(schedule, str) else schedule
-        return kind.owners(self.plan, self.setting(params))
+        owners = kind.owners(self.plan, self.setting(params))
+        if len(owners) != len(self.drafter_names) or any(owner not in range(num_members) for owner in owners):
+            raise InvalidSchedule(
+                f"the schedule {self.plan.name!r} names the owners {shown(owners)} of {len(self.drafter_names)} "
+                f"drafters; it must name a member of {num_members} for each"
+            )
+        return owners
 
     def _encoded(self, prompt: str | list[int]) -> tuple[int, ...]:
         ids = self._renderers[0].text(prompt) if isinstance(prompt, str) else tuple(prompt)

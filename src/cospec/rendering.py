@@ -14,7 +14,6 @@ from .runner.protocol import Tokenizer
 # Names of the turns in the plain form of a chat.
 PLAIN_ROLES = {"user": "Question", "assistant": "Answer"}
 _SYSTEM_ROLES = ("system", "developer")
-_PROBE = "Answer."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +44,39 @@ class Renderer:
 
     def lane(self, prompt: str | list[int] | Chat, ids: tuple[int, ...] | None) -> tuple[int, ...]:
         """What it is given. ids: those of a prompt that is no chat."""
-        template, system = self.member.prompt, self.member.system
-        if template is not None and not isinstance(template, str):
-            return tuple(template)
-        if isinstance(prompt, Chat):
-            return self._chat(prompt)
-        if system is not None:
-            return self._chat(self._as_chat(prompt))
-        assert ids is not None, "a text was encoded before"
-        if template is None:
+        if self.member.prompt is not None and not isinstance(self.member.prompt, str):
+            return tuple(self.member.prompt)
+        if self.member.system is not None and not isinstance(prompt, Chat):
+            prompt = self._as_chat(prompt)
+        if not isinstance(prompt, Chat):
+            return self._in_own(prompt, ids)
+        if self.has_template:
+            return self._templated(self._with_own_prompt(self._with_own_system(prompt.messages)))
+        return self._in_own(self._plain(prompt), None)
+
+    def _in_own(self, prompt: str | list[int], ids: tuple[int, ...] | None) -> tuple[int, ...]:
+        """A text or token ids, in the member's own prompt if it has one."""
+        template = self.member.prompt
+        if ids is None:
+            assert isinstance(prompt, str), "token ids are their own"
+            ids = self.text(prompt)
+        if not isinstance(template, str):
             return ids
         return self._encoded(self.common, template, lambda own: render(template, prompt, ids, own))
 
     def check_system(self) -> None:
         """Raises InvalidEnsemble for a system message of its own that its template refuses, or leaves out."""
-        if self.member.system is None or not self.has_template:
+        system = self.member.system
+        if system is None or not self.has_template:
             return
-        turns = [{"role": "system", "content": _PROBE}, {"role": "user", "content": PLACEHOLDER}]
-        remedy = f"give it a prompt of its own instead, such as {self.member.system + PLACEHOLDER!r:.100}"
+        remedy = f"give it a prompt of its own instead, such as {system + PLACEHOLDER!r:.100}"
+        user = {"role": "user", "content": PLACEHOLDER}
+        others = [{"role": "system", "content": each} for each in (system, f"{system} Another one.")]
         try:
-            ids = self._templated(turns)
+            own, changed = (self._templated([front, user]) for front in others)
         except InvalidPrompt as error:
             raise InvalidEnsemble(f"{error}; {self.name!r} has a system message of its own: {remedy}") from None
-        assert self.tokenizer is not None
-        if _PROBE not in self.tokenizer.decode(ids):
+        if own == changed:
             raise InvalidEnsemble(
                 f"{self.name!r} has a system message of its own, which its chat template leaves out; {remedy}"
             )
@@ -81,39 +89,41 @@ class Renderer:
             )
         return Chat(messages=({"role": "user", "content": prompt},))
 
-    def _chat(self, chat: Chat) -> tuple[int, ...]:
-        messages = self._own_messages(chat.messages)
-        if self.has_template:
-            return self._templated(messages)
-        if chat.plain:
-            called = next((i for i, message in enumerate(messages) if message.get("tool_calls")), None)
-            if called is not None:
-                raise InvalidPrompt(
-                    f"{self.name!r} has no chat template, and message {called} has tool_calls, which only a template "
-                    "can write"
-                )
-            return self.text(plain_form(messages))
-        raise InvalidPrompt(
-            f"{self.name!r} has no chat template, and a chat was given; give a text, a model with a template "
-            "(chat_template.jinja), or Chat(messages=..., plain=True)"
-        )
+    def _plain(self, chat: Chat) -> str:
+        """The chat as a text, for a model without a template."""
+        if not chat.plain:
+            raise InvalidPrompt(
+                f"{self.name!r} has no chat template, and a chat was given; give a text, a model with a template "
+                "(chat_template.jinja), or Chat(messages=..., plain=True)"
+            )
+        called = next((i for i, message in enumerate(chat.messages) if message.get("tool_calls")), None)
+        if called is not None:
+            raise InvalidPrompt(
+                f"{self.name!r} has no chat template, and message {called} has tool_calls, which only a template can "
+                "write"
+            )
+        return plain_form(self._with_own_system(chat.messages))
 
-    def _own_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The chat with this member's system message, and its prompt in place of the user's last one."""
-        template, system = self.member.prompt, self.member.system
-        own = [*messages]
-        if isinstance(template, str):
-            last = max((i for i, message in enumerate(own) if message["role"] == "user"), default=None)
-            if last is None:
-                raise InvalidPrompt(
-                    f"{self.name!r} has a prompt of its own, which stands for the last message of a user, and the chat "
-                    "has none"
-                )
-            own[last] = {**own[last], "content": template.replace(PLACEHOLDER, own[last]["content"])}
-        if system is not None:
-            others = dropwhile(lambda message: message["role"] in _SYSTEM_ROLES, own)
-            own = [{"role": "system", "content": system}, *others]
-        return own
+    def _with_own_system(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        if self.member.system is None:
+            return messages
+        others = dropwhile(lambda message: message["role"] in _SYSTEM_ROLES, messages)
+        return [{"role": "system", "content": self.member.system}, *others]
+
+    def _with_own_prompt(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """The member's prompt in place of the user's last message."""
+        template = self.member.prompt
+        if not isinstance(template, str):
+            return messages
+        last = max((i for i, message in enumerate(messages) if message["role"] == "user"), default=None)
+        if last is None:
+            raise InvalidPrompt(
+                f"{self.name!r} has a prompt of its own, which stands for the last message of a user, and the chat has "
+                "none"
+            )
+        said = messages[last]
+        own = {**said, "content": template.replace(PLACEHOLDER, said.get("content") or "")}
+        return [*messages[:last], own, *messages[last + 1 :]]
 
     def _templated(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         tokenizer: Any = self.tokenizer

@@ -21,21 +21,34 @@ from cospec import (
 )
 from cospec.core.draws import Draws
 from cospec.core.feeding import Participant
-from cospec.schedule import Plan, Setting, make_schedule
+from cospec.runner import Feed
+from cospec.runner.hf import HfRunner
+from cospec.runner.hf.cut import with_head_of
+from cospec.schedule import EACH, Plan, Setting, make_schedule
 from cospec.testing.enumeration import engine_law
 
+from ..models import tiny
 from . import naive
 from .naive import Law, Model, Target, Text
 
 # Models with a seed from here on forbid one token, another one after each text.
 FORBIDDING = 1000
+# The seed of a drafter whose head is cut to all tokens but the first.
+CUT = 97
 # Models that are no members, and their seeds, by how a plan asks for them.
-_DRAFTERS = {"drafter": {"drafter": 99}, "each": {"one drafter": 99, "another": 98}}
+_DRAFTERS = {
+    "drafter": {"drafter": 99},
+    "cut drafter": {"cut drafter": CUT},
+    "each": {"one drafter": 99, "another": 98},
+    "each, one cut": {"one drafter": 99, "another": CUT},
+}
 
 
 @functools.cache
 def model(seed: int, vocab_size: int = 3, sharpness: float = 1.3) -> Model:
     """Logits that depend on the whole text so far."""
+    if seed == CUT:
+        return cut_model(vocab_size)
 
     @functools.cache
     def logits(text: Text) -> list[float]:
@@ -43,6 +56,22 @@ def model(seed: int, vocab_size: int = 3, sharpness: float = 1.3) -> Model:
         row = [source.gauss(0, sharpness) for _ in range(vocab_size)]
         if seed >= FORBIDDING:
             row[source.randrange(vocab_size)] = -math.inf
+        return row
+
+    return logits
+
+
+def cut_model(vocab_size: int) -> Model:
+    """The rows of a runner of transformers with a cut vocabulary."""
+    ids = range(1, vocab_size)
+    whole = tiny("llama", seed=CUT, vocab_size=vocab_size, num_hidden_layers=1).double()
+    runner = HfRunner(with_head_of(whole, ids), vocabulary=ids)
+
+    @functools.cache
+    def logits(text: Text) -> list[float]:
+        slot = runner.open()
+        (row,) = runner.feed([Feed(slot, text, 1)])[0].tolist()
+        runner.close(slot)
         return row
 
     return logits
@@ -93,7 +122,7 @@ BLENDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One thing to prove. proposer: a member's index; "drafter", a model that is no member; "each", two of them.
+    """One thing to prove. proposer: a member's index, or a key of _DRAFTERS, for models that are no members.
 
     The last token of the vocabulary is the models' end token.
     """
@@ -141,6 +170,7 @@ class Case:
             params=self.params,
         )
         proposer = names[self.proposer] if isinstance(self.proposer, int) else self.proposer
+        proposer = EACH if len(_DRAFTERS.get(self.proposer, ())) > 1 else proposer
         plan = Plan(
             schedule=self.schedule,
             gamma=self.gamma,

@@ -184,6 +184,45 @@ def test_members_may_forbid_tokens(combination, target, plan, verification):
     assert case(blend, PLANS[plan], verification, max_tokens=3).distance() < ROUNDING
 
 
+CUT_PLANS = {
+    "fixed 3": {"schedule": "fixed", "gamma": 3, "proposer": "cut drafter"},
+    "fixed, as far as pays": {"schedule": "fixed", "gamma": "auto", "proposer": "cut drafter"},
+    "cascade 2, 2": {"schedule": "cascade", "gamma": (2, 2), "proposer": "cut drafter"},
+}
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+@pytest.mark.parametrize("transform", [None, "temperature 0", "top_p", "bias", "constraint"])
+@pytest.mark.parametrize("plan", CUT_PLANS)
+@pytest.mark.parametrize("blend", ["mixture", "plausible"])
+def test_a_drafter_of_a_cut_vocabulary_leaves_the_law_as_it_is(blend, plan, transform, verification):
+    params = {"max_tokens": 3, **(TRANSFORMS[transform] if transform else {})}
+    assert case(BLENDS[blend], CUT_PLANS[plan], verification, **params).distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize("plan", [{"gamma": 2, "proposer": "cut drafter"}, {"gamma": 2, "proposer": "each, one cut"}])
+def test_members_that_are_drawn_may_have_drafters_of_a_cut_vocabulary(plan, verification):
+    given = case(BLENDS["mixture"], {"schedule": "mixture", **plan}, verification, max_tokens=3)
+    assert given.distance() < ROUNDING
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+def test_a_drafter_that_knows_no_allowed_token_declines(verification):
+    # After a 1 only the token may follow that the drafter's head was cut of.
+    class ZeroAfterOne:
+        def allowed(self, output, start, count):
+            rows = torch.ones(count, 3, dtype=torch.bool)
+            for row, mask in enumerate(rows):
+                if start + row and output[start + row - 1] == 1:
+                    mask[1:] = False
+            return rows
+
+    for plan in CUT_PLANS.values():
+        given = case(BLENDS["mixture"], plan, verification, constraint=ZeroAfterOne(), max_tokens=3)
+        assert given.distance() < ROUNDING
+
+
 @pytest.mark.parametrize("verification", VERIFICATIONS)
 def test_members_that_are_sure_and_disagree(verification):
     blend = Blend(Arithmetic([1.0, 1.0, -1.0]), naive.arithmetic(1.0, 1.0, -1.0), (21, 22, 23))

@@ -17,9 +17,7 @@ def scored(pair, logits, prompt=None):
     members = [Member(model=runner, name="expert"), Member(model=runner, name="amateur", prompt=prompt)]
     ensemble = Ensemble(members, Contrastive(mu=0.1, plausibility=0.5))
     method = PlannedMethod(name=PLAIN, ensemble=ensemble, params=None)
-    return text_logprobs(
-        method, [ReferenceText(before=[1], tokens=text, whole=(1, *text)) for text in ((5, 5), (5, 6))]
-    )
+    return text_logprobs(method, [ReferenceText(before=[1], tokens=text) for text in ((5, 5), (5, 6))])
 
 
 @pytest.mark.parametrize("prompt", [None, [2, 3]])

@@ -14,6 +14,7 @@ from typing import get_args
 import pytest
 from playwright.sync_api import expect
 
+from cospec import Chat
 from cospec.errors import UnknownName
 from cospec.study.criteria import RULES, Criteria
 from cospec.study.pilot_results import results
@@ -98,6 +99,18 @@ def test_both_languages_have_every_text_with_the_same_fields():
         assert text.strip(), key
         assert japanese[key].strip(), key
         assert {*fields(japanese[key])} == {*fields(text)}, key
+
+
+@pytest.mark.parametrize(("language", "told"), [("en", "1 of 3"), ("ja", "3 件中 1 件")])
+def test_chats_among_the_prompts_are_counted(pair, language, told):
+    chat = Chat(messages=({"role": "user", "content": "two models?"},), plain=True)
+    questions = [Question(prompt=prompt, where="test:1", id="1") for prompt in ("a b", chat, "x")]
+    made = results(study(pair, questions=questions))
+    assert [prompt.is_chat for prompt in made.settings.prompts] == [False, True, False]
+    # What a chat is put into is counted with it.
+    assert made.settings.prompts[1].num_tokens == len(pair.rendered(chat)[0])
+    assert told in markdown(made, language)
+    assert load_texts(language)("setting.chats") not in markdown(EXAMPLE, language)
 
 
 def test_every_japanese_text_is_japanese():

@@ -380,6 +380,7 @@ def test_nothing_is_cut_or_covered_and_axe_finds_nothing(browser, chatting, widt
             assert page.evaluate(FAULTS) == []
         found.append(axe.run(page))
         page.get_by_role("button", name="Edit").first.click()
+        page.fill("#message", "a line\n" * 12)
         assert page.evaluate(FAULTS) == []
         found.append(axe.run(page))
         assert [each.generate_report() for each in found if each.violations_count] == []

@@ -55,7 +55,7 @@ class Visit:
         """The conversation that the page shows: role and text of each turn."""
         return self.page.eval_on_selector_all(
             ".turn",
-            """turns => turns.map((turn) => [turn.classList[1], turn.querySelector('.message, .answer').textContent])""",
+            "turns => turns.map((turn) => [turn.classList[1], turn.querySelector('.message, .answer').textContent])",
         )
 
     def becomes(self, phase):

@@ -96,12 +96,13 @@ def rows(size: int, seed: int) -> Any:
     return fn
 
 
-def runner(source: PreTrainedTokenizerFast, *, seed: int = 0, context: int | None = None) -> FunctionRunner:
+@cache
+def runner(template: str | None, *, seed: int = 0, kind: str = "byte-level", bos: bool = True) -> FunctionRunner:
     """A random model of this tokenizer, whose rows depend on the whole of what it was given."""
-    own = HfTokenizer(source)
+    source = tokenizer(template, kind, bos=bos)
     end = source.convert_tokens_to_ids("<|im_end|>")
-    return FunctionRunner(len(source), rows(len(source), seed), end_ids=(end,), tokenizer=own, context=context)
+    return FunctionRunner(len(source), rows(len(source), seed), end_ids=(end,), tokenizer=HfTokenizer(source))
 
 
 def member(template: str | None, *, seed: int = 0, kind: str = "byte-level", bos: bool = True, **own: Any) -> Member:
-    return Member(model=runner(tokenizer(template, kind, bos=bos), seed=seed), name=f"m{seed}", **own)
+    return Member(model=runner(template, seed=seed, kind=kind, bos=bos), name=f"m{seed}", **own)

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from cospec import (
     Guided,
     InvalidEnsemble,
     InvalidPrompt,
+    InvalidSchedule,
     Member,
     Mixture,
     Product,
@@ -24,11 +26,14 @@ from cospec import (
 from cospec.prompts import as_json, as_prompt, as_prompts
 from cospec.resume import digest
 from cospec.runner.hf.tokenizer import HfTokenizer
+from cospec.schedule.fixed import Fixed
+from cospec.toy import FunctionRunner
 
+from ..properties import examples
 from ..toys import letters, table
-from .templates import TEMPLATES, member, runner, tokenizer
+from .templates import TEMPLATES, member, rows, runner, tokenizer
 
-some = settings(max_examples=50, deadline=None)
+some = settings(max_examples=examples(50), deadline=None)
 kinds = pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
 templates = pytest.mark.parametrize("template", TEMPLATES)
 
@@ -39,13 +44,13 @@ GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
 
 @st.composite
-def chats(draw, *, may_have_system=True):
+def chats(draw):
     """Turns in the order that all templates take, with a system message in front or none."""
     turns = [
         {"role": "assistant" if i % 2 else "user", "content": draw(TEXTS)}
         for i in range(draw(st.sampled_from([1, 3, 5])))
     ]
-    front = [{"role": "system", "content": draw(TEXTS)}] if may_have_system and draw(st.booleans()) else []
+    front = [{"role": "system", "content": draw(TEXTS)}] if draw(st.booleans()) else []
     return front + turns
 
 
@@ -67,26 +72,33 @@ def of_member(messages, system=None, prompt=None):
     return messages
 
 
+# A template, and the member's own system message and prompt. Gemma's, the last, takes no system message of the chat.
+OWNS = [
+    ("smollm2", SYSTEM, None),
+    ("llama3", None, "Badly: {prompt} {prompt}"),
+    ("mistral", SYSTEM, "{prompt} badly"),
+    ("tools", None, None),
+    ("gemma", None, None),
+]
+
+
+@cache
+def ensemble_of(kind, count):
+    members = [
+        member(name, seed=seed, kind=kind, bos=bool(seed % 2), system=system, prompt=prompt)
+        for seed, (name, system, prompt) in enumerate(OWNS[:count])
+    ]
+    return Ensemble(members, schedule="plain")
+
+
 @kinds
 @some
 @given(data=st.data())
 def test_each_member_is_given_what_transformers_makes_of_its_own_messages(kind, data):
-    owns = [
-        ("smollm2", SYSTEM, None),
-        ("llama3", None, "Badly: {prompt} {prompt}"),
-        ("mistral", SYSTEM, "{prompt} badly"),
-        ("tools", None, None),
-        ("gemma", None, None),
-    ]
-    # Gemma's template takes no system message of the chat either.
-    messages = data.draw(chats(may_have_system=False) if data.draw(st.booleans()) else chats())
-    owns = owns[: 5 if messages[0]["role"] != "system" else 4]
-    members = [
-        member(name, seed=seed, kind=kind, bos=bool(seed % 2), system=system, prompt=prompt)
-        for seed, (name, system, prompt) in enumerate(owns)
-    ]
-    rendered = Ensemble(members, schedule="plain").rendered(messages)
-    for lane, seed, (name, system, prompt) in zip(rendered, range(5), owns, strict=False):
+    messages = data.draw(chats())
+    count = 5 if messages[0]["role"] != "system" else 4
+    for seed, lane in enumerate(ensemble_of(kind, count).rendered(messages)):
+        name, system, prompt = OWNS[seed]
         source = tokenizer(name, kind, bos=bool(seed % 2))
         assert lane == theirs(source, of_member(messages, system, prompt)), name
 
@@ -125,8 +137,7 @@ def test_the_text_goes_on_behind_the_first_members_rendering():
         def chat(self, messages):
             return [*self.encode_bare(messages[-1]["content"]), half]
 
-    model = runner(source)
-    model.tokenizer = Half(source)
+    model = FunctionRunner(len(source), rows(len(source), 0), tokenizer=Half(source))
     ensemble = Ensemble([Member(model=model)])
     params = dataclasses.replace(GREEDY, logit_bias={rest: 100.0}, max_tokens=1)
     (answer,) = ensemble.generate([{"role": "user", "content": "caf"}], params)
@@ -234,10 +245,27 @@ def test_a_drafter_is_given_the_rendering_of_the_member_that_it_drafts_for():
     assert owners(members, [dataclasses.replace(quick, prompt="my {prompt}"), other]) == [None, 1]
 
 
+def test_a_schedule_of_ones_own_names_an_owner_for_each_drafter():
+    class Mine(Fixed):
+        name = "mine"
+        answer = (1,)
+
+        @classmethod
+        def owners(cls, plan, setting):
+            return cls.answer
+
+    members = [member("smollm2"), member("llama3", seed=1)]
+    quick = member("mistral", seed=7)
+    assert owners(members, [quick], schedule=Mine) == [1]
+    for Mine.answer in ((), (2,), (-1,), (0, 0)):
+        with pytest.raises(InvalidSchedule, match="the schedule 'mine' names the owners"):
+            owners(members, [quick], schedule=Mine)
+
+
 def test_a_drafter_that_is_its_member_is_always_right():
     """With the rendering of another one it would be wrong now and then."""
     members = [member("smollm2", system=SYSTEM), member("llama3", seed=1)]
-    drafters = [Member(model=member("smollm2", seed=i).model, name=f"d{i}") for i in range(2)]
+    drafters = [Member(model=runner("smollm2", seed=i), name=f"d{i}") for i in range(2)]
     params = SamplingParams(max_tokens=40, seed=1, ignore_eos=True)
     ensemble = Ensemble(members, Mixture([0.5, 0.5]), schedule="mixture", gamma=3, proposer=drafters)
     (result,) = ensemble.generate([USER], params)
@@ -302,6 +330,11 @@ def test_a_member_without_a_template_is_named_unless_the_chat_may_be_plain():
     plain = "Count.\nQuestion: the cat sat\nAnswer: yes\nQuestion: the cat sat\nAnswer:"
     assert lanes == [theirs(tokenizer("smollm2"), list(turns)), tuple(tokenizer(None).encode(plain))]
     assert lanes[1][0] == tokenizer(None).bos_token_id
+    own = Ensemble([member(None, system="Be rude.", prompt="Badly: {prompt}"), member(None, seed=1, prompt="none")])
+    lanes = own.rendered(Chat(messages=(USER,), plain=True))
+    assert [tokenizer(None).decode(lane) for lane in lanes] == [
+        "<s>Badly: Be rude.\nQuestion: the cat sat\nAnswer:", "<s>none"
+    ]  # fmt: skip
     call = {"role": "assistant", "tool_calls": [{"id": "1"}]}
     with pytest.raises(InvalidPrompt, match="'m1' has no chat template, and message 1 has tool_calls"):
         Ensemble([member(None, seed=1)]).rendered(Chat(messages=(USER, call), plain=True))
@@ -398,7 +431,7 @@ def test_penalties_count_what_the_first_member_is_given():
 
 def test_guidance_between_two_system_messages_takes_the_chat_of_both():
     source = tokenizer("smollm2")
-    model = runner(source)
+    model = runner("smollm2")
     members = [Member(model=model, name="kind", system="kind"), Member(model=model, name="rude", system="rude")]
     ensemble = Ensemble(members, Guided(2.0), schedule="plain")
     (answer,) = ensemble.generate([USER], dataclasses.replace(GREEDY, max_tokens=1, logprobs=0))

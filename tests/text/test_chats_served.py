@@ -213,7 +213,7 @@ def test_a_completion_is_a_chat_for_the_member_with_a_system_message_alone():
 
 
 def test_an_echoed_prompt_is_the_clients_and_usage_counts_the_members():
-    own = Ensemble([Member(model=runner(tokenizer("smollm2")), prompt="Say badly: {prompt}")], schedule="plain")
+    own = Ensemble([Member(model=runner("smollm2"), prompt="Say badly: {prompt}")], schedule="plain")
     with TestClient(create_app(own, ServerSettings(model="m"))) as client:
         answer = answered(client, "/v1/completions", {**BODY, "prompt": "the cat", "echo": True})
     (result,) = own.generate("the cat", SamplingParams(max_tokens=12, seed=1, ignore_eos=True))

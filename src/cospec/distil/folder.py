@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runner.hf.trainable import FirstLayers
+from ..runner.parts import DRAFTER
 from ..runner.protocol import Tokenizer
 from ..storage import keep
 from .recipe import TrainingRecipe
-
-DRAFTER = "cospec.json"
 
 
 def write_drafter(out: Path, layers: FirstLayers, recipe: TrainingRecipe, tokenizer: Tokenizer | None) -> int:

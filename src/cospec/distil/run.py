@@ -9,6 +9,7 @@ from ..core.params import SamplingParams
 from ..ensemble import Ensemble
 from ..errors import UnknownName, UnsupportedModel
 from ..members import Member, written
+from ..runner.hf.adapted import AdaptedRunner
 from ..runner.hf.runner import HfRunner
 from ..runner.hf.trainable import FirstLayers, load_first_layers
 from .acceptance import HeldOutText, mean_acceptance
@@ -40,11 +41,11 @@ class DistilRun:
     def finish(self) -> Outcome:
         """Do all that is left. Raises Stopped once that is asked for, and a CospecError for what cannot go on."""
         asked, record = self.distillation, self.distillation.record()
-        base = self._base()
-        layers = self._load(base)
+        layers, whole = self._load(self._base())
+        base = written(Member(model=whole))
         record.save(asked.out)
         trained_on, held_out = self._texts()
-        self._prepare(layers, trained_on, written(base))
+        self._prepare(layers, trained_on, base)
         if record.acceptance_before is None:
             record = replace(record, acceptance_before=self._measure("measuring before", layers, held_out))
             record.save(asked.out)
@@ -64,7 +65,7 @@ class DistilRun:
             num_held_out_prompts=len(asked.held_out()),
             num_held_out_tokens=sum(len(each.text.tokens) for each in held_out),
         )
-        write_card(asked, written(base), outcome)
+        write_card(asked, base, outcome)
         replace(record, outcome=outcome).save(asked.out)
         training.checkpoint.unlink(missing_ok=True)
         return outcome
@@ -76,7 +77,7 @@ class DistilRun:
         if name not in names:
             raise UnknownName("member of --base", name, names)
         member = self.ensemble.sources[names.index(name)]
-        if not isinstance(self.ensemble.runners[names.index(name)], HfRunner):
+        if not isinstance(self.ensemble.runners[names.index(name)], HfRunner | AdaptedRunner):
             raise UnsupportedModel(
                 f"the member {name!r} is no model of transformers, whose layers could be trained; name another one by "
                 "--base"
@@ -86,7 +87,7 @@ class DistilRun:
     def _owner(self) -> int:
         return self.ensemble.member_names.index(self.distillation.base or self.ensemble.member_names[0])
 
-    def _load(self, base: Member) -> FirstLayers:
+    def _load(self, base: Member) -> tuple[FirstLayers, str]:
         recipe = self.distillation.training_recipe
         return load_first_layers(str(base.model), base.options, recipe.layers, self.ensemble.vocab_size)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from ..ensemble import Prompt
 from ..errors import InvalidDistillation
-from ..prompts import as_json, as_prompt
+from ..prompts import Chat, as_json
 from ..resume import Wanted, digest
 from .outcome import TEXTS, WORK, RunRecord
 from .recipe import HELD_OUT, TextRecipe, TrainingRecipe
@@ -26,7 +25,7 @@ class Distillation:
     Raises InvalidDistillation for prompts of which none can be held out.
     """
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[str | list[int] | Chat]
     places: Sequence[str]
     text_recipe: TextRecipe
     training_recipe: TrainingRecipe
@@ -69,7 +68,7 @@ class Distillation:
         return {number for number, key in enumerate(keys) if key in drawn}
 
     def _digests(self) -> list[str]:
-        return [digest(as_json(as_prompt(prompt))) for prompt in self.prompts]
+        return [digest(as_json(prompt)) for prompt in self.prompts]
 
     def _text_settings(self) -> dict[str, Any]:
         return {**asdict(self.text_recipe), **self.identity}

@@ -39,8 +39,8 @@ _WHITE = "the white space in JSON is a line's indentation at most"
 _OF_CHATS: Unsupported = {
     "add_generation_prompt": ((True,), "a chat is always answered"),
     "continue_final_message": ((False,), "a chat is always answered; use completions"),
-    "chat_template": ((), "the first member's own template is used"),
-    "chat_template_kwargs": (({},), "the first member's own template is used"),
+    "chat_template": ((), "each member's own template is used"),
+    "chat_template_kwargs": (({},), "each member's own template is used"),
     "documents": (([],), "write them into a message"),
     "tools": (([],), _TOOLS),
 }

@@ -41,11 +41,10 @@ class ForcedText:
 @dataclass(frozen=True, kw_only=True)
 class ReferenceText:
     """A text after a prompt. before: the prompt, or its first tokens where tokenizing both together changes its last
-    ones. tokens: those of the text. whole: those of both, as the first member is given them."""
+    ones. tokens: those of the text."""
 
     before: Prompt
     tokens: tuple[int, ...]
-    whole: tuple[int, ...]
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, prompt: str, text: str) -> "ReferenceText":
@@ -55,19 +54,23 @@ class ReferenceText:
         # At least one token must stand before the text, or nothing predicts its first.
         shared = takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False))
         num = max(1, sum(1 for _ in shared))
-        before = prompt if prompt and num == len(alone) else whole[:num]
-        return cls(before=before, tokens=whole[num:], whole=whole)
+        before = prompt if prompt and num == len(alone) else _as_text(tokenizer, whole[:num])
+        return cls(before=before, tokens=whole[num:])
 
     @classmethod
-    def answering(cls, ensemble: Ensemble, chat: Chat, text: str) -> "ReferenceText":
-        """The text as the answer to a chat. Raises InvalidPrompt."""
-        tokenizer = ensemble.tokenizer
-        tokens = answer_tokens(tokenizer, text) if tokenizer else ()
-        return cls(before=chat, tokens=tokens, whole=(*ensemble.rendered(chat)[0], *tokens))
+    def answering(cls, tokenizer: Tokenizer, chat: Chat, text: str) -> "ReferenceText":
+        """The text as the answer to a chat."""
+        return cls(before=chat, tokens=answer_tokens(tokenizer, text))
+
+
+def _as_text(tokenizer: Tokenizer, ids: tuple[int, ...]) -> Prompt:
+    """The text of these ids, which goes into a member's own chat too; the ids themselves where it is that of others."""
+    text = tokenizer.decode(ids)
+    return text if tuple(tokenizer.encode(text)) == ids else ids
 
 
 def answer_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """A text behind a rendered chat, which no special token parts from it."""
+    """A text as it stands behind a rendered chat, without special tokens."""
     encode = getattr(tokenizer, "encode_part", tokenizer.encode)
     return tuple(encode(text))
 
@@ -79,7 +82,7 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
     num_tokens is 0 where the target makes the text impossible. Raises InvalidPilot where a sequence fails.
     """
     plain = method.ensemble.with_plan(schedule="plain", gamma=None, proposer=None, first=None, verification="token")
-    if any(_differ(plain, text.before) for text in texts):
+    if plain.has_own_prompts or any(_differ(plain, text.before) for text in texts):
         results = _forced(plain, texts, [len(text.tokens) for text in texts])
         failed = [i for i, result in enumerate(results) if result.error]
         # A row that another token can be drawn from is none of a failing member: the target forbids the text there.
@@ -88,7 +91,8 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
         entries = [[] if i in forbidden else result.logprobs or [] for i, result in enumerate(results)]
         results = [result for i, result in enumerate(results) if i not in forbidden]
     else:
-        results = plain.generate([text.whole for text in texts], SamplingParams(max_tokens=0, prompt_logprobs=0))
+        wholes = [(*plain.rendered(text.before)[0], *text.tokens) for text in texts]
+        results = plain.generate(wholes, SamplingParams(max_tokens=0, prompt_logprobs=0))
         entries = [
             [entry for entry in (result.prompt_logprobs or [])[-len(text.tokens) :] if entry]
             for result, text in zip(results, texts, strict=True)
@@ -98,8 +102,8 @@ def text_logprobs(method: PlannedMethod, texts: Sequence[ReferenceText]) -> list
 
 
 def _differ(ensemble: Ensemble, prompt: Prompt) -> bool:
-    """Whether the members are given different prompts for this one."""
-    return len(set(ensemble.rendered(prompt)[: len(ensemble.member_names)])) > 1
+    """Whether the members are given different prompts for this one, as those of different chat templates are."""
+    return isinstance(prompt, Chat) and len(set(ensemble.rendered(prompt)[: len(ensemble.member_names)])) > 1
 
 
 def _forced(

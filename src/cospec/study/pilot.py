@@ -67,11 +67,14 @@ class Pilot(Study):
         if tokenizer is None:
             return {}
         texts = {
-            key: ReferenceText.answering(self.ensemble, prompt, text)
+            key: ReferenceText.answering(tokenizer, prompt, text)
             if isinstance(prompt, Chat)
             else ReferenceText.of(tokenizer, prompt, text)
             for key, (prompt, text) in self.settings.reference_texts().items()
         }
+        for text in texts.values():
+            # Refused now, and not once everything else is measured: ids for a member that has a system message.
+            self.ensemble.rendered(text.before)
         return {key: text for key, text in texts.items() if text.tokens}
 
     def run(self, on_step: Callable[[Step], None], should_stop: Callable[[], bool]) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from ..prompts import as_json
+from ..prompts import Chat, as_json
 from .cost import cost
 from .environment import environment
 from .exactness import num_checks
@@ -76,4 +76,5 @@ def _prompt_infos(pilot: Pilot) -> Iterator[PromptInfo]:
             num_tokens=len(ensemble.rendered(prompt)[0]),
             has_reference=question.is_scored,
             where=question.where,
+            is_chat=isinstance(prompt, Chat),
         )

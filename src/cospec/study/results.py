@@ -80,7 +80,8 @@ class Percentiles:
 @dataclass(frozen=True, kw_only=True)
 class PromptInfo:
     """A prompt, without its text. id: its own, or its number from 1. digest: a hash of its text, to recognise it in
-    another study. num_tokens: of the prompt. where: its file and line.
+    another study. num_tokens: of the prompt, as the first member is given it. where: its file and line. is_chat:
+    whether it is messages, which each model reads in its own template.
     """
 
     id: str
@@ -89,6 +90,7 @@ class PromptInfo:
     num_tokens: int
     has_reference: bool
     where: str
+    is_chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

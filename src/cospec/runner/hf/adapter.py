@@ -50,10 +50,14 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A LoRA adapter: the factors of each module that it changes, by the module's name in the base."""
+    """A LoRA adapter: the factors of each module that it changes, by the module's name in the base. Whoever applies it
+    may put views of equal values in their place."""
 
     name: str
-    factors: Mapping[str, Factors]
+    factors: dict[str, Factors]
+
+    def copy(self) -> "Adapter":
+        return Adapter(self.name, dict(self.factors))
 
     @property
     def num_bytes(self) -> int:

@@ -5,6 +5,7 @@ What several of them stand on is loaded once, within a pool.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,7 +51,9 @@ def _located(model: str, options: LoadOptions) -> Path:
 
 def _whole(model: str, options: LoadOptions) -> HfRunner:
     path = _located(model, options)
-    return pooled(("whole", os.path.realpath(path), options), lambda: load_whole(model, options, path))
+    # A file is one by whatever name.
+    same = replace(options, gguf_file=None)
+    return pooled(("whole", os.path.realpath(path), same), lambda: load_whole(model, options, path))
 
 
 def _base(model: str, parts: Parts) -> HfRunner:

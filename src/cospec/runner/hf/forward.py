@@ -46,6 +46,8 @@ class ModelForward:
         self._model = model
         self._terms = ModuleTerms(model)
         self._cache_parameter = cache_parameter(model)
+        # transformers takes masks by layer type only where a model has several types, or could have.
+        self._is_by_type = getattr(model, "_is_stateful", False)
         # Other attention implementations than SDPA take a missing mask to mean that every token attends to all.
         self._masks = Masks(config, model.dtype, may_omit=config._attn_implementation == "sdpa")
 
@@ -61,8 +63,7 @@ class ModelForward:
         with self._terms.applied(batch.adapters):
             logits: Tensor = self._model(
                 input_ids=input_ids,
-                # transformers takes masks by layer type only where a model has several types.
-                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+                attention_mask=masks if self._is_by_type or len(masks) > 1 else next(iter(masks.values())),
                 position_ids=batch.position_ids,
                 use_cache=True,
                 logits_to_keep=max(num_logits),

@@ -331,5 +331,16 @@ def joined(linears: Sequence[Any]) -> Linear:
     if weight.dtype == torch.bfloat16 and can_prepack(weight.dtype):
         # Prepacking saves nothing at this size in float32. `forward` is taken, since a module's call looks for hooks.
         return PrepackedLinear(weight, bias).forward
-    transposed = weight.t().contiguous()
-    return (lambda x: x @ transposed) if bias is None else (lambda x: torch.addmm(bias, x, transposed))
+    return JoinedLinear(weight.t().contiguous(), bias)
+
+
+class JoinedLinear:
+    """weight: [in, out]. bias: [out]."""
+
+    __slots__ = ("bias", "weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
-from ... import demo
 from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel, one_line
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
@@ -29,12 +26,12 @@ from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse
 from .gguf import read_gguf
 from .graphs import NUM_UNCAPTURED, Shapes
-from .location import locate
 from .prepacked import is_native, prepack
 from .quantised import check_quantisation
 from .runner import HfRunner
 from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
+from .wrapped import auto_class, language_model
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +53,11 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
         return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
 
 
-def load_model(name: str, options: LoadOptions, dtype: torch.dtype) -> PreTrainedModel:
-    """The model itself, in this type, as transformers has it: not packed for decoding, and with gradients.
-
-    Raises as `load` does.
-    """
-    path = demo.model_path(name) if demo.is_demo(name) else name
-    options = replace(options, dtype=dtype, quantization={})
-    found = locate(path, options)
-    with explained(name, found):
-        return (_read_file if found.is_file() else _read_folder)(name, found, options)[0]
+def load_model(name: str, options: LoadOptions, path: Path) -> PreTrainedModel:
+    """The model itself, as transformers has it: not packed for decoding, and with gradients. Raises as `load_whole`
+    does."""
+    with explained(name, path):
+        return (_read_file if path.is_file() else _read_folder)(name, path, options)[0]
 
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
@@ -82,8 +74,8 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
     with _no_progress_bars():
         model, info, tokenizer = read_gguf(name, file, options)
     _check_complete(name, model.config, info)
-    on_device: PreTrainedModel = model.to(device_of(options))  # type: ignore[arg-type]
-    return on_device, tokenizer
+    weights: PreTrainedModel = model.to(torch.device(device_of(options)))  # type: ignore[arg-type]
+    return weights, tokenizer
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -187,7 +179,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
         quantised["device_map"] = {"": device}
     try:
         with _no_progress_bars():
-            answer: Any = AutoModelForCausalLM.from_pretrained(
+            answer: Any = auto_class(config).from_pretrained(  # type: ignore[attr-defined]
                 folder,
                 config=config,
                 dtype=dtype_of(options, getattr(config, "dtype", None) or torch.float32),
@@ -207,7 +199,7 @@ def _weights(name: str, folder: Path, config: PreTrainedConfig, options: LoadOpt
     model, info = answer
     _check_complete(name, config, info)
     weights: PreTrainedModel = model if is_quantised else model.to(device)
-    return weights
+    return language_model(weights)
 
 
 def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]) -> None:
@@ -223,7 +215,7 @@ def _check_complete(name: str, config: PreTrainedConfig, info: Mapping[str, Any]
 def _first_misfit(folder: Path, config: PreTrainedConfig) -> str:
     """The first weight that has not the shape that the configuration gives it, with both; "" where none is found."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        model = auto_class(config).from_config(config)  # type: ignore[attr-defined]
     shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
     for file in sorted(folder.glob("*.safetensors")):
         for key, shape in header_shapes(file).items():

@@ -4,10 +4,12 @@ The factors of all adapters stand side by side, and a row's products with those 
 products, however many adapters there are, and none where no row has one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,27 +55,27 @@ class RowAdapters:
 class LowRank:
     """What adapters add to one product.
 
-    down: [in, ranks], up: [ranks, out], of all adapters side by side. table: [adapters + 1, ranks], 1 where a rank is
-    the adapter's own.
+    down: [in, ranks], up: [ranks, out], of all adapters side by side. spans: each adapter's own ranks. table:
+    [adapters + 1, ranks], 1 where a rank is the adapter's own.
     """
 
-    def __init__(self, factors: Sequence[Factors | None], table: Tensor) -> None:
-        self._own = factors
-        known = [each for each in factors if each is not None]
-        self._down, self._up = torch.cat([each.down for each in known], dim=1), torch.cat([each.up for each in known])
+    def __init__(self, down: Tensor, up: Tensor, spans: Sequence[slice], table: Tensor) -> None:
+        self.down, self.up = down, up
         self._table = table
+        self._own = [Factors(down[:, span], up[span]) for span in spans]
 
     def __call__(self, x: Tensor, out: Tensor, rows: RowAdapters) -> Tensor:
         """out: [rows, out], of x [rows, in]."""
-        x = x.to(self._up.dtype)
+        x = x.to(self.up.dtype)
         if rows.only is None:
-            return torch.addmm(out, (x @ self._down).mul_(rows.mask(self._table)), self._up)
+            return torch.addmm(out, (x @ self.down).mul_(rows.mask(self._table)), self.up)
         own = self._own[rows.only - 1]
-        return out if own is None else torch.addmm(out, x @ own.down, own.up)
+        return torch.addmm(out, x @ own.down, own.up)
 
 
 class LowRanks:
-    """Makes the low-rank terms of products, of the same adapters."""
+    """Makes the low-rank terms of products, of the same adapters, whose factors become views of them: each weight is
+    held once."""
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self._adapters = adapters
@@ -83,29 +85,45 @@ class LowRanks:
     def of(self, parts: Sequence[tuple[str, int]]) -> LowRank | None:
         """The term of modules that read the same and whose outputs stand side by side; None where no adapter changes
         them. parts: their names, and the width of what each gives."""
-        factors = [_joined(adapter.factors, parts) for adapter in self._adapters]
-        known = next((each for each in factors if each is not None), None)
-        if known is None:
+        width, blocks = sum(own for _, own in parts), list(self._blocks(parts))
+        if not blocks:
             return None
-        ranks = tuple(0 if each is None else each.down.shape[1] for each in factors)
+        down = torch.cat([block.factors.down for block in blocks], dim=1)
+        up = torch.cat([F.pad(each.factors.up, (each.column, width - each.column - each.width)) for each in blocks])
+        ranks, stop = [0] * len(self._adapters), 0
+        for block in blocks:
+            start, stop = stop, stop + block.factors.up.shape[0]
+            ranks[block.adapter] += stop - start
+            columns = slice(block.column, block.column + block.width)
+            self._adapters[block.adapter].factors[block.name] = Factors(down[:, start:stop], up[start:stop, columns])
+        stops = list(itertools.accumulate(ranks))
+        spans = [slice(stop - rank, stop) for stop, rank in zip(stops, ranks, strict=True)]
+        return LowRank(down, up, spans, self._table(tuple(ranks), down))
+
+    def _blocks(self, parts: Sequence[tuple[str, int]]) -> Iterator["_Block"]:
+        """The factors that there are, adapter by adapter."""
+        for index, adapter in enumerate(self._adapters):
+            column = 0
+            for name, width in parts:
+                if name in adapter.factors:
+                    yield _Block(index, name, adapter.factors[name], column, width)
+                column += width
+
+    def _table(self, ranks: tuple[int, ...], like: Tensor) -> Tensor:
         if ranks not in self._tables:
             own = torch.eye(len(ranks)).repeat_interleave(torch.tensor(ranks), dim=1)
-            self._tables[ranks] = F.pad(own, (0, 0, 1, 0)).to(known.down)
-        return LowRank(factors, self._tables[ranks])
+            self._tables[ranks] = F.pad(own, (0, 0, 1, 0)).to(like)
+        return self._tables[ranks]
 
 
-def _joined(factors: Mapping[str, Factors], parts: Sequence[tuple[str, int]]) -> Factors | None:
-    """One pair of factors for all parts, whose `up` has a block for each."""
-    width = sum(own for _, own in parts)
-    downs, ups, before = [], [], 0
-    for name, own in parts:
-        if name in factors:
-            downs.append(factors[name].down)
-            ups.append(F.pad(factors[name].up, (before, width - before - own)))
-        before += own
-    if len(parts) == 1 and downs:
-        return factors[parts[0][0]]
-    return Factors(torch.cat(downs, dim=1), torch.cat(ups)) if downs else None
+class _Block(NamedTuple):
+    """An adapter's factors of one module, whose outputs begin at a column of a product's."""
+
+    adapter: int
+    name: str
+    factors: Factors
+    column: int
+    width: int
 
 
 class ModuleTerms:

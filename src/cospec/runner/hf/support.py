@@ -18,6 +18,7 @@ from .adapter import Adapter
 from .forward import Forward
 from .lowrank import ModuleTerms, RowAdapters
 from .runner import HfRunner
+from .wrapped import is_wrapper
 
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _ALIBI = "biases attention by distance (ALiBi), which is not known to hold in ragged batches"
@@ -33,23 +34,32 @@ _CHOOSE = "choose a model whose layers are all attention with rotary or learned 
 def refuse_by_config(name: str, config: PreTrainedConfig) -> None:
     """Raises UnsupportedModel for architectures known not to work, before weights are read."""
     text = config.get_text_config()
-    reason = _REFUSED.get(config.model_type)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
+    reason = _REFUSED.get(text.model_type)
+    is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or is_wrapper(config) or getattr(config, "auto_map", None)
+    others = set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYERS
+    if not is_known or getattr(config, "is_encoder_decoder", False):
         reason = "is no causal language model that transformers knows"
     elif getattr(text, "alibi", False):
         reason = _ALIBI
-    elif getattr(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), "_is_stateful", False):
+    elif is_stateful(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None), text):
         reason = _RECURRENT
-    elif others := set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYERS:
+    elif others:
         reason = f"has layers of type {', '.join(sorted(others))}, which are not known to be rolled back exactly"
     if reason is not None:
         raise UnsupportedModel(f"{name!r} ({config.model_type}) {reason}; {_CHOOSE}")
 
 
+def is_stateful(model: object, text: PreTrainedConfig) -> bool:
+    """Whether a model, or its class, keeps a recurrent state: hybrids whose layers are all attention keep none."""
+    layer_types = set(getattr(text, "layer_types", None) or ())
+    is_attention = bool(layer_types) and layer_types <= _KNOWN_LAYERS
+    return bool(getattr(model, "_is_stateful", False)) and not is_attention
+
+
 def check_supported(name: str, model: PreTrainedModel) -> None:
     """Raises UnsupportedModel unless ragged, rolled-back feeding gives the logits of an unbatched forward pass."""
     architecture = model.config.model_type
-    if getattr(model, "_is_stateful", False):
+    if is_stateful(model, model.config.get_text_config()):
         raise UnsupportedModel(f"{name!r} ({architecture}) {_RECURRENT}; {_CHOOSE}")
     try:
         measured = distance(model)
@@ -107,7 +117,7 @@ def distance(
 def _adapted(model: PreTrainedModel, adapter: tuple[int, Adapter] | None) -> Iterator[None]:
     """Within it, the model's own pass is that of the adapter."""
     terms = ModuleTerms(model)
-    terms.adapt([adapter[1]] if adapter is not None else [])
+    terms.adapt([adapter[1].copy()] if adapter is not None else [])
     try:
         with terms.applied(None if adapter is None else RowAdapters.of([1], model.device)):
             yield

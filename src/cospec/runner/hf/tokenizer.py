@@ -95,7 +95,14 @@ class HfTokenizer:
         Raises ValueError for roles or an order that the template refuses.
         """
         # The template writes the special tokens itself.
-        return self.encode_bare(self._templated(_in_parts(messages) if self._reads_parts else messages))
+        return self.encode_bare(self.chat_text(messages))
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
+        """The same as a text. goes_on: whether what follows goes on with the last message, in place of a new one.
+
+        Raises as `chat` does.
+        """
+        return self._templated(_in_parts(messages) if self._reads_parts else messages, goes_on=goes_on)
 
     @cached_property
     def _reads_parts(self) -> bool:
@@ -109,12 +116,16 @@ class HfTokenizer:
         except Exception:  # a template that was not written for such contents
             return False
 
-    def _templated(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def _templated(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
         from jinja2.exceptions import TemplateError
 
         turns = [dict(message) for message in messages]
         try:
-            return str(self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=not goes_on, continue_final_message=goes_on, tokenize=False
+                )
+            )
         except TemplateError as error:
             raise ValueError(str(error)) from error
 

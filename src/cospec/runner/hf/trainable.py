@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ... import demo
 from ...errors import InvalidDistillation, MissingExtra, UnsupportedModel
 from ...storage import keep, refusal
 from ..options import LoadOptions, device_of
+from ..parts import ADAPTER, parts_of
+from .checkpoint import ADAPTER_WEIGHTS
+from .cut import first_layers
 from .load import load_model
+from .location import locate
 from .prepacked import is_native
 
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MODEL_WEIGHTS = "model.safetensors"
 # What trained weights are stored in.
 STORED = torch.bfloat16
@@ -131,10 +136,10 @@ class FirstLayers:
             from peft import get_peft_model_state_dict
 
             state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-            _keep_weights(state, folder / ADAPTER_WEIGHTS)
+            _keep_weights(state, folder / ADAPTER_WEIGHTS[0])
             config = self.model.peft_config["default"].to_dict() | {"inference_mode": True}
-            keep(folder / ADAPTER_CONFIG, json.dumps(config, indent=2, sort_keys=True, default=sorted))
-            return folder / ADAPTER_WEIGHTS
+            keep(folder / ADAPTER, json.dumps(config, indent=2, sort_keys=True, default=sorted))
+            return folder / ADAPTER_WEIGHTS[0]
         tied = {*(getattr(self._bare, "all_tied_weights_keys", None) or ())}
         state = {name: each for name, each in self._bare.state_dict().items() if name not in tied}
         _keep_weights(state, folder / MODEL_WEIGHTS)
@@ -170,34 +175,30 @@ class FirstLayers:
             )
 
 
-def load_first_layers(model: str, options: LoadOptions, layers: int, num_entries: int) -> FirstLayers:
-    """The first layers of the model of that name, read anew: the one that decodes is packed for that.
+def load_first_layers(model: str, options: LoadOptions, layers: int, num_entries: int) -> tuple[FirstLayers, str]:
+    """The first layers of the model of that name, of an adapter its base's, read anew: the one that decodes is packed
+    for that. And what the whole model is called in a file.
 
     Raises InvalidDistillation for more layers than there are, and what loading raises.
     """
+    parts = parts_of(model, options)
     precision = precision_of(torch.device(device_of(options)))
-    whole = load_model(model, options, precision)
-    found = decoder_layers(whole)
-    if layers > len(found):
+    read = replace(parts.options, dtype=precision, quantization={})
+    name = demo.model_path(parts.whole) if demo.is_demo(parts.whole) else parts.whole
+    path = locate(name, read)
+    whole = load_model(parts.whole, read, path)
+    total = whole.config.get_text_config().num_hidden_layers
+    if layers > total:
         raise InvalidDistillation(
-            f"--layers {layers} is beyond {model!r}, which has {len(found)} layers; give so many at most"
+            f"--layers {layers} is beyond {parts.whole!r}, which has {total} layers; give so many at most"
         )
-    keep_layers(whole, layers)
-    return FirstLayers(whole, num_entries, precision)
+    named_by_file = parts.options.gguf_file is not None and path.is_file()
+    return FirstLayers(first_layers(whole, layers), num_entries, precision), str(path) if named_by_file else parts.whole
 
 
 def precision_of(device: torch.device) -> torch.dtype:
     """What forward passes of a training are computed in: bfloat16 where the device multiplies in it."""
     return torch.bfloat16 if device.type != "cpu" or is_native(torch.bfloat16) else torch.float32
-
-
-def keep_layers(model: PreTrainedModel, count: int) -> None:
-    """Drop all layers but the first ones."""
-    del decoder_layers(model)[count:]
-    config = model.config.get_text_config()
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:count]
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -258,6 +258,9 @@ class View:
         yield "concurrencies", self.listed([str(num) for num in settings.concurrencies])
         yield "score", self.say("setting.scoring", scoring) if settings.score else self.missing("no references")
         yield "prompts source", self._source(settings.prompts_source)
+        num_chats = sum(prompt.is_chat for prompt in settings.prompts)
+        if num_chats:
+            yield "chats", self.say("setting.as chats", {"num": num_chats, "total": len(settings.prompts)})
         yield "criteria", self._source(settings.criteria_source)
         yield "prices", self._source(settings.prices_source)
         yield "texts", self._source(self.study.gained.texts_source or "–")
