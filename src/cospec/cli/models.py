@@ -54,7 +54,7 @@ class BundledModel:
             description="SmolLM2-135M-Instruct" if is_there else f"not installed: {demo.HOW_TO_GET_SMOLLM2}",
             architecture=_architecture(demo.SMOLLM2_SHAPE),
             parameters=demo.SMOLLM2_PARAMETERS if is_there else None,
-            context=demo.SMOLLM2_SHAPE["max_position_embeddings"],
+            context=demo.SMOLLM2_CONTEXT,
             path=demo.model_path(demo.SMOLLM2) if is_there else None,
         )
 
@@ -67,7 +67,7 @@ class BundledModel:
             description=_training_data(folder / "README.md"),
             architecture=f"LoRA of rank {rank} on {base}",
             parameters=_num_parameters(folder / "adapter_model.safetensors"),
-            context=demo.SMOLLM2_SHAPE["max_position_embeddings"],
+            context=demo.SMOLLM2_CONTEXT,
             path=str(folder),
         )
 
@@ -122,7 +122,7 @@ def _table(kind: str, rows: Sequence[BundledModel | BundledEnsemble]) -> FittedT
         TableColumn(name="what it is", wraps=True),
         TableColumn(name="path", priority=2),
     ]
-    cells = [(row.name, _millions(row.parameters), row.description, row.path) for row in rows]
+    cells = [(row.name, _millions(row.parameters), row.description, row.path or "") for row in rows]
     return FittedTable(columns=columns, rows=cells)
 
 
