@@ -106,7 +106,7 @@ class BundledEnsemble:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the bundled models and ensembles, and the real model that they may be of."""
+    """List the bundled models and ensembles."""
     bundled = [BundledModel.read(name) for name in (*demo.models(), demo.SMOLLM2, *demo.adapters())]
     ensembles = [BundledEnsemble.read(name) for name in demo.ensembles()]
     if as_json:
