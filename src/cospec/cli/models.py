@@ -62,9 +62,13 @@ class BundledModel:
     def _adapter(cls, name: str, folder: Path) -> "BundledModel":
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         base, rank = settings["base_model_name_or_path"], settings["r"]
+        drafter = folder / "cospec.json"
+        layers = json.loads(drafter.read_text(encoding="utf-8"))["layers"] if drafter.is_file() else None
         return cls(
             name=name,
-            description=_training_data(folder / "README.md"),
+            description=_training_data(folder / "README.md")
+            if layers is None
+            else f"drafts by {layers} layers of {base}",
             architecture=f"LoRA of rank {rank} on {base}",
             parameters=_num_parameters(folder / "adapter_model.safetensors"),
             context=demo.SMOLLM2_CONTEXT,
