@@ -72,7 +72,8 @@ def perplexities(pair: Ensemble, questions: Sequence[Question], combinations: Se
     totals, count = [0.0] * len(combinations), 0
     for question in questions:
         answer = [*pair.tokenizer.encode_part(question.answer), *pair.end_ids[:1]]
-        lanes = zip(pair.runners, pair.rendered(messages(question)), strict=True)
+        # Drafters come behind the members.
+        lanes = zip(pair.runners[: len(pair.member_names)], pair.rendered(messages(question)), strict=False)
         logits = torch.stack([answer_rows(runner, prompt, answer) for runner, prompt in lanes])
         tokens = torch.tensor(answer)[:, None]
         for place, combination in enumerate(combinations):
@@ -117,13 +118,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     _, held_out = gsm8k_chats(arguments.gsm8k)
     own = {"dtype": arguments.dtype} if arguments.dtype else {}
-    pair = Ensemble.load(arguments.ensemble, schedule="plain", proposer=None, **own)
+    pair = Ensemble.load(arguments.ensemble, schedule="plain", **own)
     asked = list(targets([float(weight) for weight in arguments.weights.split(",")]))
     values = perplexities(pair, held_out[: arguments.likelihoods], [combination for _, _, combination in asked])
     rows = []
     print(HEADINGS)
     for (name, weight, combination), perplexity in zip(asked, values, strict=True):
-        one = pair.alone(name) if name in pair.names else pair.with_combination(combination)
+        one = pair.alone(name) if name in pair.member_names else pair.with_combination(combination)
         found = score(one, held_out[: arguments.questions], arguments.tokens)
         rows.append(Row(target=name, weight=weight, perplexity=round(perplexity, 3), **found))
         print(CELLS.format(**asdict(rows[-1])), flush=True)

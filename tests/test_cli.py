@@ -617,7 +617,10 @@ def test_models_lists_ensembles_while_no_model_is_there(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(demo, "_FOLDER", tmp_path)
-    assert object_of(run("models", "--json", members="")) == {"models": [], "ensembles": []}
+    listed = object_of(run("models", "--json", members=""))
+    # The real model comes with another package, and is listed whether that is there or not.
+    assert [model["name"] for model in listed["models"]] == [demo.SMOLLM2]
+    assert listed["ensembles"] == []
     (tmp_path / "ensembles").mkdir()
     (tmp_path / "ensembles" / "we.yaml").write_text("# A pair.\nmembers: [demo:a]\ncombine: {type: mixture}\n")
     (found,) = object_of(run("models", "--json", members=""))["ensembles"]
@@ -631,7 +634,8 @@ def test_models_reads_the_folder_of_each(
     monkeypatch.setattr(demo, "_FOLDER", tmp_path)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny").symlink_to(folder / "a")
-    (found,) = object_of(run("models", "--json", members=""))["models"]
+    found, real = object_of(run("models", "--json", members=""))["models"]
+    assert (found["name"], real["name"]) == ("demo:tiny", demo.SMOLLM2)
     # Embeddings in and out, a layer of four projections, three of the feed-forward part, and three norms.
     assert found["parameters"] == 2 * 300 * 16 + 2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 3 * 16
     assert found["architecture"] == "llama, 1 layers of width 16"

@@ -124,6 +124,7 @@ def by_transformers() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def test_the_base_is_what_it_says_it_is(by_transformers):
     model, _ = by_transformers
     assert {name: getattr(model.config, name) for name in demo.SMOLLM2_SHAPE} == demo.SMOLLM2_SHAPE
+    assert model.config.max_position_embeddings == demo.SMOLLM2_CONTEXT
     assert model.num_parameters() == demo.SMOLLM2_PARAMETERS
 
 

@@ -24,6 +24,8 @@ ADAPTER = "smollm2-gsm8k"
 RANK, ALPHA = 8, 16
 BATCH, STEPS = 8, 240
 LR, WARM_UP = 1e-3, 0.05
+# The held-out answers whose perplexity the card states.
+NUM_SCORED = 100
 # Of PEFT's settings, those that are not of other kinds of adapters.
 KEPT_SETTINGS = {
     "base_model_name_or_path",
@@ -60,11 +62,18 @@ def make_adapter(rows: Path, folder: Path, work: Path, report: Callable[[int, in
     tuned = with_adapter(model)
     trained = train_adapter(tuned, train, held_out, work / f"{ADAPTER}.pt", report)
     write_adapter(tuned, folder)
+    scored = held_out[:NUM_SCORED]
     with tuned.disable_adapter():
-        before = answer_perplexity(tuned, held_out)
-    after = answer_perplexity(tuned, held_out)
+        before = answer_perplexity(tuned, scored)
+    after = answer_perplexity(tuned, scored)
     size = (folder / "adapter_model.safetensors").stat().st_size
-    figures = {**asdict(trained), "rank": RANK, "bytes": size, "perplexity": {"base": before, "tuned": after}}
+    figures = {
+        **asdict(trained),
+        "rank": RANK,
+        "bytes": size,
+        "scored": len(scored),
+        "perplexity": {"base": before, "tuned": after},
+    }
     write_adapter_card(folder, figures)
     print(json.dumps({"name": ADAPTER, **figures}), flush=True)
 

