@@ -63,7 +63,22 @@ def distilled(tmp_path_factory):
     prompts = [f"Question: what is {n} + {n + 3}?\nAnswer:" for n in range(12)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
     arguments = ["distil", "--ensemble", "demo:we", "--prompts", str(folder / "prompts.jsonl"), "--layers", "2"]
-    sizes = ["--samples", "2", "--max-tokens", "40", "--steps", "30", "--rank", "8", "--vocabulary", "512"]
+    sizes = [
+        "--samples",
+        "2",
+        "--max-tokens",
+        "40",
+        "--steps",
+        "30",
+        "--batch",
+        "8",
+        "--lr",
+        "0.005",
+        "--rank",
+        "8",
+        "--vocabulary",
+        "512",
+    ]
     result = call([*arguments, *sizes, "--out", str(folder / "out"), "--json"])
     assert result.exit_code == 0, result.output
     return folder / "out", json.loads(result.stdout)
