@@ -3,7 +3,6 @@
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.gguf import GGUFLM
-from lm_eval.models.openai_completions import LocalCompletionsAPI
 from tokenizers import processors
 
 from cospec import Ensemble, SamplingParams
@@ -55,10 +54,3 @@ def scores(lm):
 def test_the_gguf_client_scores_as_the_library_does(bos, bos_server):
     own = [expected(bos, *pair) for pair in PAIRS]
     assert scores(GGUFLM(base_url=bos_server.url)) == pytest.approx(own, abs=1e-3)
-
-
-def test_the_local_completions_client_scores_as_the_library_does(bos, bos_server, folder):
-    client = LocalCompletionsAPI(
-        model="m", base_url=f"{bos_server.url}/v1/completions", tokenizer=folder, tokenizer_backend="huggingface"
-    )
-    assert scores(client) == pytest.approx([expected(bos, *pair) for pair in PAIRS], abs=1e-3)
