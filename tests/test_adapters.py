@@ -306,7 +306,8 @@ def test_a_base_and_two_adapters_take_little_more_memory_than_the_base(tmp_path)
     one, *_ = memory(alone, ledger)
     rows = memory(together, ledger)
     assert rows[0].weights == one.weights
-    assert 0 < rows[1].weights == rows[2].weights
+    # The factors of both stand side by side, and count with the first.
+    assert rows[1].weights > 0
     assert sum(row.weights for row in rows) <= 1.15 * one.weights
     held = {key: size for runner in together.runners for key, size in storages(runner).items()}
     assert sum(held.values()) == sum(row.weights for row in rows)
