@@ -72,7 +72,7 @@ def loose_commands_of(document: str) -> list[str]:
 
 def options_of(document: str) -> set[str]:
     """Every --option that it names."""
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*", read(document)))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*", read(document)))
 
 
 def _commands(lines) -> list[str]:

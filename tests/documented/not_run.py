@@ -48,6 +48,7 @@ FOREIGN_OPTIONS = {
     *("--head",),  # ray
     *("--rm", "--init", "--time", "--build-arg", "--profile"),  # docker
     *("--check",),  # ruff
+    *("--no-deps",),  # pip
     *("--model", "--model_args", "--tasks", "--batch_size", "--apply_chat_template"),  # lm-eval
 }
 

@@ -3,6 +3,7 @@
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.gguf import GGUFLM
+from lm_eval.models.openai_completions import LocalCompletionsAPI
 from tokenizers import processors
 
 from cospec import Ensemble, SamplingParams
@@ -38,9 +39,10 @@ def bos_server(bos):
         yield running
 
 
-def expected(ensemble, context, continuation):
-    ids = ensemble.tokenizer.encode(context + continuation)
-    before = ensemble.tokenizer.encode(context)
+def expected(ensemble, context, continuation, *, is_whole=True):
+    """is_whole: whether the special tokens that the model wants stand in front."""
+    encode = ensemble.tokenizer.encode if is_whole else ensemble.tokenizer.encode_bare
+    ids, before = encode(context + continuation), encode(context)
     assert ids[: len(before)] == before
     (own,) = ensemble.generate(ids, SamplingParams(max_tokens=0, prompt_logprobs=0))
     return sum(entry.logprob for entry in own.prompt_logprobs[len(before) :])
@@ -54,3 +56,17 @@ def scores(lm):
 def test_the_gguf_client_scores_as_the_library_does(bos, bos_server):
     own = [expected(bos, *pair) for pair in PAIRS]
     assert scores(GGUFLM(base_url=bos_server.url)) == pytest.approx(own, abs=1e-3)
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_the_local_completions_client_scores_as_the_library_does(bos, bos_server, folder, adds_bos):
+    """It sends token ids, with BOS in front where it is told to put one there."""
+    client = LocalCompletionsAPI(
+        model="m",
+        base_url=f"{bos_server.url}/v1/completions",
+        tokenizer=folder,
+        tokenizer_backend="huggingface",
+        add_bos_token=adds_bos,
+    )
+    own = [expected(bos, *pair, is_whole=adds_bos) for pair in PAIRS]
+    assert scores(client) == pytest.approx(own, abs=1e-3)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import re
 import shutil
 
@@ -163,6 +164,20 @@ def test_every_way_to_ask_for_a_grammar(client, extra):
     for choice in answer.choices:
         assert re.fullmatch('"?(yes|no)"?', choice.message.content)
         assert choice.finish_reason == "stop"
+
+
+def test_a_choice_may_have_as_many_entries_as_an_enum(client):
+    draws = random.Random(0)
+    choices = ["".join(draws.choices('abc dé"\n', k=draws.randrange(1, 12))) for _ in range(5000)]
+    for seed in range(2):
+        answer = create(client, max_tokens=40, seed=seed, extra_body={"guided_choice": choices})
+        assert answer.choices[0].message.content in choices
+
+
+def test_a_choice_that_begins_with_another_may_be_chosen_as_well(client):
+    choices = ["a", "a b", 'a b "\n']
+    answer = create(client, max_tokens=12, seed=1, temperature=2, n=48, extra_body={"guided_choice": choices})
+    assert {choice.message.content for choice in answer.choices} == {*choices}
 
 
 @pytest.mark.parametrize(
