@@ -327,7 +327,7 @@ def test_a_request_to_the_server_sets_how_strongly_a_model_is_realigned(base, tu
     """Decoding-time realignment: 0 is the base, 1 the tuned model."""
     ensemble = Ensemble([str(base), str(tuned)], combine=Arithmetic([0.5, 0.5]), schedule="plain")
     body = {"prompt": "w3 w4 w5", "max_tokens": 12, "temperature": 0}
-    with TestClient(create_app(ensemble, ServerSettings())) as client:
+    with TestClient(create_app(ensemble, ServerSettings(model="m"))) as client:
         texts = [
             client.post("/v1/completions", json=body | {"weights": [1 - strength, strength]}).json()["choices"][0][
                 "text"

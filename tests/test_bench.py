@@ -16,6 +16,7 @@ from cospec import Ensemble, SamplingParams, toy
 from cospec.cli import app
 from cospec.cli.bench import BenchOptions
 from cospec.cli.bench_tables import tables
+from cospec.cli.chats import ChatOptions
 from cospec.cli.options import EnsembleOptions
 from cospec.core.counts import Counts, DraftCounts, LaneCounts
 from cospec.errors import InvalidBenchmark, UnknownName
@@ -207,7 +208,7 @@ def test_prompts_of_another_content_are_other_settings(tmp_path):
     for text in ("one", "two", "two"):
         file.write_text(f'"{text}"\n')
         options = BenchOptions(prompts=file)
-        settings.append(options.settings(EnsembleOptions(), options.texts()))
+        settings.append(options.settings(EnsembleOptions(), options.texts(ChatOptions())))
     assert settings[0] != settings[1] == settings[2]
 
 

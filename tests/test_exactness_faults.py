@@ -263,7 +263,7 @@ def test_ties_are_counted_with_their_largest_gap(monkeypatch):
 
     unsteady = Ensemble([Unsteady(4, lambda prefix: [1.0, 1.0, 0.0, -1.0]) for _ in range(2)])
     monkeypatch.setattr("cospec.cli.options.EnsembleOptions.build", lambda self: unsteady)
-    monkeypatch.setattr("cospec.cli.verify.VerifyOptions.texts", lambda self: PROMPTS)
+    monkeypatch.setattr("cospec.cli.verify.VerifyOptions.texts", lambda self, chats: PROMPTS)
     output = " ".join(shown(columns=200).stdout.split())
     assert "equal but for ties of rounding" in output
     assert "first differ in a tie, largest gap" in output

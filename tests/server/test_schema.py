@@ -12,7 +12,7 @@ from schemathesis.checks import not_a_server_error
 
 from ..properties import examples
 
-EXAMPLES = 15
+EXAMPLES = 45
 
 
 @pytest.mark.hypothesis

@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from ..core.params import SamplingParams
 from .errors import ApiError
@@ -170,13 +170,26 @@ class CompletionRequest(DecodingRequest):
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
 
+_PART = {
+    "type": "object",
+    "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": _PART}],
+    "description": "A text, or parts that are texts. It may be null beside tool_calls.",
+}
+
+
 class Message(Body):
     """One turn of a chat; its content is a text, or a list of parts that are texts."""
 
     part_types: ClassVar[tuple[str, ...]] = ("text",)
+    # What the document of the endpoints says: `turn` tells whoever leaves content out, or gives an image, in words.
+    model_config = ConfigDict(json_schema_extra={"required": ["role", "content"]})
 
-    role: str
-    content: str | list[dict[str, Any]] | None = None
+    role: Annotated[str, Field(min_length=1)]
+    content: Annotated[str | list[dict[str, Any]] | None, WithJsonSchema(_CONTENT)] = None
     tool_calls: list[Any] | None = None
     function_call: Any = None
 
