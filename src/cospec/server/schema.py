@@ -188,7 +188,7 @@ class Message(Body):
     # What the document of the endpoints says: `turn` tells whoever leaves content out, or gives an image, in words.
     model_config = ConfigDict(json_schema_extra={"required": ["role", "content"]})
 
-    role: Annotated[str, Field(min_length=1)]
+    role: Annotated[str, WithJsonSchema({"type": "string", "minLength": 1})]
     content: Annotated[str | list[dict[str, Any]] | None, WithJsonSchema(_CONTENT)] = None
     tool_calls: list[Any] | None = None
     function_call: Any = None
