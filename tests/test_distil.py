@@ -4,8 +4,8 @@ import itertools
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
-import warnings
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cospec import Contrastive, Ensemble, Member, Mixture, SamplingParams
 from cospec.cli import app
-from cospec.distil import acceptance, loss, run, training
+from cospec.distil import loss, run, training
 from cospec.distil.acceptance import log_target, overlap
 from cospec.distil.recipe import TextRecipe, TrainingRecipe
 from cospec.distil.task import Distillation
@@ -21,7 +21,6 @@ from cospec.distil.texts import WrittenText
 from cospec.distil.training import Training
 from cospec.distil.vocabulary import frequent_tokens
 from cospec.errors import InvalidDistillation, UnsupportedModel
-from cospec.resume import RowFile
 from cospec.runner.hf.cut import first_layers
 from cospec.runner.hf.trainable import FirstLayers
 from cospec.toy import TableRunner
@@ -256,33 +255,32 @@ def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_at(patched, where, name, number):
-    """SIGKILL as the function begins for the given time."""
-    calls, own = itertools.count(1), getattr(where, name)
+def run_until_killed(arguments, path, number):
+    """The command, which SIGKILL ends as the function of this path begins for the given time."""
+    # As all tests: how many threads there are decides how sums are rounded.
+    torch.set_num_threads(1)
+    calls, (where, _, name) = itertools.count(1), path.rpartition(".")
+    own = getattr(pkgutil.resolve_name(where), name)
 
     def killed(*given, **named):
         if next(calls) == number:
             kill()
         return own(*given, **named)
 
-    patched.setattr(where, name, killed)
+    patched = pytest.MonkeyPatch()
+    patched.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    patched.setattr(path, killed)
+    call(arguments)
+    os._exit(0)
 
 
-def killed_run(arguments, where, name, number):
+def killed_run(arguments, path, number):
     """The command in a process of its own, which dies there; whether it did."""
-
-    def main():
-        patched = pytest.MonkeyPatch()
-        patched.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-        kill_at(patched, where, name, number)
-        call(arguments)
-        os._exit(0)
-
-    process = multiprocessing.get_context("fork").Process(target=main)
-    with warnings.catch_warnings():
-        # Newer Pythons warn of threads, of which none is at work here.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        process.start()
+    # Out of a process in which torch has started no threads: a fork of this one has none of them.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=run_until_killed, args=(arguments, path, number))
+    process.start()
     process.join(120)
     return process.exitcode == -signal.SIGKILL
 
@@ -291,15 +289,15 @@ def test_a_run_that_is_killed_in_every_phase_ends_as_one_that_was_not(folder, tm
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert call(command(folder, whole)).exit_code == 0
     points = [
-        (RowFile, "append", 3),
-        (acceptance, "log_target", 2),
-        (Training, "_step", 4),
-        (Training, "save", 2),
-        (acceptance, "log_target", 1),
-        (run, "write_card", 1),
+        ("cospec.resume.RowFile.append", 3),
+        ("cospec.distil.acceptance.log_target", 2),
+        ("cospec.distil.training.Training._step", 4),
+        ("cospec.distil.training.Training.save", 2),
+        ("cospec.distil.acceptance.log_target", 1),
+        ("cospec.distil.run.write_card", 1),
     ]
-    for where, name, number in points:
-        assert killed_run(command(folder, cut), where, name, number), name
+    for path, number in points:
+        assert killed_run(command(folder, cut), path, number), path
     assert not (cut / "README.md").exists()
     result = call(command(folder, cut))
     assert result.exit_code == 0, result.output

@@ -305,7 +305,7 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
     """Model and options, which members that share a runner have in common: of a GGUF file its path, whether that was
     given or its folder."""
     model = str(member.model)
-    path = _whole_path(demo.model_path(model) if demo.is_demo(model) else model)
+    path = _whole_path(demo.path_of(model))
     file = gguf_of(Path(path), member.options) if split(path)[0] == DEFAULT else None
     return (os.path.realpath(file), replace(member.options, gguf_file=None)) if file else (path, member.options)
 
@@ -313,8 +313,8 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
 def _weights(model: str, options: LoadOptions) -> list[tuple[str, LoadOptions]]:
     """What is read of weights for a model: a whole model, which others may stand on too, and an adapter on it."""
     parts = parts_of(model, options)
-    whole = demo.model_path(parts.whole) if demo.is_demo(parts.whole) else _whole_path(parts.whole)
-    return [(whole, parts.options), *([(str(parts.adapter), parts.options)] if parts.adapter else [])]
+    whole = (_whole_path(demo.path_of(parts.whole)), parts.options)
+    return [whole, *([(str(parts.adapter), parts.options)] if parts.adapter else [])]
 
 
 def _whole_path(model: str | Path) -> str:

@@ -13,7 +13,8 @@ from .runner.protocol import Tokenizer
 
 # Names of the turns in the plain form of a chat.
 PLAIN_ROLES = {"user": "Question", "assistant": "Answer"}
-_SYSTEM_ROLES = ("system", "developer")
+# Of messages that stand for the system.
+SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ class Renderer:
     def _with_own_system(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if self.member.system is None:
             return messages
-        others = dropwhile(lambda message: message["role"] in _SYSTEM_ROLES, messages)
+        others = dropwhile(lambda message: message["role"] in SYSTEM_ROLES, messages)
         return [{"role": "system", "content": self.member.system}, *others]
 
     def _with_own_prompt(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

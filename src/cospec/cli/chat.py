@@ -12,7 +12,7 @@ from ..core.spelling import TokenSpeller
 from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..rendering import PLAIN_ROLES
-from .chats import without_template
+from .chats import say_plain_form, without_template
 from .conversation import Conversation
 from .options import SAMPLING, Biases, LocalOptions, as_biases
 from .output import interrupted, on_interrupt, print_note
@@ -86,10 +86,9 @@ def _prepared(ensemble: Ensemble, conversation: Conversation, params: SamplingPa
     names = without_template(ensemble)
     if not names:
         return params
-    question, answer = PLAIN_ROLES["user"], PLAIN_ROLES["assistant"]
-    print_note(f"no chat template: {', '.join(names)}; the conversation is given as `{question}: ...`, `{answer}: ...`")
+    say_plain_form(names, "the conversation is")
     conversation.plain = True
-    return replace(params, stop=(*params.stop, f"\n{question}:"))
+    return replace(params, stop=(*params.stop, f"\n{PLAIN_ROLES['user']}:"))
 
 
 def _greet(name: str, session: Session) -> None:

@@ -9,12 +9,10 @@ from ..ensemble import Ensemble
 from ..errors import InvalidPrompt
 from ..inputs import check_unicode
 from ..prompts import Chat
-from ..rendering import PLAIN_ROLES
+from ..rendering import PLAIN_ROLES, SYSTEM_ROLES
 from .output import print_note
 from .spread import option
 
-# Of messages that stand for the system.
-SYSTEM_ROLES = ("system", "developer")
 # As they come out of files and of the command line.
 GivenPrompt = str | list[int] | Chat
 AnyPrompt = TypeVar("AnyPrompt", GivenPrompt, str | Chat)
@@ -62,7 +60,7 @@ class ChatOptions:
 
 def without_template(ensemble: Ensemble) -> list[str]:
     """The members that have no chat template."""
-    return [name for name, has_template in _templates(ensemble) if not has_template]
+    return [name for name in ensemble.member_names if name not in ensemble.templated]
 
 
 def check_chats(ensemble: Ensemble, prompts: Sequence[GivenPrompt]) -> None:
@@ -78,13 +76,18 @@ def note_plain_form(ensemble: Ensemble, prompts: Iterable[GivenPrompt]) -> None:
     """Say once that members without a chat template are given chats in the plain form, where they are."""
     names = without_template(ensemble)
     if names and any(isinstance(prompt, Chat) and prompt.plain for prompt in prompts):
-        question, answer = PLAIN_ROLES["user"], PLAIN_ROLES["assistant"]
-        print_note(f"no chat template: {', '.join(names)}; chats are given as `{question}: ...`, `{answer}: ...`")
+        say_plain_form(names, "chats are")
+
+
+def say_plain_form(names: Sequence[str], given: str) -> None:
+    """What members without a chat template are given instead. names: theirs. given: what is, in the sentence."""
+    question, answer = PLAIN_ROLES["user"], PLAIN_ROLES["assistant"]
+    print_note(f"no chat template: {', '.join(names)}; {given} given as `{question}: ...`, `{answer}: ...`")
 
 
 def note_ended_at_once(ensemble: Ensemble, results: Iterable[Result], prompts: Sequence[GivenPrompt]) -> None:
     """Say once what may be wrong where a model that was made for chats had nothing to add to a text."""
-    names = [name for name, has_template in _templates(ensemble) if has_template]
+    names = ensemble.templated
     is_found = any(
         isinstance(prompts[result.prompt_index], str)
         and len(result.token_ids) == 1
@@ -94,12 +97,3 @@ def note_ended_at_once(ensemble: Ensemble, results: Iterable[Result], prompts: S
     if names and is_found:
         what = "it has a chat template" if len(names) == 1 else "they have chat templates"
         print_note(f"{', '.join(names)} ended at once; {what}: try --chat")
-
-
-def _templates(ensemble: Ensemble) -> list[tuple[str, bool]]:
-    """Of each member its name, and whether it has a chat template."""
-    tokenizers = [runner.tokenizer or ensemble.tokenizer for runner in ensemble.runners]
-    return [
-        (name, bool(getattr(tokenizer, "has_chat_template", False)))
-        for name, tokenizer in zip(ensemble.member_names, tokenizers, strict=False)
-    ]

@@ -55,6 +55,11 @@ def model_path(name: str) -> str:
     return str(_FOLDER / known[name] / short_name(name))
 
 
+def path_of(name: str) -> str:
+    """The path of a bundled model; any other name as it is. Raises as `model_path` does."""
+    return model_path(name) if is_demo(name) else name
+
+
 def smollm2_file() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct in the installed package. Raises ModelNotFound."""
     spec = find_spec(_PACKAGE)

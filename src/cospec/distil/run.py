@@ -72,20 +72,21 @@ class DistilRun:
 
     def _base(self) -> Member:
         """The member whose first layers are taken. Raises UnknownName, or UnsupportedModel for one without layers."""
+        owner = self._owner()
+        if not isinstance(self.ensemble.runners[owner], HfRunner | AdaptedRunner):
+            raise UnsupportedModel(
+                f"the member {self.ensemble.member_names[owner]!r} is no model of transformers, whose layers could be "
+                "trained; name another one by --base"
+            )
+        return self.ensemble.sources[owner]
+
+    def _owner(self) -> int:
+        """The number of the member whose layers are taken, and whose prompt is read. Raises UnknownName."""
         names = self.ensemble.member_names
         name = self.distillation.base or names[0]
         if name not in names:
             raise UnknownName("member of --base", name, names)
-        member = self.ensemble.sources[names.index(name)]
-        if not isinstance(self.ensemble.runners[names.index(name)], HfRunner | AdaptedRunner):
-            raise UnsupportedModel(
-                f"the member {name!r} is no model of transformers, whose layers could be trained; name another one by "
-                "--base"
-            )
-        return member
-
-    def _owner(self) -> int:
-        return self.ensemble.member_names.index(self.distillation.base or self.ensemble.member_names[0])
+        return names.index(name)
 
     def _load(self, base: Member) -> tuple[FirstLayers, str]:
         recipe = self.distillation.training_recipe

@@ -171,7 +171,7 @@ class FirstLayers:
             raise UnsupportedModel(
                 f"{self._bare.name_or_path!r} ({self._bare.config.model_type}) computes its logits from its last "
                 f"hidden state in a way of its own (off by {off:.2g} of their spread), and cannot be distilled; choose "
-                "another --member"
+                "another member"
             )
 
 
@@ -184,8 +184,7 @@ def load_first_layers(model: str, options: LoadOptions, layers: int, num_entries
     parts = parts_of(model, options)
     precision = precision_of(torch.device(device_of(options)))
     read = replace(parts.options, dtype=precision, quantization={})
-    name = demo.model_path(parts.whole) if demo.is_demo(parts.whole) else parts.whole
-    path = locate(name, read)
+    path = locate(demo.path_of(parts.whole), read)
     whole = load_model(parts.whole, read, path)
     total = whole.config.get_text_config().num_hidden_layers
     if layers > total:
