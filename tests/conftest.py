@@ -1,5 +1,8 @@
 """What all tests share. One thread a process: the members here are small, and the tests run side by side."""
 
+import gc
+import os
+
 import pytest
 import torch
 from playwright.sync_api import sync_playwright
@@ -8,7 +11,15 @@ from .browsing import ARGS, CHROMIUM, NO_CHROMIUM
 from .properties import register
 
 torch.set_num_threads(1)
+# What a test measures is no other test's business, and none of the user's.
+os.environ["COSPEC_CACHE"] = "off"
 register()
+
+
+def pytest_collection_finish():
+    """Modules and tests stay to the end: no search for garbage, of which some tests make many, need look at them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ _CORE = {
     "pad_token_id": None,
 }
 _MIXED = ["sliding_attention", "full_attention"]
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2, "mamba_chunk_size": 8}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 # name -> (model type, what it has beside or instead of _CORE)
 _KINDS: dict[str, tuple[str, dict[str, object]]] = {
@@ -61,6 +62,51 @@ _KINDS: dict[str, tuple[str, dict[str, object]]] = {
             "linear_key_head_dim": 8, "linear_value_head_dim": 8,
         },
     ),
+    "qwen3_5": (
+        "qwen3_5_text",
+        {
+            "head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8, "linear_value_head_dim": 6,
+        },
+    ),
+    "olmo_hybrid": (
+        "olmo_hybrid",
+        {
+            "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        },
+    ),
+    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "lfm2_moe": (
+        "lfm2_moe",
+        {
+            "layer_types": ["conv", "full_attention"], "num_dense_layers": 1, "num_experts": 4,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        },
+    ),
+    "lfm3": ("lfm3", {"layer_types": ["conv", "full_attention"]}),
+    "granitemoehybrid mamba": (
+        "granitemoehybrid",
+        {
+            "layer_types": ["linear_attention", "full_attention"], "num_local_experts": 0,
+            "shared_intermediate_size": 48, "position_embedding_type": None, **_MAMBA,
+        },
+    ),
+    "falcon_h1": (
+        "falcon_h1", {"head_dim": 8, **_MAMBA, "mamba_d_ssm": 64},
+    ),
+    "nemotron_h": (
+        "nemotron_h",
+        {
+            "layers_block_type": ["linear_attention", "mlp", "full_attention"], "head_dim": 8, "mamba_num_heads": 4,
+            "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8,
+        },
+    ),
+    "mamba2": (
+        "mamba2", {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 8},
+    ),
+    "bamba": ("bamba", {"attn_layer_indices": [1], **_MAMBA}),
 }  # fmt: skip
 # Their configurations have names of their own for all of it.
 _FOREIGN = {"gpt2", "bloom", "mpt", "gpt_neo"}

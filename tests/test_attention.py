@@ -1,4 +1,4 @@
-"""Attention of few queries in bfloat16, by plain products, is torch's own."""
+"""Attention of few queries on a CPU, in float32 and by groups of heads, is torch's own."""
 
 import pytest
 import torch
@@ -20,17 +20,19 @@ def hidden_beyond(lengths: list[int], width: int, keys: int) -> torch.Tensor:
     return torch.zeros(is_hidden.shape, dtype=torch.bfloat16).masked_fill_(is_hidden, torch.finfo(torch.bfloat16).min)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("width", [1, 2, MOST_QUERIES, MOST_QUERIES + 1])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (9, 3), (4, 1)])
-def test_few_queries_attend_as_torch_computes_it_in_double_precision(heads, kv_heads, width):
-    queries, keys, values = drawn(heads, kv_heads, width, 40, torch.bfloat16)
+def test_few_queries_attend_as_torch_computes_it_in_double_precision(heads, kv_heads, width, dtype):
+    queries, keys, values = drawn(heads, kv_heads, width, 40, dtype)
     mask = hidden_beyond([40, 17, 25], width, 40)
     exact = F.scaled_dot_product_attention(
         queries.double(), keys.double(), values.double(), attn_mask=mask.double(), scale=0.25, enable_gqa=True
     )
-    found = attend(queries, keys, values, mask, 0.25)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), exact, atol=0.02, rtol=0.02)
+    found = attend(queries, keys, values, mask.to(dtype), 0.25)
+    assert found.dtype == dtype
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=tolerance)
 
 
 def test_a_single_query_without_a_mask_attends_to_all_keys():

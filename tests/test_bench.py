@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from cospec import Ensemble, SamplingParams, toy
 from cospec.cli import app
 from cospec.cli.bench import BenchOptions
+from cospec.cli.bench_run import bench_settings, bench_texts
 from cospec.cli.bench_tables import tables
-from cospec.cli.chats import ChatOptions
+from cospec.cli.chat_options import ChatOptions
 from cospec.cli.options import EnsembleOptions
 from cospec.core.counts import Counts, DraftCounts, LaneCounts
 from cospec.errors import InvalidBenchmark, UnknownName
@@ -208,7 +209,7 @@ def test_prompts_of_another_content_are_other_settings(tmp_path):
     for text in ("one", "two", "two"):
         file.write_text(f'"{text}"\n')
         options = BenchOptions(prompts=file)
-        settings.append(options.settings(EnsembleOptions(), options.texts(ChatOptions())))
+        settings.append(bench_settings(options, EnsembleOptions(), bench_texts(options, ChatOptions())))
     assert settings[0] != settings[1] == settings[2]
 
 
@@ -217,7 +218,7 @@ def test_an_ensemble_file_of_another_content_is_other_settings(tmp_path):
     settings = []
     for text in ("members: [demo:math]", "members: [demo:general]", "members: [demo:general]"):
         file.write_text(text)
-        settings.append(BenchOptions().settings(EnsembleOptions(ensemble=str(file)), ["p"]))
+        settings.append(bench_settings(BenchOptions(), EnsembleOptions(ensemble=str(file)), ["p"]))
     assert settings[0] != settings[1] == settings[2]
 
 
@@ -357,7 +358,7 @@ def test_tokens_is_another_name_of_max_tokens_for_a_release():
     prompts = ["p"]
     old, new = BenchOptions(tokens=7), BenchOptions(max_tokens=7)
     assert old.params() == new.params()
-    assert old.settings(EnsembleOptions(), prompts) == new.settings(EnsembleOptions(), prompts)
+    assert bench_settings(old, EnsembleOptions(), prompts) == bench_settings(new, EnsembleOptions(), prompts)
 
 
 def test_a_gamma_is_varied_of_each_schedule_that_takes_one(monkeypatch):
@@ -366,7 +367,7 @@ def test_a_gamma_is_varied_of_each_schedule_that_takes_one(monkeypatch):
 
     entry = importlib.metadata.EntryPoint("paired", f"{__name__}:Paired", "cospec.schedules")
     monkeypatch.setitem(globals(), "Paired", Paired)
-    monkeypatch.setitem(registry._SCHEDULES._registered, "paired", entry)
+    monkeypatch.setitem(registry.SCHEDULES._registered, "paired", entry)
 
     def varied(proposer):
         ensemble = Ensemble([table(1), table(2)], proposer=proposer)

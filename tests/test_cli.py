@@ -412,7 +412,7 @@ def test_tune_writes_no_plan_that_is_not_the_files(run: Run, folder: Path, args:
 def test_tune_finds_out_first_whether_its_plan_can_be_written(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cospec.cli.tune.run_tune", lambda *_, **__: pytest.fail("it began"))
+    monkeypatch.setattr("cospec.cli.tune_run.tune", lambda *_, **__: pytest.fail("it began"))
     path = folder / "tuned.yaml"
     path.write_text("members: [a, b]\n")
     result = run("tune", "--ensemble", str(path), "--out", str(folder / "a"), members="")

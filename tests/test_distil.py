@@ -133,9 +133,9 @@ def test_a_whole_drafter_is_a_model_and_decodes_exactly(folder, tmp_path):
 
 @pytest.mark.parametrize("combination", [Mixture([0.3, 0.7]), Contrastive(0.5, plausibility=0.1)], ids=str)
 def test_what_is_learned_is_what_decoding_reports_as_r(folder, combination):
-    """Members with prompts of their own included."""
+    """Members with prompts of their own included; a drafter that the ensemble has already has no part in r."""
     members = [Member(model=folder / "a", prompt="says: {prompt}"), Member(model=folder / "b")]
-    ensemble = Ensemble(members, combination, dtype="float32")
+    ensemble = Ensemble(members, combination, dtype="float32", proposer="lookup")
     params = SamplingParams(max_tokens=12, seed=3, logprobs=4, ignore_eos=True)
     (result,) = ensemble.generate("the members", params)
     lane_prompts = ensemble.request("the members", params).lane_prompts

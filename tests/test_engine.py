@@ -144,7 +144,8 @@ def test_a_token_that_nothing_allows_is_an_error_and_no_token():
 
 
 def test_a_lookup_without_a_match_proposes_nothing():
-    ensemble = Ensemble([table(1, end_ids=())], schedule="fixed", gamma=4, proposer="lookup")
+    counting = toy.FunctionRunner(16, lambda prefix: [float(token == prefix[-1] + 1) for token in range(16)])
+    ensemble = Ensemble([counting], schedule="fixed", gamma=4, proposer="lookup")
     (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=12, temperature=0))
     assert len(result.token_ids) == 12
     assert result.proposers == {}

@@ -5,7 +5,8 @@ import torch
 
 from cospec import Contrastive, Ensemble, Mixture, toy
 from cospec.core.verify import Verdict
-from cospec.study.exactness import Effort, num_checks, self_test, two_sample_p_values
+from cospec.study.effort import Effort
+from cospec.study.exactness import num_checks, self_test, two_sample_p_values
 
 from .toys import table
 

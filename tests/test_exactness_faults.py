@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,15 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble, Mixture, SamplingParams, Schedule, toy
 from cospec.cli import app
-from cospec.cli.verify import _table
+from cospec.cli.verify_run import _table
 from cospec.core import verify
 from cospec.core.verify import Verdict
 from cospec.schedule import Plan, plans, registry, schedule_class
 from cospec.study import exactness, fit
-from cospec.study.exactness import Check, Difference, Effort, num_checks, sampled_checks, self_test
+from cospec.study.effort import Effort
+from cospec.study.exactness import Check, Difference, num_checks, sampled_checks, self_test
 
+from .cli_models import write_models
 from .toys import table
 
 # As many samples as `cospec verify` and a pilot draw of a prompt.
@@ -179,7 +182,7 @@ class Raising(Added):
 @pytest.mark.parametrize("kind", [Added, Raising])
 def test_schedules_are_known_by_the_registry_alone(monkeypatch, kind):
     entry = importlib.metadata.EntryPoint(kind.name, f"{__name__}:{kind.__name__}", "cospec.schedules")
-    monkeypatch.setitem(registry._SCHEDULES._registered, kind.name, entry)
+    monkeypatch.setitem(registry.SCHEDULES._registered, kind.name, entry)
     assert schedule_class(kind.name) is kind
     # What is weighed is tested, whatever is said of verification.
     assert kind.name in exactness.tested_plans(ensemble(schedule="auto", gamma=None))
@@ -193,7 +196,7 @@ def test_samples_of_the_target_fit_it_and_those_of_a_member_do_not():
             [tuple(result.token_ids) for result in of.generate([prompt], SamplingParams(max_tokens=8, n=100, seed=1))]
             for prompt in PROMPTS
         ]
-        return min(fit.p_values(fit.excesses(made, PROMPTS, texts, 8)))
+        return min(fit.p_values(fit.Fit(made, PROMPTS, 8).excesses(texts)))
 
     assert lowest(made.with_plan(schedule="plain", gamma=None, proposer=None)) > 1e-3
     assert lowest(made.alone(made.member_names[0])) < 1e-9
@@ -205,7 +208,7 @@ def test_the_fit_raises_few_false_alarms():
     for seed in range(60):
         params = SamplingParams(max_tokens=6, n=40, seed=seed)
         texts = [tuple(result.token_ids) for result in made.generate([[1]], params)]
-        found += fit.p_values(fit.excesses(made, [[1]], [texts], 6))
+        found += fit.p_values(fit.Fit(made, [[1]], 6).excesses([texts]))
     assert sum(p < 0.05 for p in found) / len(found) < 0.08
     assert min(found) > 1e-5
 
@@ -214,10 +217,13 @@ def test_texts_none_of_which_is_equal_are_not_said_to_have_passed():
     tie = Difference(0, 3, 2e-5, is_tie=True)
     fault = Difference(1, 3, 0.5, is_tie=False)
     equal = Check("greedy text", "fixed", "block", is_passed=True, detail="")
-    assert equal.outcome == "passed"
+    assert equal.outcome == "equal"
     assert Check("greedy text", "fixed", "block", is_passed=True, detail="", differences=(tie,)).outcome == "ties"
     both = Check("greedy text", "fixed", "block", is_passed=False, detail="", differences=(tie, fault))
-    assert both.outcome == "failed"
+    assert both.outcome == "different"
+    assert both.largest_tie == 2e-5
+    broken = Check("greedy text", "fixed", "block", is_passed=False, detail="no memory", error="no memory")
+    assert broken.outcome == "failed"
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -232,7 +238,8 @@ def test_the_table_says_once_what_holds_for_all_lines(columns):
     assert text.count("fails under") == 1
     assert text.count("20 of up to 8 tokens") == 1
     assert "Sampled under block, token; the ensemble's own verification is block." in text
-    assert f"{len(found)} passed." in text
+    num_equal = sum(check.name != "sampled text" for check in found)
+    assert f"{num_equal} equal, {len(found) - num_equal} passed." in text
 
 
 def shown(*arguments, columns=80):
@@ -240,15 +247,39 @@ def shown(*arguments, columns=80):
     return CliRunner().invoke(app, ["verify", *sizes, *arguments], env={"COLUMNS": str(columns)})
 
 
-def test_json_says_what_was_tested():
-    found = json.loads(shown("--ensemble", "demo:we", "--json").stdout)
+def test_json_says_what_was_tested(tmp_path):
+    folder = write_models(tmp_path)
+    members = [option for name in "ab" for option in ("--member", str(folder / name))]
+    found = json.loads(shown(*members, "--json").stdout)
     assert found["exact"] is True
     assert found["plan"] == "auto"
     tested = found["tested"]
     assert set(tested) == {"coupled text", "greedy text", "sampled text"}
     assert set(tested["sampled text"]) == {"block", "token"}
     assert tested["sampled text"]["block"][0] == "auto"
-    assert {check["outcome"] for check in found["checks"]} <= {"passed", "ties"}
+    assert {check["outcome"] for check in found["checks"]} <= {"equal", "passed", "ties"}
+    assert found["numerics"] == "default"
+
+
+def test_ctrl_c_shows_the_checks_that_were_made(monkeypatch):
+    def interrupted_after_two(*arguments):
+        yield from itertools.islice(self_test(*arguments), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cospec.cli.verify_run.self_test", interrupted_after_two)
+    done = shown("--ensemble", "demo:we", columns=200)
+    assert done.exit_code == 130
+    assert done.stdout.count("coupled text") == 2
+    assert re.search(r"interrupted; 2 of \d+ checks were made, and none is kept", " ".join(done.stderr.split()))
+
+
+@pytest.mark.parametrize("chat", [[], ["--chat"]])
+def test_six_bundled_prompts_are_compared_chats_too(chat, monkeypatch):
+    compared = []
+    monkeypatch.setattr("cospec.cli.verify_run.self_test", lambda made, prompts, effort: compared.extend(prompts) or [])
+    monkeypatch.setattr("cospec.cli.verify_run.check_chats", lambda made, prompts: None)
+    shown("--ensemble", "demo:we", *chat, "--json")
+    assert len({str(prompt) for prompt in compared}) == len(compared) == 6
 
 
 def test_ties_are_counted_with_their_largest_gap(monkeypatch):
@@ -263,7 +294,7 @@ def test_ties_are_counted_with_their_largest_gap(monkeypatch):
 
     unsteady = Ensemble([Unsteady(4, lambda prefix: [1.0, 1.0, 0.0, -1.0]) for _ in range(2)])
     monkeypatch.setattr("cospec.cli.options.EnsembleOptions.build", lambda self: unsteady)
-    monkeypatch.setattr("cospec.cli.verify.VerifyOptions.texts", lambda self, chats: PROMPTS)
+    monkeypatch.setattr("cospec.cli.verify_run._texts", lambda options, chats: PROMPTS)
     output = " ".join(shown(columns=200).stdout.split())
     assert "equal but for ties of rounding" in output
     assert "first differ in a tie, largest gap" in output

@@ -11,9 +11,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 import cospec
 from cospec import demo
+
+from .cli_models import write_model
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "extending"
@@ -81,6 +84,9 @@ def folder(tmp_path_factory):
     (folder / "corpus.txt").write_text("\n".join(demo.prompts()), encoding="utf-8")
     (described,) = blocks("yaml")
     (folder / "extras.yaml").write_text(described, encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(demo.model_path("demo:math"))
+    for seed, name in enumerate("ab"):
+        write_model(folder / name, tokenizer, seed)
     install(EXAMPLE, folder / "site")
     return folder
 
@@ -117,7 +123,8 @@ def python(folder, *arguments):
 
 
 def command(folder, *arguments):
-    models = ["--ensemble", "demo:we", "--proposer", "ngram:corpus.txt"]
+    """Of two models that are small and read as the bundled ones do, whose vocabulary the example's drafter has."""
+    models = ["--member", "a", "--member", "b", "--proposer", "ngram:corpus.txt"]
     return python(folder, "-c", "from cospec.cli import main; main()", *arguments, *models, "--json")[0]
 
 
@@ -184,7 +191,7 @@ def test_bench_times_the_schedule(folder):
 
 
 def test_verify_finds_the_schedule_exact(folder):
-    found = command(folder, "verify", "--schedule", "heuristic", "--max-tokens", "8", "--samples", "20")
+    found = command(folder, "verify", "--schedule", "heuristic", "--max-tokens", "4", "--samples", "20")
     assert found["exact"]
     own = [check for check in found["checks"] if check["schedule"].startswith("heuristic")]
     assert {check["name"] for check in own} == {"coupled text", "greedy text", "sampled text"}

@@ -11,10 +11,10 @@ from cospec import CospecError, Ensemble, InvalidEnsemble, Member
 from cospec.cli import app
 from cospec.cli.batch import BatchOptions
 from cospec.cli.options import EnsembleOptions
-from cospec.ensemble import MAX_SEQUENCES
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
 from cospec.members import as_settings
+from cospec.names import MAX_SEQUENCES
 from cospec.schedule import Plan
 from cospec.server.batch import read_lines
 from cospec.study.tune import Tuning, write_plan

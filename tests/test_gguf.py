@@ -27,7 +27,7 @@ from cospec.members import load_runners
 from cospec.runner import Feed, LoadOptions, memory
 from cospec.runner.fingerprint import fingerprint
 from cospec.runner.gguf import read_gguf_header
-from cospec.runner.hf import gguf, load
+from cospec.runner.hf import gguf, load, unpacked
 from cospec.runner.hf.fused import FusedForward
 
 from .gguf import tiny_for, write_gguf
@@ -193,7 +193,7 @@ def test_the_command_line_takes_files(tmp_path, file):
 
 
 def test_memory_is_that_of_the_unpacked_weights(file, monkeypatch):
-    tiny = load(str(file), CPU).model
+    tiny = unpacked(load(str(file), CPU).model)
     count = sum(parameter.numel() for parameter in tiny.parameters())
     needed = memory._size(file, CPU)
     # While the last one, the head, is unpacked it takes two copies in float32.

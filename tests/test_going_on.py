@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cospec import Engine, Ensemble, SamplingParams
 from cospec.cli import app
+from cospec.study.tune import TuneProgress
 
 from .cli_models import write_models
 from .properties import examples
@@ -183,13 +184,25 @@ def interrupt_at(monkeypatch, number):
     monkeypatch.setattr(Engine, "step", interrupted)
 
 
+def interrupt_behind_texts(monkeypatch, number):
+    """Ctrl-C once so many texts of a `tune` are kept: how many rounds they take depends on what is measured."""
+    save = TuneProgress.save
+
+    def interrupted(progress, path):
+        save(progress, path)
+        if len(progress.choices) == number and not progress.timed:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TuneProgress, "save", interrupted)
+
+
 def test_tune_goes_on_after_ctrl_c(tmp_path, monkeypatch):
     folder = write_models(tmp_path)
     file, kept = folder / "mine.yaml", folder / "mine.yaml.tuning.json"
     file.write_text("members: [a, b]\ndtype: float32\n")
     arguments = ["tune", "--ensemble", str(file), "--max-tokens", "30", "--json"]
     with monkeypatch.context() as patched:
-        interrupt_at(patched, 130)
+        interrupt_behind_texts(patched, 2)
         stopped = call(arguments)
     assert stopped.exit_code == 130
     before = json.loads(kept.read_text())

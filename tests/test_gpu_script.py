@@ -13,33 +13,43 @@ import torch
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("gpu")
 
 
-def test_a_tiny_run_measures_every_plan(tmp_path):
+@pytest.fixture
+def figures_of(gpu, monkeypatch, capsys):
+    """What it prints last, run with these arguments in this process, which has torch imported."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--device", "cpu", *arguments])
+        gpu.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def test_a_tiny_run_measures_every_plan(figures_of, tmp_path):
     out = tmp_path / "gpu.json"
     few = ("--tokens", "3", "--repeats", "1", "--batches", "1", "4")
-    shown = run("--tiny", "--device", "cpu", *few, "--out", str(out))
-    assert shown.returncode == 0, shown.stderr
-    figures = json.loads(shown.stdout.splitlines()[-1])
+    figures = figures_of("--tiny", *few, "--out", str(out))
     assert json.loads(out.read_text()) == figures
     assert set(figures["pairs"]["tiny"]["batches"]["4"]) >= {"plain", "mixture", "cascade 6/10", "auto"}
     assert not figures["left_out"]
 
 
-def test_a_pair_of_a_shape_is_made_and_measured():
-    shown = run("--device", "cpu", "--shapes", "57m", "--batches", "1", "--tokens", "2", "--repeats", "1")
-    assert shown.returncode == 0, shown.stderr
-    rows = json.loads(shown.stdout.splitlines()[-1])["pairs"]["57m"]["batches"]["1"]
+def test_a_pair_of_a_shape_is_made_and_measured(figures_of):
+    few = ("--batches", "1", "--tokens", "2", "--repeats", "1")
+    rows = figures_of("--shapes", "57m", *few)["pairs"]["57m"]["batches"]["1"]
     assert rows["plain"]["over_plain"] == 1
     assert len(rows) == 7
 
 
-def test_each_pair_has_its_part_of_the_time(monkeypatch):
+def test_each_pair_has_its_part_of_the_time(gpu):
     """The largest one is the last, and must not be left out because the first ones took it all."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    budget = importlib.import_module("gpu").Budget(90, started=time.perf_counter() - 30)
+    budget = gpu.Budget(90, started=time.perf_counter() - 30)
     assert budget.part(3).seconds == pytest.approx(20, abs=1)
     spent = budget.part(3)
     spent.started -= 25
@@ -48,14 +58,12 @@ def test_each_pair_has_its_part_of_the_time(monkeypatch):
     assert budget.left_out == ["batch 64"]
 
 
-def test_what_the_time_does_not_allow_is_named():
-    shown = run("--tiny", "--device", "cpu", "--tokens", "3", "--budget", "0")
-    assert shown.returncode == 0, shown.stderr
-    assert "tiny, batch 1, plain" in json.loads(shown.stdout.splitlines()[-1])["left_out"]
+def test_what_the_time_does_not_allow_is_named(figures_of):
+    assert "tiny, batch 1, plain" in figures_of("--tiny", "--tokens", "3", "--budget", "0")["left_out"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_it_says_so():
-    shown = run()
+    shown = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, timeout=300)
     assert shown.returncode == 2
     assert "no CUDA device" in shown.stderr

@@ -78,15 +78,20 @@ def test_the_package_is_run_as_a_module():
 # Completion.
 
 
-def completed(shell, words):
+def complete(shell, words, **variables):
     env = os.environ | {
         "_COSPEC_COMPLETE": f"complete_{shell}",
         "_TYPER_COMPLETE_ARGS": words,
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split(" ")) - 1),
+        **variables,
     }
     command = [sys.executable, "-m", "cospec"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=True)
+
+
+def completed(shell, words):
+    return complete(shell, words).stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
@@ -132,3 +137,61 @@ def test_ctrl_c_ends_a_command_with_a_sentence_and_130(arguments, seconds, tmp_p
     assert running.returncode in (130, -signal.SIGINT), stderr
     assert "interrupted; " in stderr
     assert "Traceback" not in stderr
+
+
+# Help, errors and completion come at once: what decodes, serves or plots is imported by the work itself.
+
+# Before the names of the modules that a process imported.
+MARK = "imported:"
+HEAVY = (
+    *(
+        "torch",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "huggingface_hub",
+        "gguf",
+        "peft",
+        "llguidance",
+        "accelerate",
+    ),
+    *("numpy", "scipy", "pandas", "numba", "matplotlib", "jinja2", "psutil", "ray", "lm_eval"),
+    *("fastapi", "starlette", "uvicorn", "httpx", "prometheus_client", "asyncio"),
+)
+AT_ONCE = [
+    ("--help",),
+    ("--version",),
+    ("nosuch",),
+    *((name, "--help") for name in COMMANDS),
+    *((name, "--nosuch") for name in COMMANDS),
+    ("generate", "hello", "--temperature", "-1"),
+    ("pilot", "compare", "--help"),
+]
+
+
+@pytest.mark.parametrize("arguments", AT_ONCE, ids=" ".join)
+def test_what_needs_no_model_imports_nothing_heavy(arguments):
+    code = f"import sys; from cospec.__main__ import main\ntry: main()\nfinally: print({MARK!r}, *sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    _, _, modules = ended.stdout.rpartition(MARK)
+    assert "cospec" in modules.split(), ended.stderr
+    assert {*HEAVY} & {*modules.split()} == set()
+
+
+@pytest.mark.parametrize("words", ["cospec ge", "cospec generate --sched"])
+def test_completion_imports_nothing_heavy(words, tmp_path):
+    """Asked in the process that a shell starts: what it imported is written as it ends."""
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import atexit, sys\natexit.register(lambda: print({MARK!r}, *sys.modules, file=sys.stderr))"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    modules = complete("bash", words, PYTHONPATH=path).stderr.rpartition(MARK)[2]
+    assert "cospec.cli" in modules.split()
+    assert {*HEAVY} & {*modules.split()} == set()
+
+
+def test_a_command_that_decodes_imports_what_it_needs_itself():
+    """The list above is not of names that nothing here imports."""
+    code = "import sys; import cospec.cli.generate_run, cospec.cli.serve_run; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "numpy"} <= {*modules}

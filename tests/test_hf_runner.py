@@ -18,8 +18,11 @@ from cospec.runner import Feed, Slot
 from cospec.runner.hf import HfRunner, LoadOptions, check_supported, fused, load
 from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.fused import FusedForward, can_fuse
+from cospec.runner.hf.invariant import Sizes
+from cospec.runner.hf.joined import join, separate
+from cospec.runner.hf.layouts import Layout
 from cospec.runner.hf.load import load_whole
-from cospec.runner.hf.prepacked import PrepackedLinear, can_prepack
+from cospec.runner.hf.prepacked import JoinedPart, PrepackedLinear, TransposedLinear, can_prepack
 from cospec.runner.hf.runner import _groups
 
 from .models import VOCAB, saved, tiny
@@ -41,13 +44,16 @@ FUSED: dict[str, dict[str, object]] = {
 }  # fmt: skip
 REFUSED = {
     "bloom": "ALiBi", "mpt": "ALiBi", "falcon alibi": "ALiBi", "gpt_neo": "local attention",
-    "mamba": "recurrent state", "qwen3_next": "recurrent state",
+    "mamba": "recurrent state",
 }  # fmt: skip
 CPU = LoadOptions(device="cpu")
 
 
 class Book:
     """A runner and what each of its slots should hold; every row is compared with a plain forward of that text."""
+
+    tolerance = 1e-5
+    dtype = torch.float32
 
     def __init__(self, runner: HfRunner) -> None:
         self.runner = runner
@@ -73,8 +79,8 @@ class Book:
             assert slot.length == len(self.texts[slot])
             wanted = plain(self.runner, self.texts[slot])[len(self.texts[slot]) - count :]
             assert given.shape == wanted.shape == (count, self.runner.vocab_size)
-            assert given.dtype == torch.float32
-            torch.testing.assert_close(given, wanted, atol=1e-5, rtol=0)
+            assert given.dtype == self.dtype
+            torch.testing.assert_close(given, wanted, atol=self.tolerance, rtol=0)
         return rows
 
 
@@ -140,19 +146,49 @@ def test_the_fused_forward_gives_the_logits_of_the_model_s_own(kind: str) -> Non
     book.feed((book.open(), words(rng, 300), 2))
 
 
-@pytest.mark.parametrize("fewest", [1, 2**18], ids=["separate", "joined"])
-def test_small_layers_that_read_the_same_are_joined_in_a_fused_forward(
-    fewest: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [None, PrepackedLinear, TransposedLinear], ids=["separate", "packed", "transposed"])
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_layers_that_read_the_same_are_joined_in_a_fused_forward(
+    name: str, kind: type[PrepackedLinear] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "FEWEST_WEIGHTS", fewest)
-    model = tiny("llama")
-    book = Book(HfRunner(model, forward=FusedForward(model)))
-    called: list[object] = []
-    for layer in model.model.layers:
-        layer.self_attn.q_proj.register_forward_hook(lambda module, _args, _out: called.append(module))
-    book.runner.feed([Feed(book.open(), [1, 2, 3], 1)])
-    assert len(called) == (len(model.model.layers) if fewest == 1 else 0)
-    book.feed((book.open(), [4, 5, 6], 3))
+    """Passes of fewer tokens are filled up then."""
+    if kind is PrepackedLinear and not can_prepack(torch.float32):
+        pytest.skip("this build of torch packs no weights")
+    model = tiny(name)
+    first = model.model.layers[0].self_attn.q_proj.weight.clone()
+    sizes = None
+    if kind is not None:
+        monkeypatch.setattr(fused, "fastest", lambda *_: Layout(kind, Sizes((3, 8))))
+        monkeypatch.setattr(fused, "can_prepack", lambda _: True)
+        monkeypatch.setattr(fused, "FEWEST_WEIGHTS", 1)
+        sizes = fused.join_products(model)
+    q_proj = model.model.layers[0].self_attn.q_proj
+    assert isinstance(q_proj, Linear if kind is None else JoinedPart)
+    assert torch.equal(q_proj.weight, first)
+    fed: list[int] = []
+    model.model.layers[0].mlp.act_fn.register_forward_hook(lambda _module, _args, out: fed.append(out.shape[0]))
+    runner = HfRunner(model, forward=FusedForward(model, sizes))
+    slots = [runner.open() for _ in range(2)]
+    for count in (1, 4, 9):
+        runner.feed([Feed(slot, [1] * count, count) for slot in slots])
+    assert fed == ([2, 8, 18] if kind is None else [3, 8, 18])
+    rng = random.Random(name)
+    play_and_go_on(Book(runner), rng)
+
+
+def test_joined_layers_become_layers_of_their_own_where_the_fused_forward_is_not_used() -> None:
+    model = tiny("qwen2")
+    before = {name: module.weight.clone() for name, module in model.named_modules() if type(module) is Linear}
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        expected = model(ids).logits
+        groups = [(layer, names) for layer in model.model.layers for names in fused._PRODUCTS.values()]
+        join(groups, TransposedLinear)
+        assert torch.allclose(model(ids).logits, expected, atol=1e-5)
+        separate(model)
+        assert torch.allclose(model(ids).logits, expected, atol=1e-5)
+    assert not any(isinstance(module, JoinedPart) for module in model.modules())
+    assert all(torch.equal(model.get_submodule(name).weight, weight) for name, weight in before.items())
 
 
 def test_padding_is_not_multiplied_with_a_fused_forward_s_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,8 +246,10 @@ def test_a_plain_decoder_is_loaded_fused_unless_that_changes_its_logits(
     large = str(saved(tmp_path / "large", hidden_size=512, intermediate_size=768, num_hidden_layers=1))
     for dtype in ("float32", "bfloat16"):
         runner = load(large, replace(CPU, dtype=dtype))
-        kinds = {type(each) for each in runner.model.modules()} & {Linear, PrepackedLinear}
-        assert kinds == ({Linear, PrepackedLinear} if can_prepack(runner.dtype) else {Linear})
+        modules = [*runner.model.modules()]
+        # Which layout is the fastest is measured; all of them are kinds of this one.
+        assert any(isinstance(each, PrepackedLinear) for each in modules) == can_prepack(runner.dtype)
+        assert any(type(each) is Linear for each in modules)
         assert isinstance(runner._forward, FusedForward)
     turned = fused.Rotations._compute
 

@@ -192,6 +192,19 @@ def test_a_chat_is_rendered_by_each_members_template(folders):
     assert "/" not in lm.tokenizer_name
 
 
+def test_one_member_with_a_system_message_of_its_own_is_given_it_once(folders):
+    ensemble = Ensemble([Member(model=folders[0], system="Be brief.", name="brief")], schedule="plain")
+    asking = [{"role": "user", "content": "the cat"}]
+    lm = CospecLM(ensemble)
+    context = lm.apply_chat_template(asking)
+    assert context.count("Be brief.") == 1
+    assert lm.tok_encode(context) == [*ensemble.rendered(asking)[0]]
+    request = asked("generate_until", context, {"until": ["\n"], "max_gen_toks": 6})
+    (answer,) = lm.generate_until([request], disable_tqdm=True)
+    (own,) = ensemble.generate(asking, SamplingParams(temperature=0, max_tokens=6, stop=["\n"]))
+    assert answer == own.text
+
+
 def test_a_chat_of_members_without_a_template_is_refused():
     lm = CospecLM("demo:we", schedule="plain")
     with pytest.raises(InvalidPrompt, match="no chat template"):

@@ -1,7 +1,6 @@
 """`auto` finds the plan that its measurements say is the fastest, and leaves what does not pay."""
 
 import math
-import types
 
 import pytest
 
@@ -15,6 +14,7 @@ from cospec.schedule.auto import Auto, Window
 from cospec.schedule.costs import Costs
 from cospec.study.tune import Tuning, tune, write_plan
 
+from .clock import Clock, use_clock
 from .toys import table
 
 VOCAB = 6
@@ -22,17 +22,9 @@ LIKE_A = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05]
 HOPELESS = [0.001, 0.001, 0.001, 0.001, 0.001, 0.995]
 
 
-class Clock:
-    """Time passes in calls alone, so that what is measured is the same on every machine."""
-
-    now = 0.0
-
-
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    Clock.now = 0.0
-    for module in ("core.passes", "core.engine", "study.tune"):
-        monkeypatch.setattr(f"cospec.{module}.time", types.SimpleNamespace(perf_counter=lambda: Clock.now))
+    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine", "cospec.study.tune")
 
 
 class Slow(toy.FunctionRunner):

@@ -1,6 +1,7 @@
 """Prepacked weights give what a linear layer gives."""
 
 import copy
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cospec.runner.hf import LoadOptions, load, prepacked
 from cospec.runner.hf.prepacked import PrepackedLinear, prepack
+from cospec.runner.hf.resident import MappedFiles
 
 pytestmark = pytest.mark.skipif(not prepacked.can_prepack(torch.float32), reason="this build of torch packs no weights")
 
@@ -56,3 +58,64 @@ def test_the_file_that_weights_were_read_from_is_let_go(tmp_path):
     runner = load(str(tmp_path), LoadOptions(dtype="float32", device="cpu"))
     assert any(isinstance(layer, PrepackedLinear) for layer in runner.model.modules())
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def mapped(tmp_path):
+    """A tensor in a mapped file, of which no page was changed, and its values."""
+    values = torch.arange(2**16, dtype=torch.float32)
+    (tmp_path / "weights").write_bytes(values.numpy().tobytes())
+    return torch.from_file(str(tmp_path / "weights"), size=2**16, dtype=torch.float32), values
+
+
+def resident(tensor):
+    """Bytes of the file's pages that the process holds."""
+    start, found = tensor.data_ptr(), None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            low, _, high = first.partition("-")
+            found = int(low, 16) <= start < int(high, 16)
+        elif first == "Rss:" and found:
+            return int(rest[0]) * 1024
+    raise AssertionError("the tensor is mapped")
+
+
+needs_smaps = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not tell what is held")
+
+
+@needs_smaps
+def test_pages_of_a_file_are_given_back_and_read_again(tmp_path):
+    tensor, values = mapped(tmp_path)
+    assert torch.equal(tensor, values)
+    assert resident(tensor) == tensor.nbytes
+    MappedFiles().release(tensor)
+    assert resident(tensor) == 0
+    assert torch.equal(tensor, values)
+
+
+@needs_smaps
+def test_what_is_no_unchanged_file_is_left_alone(tmp_path):
+    tensor, values = mapped(tmp_path)
+    tensor[0] = 7.0
+    own, files = values.clone(), MappedFiles()
+    for each in (tensor, own, tensor[:0]):
+        assert not files.has(each)
+        files.release(each)
+    assert tensor[0] == 7.0
+    assert torch.equal(tensor[1:], values[1:])
+    assert torch.equal(own, values)
+
+
+def test_an_original_is_freed_before_the_next_is_packed(model, everything_is_large, monkeypatch):
+    originals = [weakref.ref(module.weight) for module in model.modules() if isinstance(module, nn.Linear)]
+    alive = []
+    make = prepacked.PrepackedLinear.__init__
+
+    def counted(self, weight, bias):
+        make(self, weight, bias)
+        alive.append(sum(each() is not None for each in originals))
+
+    monkeypatch.setattr(prepacked.PrepackedLinear, "__init__", counted)
+    assert prepack(model) == 2
+    assert alive == [2, 1]
+    assert not any(each() is not None for each in originals)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from cospec import Ensemble, SamplingParams, demo
 from cospec.cli import app
 from cospec.errors import ModelNotFound, UnknownName
+from cospec.schedule import schedule_names
 from cospec.server.app import create_app
 from cospec.server.settings import ServerSettings
 
@@ -128,19 +130,38 @@ def test_the_base_is_what_it_says_it_is(by_transformers):
     assert model.num_parameters() == demo.SMOLLM2_PARAMETERS
 
 
+@pytest.fixture(scope="module")
+def twins(we) -> Ensemble:
+    """The base twice, with a distilled drafter and one without a model: every schedule can run, and r is the base's."""
+    members = [replace(we.loaded("base"), name=name) for name in ("one", "other")]
+    return Ensemble(members, proposer=[we.loaded(we.drafter_names[0]), "lookup"])
+
+
+def under(ensemble: Ensemble, schedule: str, **others: str) -> Ensemble:
+    return ensemble.with_plan(schedule=schedule, **({"proposer": None} if schedule == "plain" else {}), **others)
+
+
+# At temperature 0 `mixture` is refused.
 @is_installed
-def test_greedy_text_is_that_of_transformers_under_every_schedule(we, by_transformers):
+@pytest.mark.parametrize("text", [SUM, "Why is the sky blue?"])
+def test_greedy_text_is_that_of_transformers_under_every_schedule(twins, by_transformers, text):
     model, tokenizer = by_transformers
-    one = Ensemble([we.loaded("base")], proposer=[we.loaded(we.drafter_names[0]), "lookup"])
-    params = SamplingParams(temperature=0, max_tokens=16)
-    for text in (SUM, "Why is the sky blue?"):
-        prompt = tokenizer.apply_chat_template(asked(text), add_generation_prompt=True, return_tensors="pt")
-        whole = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0].tolist()
-        expected = whole[prompt["input_ids"].shape[1] :]
-        for schedule in ("plain", "fixed", "auto"):
-            ensemble = one.with_plan(schedule=schedule, **({"proposer": None} if schedule == "plain" else {}))
-            (result,) = ensemble.generate(asked(text), params)
-            assert result.token_ids == expected, schedule
+    prompt = tokenizer.apply_chat_template(asked(text), add_generation_prompt=True, return_tensors="pt")
+    whole = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0].tolist()
+    expected = whole[prompt["input_ids"].shape[1] :]
+    for schedule in sorted({*schedule_names()} - {"mixture"}):
+        (result,) = under(twins, schedule).generate(asked(text), SamplingParams(temperature=0, max_tokens=16))
+        assert result.token_ids == expected, schedule
+
+
+@is_installed
+def test_a_seed_has_one_text_under_every_schedule(twins):
+    params = SamplingParams(seed=7, max_tokens=16)
+    coupled = [schedule for schedule in schedule_names() if schedule != "mixture"]
+    texts = {
+        under(twins, schedule, verification="coupled").generate(asked(SUM), params)[0].text for schedule in coupled
+    }
+    assert len(texts) == 1
 
 
 @is_installed

@@ -178,8 +178,8 @@ def test_the_combinations_of_installed_packages_are_in_it(tmp_path, monkeypatch)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: power-plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[cospec.combinations]\npower = power_plugin:Power\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    own = combine._COMBINATIONS
-    monkeypatch.setattr(combine, "_COMBINATIONS", Registry(own.kind, own._own, own._group))
+    own = combine.COMBINATIONS
+    monkeypatch.setattr(combine, "COMBINATIONS", Registry(own.kind, own._own, own._group))
     schema = ensemble_schema()
     (part,) = [each for each in schema["properties"]["combine"]["anyOf"] if "power" in str(each.get("properties"))]
     assert part["description"] == "r proportional to (sum_i w_i p_i)^alpha."

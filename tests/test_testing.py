@@ -153,9 +153,24 @@ class Mixed(Wrapped):
         return [rows[0][-1:].expand(feed.rows, -1) for feed in batch]
 
 
+class Shared(Wrapped):
+    """A copy that goes on with the slot it was taken of."""
+
+    copies = True
+
+    def copy(self, source, slot, length):
+        slot.tokens = source.tokens
+        self.runner.trim(slot, length)
+
+
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [(Forgetful, "after a trim"), (Narrow, "float32 or wider"), (Mixed, "a batch of unequal prompts")],
+    [
+        (Shared, "that was copied"),
+        (Forgetful, "after a trim"),
+        (Narrow, "float32 or wider"),
+        (Mixed, "a batch of unequal prompts"),
+    ],
 )
 def test_a_faulty_runner_is_told_what_is_wrong(kind, told):
     with pytest.raises(AssertionError, match=told):

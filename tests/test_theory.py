@@ -32,6 +32,9 @@ class Known:
     def __init__(self, share_a_token):
         self._share = share_a_token
 
+    def server(self, lane):
+        return lane
+
     def seconds(self, lane, num_tokens, share=1.0):
         return COSTS[lane] * (1 + self._share * num_tokens)
 

@@ -4,12 +4,14 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from cospec import UnknownName
+from cospec.core.draws import probabilities
 from cospec.core.verify import (
     VERIFICATIONS,
     Runs,
@@ -44,7 +46,16 @@ def run_of(tokens: tuple[int, ...], p: dict[tuple[int, ...], Tensor], q: dict[tu
 
 def one(tokens: Sequence[int], target: Tensor, draft: Tensor) -> Runs:
     """A run alone."""
-    return Runs(lengths=[len(tokens)], tokens=torch.tensor(tokens), target=target, draft=draft)
+    return several([len(tokens)], torch.tensor(tokens), target, draft)
+
+
+def several(lengths: Sequence[int], tokens: Tensor, target: Tensor, draft: Tensor) -> Runs:
+    """Runs of rows of the whole vocabulary, [total, vocab]."""
+    log_target, draft = target.log(), probabilities(draft.log())
+    target = probabilities(log_target)
+    p, q = (rows.gather(1, tokens[:, None])[:, 0].tolist() for rows in (target, draft))
+    rows = [partial(draft.__getitem__, i) for i in range(len(draft))]
+    return Runs(lengths=lengths, p=p, q=q, log_target=log_target, draft=rows)
 
 
 def verdicts(verify: Verify, run: Runs) -> list[tuple[float, Verdict]]:
@@ -226,7 +237,7 @@ def test_runs_side_by_side_are_each_decided_as_alone(verify):
     p, q = torch.softmax(2 * torch.randn(2, total, 7, generator=generator, dtype=torch.float64), -1)
     tokens = torch.multinomial(q, 1, generator=generator)[:, 0]
     accept, replace = torch.rand(2, len(lengths), 5, generator=generator).tolist()
-    runs = Runs(lengths=lengths, tokens=tokens, target=p, draft=q)
+    runs = several(lengths, tokens, p, q)
     together = verify(runs, lambda run, i: accept[run][i], lambda run, i: replace[run][i])
     for run, (start, length) in enumerate(runs.spans):
         own = slice(start, start + length)

@@ -22,7 +22,7 @@ from .chats import Example, batches, encode, gsm8k_chats, padded
 ADAPTER = "smollm2-gsm8k"
 
 RANK, ALPHA = 8, 16
-BATCH, STEPS = 8, 240
+BATCH, STEPS = 8, 600
 LR, WARM_UP = 1e-3, 0.05
 # The held-out answers whose perplexity the card states.
 NUM_SCORED = 100
@@ -42,7 +42,7 @@ KEPT_SETTINGS = {
     "use_rslora",
 }
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
-STEPS_BETWEEN_EVALUATIONS, NUM_EVALUATED = 80, 40
+STEPS_BETWEEN_EVALUATIONS, NUM_EVALUATED = 100, 40
 
 
 @dataclass(frozen=True, kw_only=True)

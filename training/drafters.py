@@ -27,12 +27,11 @@ class Drafter:
     layers: int = 8
     rank: int = 16
     vocabulary: int = 8192
-    epochs: int = 4
-    lr: float = 0.005
+    epochs: int = 3
 
 
 DRAFTERS = {
-    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=195),
+    "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=220),
     "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=20, is_general=True),
 }
 
@@ -42,7 +41,7 @@ def make_drafter(name: str, rows: Path, root: Path, work: Path) -> None:
 
     root: the repository's, from which the card names paths. Raises CalledProcessError where it fails.
     """
-    drafter, prompts, out = DRAFTERS[name], work / f"{name}.jsonl", root / "src/cospec/demo/adapters" / name
+    drafter, prompts, out = DRAFTERS[name], work / f"{name}.jsonl", work / name
     train, _ = gsm8k_chats(rows)
     general = [form.format(topic) for topic in TOPICS for form in FORMS] if drafter.is_general else []
     questions = [*(chat.question for chat in train[: drafter.sums]), *general]
@@ -56,12 +55,21 @@ def make_drafter(name: str, rows: Path, root: Path, work: Path) -> None:
         "--vocabulary": drafter.vocabulary,
         "--samples": 1,
         "--epochs": drafter.epochs,
-        "--lr": drafter.lr,
         # The texts are the same to all that matters, and are written sooner.
         "--dtype": "bfloat16",
         "--out": out.relative_to(root),
     }
     listed = [str(part) for pair in options.items() for part in pair]
     subprocess.run([sys.executable, "-m", "cospec", "distil", *listed], check=True, cwd=root)
-    # What the run could go on from is no part of the drafter.
-    shutil.rmtree(out / "work")
+    _install(out, root / "src/cospec/demo/adapters" / name, root)
+
+
+def _install(out: Path, folder: Path, root: Path) -> None:
+    """Put the drafter in the place of the one that the ensemble has proposed by so far. What the run could go on from
+    is no part of it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(out, folder, ignore=shutil.ignore_patterns("work"))
+    card = folder / "README.md"
+    # The path of the prompts begins as that of the drafter does, but no quotation ends there.
+    old, new = (f"{path.relative_to(root)}`" for path in (out, folder))
+    card.write_text(card.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")

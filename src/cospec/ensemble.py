@@ -3,8 +3,10 @@ loops."""
 
 import asyncio
 import copy
+import json
 import secrets
 import threading
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import Any
 
 import torch
 
+from . import demo
 from .core.combine import Combination, as_combination
 from .core.draws import Draws
 from .core.engine import Engine
@@ -24,7 +27,9 @@ from .core.thread import EngineThread, EventGroup
 from .core.verify import is_coupled
 from .errors import InvalidEnsemble, InvalidPrompt, InvalidSchedule, UnknownName, shown
 from .files import LOAD_OPTIONS, origin, read_settings
+from .identity import identity
 from .inputs import at
+from .measurements import KeptMeasurements, MeasurementFile
 from .members import (
     Member,
     Proposer,
@@ -33,6 +38,7 @@ from .members import (
     as_member,
     check_end_tokens,
     check_member_names,
+    check_numerics,
     check_vocabularies,
     check_whole_vocabularies,
     end_ids_of,
@@ -40,15 +46,18 @@ from .members import (
     unique_names,
     written,
 )
+from .names import MAX_SEQUENCES
 from .prompts import Chat, Params, Prompts, as_params, as_prompt, as_prompts
 from .prompts import Prompt as Prompt
-from .rendering import Renderer
+from .rendering import Renderer, check_template_kwargs
+from .runner.memory import check_states
 from .runner.padded import padded
+from .runner.protocol import is_invariant, proposes_runs, server_of
+from .runner.schemes import LOOKUPS
 from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, schedule_class, under_schedule
 from .schedule.auto import Auto
+from .schedule.calibration import calibrated
 
-# How many sequences are decoded at a time by default.
-MAX_SEQUENCES = 32
 # A thread that decodes for event loops ends when it had nothing to do for so long.
 IDLE_SECONDS = 5.0
 # Ways of sampling for which measurements are kept; those of the first one are dropped first.
@@ -68,6 +77,8 @@ class Ensemble:
     measure the one whose drafts the member accepts most. end_tokens: what ends a sequence, by ids or as the vocabulary
     spells it, in place of all that the members name. max_sequences: how many are decoded at a time. load_options:
     those of LoadOptions (dtype, device, ...), for all members given by path; they override a member's own.
+    keep_measurements: whether `auto` begins with what it measured in earlier processes, and keeps what it measures, in
+    the folder COSPEC_CACHE (~/.cache/cospec by default), or beside the ensemble's file, where its path is given.
 
     Raises a CospecError for anything that cannot run as asked, before anything runs.
     """
@@ -84,6 +95,7 @@ class Ensemble:
         verification: str = "block",
         end_tokens: Sequence[int | str] | None = None,
         max_sequences: int = MAX_SEQUENCES,
+        keep_measurements: bool | Path = True,
         **load_options: Any,
     ) -> None:
         if not isinstance(members, list | tuple) or not members:
@@ -92,6 +104,7 @@ class Ensemble:
             raise InvalidEnsemble(f"max_sequences must be a whole number of at least 1, got {shown(max_sequences)}")
         check_end_tokens(end_tokens)
         options = _load_options(load_options)
+        members_given = members
         self.max_sequences = max_sequences
         self.combination = as_combination(combine, len(members))
         self.combination.check(len(members))
@@ -106,13 +119,21 @@ class Ensemble:
             schedule=schedule, gamma=gamma, proposer=drafting.proposer, first=first, verification=verification
         )
         self._planners: dict[object, Auto] = {}
+        self._servers: tuple[int, ...] = ()
+        self._runs: tuple[int, ...] = ()
         self.schedule_for(SamplingParams())
-        self.runners = load_runners(self.sources)
+        sources, num_members = self.sources, len(self._members)
+        self.runners = load_runners(sources[:num_members], sources[num_members:])
         self.tokenizer = next((runner.tokenizer for runner in self.runners if runner.tokenizer), None)
         check_vocabularies(dict(zip(self.names, self.runners, strict=True)))
-        members, drafters = self.runners[: len(self._members)], self.runners[len(self._members) :]
+        members, drafters = self.runners[:num_members], self.runners[num_members:]
         check_whole_vocabularies(dict(zip(self.member_names, members, strict=True)))
+        check_numerics(dict(zip(self.member_names, self.sources, strict=False)), members)
+        check_states(dict(zip(self.names, self.runners, strict=True)), max_sequences)
         self.runners = [*members, *(padded(drafter, self.vocab_size) for drafter in drafters)]
+        servers = [id(server_of(runner)) for runner in self.runners]
+        self._servers = tuple(map(servers.index, servers))
+        self._runs = tuple(lane for lane, runner in enumerate(self.runners) if proposes_runs(runner))
         self._renderers = [
             Renderer(name=name, member=source, tokenizer=runner.tokenizer or self.tokenizer, common=self.tokenizer)
             for name, source, runner in zip(self.names, self.sources, self.runners, strict=True)
@@ -124,6 +145,10 @@ class Ensemble:
         self._engine = self.engine()
         self._thread = EngineThread(max_sequences=max_sequences, idle_seconds=IDLE_SECONDS)
         self._preparing = threading.Lock()
+        self._kept = KeptMeasurements(None)
+        if self._is_planned:
+            given = {"members": members_given, "combine": combine, "proposer": proposer, "schedule": schedule}
+            self._begin_measuring(given | options, keep_measurements)
 
     def __repr__(self) -> str:
         drafters = f", drafters={[*self.drafter_names]}" if self.drafter_names else ""
@@ -132,15 +157,18 @@ class Ensemble:
         )
 
     @classmethod
-    def load(cls, spec: str | Path, **overrides: Any) -> "Ensemble":
+    def load(cls, spec: str | Path, *, keep_measurements: bool = True, **overrides: Any) -> "Ensemble":
         """An ensemble by name (`demo:we`) or from a YAML file. What is given here overrides the file.
 
-        A `combine` without `type` changes options of the file's own. Raises InvalidEnsemble for a file that cannot be
-        read, UnknownName for settings that are not known, and what the constructor raises.
+        keep_measurements: whether `auto` begins with what it measured in earlier processes, and keeps what it measures,
+        in a file beside this one, or in the cache folder. A `combine` without `type` changes options of the file's own.
+        Raises InvalidEnsemble for a file that cannot be read, UnknownName for settings that are not known, and what the
+        constructor raises.
         """
         settings = read_settings(spec, overrides)
+        beside = None if demo.is_demo(str(spec)) else Path(spec)
         with at(origin(spec, overrides)):
-            return cls(**settings)
+            return cls(**settings, keep_measurements=(beside or True) if keep_measurements else False)
 
     def with_plan(self, plan: Plan | None = None, **changes: Any) -> "Ensemble":
         """The same members, not loaded again, under this plan, or their own, changed so. Raises as the constructor
@@ -162,8 +190,9 @@ class Ensemble:
         """The same members, not loaded again, for another target. Raises as the constructor does."""
         other = copy.copy(self)
         combine.check(len(self.member_names))
-        # What was measured for one target says little of another.
+        # What was measured for one target says little of another, but for the cost of forward passes.
         other.combination, other._planners = combine, {}
+        other._kept = self._kept.of_costs()
         other.schedule_for(SamplingParams())
         return other
 
@@ -210,6 +239,12 @@ class Ensemble:
     def dtypes(self) -> set[torch.dtype]:
         """What the members and drafters compute in."""
         return {runner.dtype for runner in self.runners}
+
+    @property
+    def is_invariant(self) -> bool:
+        """Whether every row of r is a function of the tokens before it alone, to the last bit. Then the text of a seed
+        is the same under every schedule and in every batch, where verification is coupled or the temperature 0."""
+        return all(is_invariant(runner) for runner in self.runners[: len(self.member_names)])
 
     def generate(self, prompts: Prompts, params: Params = None) -> list[Result]:
         """Decode each prompt n times; prompt by prompt, sample by sample.
@@ -303,6 +338,16 @@ class Ensemble:
         """
         return self._rendered(as_prompt(prompt), SamplingParams())
 
+    def chat_text(self, chat: Chat, *, goes_on: bool = False) -> str:
+        """What the first member is given for a chat, as the text that its template makes of it. goes_on: whether what
+        follows goes on with the last message, in place of a new one. Raises InvalidPrompt."""
+        self.check_template_kwargs(chat)
+        return self._renderers[0].chat_text(chat, goes_on=goes_on)
+
+    def check_template_kwargs(self, chat: Chat) -> None:
+        """Raises InvalidPrompt for what no member's chat template reads of that which the chat gives them."""
+        check_template_kwargs(chat.template_kwargs, self._renderers[: len(self.member_names)])
+
     def schedule_for(self, params: SamplingParams) -> Schedule:
         """The plan's schedule under this sampling. Raises InvalidSchedule where it cannot be had."""
         return make_schedule(self.plan, self.setting(params))
@@ -315,8 +360,7 @@ class Ensemble:
         """
         plan = self.plan
         is_free = params.seed is None or is_coupled(plan.verification, params.temperature)
-        is_planned = plan.is_paced or (plan.schedule == "auto" and plan.gamma is None)
-        if not is_planned or not is_free:
+        if not self._is_planned or not is_free:
             return None
         setting = self.setting(params)
         # The legal schedules, and the target, depend on these.
@@ -325,13 +369,18 @@ class Ensemble:
             weighed = [plan] if plan.is_paced else plans(setting, plan.verification)
             if len(self._planners) >= MOST_PLANNERS:
                 del self._planners[next(iter(self._planners))]
-            self._planners[key] = Auto.of_plans(weighed, setting, plan.name)
+            self._planners[key] = self._new_planner(weighed, setting)
         return self._planners[key]
 
     def setting(self, params: SamplingParams) -> Setting:
         """What plans are made for: the target and who takes part, under this sampling."""
         return Setting(
-            combination=self.combination, members=self.member_names, drafters=self.drafter_names, params=params
+            combination=self.combination,
+            members=self.member_names,
+            drafters=self.drafter_names,
+            params=params,
+            servers=self._servers,
+            runs=self._runs,
         )
 
     @property
@@ -339,6 +388,35 @@ class Ensemble:
         """Members, then drafters, as given, under the load options of all."""
         given = [*self._members, *self._drafters]
         return [replace(source, options=replace(source.options, **self.load_options)) for source in given]
+
+    @property
+    def _is_planned(self) -> bool:
+        """Whether the plan, or its draft lengths, are chosen by what is measured."""
+        return self.plan.is_paced or (self.plan.schedule == "auto" and self.plan.gamma is None)
+
+    def _begin_measuring(self, arguments: dict[str, Any], keep: bool | Path) -> None:
+        """Find what was measured in earlier processes, and measure what forward passes cost where there is nothing.
+        Runners that are given as they are may be anything: what they cost is seen as they decode."""
+        lanes = [i for i, source in enumerate(self.sources) if isinstance(source.model, str | Path)]
+        if len(lanes) < len(self.runners):
+            return
+        if keep is not False:
+            beside = keep if isinstance(keep, Path) else None
+            file = MeasurementFile.of(identity(arguments), [runner.dtype for runner in self.runners], beside)
+            self._kept = KeptMeasurements(file)
+            weakref.finalize(self, self._kept.save_at_the_end)
+        if not self._kept.costs:
+            models = {i: self.runners[i] for i in lanes if self.sources[i].model not in LOOKUPS}
+            self._kept.costs = calibrated(models, self._servers)
+
+    def _new_planner(self, weighed: Sequence[Plan], setting: Setting) -> Auto:
+        """A planner that begins with what is known."""
+        params, plan = setting.params, self.plan
+        whose = str(plan) if plan.is_paced else plan.name
+        sampling = json.dumps([repr(params.warpers), params.is_biased, whose, plan.verification])
+        while not self._kept.begin(planner := Auto.of_plans(weighed, setting, plan.name), sampling):
+            pass
+        return planner
 
     def _requests(self, prompts: Prompts, params: Params) -> list[Request]:
         """Every sample of every prompt, all of them checked before the first runs."""
@@ -383,9 +461,12 @@ class Ensemble:
         finally:
             with turn:
                 engine.close()
+                self._kept.save_soon()
 
     def _rendered(self, prompt: str | list[int] | Chat, params: SamplingParams) -> list[tuple[int, ...]]:
         self._check_tokenizer(prompt)
+        if isinstance(prompt, Chat):
+            self.check_template_kwargs(prompt)
         ids = None if isinstance(prompt, Chat) else self._encoded(prompt)
         num_members, known = len(self.member_names), dict[object, tuple[int, ...]]()
 

@@ -12,7 +12,6 @@ from typing_extensions import TypedDict
 
 from . import demo
 from .core.combine import (
-    DEFAULT_COMBINATION,
     WEIGHTS,
     as_combination,
     combination_names,
@@ -21,10 +20,10 @@ from .core.combine import (
     make_combination,
 )
 from .core.params import SamplingParams
-from .core.verify import VERIFICATIONS
 from .errors import InvalidCombination, InvalidEnsemble, UnknownName, shown
 from .inputs import Count, Counts, EndTokens, Key, Name, at, checked, json_schema, read_yaml, validated
-from .members import PLACEHOLDER, Member, as_drafters, check_name, check_prompt, check_system, unique_names
+from .members import Member, as_drafters, check_name, check_prompt, check_system, unique_names
+from .names import DEFAULT_COMBINATION, PLACEHOLDER, VERIFICATIONS
 from .runner import LoadOptions
 from .runner.options import DTYPES, ONE_MODEL
 from .runner.schemes import LOOKUPS, is_there
@@ -88,6 +87,16 @@ class LoadSettings(TypedDict, total=False):
             "model allows it; `shapes`: the padding to few shapes alone, on any device.",
             default="auto",
             example="false",
+        ),
+    ]
+    numerics: Annotated[
+        Literal["default", "invariant"],
+        Key(
+            meaning="`invariant`: a row is a function of the tokens before it alone, to the last bit, so that with "
+            "`verification: coupled` a seed has one text, in `bfloat16` too. On CPUs; a model for which it cannot be "
+            "proven is refused.",
+            default="default",
+            example="invariant",
         ),
     ]
     revision: Annotated[

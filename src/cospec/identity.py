@@ -52,6 +52,9 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
     # A file is known by its fingerprint, however it was named.
     irrelevant = (*_IRRELEVANT, "gguf_file") if model and is_local(model) else _IRRELEVANT
     own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in irrelevant}
+    if not load.is_invariant:
+        # As in results from before there was a choice.
+        del own["numerics"]
     files = fingerprint(model, load) if model else None
     parts = parts_of(model, load) if model else None
     base = fingerprint(parts.whole, parts.options) if parts and parts.adapter else None

@@ -3,6 +3,8 @@ become one there. Nothing has been begun then, and the process may end where it 
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # The exit status after Ctrl-C, as shells have it: 128 and the number of the signal.
@@ -19,6 +21,16 @@ def raise_again() -> None:
     """Ctrl-C raises KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around imports that take long: Ctrl-C ends the process meanwhile."""
+    leave_at_once()
+    try:
+        yield
+    finally:
+        raise_again()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -139,15 +139,12 @@ class CospecLM(TemplateLM):  # type: ignore[misc, unused-ignore]  # lm-eval has 
         return template if chat_template else ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Messages as text by the first member's template; without a generation prompt the last one is gone on with."""
-        if not getattr(self._tokenizer, "has_chat_template", False):
-            raise InvalidPrompt(f"{self.tokenizer_name} has no chat template; leave --apply_chat_template out")
-        try:
-            text = str(self._tokenizer.chat_text(chat_history, goes_on=not add_generation_prompt))
-        except ValueError as error:
-            raise InvalidPrompt(f"the template of {self.tokenizer_name} refuses these messages: {error}") from error
+        """Messages as the text that the first member is given; without a generation prompt the last one is gone on
+        with."""
+        chat = Chat(messages=tuple(chat_history))
+        text = self.ensemble.chat_text(chat, goes_on=not add_generation_prompt)
         if add_generation_prompt:
-            self._chats[text] = Chat(messages=tuple(chat_history))
+            self._chats[text] = chat
         return text
 
     # What is asked.
@@ -212,8 +209,9 @@ class CospecLM(TemplateLM):  # type: ignore[misc, unused-ignore]  # lm-eval has 
         prompt = self._chats.get(context) or (context if context and self.ensemble.has_own_prompts else None)
         if prompt is None:
             return None
+        # Token ids cannot be put behind a system message of a member's own.
         lanes = {*self.ensemble.rendered(prompt)[: len(self.ensemble.member_names)]}
-        return prompt if len(lanes) > 1 else None
+        return prompt if len(lanes) > 1 or self.ensemble.has_own_prompts else None
 
     def _asked(
         self, key: tuple[str, str] | None, context: list[int], answer: list[int]

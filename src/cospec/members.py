@@ -13,20 +13,21 @@ from typing import Any, TypeAlias
 
 from . import demo
 from .core.spelling import TokenSpeller
-from .errors import InvalidEnsemble, UnknownName, VocabularyMismatch, shown
+from .errors import InvalidEnsemble, UnknownName, UnsupportedModel, VocabularyMismatch, shown
 from .inputs import check_unicode
+from .names import PLACEHOLDER
 from .runner import LoadOptions, Runner, Tokenizer
 from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
 from .runner.parts import parts_of
 from .runner.pool import one_pool
+from .runner.protocol import is_invariant
 from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
 from .schedule import EACH, Schedule, schedule_class
 from .schedule.plan import check_schedule_given
 
 Source = str | Path | Runner
 
-PLACEHOLDER = "{prompt}"
 # What stands for the user's prompt elsewhere: in a text without the placeholder it is meant for one.
 _ELSEWHERE = ("input", "instruction", "message", "query", "question", "user_input", "user_prompt")
 # A name in braces, or in doubled ones. JSON and code in a prompt have other things between them.
@@ -254,13 +255,15 @@ def _special_proposers(schedule: str | Schedule | type[Schedule]) -> tuple[str, 
     return (schedule_class(schedule) if isinstance(schedule, str) else schedule).special_proposers
 
 
-def load_runners(members: Sequence[Member]) -> list[Runner]:
-    """A runner for each member; members of equal model and options share one, within `shared_runners` with those of
-    other ensembles too.
+def load_runners(members: Sequence[Member], drafters: Sequence[Member] = ()) -> list[Runner]:
+    """A runner for each member, then for each drafter; those of equal model and options share one, within
+    `shared_runners` with those of other ensembles too.
 
     Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit, and InvalidEnsemble where no member is a model.
     """
-    named = [member for member in members if isinstance(member.model, str | Path)]
+    sources = [*members, *drafters]
+    needed = [_key(member) for member in members if isinstance(member.model, str | Path)]
+    named = [member for member in sources if isinstance(member.model, str | Path)]
     distinct = [member for i, member in enumerate(named) if _key(member) not in map(_key, named[:i])]
     shared = _SHARED.get()
     loaded = [(key, runner) for key, runner in shared or () if key in map(_key, distinct)]
@@ -269,7 +272,9 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
     weights = [each for member in missing for each in _weights(*_key(member)) if each not in known]
     check_memory(each for i, each in enumerate(weights) if each not in weights[:i])
     with one_pool():
-        loaded += [(_key(member), load_runner(str(member.model), member.options)) for member in missing]
+        for member in missing:
+            load = load_runner if _key(member) in needed else _load_drafter
+            loaded.append((_key(member), load(str(member.model), member.options)))
     if shared is not None:
         # A drafter without a model is given the vocabulary of its own ensemble, and learns from its sequences.
         shared += [entry for entry in loaded if entry[1].vocab_size and entry not in shared]
@@ -277,16 +282,28 @@ def load_runners(members: Sequence[Member]) -> list[Runner]:
         next(runner for key, runner in loaded if key == _key(member))
         if isinstance(member.model, str | Path)
         else member.model
-        for member in members
+        for member in sources
     ]
     sizes = [runner.vocab_size for runner in runners if runner.vocab_size]
     if not sizes:
-        names = ", ".join(member.default_name for member in members)
+        names = ", ".join(member.default_name for member in sources)
         raise InvalidEnsemble(f"none of {names} is a model with a vocabulary; give at least one that is")
     for runner in runners:
         # A drafter without a model has no vocabulary of its own: it drafts the members' tokens.
         runner.vocab_size = runner.vocab_size or max(sizes)
     return runners
+
+
+def _load_drafter(model: str, options: LoadOptions) -> Runner:
+    """With default numerics where it cannot have invariant ones: what is decoded does not depend on who drafts it."""
+    try:
+        return load_runner(model, options)
+    except UnsupportedModel as error:
+        if not options.is_invariant:
+            raise
+        runner = load_runner(model, replace(options, numerics="default"))
+        logger.warning("%s. It only drafts, and does so with default numerics: coupled text does not change", error)
+        return runner
 
 
 @contextmanager
@@ -322,6 +339,17 @@ def _whole_path(model: str | Path) -> str:
     scheme, rest = split(str(model))
     path = os.path.expanduser(rest)
     return os.path.realpath(path) if scheme == DEFAULT and is_there(Path(path)) else str(model)
+
+
+def check_numerics(members: Mapping[str, Member], runners: Sequence[Runner]) -> None:
+    """Raises UnsupportedModel for a member that was to have invariant numerics, and whose runner does not have them."""
+    for (name, member), runner in zip(members.items(), runners, strict=True):
+        if member.options.is_invariant and not is_invariant(runner):
+            raise UnsupportedModel(
+                f"the member {name!r} cannot be run with numerics: invariant: its runner, a {type(runner).__name__}, "
+                'does not say that a row is a function of the tokens before it alone (numerics = "invariant"); leave '
+                "numerics at default, or choose another model"
+            )
 
 
 def check_whole_vocabularies(runners: Mapping[str, Runner]) -> None:

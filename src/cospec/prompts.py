@@ -1,8 +1,9 @@
 """What a user gives to be decoded -> texts, token ids and chats, each checked, and sampling parameters."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,12 @@ from .inputs import check_unicode
 
 # What a message is, in errors.
 _MESSAGE = 'a message is such as {"role": "user", "content": "..."}'
+# What renders a chat sets these itself.
+_RENDERERS_OWN = (
+    *("messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
+    *("tools", "documents", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs", "self"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +31,15 @@ class Chat:
     messages: mappings with `role` and `content`, a text or a list of parts that are texts (`{"type": "text", "text":
     "..."}`), which are joined; a message with `tool_calls` may have none. Their other keys are left to the templates.
     plain: whether members without a template are given the plain form, `Question: ...` and `Answer: ...`.
+    template_kwargs: what each member's template is given beside the messages, such as `{"enable_thinking": False}` for
+    Qwen3's.
 
     Raises InvalidPrompt, with the index of the message, for what is none.
     """
 
     messages: tuple[Mapping[str, Any], ...]
     plain: bool = False
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.messages, str | Mapping) or not isinstance(self.messages, Sequence):
@@ -38,6 +48,7 @@ class Chat:
             raise InvalidPrompt(f"the chat is empty; give at least one message: {_MESSAGE}")
         checked = tuple(_as_message(message, index) for index, message in enumerate(self.messages))
         object.__setattr__(self, "messages", checked)
+        object.__setattr__(self, "template_kwargs", as_template_kwargs(self.template_kwargs))
 
 
 # Arrays are numpy's and torch's, of whole numbers.
@@ -81,9 +92,29 @@ def as_prompt(prompt: Prompt, index: int | None = None) -> str | list[int] | Cha
     return [*map(int, listed)]
 
 
-def as_json(prompt: str | list[int] | Chat) -> str | list[int] | list[dict[str, Any]]:
-    """The prompt in JSON's types, as files hold it: of a chat its messages."""
-    return [dict(message) for message in prompt.messages] if isinstance(prompt, Chat) else prompt
+def as_template_kwargs(given: Any) -> dict[str, Any]:
+    """What templates are given beside the messages. Raises InvalidPrompt for what is no mapping from names to values
+    of JSON, and for a name that the renderer sets itself."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in given):
+        raise InvalidPrompt(
+            f'chat_template_kwargs is a mapping from names to values, such as {{"enable_thinking": false}}, got '
+            f"{shown(given)}"
+        )
+    if own := [name for name in given if name in _RENDERERS_OWN]:
+        raise InvalidPrompt(f"chat_template_kwargs has {own[0]!r}, which whoever renders a chat sets; leave it out")
+    try:
+        return dict(json.loads(json.dumps(given, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidPrompt(f"chat_template_kwargs has values that JSON does not have: {error}") from None
+
+
+def as_json(prompt: str | list[int] | Chat) -> str | list[int] | list[dict[str, Any]] | dict[str, Any]:
+    """The prompt in JSON's types, as files hold it: of a chat its messages, and what templates are given beside."""
+    if not isinstance(prompt, Chat):
+        return prompt
+    messages = [dict(message) for message in prompt.messages]
+    kwargs = prompt.template_kwargs
+    return {"messages": messages, "chat_template_kwargs": dict(kwargs)} if kwargs else messages
 
 
 def as_params(params: Params, count: int) -> list[SamplingParams]:

@@ -4,12 +4,16 @@ chat by the chat template of the member's own tokenizer."""
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import dropwhile
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 
 from .errors import InvalidEnsemble, InvalidPrompt, shown
-from .members import PLACEHOLDER, Member
+from .members import Member
+from .names import PLACEHOLDER
 from .prompts import Chat
 from .runner.protocol import Tokenizer
+
+Rendered = TypeVar("Rendered")
 
 # Names of the turns in the plain form of a chat.
 PLAIN_ROLES = {"user": "Question", "assistant": "Answer"}
@@ -52,8 +56,17 @@ class Renderer:
         if not isinstance(prompt, Chat):
             return self._in_own(prompt, ids)
         if self.has_template:
-            return self._templated(self._with_own_prompt(self._with_own_system(prompt.messages)))
+            return self._templated(self._own_messages(prompt), prompt.template_kwargs)
         return self._in_own(self._plain(prompt), None)
+
+    def chat_text(self, chat: Chat, *, goes_on: bool = False) -> str:
+        """The text of which `lane` has the token ids, for a member with a template. goes_on: whether what follows goes
+        on with the last message, in place of a new one."""
+        tokenizer: Any = self.tokenizer
+        if not self.has_template:
+            self._refuse_chat()
+        kwargs = {**chat.template_kwargs, "goes_on": goes_on}
+        return str(self._by_template(lambda: tokenizer.chat_text(self._own_messages(chat), **kwargs)))
 
     def _in_own(self, prompt: str | list[int], ids: tuple[int, ...] | None) -> tuple[int, ...]:
         """A text or token ids, in the member's own prompt if it has one."""
@@ -93,10 +106,7 @@ class Renderer:
     def _plain(self, chat: Chat) -> str:
         """The chat as a text, for a model without a template."""
         if not chat.plain:
-            raise InvalidPrompt(
-                f"{self.name!r} has no chat template, and a chat was given; give a text, a model with a template "
-                "(chat_template.jinja), or Chat(messages=..., plain=True)"
-            )
+            self._refuse_chat()
         called = next((i for i, message in enumerate(chat.messages) if message.get("tool_calls")), None)
         if called is not None:
             raise InvalidPrompt(
@@ -104,6 +114,15 @@ class Renderer:
                 "write"
             )
         return plain_form(self._with_own_system(chat.messages))
+
+    def _refuse_chat(self) -> NoReturn:
+        raise InvalidPrompt(
+            f"{self.name!r} has no chat template, and a chat was given; give a text, a model with a template "
+            "(chat_template.jinja), or Chat(messages=..., plain=True)"
+        )
+
+    def _own_messages(self, chat: Chat) -> Sequence[Mapping[str, Any]]:
+        return self._with_own_prompt(self._with_own_system(chat.messages))
 
     def _with_own_system(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if self.member.system is None:
@@ -126,10 +145,20 @@ class Renderer:
         own = {**said, "content": template.replace(PLACEHOLDER, said.get("content") or "")}
         return [*messages[:last], own, *messages[last + 1 :]]
 
-    def _templated(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    def reads(self, name: str) -> bool:
+        """Whether its template reads this beside the messages."""
+        reads = getattr(self.tokenizer, "template_reads", None)
+        return reads is not None and bool(reads(name))
+
+    def _templated(
+        self, messages: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[int, ...]:
         tokenizer: Any = self.tokenizer
+        return tuple(self._by_template(lambda: tokenizer.chat(messages, **kwargs)))
+
+    def _by_template(self, render: Callable[[], Rendered]) -> Rendered:
         try:
-            return tuple(tokenizer.chat(messages))
+            return render()
         except ValueError as error:
             raise InvalidPrompt(f"the chat template of {self.name!r} refuses these messages: {error}") from error
         except Exception as error:  # a template is a program of its own
@@ -144,6 +173,17 @@ class Renderer:
             return tuple(encode(tokenizer))
         except Exception as error:  # a runner of one's own may have any tokenizer
             raise InvalidPrompt(f"the tokenizer raised {type(error).__name__} for {shown(text)}: {error}") from error
+
+
+def check_template_kwargs(kwargs: Mapping[str, Any], renderers: Sequence[Renderer]) -> None:
+    """Raises InvalidPrompt for a name that none of the members' templates reads."""
+    for name in kwargs:
+        if not any(renderer.reads(name) for renderer in renderers):
+            names = ", ".join(repr(renderer.name) for renderer in renderers)
+            raise InvalidPrompt(
+                f"chat_template_kwargs has {name!r}, which no chat template of these members reads ({names}); leave it "
+                "out"
+            )
 
 
 def plain_form(messages: Sequence[Mapping[str, Any]]) -> str:

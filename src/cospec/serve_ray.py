@@ -23,6 +23,8 @@ from .server.app import create_app
 from .server.settings import ServerSettings
 
 NAME = "cospec"
+# What the setting `reproducible` asks of ensembles.
+_REPRODUCIBLE = {"numerics": "invariant", "verification": "coupled"}
 
 
 class EngineDied(RuntimeError):
@@ -73,10 +75,11 @@ class AppArgs(BaseModel):
 
     def load(self) -> Ensemble | dict[str, Ensemble]:
         """Called in each replica."""
+        options = {**_REPRODUCIBLE, **self.options} if self.settings.get("reproducible") else self.options
         if isinstance(self.ensemble, str):
-            return Ensemble.load(self.ensemble, **self.options)
+            return Ensemble.load(self.ensemble, **options)
         with shared_runners():
-            return {name: Ensemble.load(name, **self.options) for name in self.ensembles}
+            return {name: Ensemble.load(name, **options) for name in self.ensembles}
 
     def server_settings(self) -> ServerSettings:
         """Raises UnknownName for a setting that does not exist, ValidationError for a value of the wrong type,

@@ -122,7 +122,8 @@ def num_running(url):
 def test_a_replica_whose_engine_has_died_is_replaced_and_the_other_goes_on(client):
     before = both_processes(client)
     with pytest.raises(openai.InternalServerError, match="the engine has died: SystemExit: poisoned"):
-        client.completions.create(model=MODEL, prompt=list(POISON), max_tokens=2)
+        # Long enough that the member is fed under whichever plan, also one that draws members.
+        client.completions.create(model=MODEL, prompt=list(POISON), max_tokens=200, extra_body={"ignore_eos": True})
     patient = client.with_options(max_retries=8)
     with ThreadPoolExecutor(4) as pool:
         texts = {answer.choices[0].text for answer in pool.map(lambda _: ask(patient, 3), range(16))}

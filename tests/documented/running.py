@@ -21,6 +21,8 @@ import torch
 
 import cospec
 from cospec.cli import main
+from cospec.study import pilot
+from cospec.study.effort import Effort
 
 PRELOADED = [
     "cospec.runner.hf",
@@ -146,6 +148,8 @@ def _main(words: list[str], folder: Path, given: dict[str, str], log: Path) -> N
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tests run side by side.
     torch.set_num_threads(1)
+    # The self-tests of `verify` and of a pilot draw fewer samples than by default: what they find is tested elsewhere.
+    Effort.num_samples = pilot.NUM_SAMPLES = 20
     program, *sys.argv = words
     FORKED[program]()
 

@@ -30,17 +30,22 @@ from cospec.testing.enumeration import engine_law
 from ..models import tiny
 from . import naive
 from .naive import Law, Model, Target, Text
+from .runs import RunRunner, certain
 
 # Models with a seed from here on forbid one token, another one after each text.
 FORBIDDING = 1000
 # The seed of a drafter whose head is cut to all tokens but the first.
 CUT = 97
+# The seed of a drafter that proposes several tokens at once.
+RUNS = 96
 # Models that are no members, and their seeds, by how a plan asks for them.
 _DRAFTERS = {
     "drafter": {"drafter": 99},
     "cut drafter": {"cut drafter": CUT},
     "each": {"one drafter": 99, "another": 98},
     "each, one cut": {"one drafter": 99, "another": CUT},
+    "run drafter": {"run drafter": RUNS},
+    "each, one of runs": {"one drafter": 99, "another": RUNS},
 }
 
 
@@ -124,7 +129,7 @@ BLENDS = {
 class Case:
     """One thing to prove. proposer: a member's index, or a key of _DRAFTERS, for models that are no members.
 
-    The last token of the vocabulary is the models' end token.
+    runner: what kind the members and drafters are. The last token of the vocabulary is the models' end token.
     """
 
     blend: Blend
@@ -136,6 +141,7 @@ class Case:
     params: SamplingParams = field(default_factory=SamplingParams)
     vocab_size: int = 3
     sharpness: float = 1.3
+    runner: type[toy.FunctionRunner] = toy.FunctionRunner
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -152,14 +158,16 @@ class Case:
 
     def engine(self) -> Engine:
         """An engine for such texts, with nothing in it. Members that are one model share a runner."""
-        seeds = [*self.blend.seeds, *_DRAFTERS.get(self.proposer, {}).values()]
         ends = (self.vocab_size - 1,)
-        runners = {
-            seed: toy.FunctionRunner(self.vocab_size, model(seed, self.vocab_size, self.sharpness), end_ids=ends)
-            for seed in seeds
-        }
-        participants = [Participant(name, runners[seed]) for name, seed in zip(self._names, seeds, strict=True)]
+        runners = {seed: self._runner(seed, ends) for seed in self._seeds}
+        participants = [Participant(name, runners[seed]) for name, seed in zip(self._names, self._seeds, strict=True)]
         return Engine(participants, self.blend.num_members)
+
+    def _runner(self, seed: int, ends: Sequence[int]) -> toy.FunctionRunner:
+        own = model(seed, self.vocab_size, self.sharpness)
+        if seed == RUNS:
+            return RunRunner(self.vocab_size, certain(own), end_ids=ends)
+        return self.runner(self.vocab_size, own, end_ids=ends)
 
     def request(self, draws: Draws) -> Request:
         names = self._names
@@ -168,6 +176,7 @@ class Case:
             members=names[: self.blend.num_members],
             drafters=names[self.blend.num_members :],
             params=self.params,
+            runs=tuple(lane for lane, seed in enumerate(self._seeds) if seed == RUNS),
         )
         proposer = names[self.proposer] if isinstance(self.proposer, int) else self.proposer
         proposer = EACH if len(_DRAFTERS.get(self.proposer, ())) > 1 else proposer
@@ -216,6 +225,10 @@ class Case:
 
     def but(self, **changes: object) -> "Case":
         return replace(self, **changes)
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [*self.blend.seeds, *_DRAFTERS.get(self.proposer, {}).values()]
 
     @property
     def _names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from cospec.core import verify
 from cospec.core.draws import Purpose, probabilities
 from cospec.core.noise import noisy_argmax
 from cospec.core.propose import Proposal, _drafts
+from cospec.core.rows import LogProbs
 from cospec.core.settle import Block, verdicts_of
 from cospec.core.sheet import Sheet
 from cospec.core.target import Span, log_combined, stacked
@@ -63,11 +64,12 @@ def last_row_missing_in_the_mix() -> AbstractContextManager[object]:
 
 def faulty_block(run: Runs, accept: Uniforms, replace: Uniforms, *, stops: bool, is_adjusted: bool) -> list[Verdict]:
     """Block verification of one run, except that it may stop at the first failure or replace from max(0, p - q)."""
-    ratios = (run.target / run.draft).gather(1, run.tokens[:, None])[:, 0].tolist()
+    ratios = [p / q for p, q in zip(run.p, run.q, strict=True)]
     reach = [1.0]
     for ratio in ratios:
         reach.append(min(1.0, reach[-1] * ratio))
-    residuals = [(a * p - q).clamp(min=0) for a, p, q in zip(reach, run.target, run.draft, strict=False)]
+    target, draft = probabilities(run.log_target), [row() for row in run.draft]
+    residuals = [(a * p - q).clamp(min=0) for a, p, q in zip(reach, target, draft, strict=False)]
     accepted = 0
     for i in range(1, len(ratios) + 1):
         mass = float(residuals[i].sum()) if i < len(ratios) else 0.0
@@ -78,7 +80,7 @@ def faulty_block(run: Runs, accept: Uniforms, replace: Uniforms, *, stops: bool,
             break
     if accepted == len(ratios):
         return [Verdict(accepted, None)]
-    residual = residuals[accepted] if is_adjusted else (run.target[accepted] - run.draft[accepted]).clamp(min=0)
+    residual = residuals[accepted] if is_adjusted else (target[accepted] - draft[accepted]).clamp(min=0)
     return [Verdict(accepted, int(verify.draw(residual[None], [replace(0, accepted)])))]
 
 
@@ -99,10 +101,10 @@ def one_stream_for_all_purposes() -> AbstractContextManager[object]:
 def drafts_from_the_noise_that_settles() -> AbstractContextManager[object]:
     """Drafted as for coupled verification, but verified by ratios."""
 
-    def by_noise(items: list[Proposal], log_own: torch.Tensor, log_q: torch.Tensor) -> list[Draft]:
-        rows = zip(items, log_q.split(1), strict=True)
-        tokens = noisy_argmax([(sheet, sheet.frontier, row) for (sheet, _), row in rows])
-        return _drafts(items, torch.tensor(tokens), probabilities(log_q), log_own)
+    def by_noise(items: list[Proposal], log_own: torch.Tensor, log_qs: list[LogProbs]) -> list[Draft]:
+        tokens = noisy_argmax([(sheet, sheet.frontier, row) for (sheet, _), row in zip(items, log_qs, strict=True)])
+        probs = [probabilities(log_q.values)[0] for log_q in log_qs]
+        return _drafts(items, [token for (token,) in tokens], probs, [log_q.ids for log_q in log_qs], log_own)
 
     # The package has a function of the module's name.
     return mock.patch.object(sys.modules[_drafts.__module__], "_draft", by_noise)
@@ -112,7 +114,7 @@ def transforms_unread_when_verifying() -> AbstractContextManager[object]:
     def faulty(blocks: list[Block]) -> list[Verdict]:
         spans = [Span(block.sheet, block.start, block.start + len(block.drafts)) for block in blocks]
         unshaped = log_combined(spans, MIXED.combination) if spans else []
-        return verdicts_of([replace(b, log_target=log_r) for b, log_r in zip(blocks, unshaped, strict=True)])
+        return verdicts_of([replace(b, log_target=LogProbs(log_r)) for b, log_r in zip(blocks, unshaped, strict=True)])
 
     return mock.patch("cospec.core.settle.verdicts_of", faulty)
 
@@ -189,7 +191,7 @@ def unlikely_drafts_dropped() -> AbstractContextManager[object]:
     extend = Sheet.extend
 
     def faulty(self: Sheet, draft: Draft) -> None:
-        if draft.confidence < 0.4:
+        if draft.probs[draft.token] < 0.4:
             self.decline(draft.proposer)
         else:
             extend(self, draft)

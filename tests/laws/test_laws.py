@@ -10,6 +10,7 @@ import torch
 
 from cospec import Arithmetic, Mixture, Product, SamplingParams
 
+from ..properties import crossed
 from . import naive
 from .cases import BLENDS, FORBIDDING, Blend, Case
 
@@ -32,6 +33,17 @@ PLANS = {
     "cascade 1, 3 by the second": {"schedule": "cascade", "gamma": (1, 3), "proposer": "drafter", "first": 1},
     "cascade 3, 1": {"schedule": "cascade", "gamma": (3, 1), "proposer": "drafter"},
 }
+
+
+class ZeroAfterOne:
+    """A constraint under which a 1 is followed by a 0."""
+
+    def allowed(self, output, start, count):
+        rows = torch.ones(count, 3, dtype=torch.bool)
+        for row, mask in enumerate(rows):
+            if start + row and output[start + row - 1] == 1:
+                mask[1:] = False
+        return rows
 
 
 class NotAgain:
@@ -83,27 +95,28 @@ def case(blend: Blend, plan: dict[str, object], verification: str, *, vocab_size
     return Case(blend=blend, verification=verification, params=given, vocab_size=vocab_size, **plan)
 
 
-@pytest.mark.parametrize("verification", VERIFICATIONS)
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("blend", BLENDS)
+@crossed("blend, plan, verification", BLENDS, PLANS, VERIFICATIONS)
 def test_the_text_has_the_law_of_naive_decoding(blend, plan, verification):
     # Coupled drafts leave most to enumerate: everyone who asks for a position's noise cuts it once more.
     max_tokens = 3 if verification == "coupled" else 4
     assert case(BLENDS[blend], PLANS[plan], verification, max_tokens=max_tokens).distance() < ROUNDING
 
 
-@pytest.mark.parametrize("verification", ["token", "block"])
-@pytest.mark.parametrize("blend", [name for name in BLENDS if name.startswith("mixture")])
-@pytest.mark.parametrize("gamma", [None, 1, 2, 3, "auto"])
+@crossed(
+    "blend, gamma, verification",
+    [name for name in BLENDS if name.startswith("mixture")],
+    [None, 1, 2, 3, "auto"],
+    ["token", "block"],
+)
 def test_a_mixture_may_be_drawn_member_by_member(blend, verification, gamma):
     drafting = {} if gamma is None else {"gamma": gamma, "proposer": "drafter"}
     plan = {"schedule": "mixture", **drafting}
     assert case(BLENDS[blend], plan, verification, max_tokens=3).distance() < ROUNDING
 
 
-@pytest.mark.parametrize("verification", ["token", "block"])
-@pytest.mark.parametrize("blend", ["mixture", "mixture of 3", "mixture of 5"])
-@pytest.mark.parametrize("gamma", [1, 2, 3, "auto"])
+@crossed(
+    "blend, gamma, verification", ["mixture", "mixture of 3", "mixture of 5"], [1, 2, 3, "auto"], ["token", "block"]
+)
 def test_the_members_that_are_drawn_may_have_drafters_of_their_own(blend, verification, gamma):
     plan = {"schedule": "mixture", "gamma": gamma, "proposer": "each"}
     assert case(BLENDS[blend], plan, verification, max_tokens=3).distance() < ROUNDING
@@ -114,26 +127,29 @@ def test_a_mixture_is_drawn_from_members_as_they_are_shaped(params):
     assert case(BLENDS["mixture of 3"], {"schedule": "mixture"}, "token", **params).distance() < ROUNDING
 
 
-@pytest.mark.parametrize("verification", VERIFICATIONS)
-@pytest.mark.parametrize(
-    ("blend", "plan"),
-    [
-        ("mixture", "plain"),
-        ("mixture", "fixed 2 by the second member"),
-        ("mixture", "alternate 2 from the second"),
-        ("arithmetic", "fixed 3 by a drafter"),
-        ("arithmetic", "alternate 1"),
-        ("mixture", "cascade 2, 2"),
-    ],
-)
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_transforms_hold_under_every_schedule(blend, transform, plan, verification):
+# By the plan's name, the combination that it is tried with.
+TRANSFORMED = {
+    "plain": "mixture",
+    "fixed 2 by the second member": "mixture",
+    "alternate 2 from the second": "mixture",
+    "fixed 3 by a drafter": "arithmetic",
+    "alternate 1": "arithmetic",
+    "cascade 2, 2": "mixture",
+}
+
+
+@crossed("transform, plan, verification", TRANSFORMS, TRANSFORMED, VERIFICATIONS)
+def test_transforms_hold_under_every_schedule(transform, plan, verification):
+    blend = TRANSFORMED[plan]
     assert case(BLENDS[blend], PLANS[plan], verification, **TRANSFORMS[transform]).distance() < ROUNDING
 
 
-@pytest.mark.parametrize("verification", VERIFICATIONS)
-@pytest.mark.parametrize("plan", ["plain", "fixed 2 by a drafter", "alternate 1", "cascade 2, 2"])
-@pytest.mark.parametrize("transform", ["temperature", "temperature 0", "top_k", "top_p", "repetition", "presence"])
+@crossed(
+    "transform, plan, verification",
+    ["temperature", "temperature 0", "top_k", "top_p", "repetition", "presence"],
+    ["plain", "fixed 2 by a drafter", "alternate 1", "cascade 2, 2"],
+    VERIFICATIONS,
+)
 def test_where_the_expert_decides_alone_the_amateur_is_skipped(transform, plan, verification):
     given = case(BLENDS["plausible, strictly"], PLANS[plan], verification, **TRANSFORMS[transform])
     assert given.distance() < ROUNDING
@@ -148,9 +164,7 @@ def test_an_argmax_is_settled_before_all_are_heard(blend, plan):
 
 
 # A sum of logits with negative weights has no sense where a member_top_p left tokens out.
-@pytest.mark.parametrize("verification", VERIFICATIONS)
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("blend", ["mixture", "product"])
+@crossed("blend, plan, verification", ["mixture", "product"], PLANS, VERIFICATIONS)
 def test_members_may_be_shaped_by_top_p(blend, plan, verification):
     # Members this flat keep two tokens or three, so that some token is left to all.
     given = case(BLENDS[blend], PLANS[plan], verification, member_top_p=0.7, max_tokens=3).but(sharpness=0.3)
@@ -172,16 +186,16 @@ def test_a_vocabulary_of_four(blend, plan, verification):
     assert case(BLENDS[blend], PLANS[plan], verification, vocab_size=4, max_tokens=3).distance() < ROUNDING
 
 
-@pytest.mark.parametrize("verification", VERIFICATIONS)
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize(
-    ("combination", "target"),
-    [(Mixture([0.5, 0.5]), naive.mixture(0.5, 0.5)), (Product([0.5, 0.01]), naive.product(0.5, 0.01))],
-    ids=["mixture", "product"],
-)
-def test_members_may_forbid_tokens(combination, target, plan, verification):
-    blend = Blend(combination, target, (FORBIDDING + 1, FORBIDDING + 3))
-    assert case(blend, PLANS[plan], verification, max_tokens=3).distance() < ROUNDING
+FORBIDDEN = {
+    "mixture": (Mixture([0.5, 0.5]), naive.mixture(0.5, 0.5)),
+    "product": (Product([0.5, 0.01]), naive.product(0.5, 0.01)),
+}
+
+
+@crossed("blend, plan, verification", FORBIDDEN, PLANS, VERIFICATIONS)
+def test_members_may_forbid_tokens(blend, plan, verification):
+    forbidding = Blend(*FORBIDDEN[blend], (FORBIDDING + 1, FORBIDDING + 3))
+    assert case(forbidding, PLANS[plan], verification, max_tokens=3).distance() < ROUNDING
 
 
 CUT_PLANS = {
@@ -191,10 +205,13 @@ CUT_PLANS = {
 }
 
 
-@pytest.mark.parametrize("verification", VERIFICATIONS)
-@pytest.mark.parametrize("transform", [None, "temperature 0", "top_p", "bias", "constraint"])
-@pytest.mark.parametrize("plan", CUT_PLANS)
-@pytest.mark.parametrize("blend", ["mixture", "plausible"])
+@crossed(
+    "blend, plan, transform, verification",
+    ["mixture", "plausible"],
+    CUT_PLANS,
+    [None, "temperature 0", "top_p", "bias", "constraint"],
+    VERIFICATIONS,
+)
 def test_a_drafter_of_a_cut_vocabulary_leaves_the_law_as_it_is(blend, plan, transform, verification):
     params = {"max_tokens": 3, **(TRANSFORMS[transform] if transform else {})}
     assert case(BLENDS[blend], CUT_PLANS[plan], verification, **params).distance() < ROUNDING
@@ -210,14 +227,6 @@ def test_members_that_are_drawn_may_have_drafters_of_a_cut_vocabulary(plan, veri
 @pytest.mark.parametrize("verification", VERIFICATIONS)
 def test_a_drafter_that_knows_no_allowed_token_declines(verification):
     # After a 1 only the token may follow that the drafter's head was cut of.
-    class ZeroAfterOne:
-        def allowed(self, output, start, count):
-            rows = torch.ones(count, 3, dtype=torch.bool)
-            for row, mask in enumerate(rows):
-                if start + row and output[start + row - 1] == 1:
-                    mask[1:] = False
-            return rows
-
     for plan in CUT_PLANS.values():
         given = case(BLENDS["mixture"], plan, verification, constraint=ZeroAfterOne(), max_tokens=3)
         assert given.distance() < ROUNDING

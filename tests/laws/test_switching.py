@@ -12,6 +12,7 @@ from cospec.core.sheet import Sheet
 from cospec.schedule.mixture import DrawnMember
 from cospec.schedule.plain import Plain
 
+from ..properties import crossed
 from . import naive
 from .cases import Blend, Case
 from .test_isolation import OWN_PARAMS, written, written_alone
@@ -66,10 +67,11 @@ def case(**settings: object) -> SwitchingCase:
     )
 
 
-@pytest.mark.parametrize("proposer", ["drafter", "each"])
-@pytest.mark.parametrize("verification", ["token", "block"])
-@pytest.mark.parametrize(("gamma", "at"), [(1, 1), (2, 2), (1, 2), (3, 1)])
-def test_the_law_holds_over_a_change_of_schedule(gamma, at, verification, proposer):
+@crossed(
+    "gamma_and_place, verification, proposer", [(1, 1), (2, 2), (1, 2), (3, 1)], ["token", "block"], ["drafter", "each"]
+)
+def test_the_law_holds_over_a_change_of_schedule(gamma_and_place, verification, proposer):
+    gamma, at = gamma_and_place
     assert case(gamma=gamma, at=at, verification=verification, proposer=proposer).distance() < 1e-9
 
 

@@ -1,5 +1,7 @@
 """Tiny models, loaded once."""
 
+from unittest import mock
+
 import pytest
 
 from cospec import Ensemble
@@ -15,7 +17,15 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pair(folder):
     """Two members that are unlike, and a drafter."""
-    return Ensemble([folder / "a", folder / "b"], proposer=folder / "c", max_sequences=8)
+    return Ensemble([folder / "a", folder / "b"], proposer=folder / "c", max_sequences=32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_self_test():
+    """A study's self-test draws fewer samples, as many as are decoded at once, and compares shorter texts. What it
+    finds by as many as it draws otherwise is tested in tests/test_exactness_faults.py."""
+    with mock.patch.multiple("cospec.study.pilot", NUM_SAMPLES=16, CHECKED_TOKENS=16):
+        yield
 
 
 @pytest.fixture

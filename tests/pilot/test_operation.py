@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from cospec import Ensemble
 from cospec.cli import app
-from cospec.cli.watch import _windows
+from cospec.cli.watch_run import _windows
 from cospec.core.params import SamplingParams
 from cospec.errors import InvalidPilot
 from cospec.server.metrics import Metrics

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from cospec.cli import app
 from cospec.errors import CospecError, InvalidPilot, InvalidPrompt
 from cospec.study.questions import balanced, read_questions, read_texts
 from cospec.study.scoring import scorer
@@ -149,11 +151,15 @@ def test_one_text_is_enough_to_be_weighed(tmp_path):
 
 def test_a_score_of_ones_own_is_found_where_the_command_is_given(tmp_path):
     (tmp_path / "beside_me.py").write_text("def right(answer, reference):\n    return 1\n", encoding="utf-8")
-    command = [str(Path(sys.executable).parent / "cospec"), "pilot", "--prompts", "none.jsonl"]
-    for score, told in (("beside_me:right", "no prompts can be read"), ("beside_you:right", "cannot be imported")):
-        run = subprocess.run([*command, "--score", score], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert run.returncode == 2
-        assert told in " ".join(run.stderr.split())
+    program, *command = [str(Path(sys.executable).parent / "cospec"), "pilot", "--prompts", "none.jsonl", "--score"]
+    run = subprocess.run(
+        [program, *command, "beside_me:right"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 2
+    assert "no prompts can be read" in " ".join(run.stderr.split())
+    missing = CliRunner().invoke(app, [*command, "beside_you:right"])
+    assert missing.exit_code == 2
+    assert "cannot be imported" in " ".join(missing.stderr.split())
 
 
 def test_a_score_of_ones_own_is_called_and_checked(tmp_path, monkeypatch):

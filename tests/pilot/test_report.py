@@ -446,6 +446,19 @@ def test_what_was_tested_for_exactness_stands_in_one_line(language, line):
     assert load_texts(language)("kept.unfinished", {"num": 3}) in markdown(unfinished, language)
 
 
+@pytest.mark.parametrize("language", ["en", "ja"])
+@pytest.mark.parametrize(
+    ("spread", "held_up", "is_said"),
+    [(None, None, False), (1.1, 1.2, False), (1.4, 1.2, True), (1.03, 4.9, True)],
+)
+def test_a_machine_that_was_disturbed_is_told_beside_the_verdict(language, spread, held_up, is_said):
+    machine = replace(EXAMPLE.environment, spread=spread, held_up=held_up)
+    verdict = markdown(replace(EXAMPLE, environment=machine), language).split("\n## ")[1]
+    figures = {"spread": f"{spread or 0:.2f}×", "held_up": f"{held_up or 0:.2f}×"}
+    said = load_texts(language)("speed.disturbed", {**figures, "most": "1.25×", "most_held_up": "1.50×"})
+    assert (said in verdict) == is_said
+
+
 def test_figures_without_end_are_null_in_the_page(tmp_path):
     write(replace(EXAMPLE, environment=replace(EXAMPLE.environment, seconds=math.inf)), tmp_path, "en")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -215,7 +215,7 @@ def test_memory_of_an_earlier_run_is_not_forgotten(folder, pair, tmp_path):
     first.ledger.peak_memory = 2**60
     first.ledger.save(path)
     # Loaded anew, its caches are empty.
-    anew = Ensemble([folder / "a", folder / "b"], proposer=folder / "c", max_sequences=8)
+    anew = Ensemble([folder / "a", folder / "b"], proposer=folder / "c", max_sequences=32)
     again = results(study(anew, path)).cost
     assert again.memory == held.memory
     assert all(row.cache > 0 for row in again.memory)
@@ -294,7 +294,7 @@ def test_a_slow_drafter_is_a_no_go(folder, pair):
     # which counts for nothing in one of three repeats; and how often drafts stand, which many tokens even out.
     a, b = (Member(model=slow(runner, 0.002), name=name) for runner, name in zip(pair.runners, "ab", strict=False))
     drafter = slow(pair.runners[2], 0.012)
-    ensemble = Ensemble([a, b], schedule="fixed", gamma=2, proposer=drafter, max_sequences=8)
+    ensemble = Ensemble([a, b], schedule="fixed", gamma=2, proposer=drafter, max_sequences=32)
     found = finished(ensemble, criteria=criteria, concurrencies=(1,), repeats=3, tokens=18)
     assert found.settings.ours == "fixed 2 by member"
     assert found.verdict.decision == "no-go"
@@ -310,11 +310,11 @@ def test_a_member_that_runs_out_of_memory_midway_is_told_and_what_was_measured_i
 
     def exhausted():
         calls.append(1)
-        if len(calls) > 700:
+        if len(calls) > 150:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     members = [pair.loaded("a"), Member(model=Wrapped(pair.runners[1], exhausted), name="b")]
-    ensemble = Ensemble(members, max_sequences=8)
+    ensemble = Ensemble(members, max_sequences=32)
     first = study(ensemble, path)
     with pytest.raises(InvalidPilot, match=r"b raised OutOfMemoryError.*is kept.*lower --concurrency"):
         first.run(lambda step: first.ledger.save(path), never)
@@ -335,7 +335,7 @@ def test_a_member_that_runs_out_of_memory_in_the_self_test_is_no_fault_of_exactn
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     members = [pair.loaded("a"), Member(model=Wrapped(pair.runners[1], exhausted), name="b")]
-    made = study(Ensemble(members, max_sequences=8), path, criteria=Criteria(min_speedup=None))
+    made = study(Ensemble(members, max_sequences=32), path, criteria=Criteria(min_speedup=None))
 
     def on_step(step):
         made.ledger.save(path)

@@ -6,7 +6,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from cospec.cli import _load, app, serve
+from cospec.cli import _load, app, serve_run
 
 from .test_process import Process
 
@@ -19,8 +19,8 @@ def options(monkeypatch):
     def here(served, settings, options):
         seen.update(served=served, settings=settings, options=options)
 
-    monkeypatch.setattr(serve, "_serve_here", here)
-    monkeypatch.setattr(serve, "_serve_on_ray", here)
+    monkeypatch.setattr(serve_run, "serve_here", here)
+    monkeypatch.setattr(serve_run, "serve_on_ray", here)
 
     def given(*arguments, **variables):
         seen.clear()

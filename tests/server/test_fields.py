@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cospec import Ensemble
-from cospec.core.verify import VERIFICATIONS
 from cospec.errors import InvalidPrompt, UnknownName
+from cospec.names import VERIFICATIONS
 from cospec.schedule import schedule_names
 from cospec.server.batch import read_lines
 from cospec.server.fields import HARMLESS, IN_CHATS, IN_COMPLETIONS, IN_RESPONSES, check_defaults

@@ -239,7 +239,7 @@ def test_a_prompt_that_does_not_fit_is_told(browser, ensemble):
 
 def test_a_full_server_is_told_and_can_be_asked_again(browser, ensemble):
     with Served(ensemble, max_sequences=1, max_waiting=0) as full, visiting(browser, full) as visit:
-        asked = {"prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "stream": True}
+        asked = {"prompt": PROMPT, "max_tokens": 900, "ignore_eos": True, "stream": True}
         with full.http() as http, http.stream("POST", "/v1/completions", json=asked):
             visit.run()
             visit.becomes("failed")
@@ -252,7 +252,7 @@ def test_a_full_server_is_told_and_can_be_asked_again(browser, ensemble):
 
 def test_a_server_that_has_gone_is_told_and_what_came_is_kept(browser, ensemble):
     with Served(ensemble) as going, visiting(browser, going) as visit:
-        visit.ask_for(ignore_eos=True, max_tokens=400)
+        visit.ask_for(ignore_eos=True, max_tokens=900)
         visit.run()
         expect(visit.page.locator("#output > .tok").nth(5)).to_be_attached()
         going.server.force_exit = going.server.should_exit = True
@@ -265,14 +265,14 @@ def test_a_server_that_has_gone_is_told_and_what_came_is_kept(browser, ensemble)
 
 
 def test_stop_ends_the_request_and_frees_its_sequence(visit, served):
-    visit.ask_for(ignore_eos=True, max_tokens=400)
+    visit.ask_for(ignore_eos=True, max_tokens=900)
     visit.run()
     expect(visit.page.locator("#output > .tok").nth(5)).to_be_attached()
     assert served.host.num_running == 1
     visit.page.click("#stop")
     visit.becomes("stopped")
     assert served.becomes_idle()
-    assert 5 < visit.page.locator("#output > .tok").count() < 400
+    assert 5 < visit.page.locator("#output > .tok").count() < 900
     expect(visit.page.locator("#generate")).to_be_focused()
     visit.run()
     visit.becomes("streaming")

@@ -66,7 +66,7 @@ def test_where_there_is_no_clipboard_the_seed_is_at_least_selected(visit):
 
 @in_chromium
 def test_a_stopped_run_has_shown_its_seed(visit):
-    visit.ask_for(ignore_eos=True, max_tokens=400)
+    visit.ask_for(ignore_eos=True, max_tokens=900)
     visit.run(seed="")
     expect(visit.page.locator("#output > .tok").nth(5)).to_be_attached()
     visit.page.click("#stop")

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cospec.cli import app
-from cospec.cli.serve import _bound
+from cospec.cli.serve_run import _bound
 
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
 OPTIONS = {"model": "demo:we", "prompt": "Question: How much is 2 + 2?\nAnswer:", "extra_body": {"ignore_eos": True}}

@@ -35,7 +35,7 @@ def registered(monkeypatch):
     group = "cospec.schedules"
     values = {"own": f"{__name__}:Own", "raising": f"{__name__}:Raising", "broken": "no_such_package:Broken"}
     for name, value in values.items():
-        monkeypatch.setitem(registry._SCHEDULES._registered, name, EntryPoint(name, value, group))
+        monkeypatch.setitem(registry.SCHEDULES._registered, name, EntryPoint(name, value, group))
 
 
 def test_models_one_and_all(client):

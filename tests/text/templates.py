@@ -61,6 +61,11 @@ TOOLS = (
     "{% if message['tool_call_id'] %} of {{ message['tool_call_id'] }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As Qwen3's, which thinks unless told otherwise.
+THINKING = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}none\n\n{% endif %}"
+)
 # One that leaves system messages out in silence, and one with a fault of its own.
 NO_SYSTEM = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'] + ': ' + message['content'] }}"
@@ -68,7 +73,7 @@ NO_SYSTEM = (
 )
 ADDS = "{{ messages[0]['content'] + 1 }}"
 TEMPLATES = {"smollm2": SMOLLM2, "llama3": LLAMA3, "gemma": GEMMA, "mistral": MISTRAL, "tools": TOOLS}
-_OTHERS = {"parts": PARTS, "no system": NO_SYSTEM, "adds": ADDS}
+_OTHERS = {"thinking": THINKING, "parts": PARTS, "no system": NO_SYSTEM, "adds": ADDS}
 
 # The vocabularies, in which a text gets BOS in front, or none.
 _WORDS: Mapping[str, Any] = {"byte-level": byte_level, "byte fallback": byte_fallback}

@@ -1,6 +1,7 @@
 """The law of text for every tokenizer: a text is the join of its tokens' bytes, and special tokens have none."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -11,13 +12,15 @@ from cospec.rendering import render
 from cospec.runner.hf.tokenizer import HfTokenizer
 
 from ..properties import examples
-from .tokenizers import CHAT, KINDS, tokenizer
+from .kinds import KINDS, tokenizer
+from .tokenizers import CHAT
 
 some = settings(max_examples=examples(60), deadline=None)
 kinds = pytest.mark.parametrize("kind", KINDS)
 TEXTS = st.text(st.sampled_from("the catHello wordé☺\n<s>{}|▁ 1"), max_size=30)
 
 
+@cache
 def own(kind: str) -> HfTokenizer:
     return HfTokenizer(tokenizer(kind))
 
@@ -44,8 +47,13 @@ def streamed(source: HfTokenizer, prompt: Sequence[int], answer: Sequence[int]) 
 def test_the_text_is_that_of_the_tokenizer_itself_special_tokens_left_out(kind, data):
     source, ids = own(kind), data.draw(ids_of(kind, max_size=12))
     theirs = tokenizer(kind).decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    # Of what is no UTF-8 tokenizers make replacement characters in ways of their own.
-    if "\ufffd" not in theirs:
+    # Where no word begins or ends they leave the mark of what stands within one.
+    if kind.startswith("word pieces"):
+        theirs = theirs.removeprefix("##")
+    elif kind == "half words in Python":
+        theirs = theirs.removesuffix("@@")
+    # Of what is no UTF-8 tokenizers make replacement characters in ways of their own, or nothing.
+    if "\ufffd" not in theirs + source.decode(ids):
         assert source.decode(ids) == theirs
 
 
@@ -129,21 +137,24 @@ def test_a_stop_string_that_spells_a_special_token_ends_the_text_there(kind):
     for token in words:
         assert not stream.push(token)
     assert stream.push(end)
-    assert stream.text == source.decode([*source.encode("the"), *words]).removeprefix("the")
+    before = source.decode(source.encode("the"))
+    assert stream.text == source.decode([*source.encode("the"), *words]).removeprefix(before)
 
 
 @kinds
 def test_a_stop_string_across_a_special_token_is_found_with_it_and_without_it(kind):
     source = own(kind)
     mark = source.encode_bare("<|im_start|>")[-1]
-    the, cat = source.encode_part("the"), source.encode_part("cat")
-    # Where entries end words, a space stands between any two of them.
-    space = " " if source.drops_last_space else ""
-    for stop, text in ((f"e<|im_start|>{space}c", f"{space}th"), (f"he{space}cat", f"{space}t")):
-        stream = TextStream(text_decoder(source, source.encode("a")), [stop], source.special)
+    prompt, the, cat = source.encode("a"), source.encode_part("the"), source.encode_part("cat")
+    # Some put a space between any two words.
+    before = source.decode(prompt)
+    first = source.decode([*prompt, *the]).removeprefix(before)
+    second = source.decode([*prompt, *the, *cat]).removeprefix(before + first)
+    for stop, left in ((f"{first[-1]}<|im_start|>{second[:2]}", 1), (f"{first[-2:]}{second}", 2)):
+        stream = TextStream(text_decoder(source, prompt), [stop], source.special)
         pushed = [stream.push(token) for token in (*the, mark, *cat)]
         assert pushed[-1]
-        assert stream.text == text
+        assert stream.text == first[:-left]
 
 
 @kinds
@@ -161,8 +172,9 @@ def test_no_spelling_is_guessed_from_an_entrys_letters(kind):
         if source.drops_last_space and token not in source.special:
             # The space that the anchor ends with stands between, and that of a word's end before another one.
             added = said(anchor, token, anchor).removeprefix(f"{start} ").removesuffix(start)
-        if "\ufffd" not in added:
-            assert source.token_bytes(token).decode("utf-8", "replace") == added, theirs.convert_ids_to_tokens(token)
+        own_text = source.token_bytes(token).decode("utf-8", "replace")
+        if "\ufffd" not in added + own_text:
+            assert own_text == added, theirs.convert_ids_to_tokens(token)
 
 
 @kinds

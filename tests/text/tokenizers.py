@@ -1,17 +1,11 @@
 """Tokenizers of each kind that models have, trained on a few sentences."""
 
 import json
-from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-
-from cospec.runner import LoadOptions
-from cospec.runner.hf.gguf import read_gguf
 
 CORPUS = [
     "the cat sat on the mat and the dog sat on the log",
@@ -100,40 +94,3 @@ def finished(words: Tokenizer, *, bos: bool = False, eos: bool = False, **names:
         words.post_processor = processors.TemplateProcessing(single=single, pair=f"{single} $B", special_tokens=ids)
     settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **names}
     return PreTrainedTokenizerFast(tokenizer_object=words, **settings)
-
-
-def of_gguf(words: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The tokenizer as it is read from a GGUF file."""
-    from ..gguf import write_gguf
-
-    with TemporaryDirectory() as folder:
-        file = write_gguf(Path(folder) / "tiny.gguf", tokenizer=words)
-        return read_gguf(str(file), file, LoadOptions(device="cpu"))[2]._tokenizer
-
-
-# Tokens that a user has added: one with a space, one that is no ASCII, one that begins with a space.
-ADDED = ("hello world", "é", " new")
-
-KINDS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "byte-level": lambda: finished(byte_level()),
-    "byte-level with BOS": lambda: finished(byte_level(), bos=True),
-    "byte-level with an end appended": lambda: finished(byte_level(), bos=True, eos=True),
-    "byte-level with added entries": lambda: finished(byte_level(ADDED)),
-    "byte-level that ends a turn": lambda: finished(byte_level(), eos_token="<|im_end|>"),
-    "byte fallback": lambda: finished(byte_fallback(), bos=True),
-    "byte fallback without BOS": lambda: finished(byte_fallback()),
-    "byte fallback with an end appended": lambda: finished(byte_fallback(), bos=True, eos=True),
-    "byte fallback with added entries": lambda: finished(byte_fallback(added=ADDED), bos=True),
-    "byte fallback, nothing in front": lambda: finished(byte_fallback(prepends=False), bos=True),
-    "metaspace": lambda: finished(metaspace("always"), eos=True),
-    "metaspace, never in front": lambda: finished(metaspace("never")),
-    "byte-level of a GGUF file": lambda: of_gguf(finished(byte_level(ADDED), bos=True)),
-    "byte fallback of a GGUF file": lambda: of_gguf(finished(byte_fallback(), bos=True)),
-    "byte fallback without BOS of a GGUF file": lambda: of_gguf(finished(byte_fallback())),
-    "word ends": lambda: finished(word_ends()),
-}
-
-
-@cache
-def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    return KINDS[kind]()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InvalidEnsemble, InvalidPrompt, MissingExtra
+from ..interrupts import importing
 from ..server.settings import ServerSettings
 from .options import EnsembleOptions, ServiceOptions
 from .spread import option, spread
@@ -85,7 +86,8 @@ def batch(
     Called again, it answers what has no answer yet, with or without --ray.
     """
     try:
-        from .batch_run import run_batch
+        with importing():
+            from .batch_run import run_batch
     except ModuleNotFoundError:
         raise MissingExtra("batches need the server's libraries: pip install 'cospec[serve]'") from None
     run_batch(requests, out, options, models)

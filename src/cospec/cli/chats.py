@@ -1,61 +1,17 @@
-"""Prompts that are chats, on the command line: the options for them, and what is said of models that know no chat."""
+"""Prompts that are chats, on the command line: what is said of models that know no chat."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from ..core.events import Result
 from ..ensemble import Ensemble
-from ..errors import InvalidPrompt
-from ..inputs import check_unicode
 from ..prompts import Chat
-from ..rendering import PLAIN_ROLES, SYSTEM_ROLES
+from ..rendering import PLAIN_ROLES
 from .output import print_note
-from .spread import option
 
 # As they come out of files and of the command line.
 GivenPrompt = str | list[int] | Chat
 AnyPrompt = TypeVar("AnyPrompt", GivenPrompt, str | Chat)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatOptions:
-    """Whether texts are messages of a chat."""
-
-    chat: bool = option(
-        False,
-        "--chat",
-        help="Texts are messages of a user, put into each model's own chat template. Refused where a model has none.",
-    )
-    system: str | None = option(
-        None,
-        metavar="TEXT",
-        help="The system message of each chat that has none of its own. Implies --chat.",
-        show_default=False,
-    )
-
-    @property
-    def is_asked(self) -> bool:
-        return self.chat or self.system is not None
-
-    def as_asked(self, prompt: AnyPrompt, where: str) -> AnyPrompt:
-        """The prompt, a chat if chats are asked for. where: its place. Raises InvalidPrompt for token ids in one."""
-        if not self.is_asked:
-            return prompt
-        if isinstance(prompt, list):
-            raise InvalidPrompt(
-                f"{where}: a chat is made of texts, and token ids are given; give a text, or leave out --chat and "
-                "--system"
-            )
-        user = {"role": "user", "content": prompt}
-        messages: Sequence[Mapping[str, Any]] = prompt.messages if isinstance(prompt, Chat) else (user,)
-        return Chat(messages=(*self._system_message(messages), *messages))
-
-    def _system_message(self, messages: Sequence[Any]) -> list[dict[str, str]]:
-        if self.system is None or any(message["role"] in SYSTEM_ROLES for message in messages):
-            return []
-        check_unicode(self.system, "--system", InvalidPrompt)
-        return [{"role": "system", "content": self.system}]
 
 
 def without_template(ensemble: Ensemble) -> list[str]:

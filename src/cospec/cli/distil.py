@@ -1,24 +1,14 @@
 """`cospec distil`: train a drafter on what the ensemble itself decodes."""
 
-import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..distil.outcome import Outcome
 from ..distil.recipe import ADAPTER_LR, WHOLE_LR, TextRecipe, TrainingRecipe
-from ..distil.run import DistilRun, Stopped
-from ..distil.task import Distillation
-from ..ensemble import Ensemble
-from .chats import ChatOptions, note_plain_form
+from ..interrupts import importing
+from .chat_options import ChatOptions
 from .options import LocalOptions
-from .output import Interrupt, interrupted, on_interrupt, print_figures, print_note, progress
-from .prompts import read_prompts
 from .spread import option, spread
-from .tables import FittedTable, TableColumn, print_tables
 
 EXAMPLE = "cospec distil --ensemble mine.yaml --prompts prompts.jsonl --layers 4 --out drafter"
 
@@ -75,34 +65,6 @@ class DistilOptions:
     seed: int = option(TextRecipe.seed, metavar="N", help="Of texts, held-out prompts and training.")
     as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
-    def task(self, models: LocalOptions, chats: ChatOptions) -> Distillation:
-        """Raises a CospecError for prompts that cannot be read and numbers that make no sense."""
-        entries = read_prompts(None, self.prompts, chats=chats)
-        texts = TextRecipe(
-            samples=self.samples, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed
-        )
-        training = TrainingRecipe(
-            layers=self.layers,
-            vocabulary=self.vocabulary,
-            is_whole=self.whole,
-            rank=self.rank,
-            epochs=self.epochs,
-            steps=self.steps,
-            batch=self.batch,
-            lr=self.lr,
-            seed=self.seed,
-        )
-        return Distillation(
-            prompts=[entry.prompt for entry in entries],
-            places=[entry.where for entry in entries],
-            text_recipe=texts,
-            training_recipe=training,
-            base=self.base,
-            identity=models.identity(),
-            out=self.out,
-            command=shlex.join(["cospec", *sys.argv[1:]]),
-        )
-
 
 @spread
 def distil(*, options: DistilOptions, chats: ChatOptions, models: LocalOptions) -> None:
@@ -114,53 +76,6 @@ def distil(*, options: DistilOptions, chats: ChatOptions, models: LocalOptions) 
 
     Ctrl-C keeps what was done in the folder, and the same command goes on from there.
     """
-    task = options.task(models, chats)
-    outcome = task.record().outcome
-    if outcome is None:
-        with on_interrupt(lambda: _KEPT.format(out=task.out)):
-            ensemble = models.build()
-        note_plain_form(ensemble, task.prompts)
-        outcome = _finish(task, ensemble)
-    else:
-        print_note(f"{task.out} holds the finished drafter; nothing is left to do")
-    if not options.as_json:
-        print_tables(_table(task, outcome))
-        print_note(f"use it with: --proposer {task.out}")
-    print_figures({"out": str(task.out), **asdict(outcome)}, as_json=options.as_json)
-
-
-_KEPT = "what was done is in {out}, and the same command goes on from there"
-
-
-def _finish(task: Distillation, ensemble: Ensemble) -> Outcome:
-    """Do what is left. Raises typer.Exit after Ctrl-C."""
-    with Interrupt() as interrupt:
-        run = DistilRun(distillation=task, ensemble=ensemble, bar=_bar, should_stop=interrupt.is_noted)
-        try:
-            return run.finish()
-        except Stopped:
-            raise interrupted(_KEPT.format(out=task.out)) from None
-
-
-@contextmanager
-def _bar(phase: str, total: int) -> Iterator[Callable[[], None]]:
-    with progress(total) as advance:
-        advance(0, phase)
-        yield lambda: advance(1, phase)
-
-
-def _table(task: Distillation, outcome: Outcome) -> FittedTable:
-    recipe = task.training_recipe
-    kind = "whole" if recipe.is_whole else f"adapter of rank {recipe.rank}"
-    return FittedTable(
-        title=f"{task.out}: {recipe.layers} layers, {kind}, {outcome.vocabulary:,} tokens",
-        columns=[TableColumn(name="on held-out prompts", priority=0), TableColumn(name="acceptance", is_number=True)],
-        rows=[
-            ["first layers, untrained", f"{outcome.acceptance_before:.3f}"],
-            ["drafter", f"{outcome.acceptance_after:.3f}"],
-        ],
-        caption=f"Acceptance: mean of 1 - TV(drafter, r) over {outcome.num_held_out_tokens:,} tokens of answers to "
-        f"{outcome.num_held_out_prompts:,} prompts that were not trained on.\n"
-        f"Trained on {outcome.num_tokens:,} tokens in {outcome.steps:,} steps and {outcome.seconds:,.0f} s; weights "
-        f"take {outcome.num_bytes / 1e6:.2f} MB.",
-    )
+    with importing():
+        from .distil_run import run_distil
+    run_distil(options, chats, models)

@@ -1,35 +1,40 @@
 """Options of every command that decodes: which ensemble and plan, how tokens are drawn, and how it is served.
 
 Each option is declared once; `spread` gives them to the commands. Defaults are those of the library.
+
+Help texts and errors of the command line must come at once: what needs torch is imported by the methods that use it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import yaml
 from typer import Option
 
-from ..core.combine import (
-    DEFAULT_COMBINATION,
-    Contrastive,
-    Guided,
-    combination_names,
-    combination_options,
-    make_combination,
-)
-from ..core.verify import VERIFICATIONS
-from ..ensemble import MAX_SEQUENCES, Ensemble
 from ..errors import InvalidCombination, InvalidEnsemble, InvalidSampling, InvalidSchedule, shown
-from ..files import read_settings
-from ..identity import identity
-from ..members import PLACEHOLDER, Member
-from ..schedule import Plan, as_gamma, schedule_names
+from ..names import (
+    COMBINATIONS,
+    DEFAULT_COMBINATION,
+    DEFAULT_MU,
+    DEFAULT_SCALE,
+    DEFAULT_SCHEDULE,
+    DEFAULT_VERIFICATION,
+    MAX_SEQUENCES,
+    PLACEHOLDER,
+    SCHEDULES,
+    VERIFICATIONS,
+)
 from .spread import option
 
+if TYPE_CHECKING:
+    from ..ensemble import Ensemble
+    from ..members import Member
+
 DEFAULT_ENSEMBLE = "demo:we"
+# The prompt that stands for standard input.
+STDIN = "-"
 
 # The option that sets each field of a combination.
 _FLAGS = {"weights": "--weight", "mu": "--mu", "plausibility": "--plausibility", "scale": "--scale"}
@@ -68,7 +73,8 @@ class EnsembleOptions:
     combine: str | None = _model_option(
         None,
         metavar="NAME",
-        help=f"How the members' distributions become r, which tokens are drawn from: {', '.join(combination_names())}.",
+        help="How the members' distributions become r, which tokens are drawn from: "
+        f"{', '.join(sorted(COMBINATIONS.names()))}.",
         show_default="ensemble's, else mixture",
     )
     weights: list[float] | None = _model_option(
@@ -82,7 +88,7 @@ class EnsembleOptions:
         None,
         metavar="X",
         help="Contrastive: the weight of the amateur, which is subtracted.",
-        show_default=f"ensemble's, else {Contrastive.mu}",
+        show_default=f"ensemble's, else {DEFAULT_MU}",
     )
     plausibility: float | None = _model_option(
         None,
@@ -94,13 +100,20 @@ class EnsembleOptions:
         None,
         metavar="X",
         help="Guided: 0 is the second member alone, 1 the first; above 1 goes further the same way.",
-        show_default=f"ensemble's, else {Guided.scale}",
+        show_default=f"ensemble's, else {DEFAULT_SCALE}",
     )
     dtype: str | None = _model_option(
         None,
         metavar="TYPE",
         help="The type that models compute in: float32, bfloat16, float16 or auto.",
         show_default="ensemble's, else auto",
+    )
+    numerics: str | None = _model_option(
+        None,
+        metavar="NAME",
+        help="default or invariant: a row is then a function of the tokens before it alone, to the last bit, whatever "
+        "is decoded beside it. On CPUs; models for which that cannot be proven are refused.",
+        show_default="ensemble's, else default",
     )
     device: str | None = _model_option(
         None,
@@ -129,8 +142,8 @@ class EnsembleOptions:
         None,
         metavar="NAME",
         help="Which member is fed next, and who proposes tokens. It changes the speed and never the distribution: "
-        f"{', '.join(schedule_names())}.",
-        show_default=f"ensemble's, else {Plan.schedule}",
+        f"{', '.join(sorted(SCHEDULES.names()))}.",
+        show_default=f"ensemble's, else {DEFAULT_SCHEDULE}",
     )
     gamma: list[str] | None = _plan_option(
         None,
@@ -157,14 +170,21 @@ class EnsembleOptions:
         None,
         metavar="NAME",
         help=f"How drafts are verified: {', '.join(VERIFICATIONS)}. All preserve the distribution; block accepts "
-        "more, and coupled output depends, in float32, on --seed alone.",
-        show_default=f"ensemble's, else {Plan.verification}",
+        "more, and coupled output depends on --seed alone, but for ties of rounding without --numerics invariant.",
+        show_default=f"ensemble's, else {DEFAULT_VERIFICATION}",
     )
     reproducible: bool = _plan_option(
         False,
         "--reproducible",
-        help="The same as --verification coupled: in float32 the same seed gives the same text, whatever the schedule. "
-        "In bfloat16 a row depends on the shape of the forward pass, so that texts may differ.",
+        help="The same as --verification coupled --numerics invariant: a seed has one text, whatever the schedule, the "
+        "drafters and the batch, in bfloat16 as in float32.",
+    )
+
+    no_keep: bool = _plan_option(
+        False,
+        "--no-keep",
+        help="Let auto begin with nothing, and keep nothing of what it measures; else costs and acceptances are kept "
+        "beside the ensemble's file, or in the folder COSPEC_CACHE (~/.cache/cospec).",
     )
 
     @property
@@ -172,25 +192,37 @@ class EnsembleOptions:
         """The name of the ensemble where it is not given one."""
         return self.ensemble or "+".join(self.members or []) or DEFAULT_ENSEMBLE
 
-    def build(self) -> Ensemble:
+    def build(self) -> "Ensemble":
         """The ensemble, its models loaded. Raises a CospecError for options that do not go together."""
+        from ..ensemble import Ensemble
+
         spec, settings = self._given()
-        return Ensemble(**settings) if spec is None else Ensemble.load(spec, **settings)
+        keeps = not self.no_keep
+        if spec is None:
+            return Ensemble(**settings, keep_measurements=keeps)
+        return Ensemble.load(spec, **settings, keep_measurements=keeps)
 
     def identity(self) -> dict[str, Any]:
         """What results are held against by a later run (see `cospec.identity`), without loading a model. Raises as
         `build` does."""
+        from ..files import read_settings
+        from ..identity import identity
+
         spec, settings = self._given()
         return identity(settings if spec is None else read_settings(spec, settings))
 
     def max_sequences_of_file(self) -> int:
         """How many sequences the ensemble's file has decoded at a time, without loading a model. Raises as `build`."""
+        from ..files import read_settings
+
         spec, settings = self._given()
         own = {} if spec is None else read_settings(spec, settings)
         return int(own.get("max_sequences", MAX_SEQUENCES))
 
     def _given(self) -> tuple[str | None, dict[str, Any]]:
         """The ensemble's file or name, None for members of the command line; and what is given beside it."""
+        from ..core.combine import make_combination
+
         if self.ensemble is not None and self.members:
             raise InvalidEnsemble("--ensemble and --member exclude each other; give one of them")
         self._check_combination()
@@ -203,7 +235,9 @@ class EnsembleOptions:
         combine = {"type": self.combine} | options if self.combine else options or None
         return self.ensemble or DEFAULT_ENSEMBLE, {"combine": combine, **self._settings()}
 
-    def _members(self, models: list[str]) -> list[Member]:
+    def _members(self, models: list[str]) -> "list[Member]":
+        from ..members import Member
+
         prompts: list[str] | list[None] = self.member_prompts or [None] * len(models)
         if len(prompts) != len(models):
             raise InvalidEnsemble(
@@ -218,16 +252,20 @@ class EnsembleOptions:
 
     def _check_combination(self) -> None:
         """Raises InvalidCombination for an option that the combination does not have."""
+        from ..core.combine import combination_options
+
         kind = self.combine or (DEFAULT_COMBINATION if self.members else None)
-        if kind not in combination_names():
+        if kind not in COMBINATIONS.names():
             return
         for name in self._combination_options():
             if name not in combination_options(kind):
-                takers = [other for other in combination_names() if name in combination_options(other)]
+                takers = [other for other in sorted(COMBINATIONS.names()) if name in combination_options(other)]
                 raise InvalidCombination(f"{_FLAGS[name]} has no meaning for {kind}; it goes with {', '.join(takers)}")
 
     def _settings(self) -> dict[str, Any]:
         """The plan and the load options, as far as given."""
+        from ..schedule import as_gamma
+
         proposers = self.proposer or []
         settings = {
             "schedule": self.schedule,
@@ -236,6 +274,7 @@ class EnsembleOptions:
             "first": self.first,
             "verification": self._verification(),
             "dtype": self.dtype,
+            "numerics": self._numerics(),
             "device": self.device,
             "quantization": as_quantization(self.quantization),
             "revision": self.revision,
@@ -245,14 +284,20 @@ class EnsembleOptions:
         return {name: value for name, value in settings.items() if value is not None}
 
     def _verification(self) -> str | None:
+        return self._reproducible("verification", self.verification, "coupled")
+
+    def _numerics(self) -> str | None:
+        return self._reproducible("numerics", self.numerics, "invariant")
+
+    def _reproducible(self, name: str, given: str | None, meant: str) -> str | None:
+        """What was given, or what --reproducible means. Raises InvalidSchedule where they exclude each other."""
         if not self.reproducible:
-            return self.verification
-        if self.verification not in (None, "coupled"):
+            return given
+        if given not in (None, meant):
             raise InvalidSchedule(
-                f"--reproducible is --verification coupled, and --verification {self.verification} was given too; "
-                "leave one out"
+                f"--reproducible is --{name} {meant}, and --{name} {given} was given too; leave one out"
             )
-        return "coupled"
+        return meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,12 +312,20 @@ class LocalOptions(EnsembleOptions):
         show_default=f"ensemble's, else {MAX_SEQUENCES}",
         min=1,
     )
-    threads: int | None = _plan_option(None, metavar="N", help="CPU threads.", show_default="as torch has them", min=1)
+    threads: int | None = _plan_option(
+        None,
+        metavar="N",
+        help="CPU threads.",
+        show_default="as torch has them; generate, chat and serve take fewer where others use the cores",
+        min=1,
+    )
 
-    def build(self) -> Ensemble:
+    def build(self) -> "Ensemble":
         """The ensemble, its models loaded, and decoding limited to these threads. Raises a CospecError for options
         that do not go together."""
         if self.threads is not None:
+            import torch
+
             torch.set_num_threads(self.threads)
         return super().build()
 
@@ -312,8 +365,8 @@ SAMPLING = {
     "frequency_penalty": _sampling_option(metavar="X", help="The same, for each time that the output has it."),
     "seed": _sampling_option(
         metavar="N",
-        help="The same seed gives the same text from the same command, in float32: in bfloat16 a row depends on the "
-        "shape of the forward pass.",
+        help="The same seed gives the same text from the same command; beside other texts too, in float32 but for ties "
+        "of rounding, in bfloat16 with --numerics invariant.",
         show_default="drawn anew",
     ),
     "stop": _sampling_option(metavar="TEXT", help="End before this text. May be repeated.", show_default=False),

@@ -5,17 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ..study.compare import compare as compare_results
-from ..study.criteria import write_criteria
-from ..study.prices import write_prices
-from ..study.results import Results
-from .chats import ChatOptions
+from ..interrupts import importing
+from .chat_options import ChatOptions
 from .options import LocalOptions
 from .output import print_json, print_note
 from .pilot_options import PilotOptions
-from .pilot_tables import comparison_table
 from .spread import spread
-from .tables import print_tables
 
 EXAMPLE = "cospec pilot --ensemble mine.yaml --prompts prompts.jsonl --criteria criteria.yaml --out pilot"
 COMPARE_EXAMPLE = "cospec pilot compare before/results.json pilot/results.json"
@@ -41,12 +36,15 @@ def pilot(*, context: typer.Context, options: PilotOptions, chats: ChatOptions, 
         _write_templates(options)
         return
     # Help and templates need none of the packages of cospec[pilot].
-    from .pilot_run import run_pilot
-
+    with importing():
+        from .pilot_run import run_pilot
     run_pilot(options, chats, models)
 
 
 def _write_templates(options: PilotOptions) -> None:
+    with importing():
+        from ..study.criteria import write_criteria
+        from ..study.prices import write_prices
     if options.write_criteria is not None:
         write_criteria(options.write_criteria)
         print_note(f"wrote criteria to {options.write_criteria}; set them, and give them as --criteria")
@@ -62,6 +60,11 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
     """Compare two studies, figure by figure."""
+    with importing():
+        from ..study.compare import compare as compare_results
+        from ..study.results import Results
+        from .pilot_tables import comparison_table
+        from .tables import print_tables
     comparison = compare_results(Results.load(first), Results.load(second))
     if as_json:
         print_json(comparison.to_dict())

@@ -26,8 +26,10 @@ from ..study.report import LANGUAGES
 from ..study.report import write as write_report
 from ..study.results import ALL, Decision, Results
 from ..study.scoring import check_scorer
+from ..study.steadiness import steadiness_told
 from ..study.verdict import gain, in_words, served
-from .chats import ChatOptions, note_plain_form
+from .chat_options import ChatOptions
+from .chats import note_plain_form
 from .options import DEFAULT_ENSEMBLE, LocalOptions
 from .output import interrupted, print_figures, print_note
 from .pilot_options import PilotOptions
@@ -66,6 +68,10 @@ def run_pilot(options: PilotOptions, chats: ChatOptions, models: LocalOptions) -
     write_relaxed(ensemble, found, options.out / SOFTENED)
     if not options.as_json:
         print_tables(*tables(found))
+    if disturbance := steadiness_told(found.environment).disturbance:
+        print_note(
+            f"the machine was disturbed: {disturbance}. Run the pilot again while it is quiet, into another --out"
+        )
     print_note(f"the report is {options.out / 'report.html'}")
     print_note(_next_step(found, options.out / ENSEMBLE))
     print_figures(_last_line(found, options.out), as_json=options.as_json)
@@ -79,6 +85,7 @@ def _last_line(found: Results, out: Path) -> dict[str, object]:
         "verdict": values["verdict"],
         "gain": gain(found.gained),
         "best": found.speed.best,
+        "disturbance": steadiness_told(found.environment).disturbance,
         "speed": [row for row in values["speed"]["rows"] if row["category"] == ALL],
     }
 

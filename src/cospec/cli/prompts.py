@@ -11,9 +11,9 @@ from .. import demo
 from ..errors import InvalidPrompt, shown
 from ..inputs import at, check_unicode, decoded, lines, parse_json, read_text, whole_number
 from ..prompts import Chat
-from .chats import ChatOptions, GivenPrompt
-
-STDIN = "-"
+from .chat_options import ChatOptions
+from .chats import GivenPrompt
+from .options import STDIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,10 @@ def _from_line(line: str, where: str) -> PromptEntry:
     extra = {"id": given["id"]} if "id" in given else {}
     if "messages" in given:
         with at(where):
-            return _entry(Chat(messages=given["messages"], plain=True), where, extra)
+            kwargs = given.get("chat_template_kwargs", {})
+            return _entry(Chat(messages=given["messages"], plain=True, template_kwargs=kwargs), where, extra)
+    if "chat_template_kwargs" in given:
+        raise InvalidPrompt(f'{where}: "chat_template_kwargs" is for chats; give "messages", or leave it out')
     prompt = given.get("prompt")
     is_ids = isinstance(prompt, list) and all(type(token) is int and token >= 0 for token in prompt)
     if not isinstance(prompt, str) and not is_ids:

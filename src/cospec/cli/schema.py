@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from ..files import ensemble_schema
+from ..interrupts import importing
 
 EXAMPLE = "cospec schema > ensemble.schema.json"
 
@@ -32,6 +32,8 @@ def schema(
     An editor that knows YAML completes and checks keys by it, those of installed packages' combinations too: begin the
     file with the line # yaml-language-server: $schema=ensemble.schema.json
     """
+    with importing():
+        from ..files import ensemble_schema
     found = ensemble_schema()
     sys.stdout.write("\n".join(tables(found)) if as_markdown else json.dumps(found, indent=2))
     sys.stdout.write("\n")

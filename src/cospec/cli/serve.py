@@ -2,18 +2,11 @@
 
 import ipaddress
 import os
-import socket
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated
 
-import torch
-
-from ..ensemble import Ensemble
-from ..errors import CospecError, InvalidEnsemble, MissingExtra
-from ..members import shared_runners
+from ..errors import InvalidEnsemble
+from ..interrupts import importing
 from ..server.settings import ServerSettings
 from .environment import with_variables
 from .options import DEFAULT_ENSEMBLE, EnsembleOptions, ServiceOptions
@@ -21,10 +14,6 @@ from .output import print_note
 from .spread import option, spread
 
 EXAMPLE = "cospec serve --ensemble demo:we --proposer demo:drafter --port 8000"
-
-
-class CannotListen(CospecError):
-    """An address or port that cannot be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +79,7 @@ class ServeOptions(ServiceOptions):
                 raise InvalidEnsemble(f"two ensembles are named {name!r}; give each a --model-name of its own")
         return dict(zip(names, each, strict=True))
 
-    def settings_of(self, model: str) -> ServerSettings:
+    def settings_of(self, model: str, *, reproducible: bool) -> ServerSettings:
         """The server's settings; `model` is for requests that name none. Raises InvalidEnsemble for an empty key,
         which would admit nobody, or everybody."""
         keys = self.api_key or ([os.environ["COSPEC_API_KEY"]] if "COSPEC_API_KEY" in os.environ else [])
@@ -102,6 +91,7 @@ class ServeOptions(ServiceOptions):
             max_sequences=self.max_sequences or ServerSettings.max_sequences,
             max_waiting=self.max_waiting,
             context=self.context,
+            reproducible=reproducible,
             max_body=self.max_body,
             origins=tuple(self.origin or ()),
             log_level=self.log_level,
@@ -130,79 +120,15 @@ def serve(
     if options.replicas != ServeOptions.replicas and not options.use_ray:
         raise InvalidEnsemble("--replicas are copies on a Ray cluster; give --ray too")
     served = options.served(models)
-    settings = options.settings_of(next(iter(served)))
+    settings = options.settings_of(next(iter(served)), reproducible=models.reproducible)
     if not settings.api_keys and not _is_local(options.host):
         print_note(f"anyone who reaches {options.host} may use this server; --api-key asks for a key")
+    with importing():
+        from .serve_run import serve_here, serve_on_ray
     if options.use_ray:
-        _serve_on_ray(served, settings, options)
+        serve_on_ray(served, settings, options)
     else:
-        _serve_here(served, settings, options)
-
-
-def _load(served: Mapping[str, EnsembleOptions]) -> dict[str, Ensemble]:
-    """The ensembles, their models loaded, equal ones once."""
-    with shared_runners():
-        return {name: models.build() for name, models in served.items()}
-
-
-def _serve_on_ray(served: Mapping[str, EnsembleOptions], settings: ServerSettings, options: ServeOptions) -> None:
-    try:
-        from ..serve_ray import run
-    except ModuleNotFoundError:
-        raise MissingExtra("--ray needs Ray: pip install 'cospec[ray]'") from None
-    if options.max_sequences is None:
-        settings = replace(settings, max_sequences=max(each.max_sequences_of_file() for each in served.values()))
-    host, port = options.host, options.port
-    print_note(f"serving {', '.join(served)} at http://{host}:{port}, once the replicas are ready")
-    run(partial(_load, served), settings, host=host, port=port, num_replicas=options.replicas, drain=options.drain)
-
-
-def _serve_here(served: Mapping[str, EnsembleOptions], settings: ServerSettings, options: ServeOptions) -> None:
-    try:
-        import uvicorn
-
-        from ..server.access import set_up_logs
-        from ..server.app import create_app
-        from ..server.threads import share_cores
-    except ModuleNotFoundError:
-        raise MissingExtra("the server needs its libraries: pip install 'cospec[serve]'") from None
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    # Bound before the models are loaded, which takes long.
-    with _bound(options.host, options.port) as place:
-        ensembles = _load(served)
-        if options.max_sequences is None:
-            settings = replace(settings, max_sequences=max(each.max_sequences for each in ensembles.values()))
-        if not options.threads:
-            # One after the other decodes, so that what suits the first is taken for all.
-            cores = share_cores(ensembles[settings.model], settings.max_sequences)
-            settings = replace(settings, calls_at_once=cores.calls)
-        app = create_app(ensembles, settings)
-        host, port = place.getsockname()[:2]
-        print_note(f"serving {', '.join(ensembles)} at http://{f'[{host}]' if ':' in host else host}:{port}")
-        set_up_logs(settings.log_level, settings.log_format)
-        config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=options.drain)
-        # Once all is answered, uvicorn raises the Ctrl-C that ended it.
-        with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[place])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket at this address, at a free port if it is 0; nothing listens yet. Raises CannotListen."""
-    place = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # With the protocol named, asyncio sends small packets at once; else each waits for the one before to be read.
-        place = socket.socket(family, kind, protocol)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind(address)
-    except OSError as error:
-        if place is not None:
-            place.close()
-        raise CannotListen(
-            f"cannot listen at {host}, port {port}: {error.strerror}; choose others with --host and --port"
-        ) from error
-    return place
+        serve_here(served, settings, options)
 
 
 def _is_local(host: str) -> bool:

@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from ..errors import CospecError, InvalidCombination, UnknownName, shown
-from ..plugins import Registry
+from ..names import COMBINATIONS, DEFAULT_COMBINATION, DEFAULT_MU, DEFAULT_SCALE
+from .select import is_selected
 
 # Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
 _FLOOR = -1e4
+# A probability is certain in its last bits from so many times the least normal number on.
+_SMALL = 1e8
 
 
 @runtime_checkable
@@ -95,6 +98,21 @@ def _weighted_logits(logits: Tensor, weights: tuple[float, ...]) -> Tensor:
     return torch.log_softmax((torch.where(column > 0, logits, logits.clamp(min=_FLOOR)) * column).sum(0), dim=-1)
 
 
+def log_mixed(logits: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """log sum_i w_i softmax(l_i), [positions, vocab], by logarithms throughout."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    return torch.logsumexp(log_p + _column(weights, log_p).log(), dim=0)
+
+
+def _mixed(logits: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """sum_i w_i softmax(l_i), [positions, vocab]."""
+    first, *others = torch.softmax(logits, dim=-1)
+    mixed: Tensor = first.mul_(weights[0])
+    for p, weight in zip(others, weights[1:], strict=True):
+        mixed.add_(p, alpha=weight)
+    return mixed
+
+
 def level(combination: Combination, logits: Tensor) -> Tensor:
     """How high the members' logits stand, [positions, 1], from their [members, positions, vocab].
 
@@ -104,6 +122,11 @@ def level(combination: Combination, logits: Tensor) -> Tensor:
     shares = torch.tensor(_shares(combination, logits.shape[0]), dtype=torch.float64)
     shares = shares / shares.sum()
     return torch.einsum("m,mp->p", shares.to(logits), logits.logsumexp(-1))[:, None]
+
+
+def is_member_alone(combination: Combination) -> bool:
+    """Whether r of a single member is its own distribution. A subclass may combine in another way."""
+    return type(combination) is Mixture
 
 
 def _shares(combination: Combination, num_members: int) -> list[float]:
@@ -141,11 +164,21 @@ class Mixture:
         _check_count("Mixture", self.weights, num_members)
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        log_p = torch.log_softmax(logits, dim=-1)
         if len(self.weights) == 1:
             # The sum is that one row, to the bit.
-            return log_p[0]
-        return torch.logsumexp(log_p + _column(self.weights, log_p).log(), dim=0)
+            return torch.log_softmax(logits, dim=-1)[0]
+        if not is_selected(logits) or logits.requires_grad:
+            return log_mixed(logits, self.weights)
+        mixed = _mixed(logits, self.weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_r = torch.from_numpy(np.log(mixed.numpy()))
+        # Too small to be told from 0, or no number: each position by itself, whatever stands beside it.
+        vague = [
+            i for i, least in enumerate(mixed.amin(-1).tolist()) if not least > _SMALL * torch.finfo(mixed.dtype).tiny
+        ]
+        if vague:
+            log_r[vague] = log_mixed(logits[:, vague], self.weights)
+        return log_r
 
 
 @dataclass(frozen=True)
@@ -202,7 +235,7 @@ class Contrastive:
     Raises InvalidCombination for mu < 0 or a plausibility outside (0, 1].
     """
 
-    mu: float = 0.1
+    mu: float = DEFAULT_MU
     plausibility: float | None = None
     name = "contrastive"
 
@@ -241,7 +274,7 @@ class Guided:
     Raises InvalidCombination for a scale that is not finite.
     """
 
-    scale: float = 1.5
+    scale: float = DEFAULT_SCALE
     name = "guided"
 
     def __post_init__(self) -> None:
@@ -288,23 +321,14 @@ class Custom:
         return torch.log_softmax(torch.stack(rows), dim=-1)
 
 
-# The one of an ensemble that names none, and the option that has a value for each member.
-DEFAULT_COMBINATION, WEIGHTS = "mixture", "weights"
-
-_COMBINATIONS = Registry(
-    "combination",
-    {
-        name.lower(): f"cospec.core.combine:{name}"
-        for name in ("Arithmetic", "Contrastive", "Guided", "Mixture", "Product")
-    },
-    "cospec.combinations",
-)
+# The option that has a value for each member.
+WEIGHTS = "weights"
 
 
 def combination_names() -> list[str]:
     """The names that `make_combination` knows: cospec's own, and those that packages register under
     `cospec.combinations`."""
-    return sorted(_COMBINATIONS.names())
+    return sorted(COMBINATIONS.names())
 
 
 def combination_parameters(kind: str) -> dict[str, Parameter]:
@@ -355,7 +379,7 @@ def make_combination(kind: str, num_members: int, **options: object) -> Combinat
 
 
 def _kind(kind: str) -> Callable[..., object]:
-    found = _COMBINATIONS.load(kind)
+    found = COMBINATIONS.load(kind)
     if not callable(found):
         raise InvalidCombination(f"the combination {kind!r} stands for {found!r}, which makes none")
     return found

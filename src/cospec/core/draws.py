@@ -9,10 +9,17 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .gumbel import gumbel
+from .select import is_selected
+
+# A large vocabulary is summed in blocks of so many tokens.
+BLOCK = 256
+# How far sums in different orders may lie apart, of the total: n / 2^53 for n terms, with room.
+NEAR = 1e-9
 
 
 class Purpose(enum.IntEnum):
@@ -60,8 +67,36 @@ def probabilities(log_probs: Tensor) -> Tensor:
 
 
 def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """For each row of `probs` [rows, vocab] the token at which its running sum, in float64, passes that uniform of its
-    total: [rows, 1] ids."""
+    """For each row of `probs` [rows, columns] the column at which its running sum, in float64, passes that uniform of
+    its total: [rows, 1]."""
+    if is_selected(probs):
+        rows = zip(probs, uniforms, strict=True)
+        return torch.tensor([[_found(row, uniform)] for row, uniform in rows])
+    return draw_by_running_sum(probs, uniforms)
+
+
+def draw_by_running_sum(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """`draw` in plain torch."""
     running = probs.cumsum(-1, dtype=torch.float64)
     parts = torch.tensor([[uniform] for uniform in uniforms], dtype=torch.float64, device=running.device)
     return torch.searchsorted(running, running[:, -1:] * parts, right=True)
+
+
+def _found(probs: Tensor, uniform: float) -> int:
+    """The same of one row [columns], by the sums of blocks and a running sum within the one that is passed.
+
+    Sums in another order differ in their last bits: where that might matter, the running sum itself is made.
+    """
+    size = len(probs) // BLOCK * BLOCK
+    sums = torch.cat([probs[:size].view(-1, BLOCK).sum(-1, dtype=torch.float64), probs[size:].double().sum()[None]])
+    ends = np.cumsum(sums.numpy())
+    wanted = ends[-1] * uniform
+    block = int(np.searchsorted(ends, wanted, side="right"))
+    start, before = block * BLOCK, ends[block - 1] if block else 0.0
+    running = before + np.cumsum(probs[start : start + BLOCK].numpy(), dtype=np.float64)
+    column = int(np.searchsorted(running, wanted, side="right"))
+    margin = NEAR * ends[-1]
+    low, high = running[column - 1] if column else before, running[column] if column < len(running) else wanted
+    if low + margin < wanted < high - margin:
+        return start + column
+    return int(draw_by_running_sum(probs[None], [uniform]))

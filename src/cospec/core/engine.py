@@ -8,14 +8,16 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed, shown
+from ..runner.protocol import proposes_runs
 from .events import Event
 from .faults import guarded, isolate_failures
 from .feeding import Feeding, Participant, RoundFeeds
 from .live import Live, Request
 from .policy import Round
-from .propose import Proposal, propose
+from .propose import Proposal, certain_draft, propose
 from .score import score
 from .settle import refine, settle
 from .sheet import Lane, Sheet
@@ -46,6 +48,7 @@ class Engine:
         if end_ids is None:
             end_ids = [token for member in participants[:num_members] for token in member.runner.end_ids]
         self.end_ids = tuple(token for token in dict.fromkeys(end_ids) if 0 <= token < self.vocab_size)
+        self._run_proposers = {i for i, each in enumerate(self.participants) if proposes_runs(each.runner)}
         self._feeding = Feeding(self.participants, num_members, num_at_once)
         self._live: dict[int, Live] = {}
         self._num_added = 0
@@ -166,12 +169,30 @@ class Engine:
                 lane = guarded(live.schedule_label, _proposer, live.sheet)
                 if isinstance(lane, CospecError):
                     live.fail(lane)
+                elif lane in self._run_proposers and not live.sheet.params.may_forbid:
+                    self._draft_run(live, lane)
                 elif lane is not None:
                     proposing.append((live, lane))
         drafted = isolate_failures(_propose, proposing, lambda _: "a proposal")
         for (live, _), error in zip(proposing, drafted, strict=True):
             if error is not None:
                 live.fail(error)
+
+    def _draft_run(self, live: Live, lane: int) -> None:
+        """Draft what a proposer has to offer at once, as far as the schedule goes on. It declines what is missing."""
+        sheet, participant = live.sheet, self.participants[lane]
+        run = guarded(participant.name, _run_of, sheet, lane, participant.runner, self.vocab_size)
+        if isinstance(run, CospecError):
+            live.fail(run)
+            return
+        for token in run:
+            sheet.extend(certain_draft(sheet, lane, token))
+            goes_on = guarded(live.schedule_label, _drafts_on, sheet, lane)
+            if isinstance(goes_on, CospecError):
+                live.fail(goes_on)
+            if goes_on is not True:
+                return
+        sheet.decline(lane)
 
     def _refine(self, live: Live) -> bool:
         """Let a member take over the drafters' drafts, where the schedule says so. Whether the sequence goes on."""
@@ -287,6 +308,22 @@ def _proposer(sheet: Sheet) -> int | None:
             "position; feed it first"
         )
     return lane
+
+
+def _run_of(sheet: Sheet, lane: int, runner: Any, vocab_size: int) -> list[int]:
+    """The tokens that the lane's runner proposes at once. Raises MemberFailed for too many, or what is no token."""
+    run = [*runner.propose_run(sheet.lanes[lane].slot, sheet.num_draftable)]
+    if len(run) > sheet.num_draftable or not all(0 <= token < vocab_size for token in run):
+        raise MemberFailed(
+            f"{sheet.lanes[lane].name} proposed {shown(run)}, where {sheet.num_draftable} token ids at most were "
+            "asked for"
+        )
+    return run
+
+
+def _drafts_on(sheet: Sheet, lane: int) -> bool:
+    """Whether the schedule lets the same lane draft the next token too."""
+    return sheet.num_draftable > 0 and [*sheet.schedule.turn(sheet)] == [lane]
 
 
 def _propose(proposing: Sequence[tuple[Live, int]]) -> list[CospecError | None]:

@@ -1,7 +1,8 @@
 """Feeding: what each lane is fed in a round, and the forward passes that do it.
 
 A lane is fed for one of four reasons: it is its turn; its prompt is read in chunks; its model runs anyway and it is
-behind (lazy KV synchronisation); or it is an idle drafter whose acceptance is to be known (a shadow).
+behind (lazy KV synchronisation); or it is an idle drafter whose acceptance is to be known (a shadow). A prompt that
+several sequences have, such as samples of one, is read once and copied.
 """
 
 import logging
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..errors import CospecError, InvalidSchedule, MemberFailed
 from ..runner import Feed, Runner
-from ..runner.protocol import server_of
+from ..runner.protocol import can_copy, server_of
 from .faults import guarded, isolate_failures
 from .live import Live
 from .passes import Fed, ForwardPass, Passes, PassItem
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 # Where rows are kept for log-probabilities, idle lanes are fed after so many positions, to bound the memory of the
 # rows.
 MOST_UNSCORED = 64
+# Prompts of fewer tokens are read by each sequence: they cost little beside the round that the others would wait.
+SHORTEST_SHARED = 16
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class LaneFeed(NamedTuple):
 
 @dataclass
 class RoundFeeds:
-    """What a round fed. moved: the sequences that had a turn. seconds: in forward passes. num_turns: lanes fed in their
-    turn. has_prefill: whether a prompt was fed."""
+    """What a round fed. moved: the sequences that had a turn. seconds: in forward passes. num_turns: sequences fed in
+    their turn, summed over forward passes. has_prefill: whether a prompt was fed."""
 
     moved: Sequence[Live]
     seconds: float = 0.0
@@ -99,7 +102,10 @@ class Feeding:
         for live, turn in turns.items():
             live.prompt_pending = []
             for lane, reach in turn.lanes:
-                self._add_turn(batches, live, lane, reach, has_others=len(lives) > 1)
+                if self._awaits_prompt(batches, lives, live, lane):
+                    live.prompt_pending.append(lane)
+                else:
+                    self._add_turn(batches, live, lane, reach, has_others=len(lives) > 1)
         for live, turn in turns.items():
             if turn.syncs:
                 self._add_idle_members(batches, live, turn)
@@ -176,6 +182,21 @@ class Feeding:
         }
         return drafting or turns
 
+    def _awaits_prompt(self, batches: Batches, lives: Sequence[Live], live: Live, lane: Lane) -> bool:
+        """Whether another lane reads the same prompt in this round. Where one has read it, what it keeps is copied, but
+        for the last token, whose row is needed."""
+        size, runner = len(lane.prompt), self._runner(lane)
+        if lane.length or size < SHORTEST_SHARED or live.sheet.num_rows_wanted(lane, size) > 1 or not can_copy(runner):
+            return False
+        others = [other for each in lives for other in each.sheet.lanes if other is not lane]
+        alike = [other for other in others if other.prompt == lane.prompt and self._runner(other) is runner]
+        for other in alike:
+            if other.length >= size - 1 and guarded(lane.name, runner.copy, other.slot, lane.slot, size - 1) is None:
+                live.sheet.take_over(lane, size - 1)
+                return False
+        fed = {id(each.lane) for each in batches.get(self._runner_key(lane), ())}
+        return any(id(other) in fed for other in alike)
+
     def _add_turn(self, batches: Batches, live: Live, lane: Lane, reach: int, *, has_others: bool) -> None:
         """Feed a lane whose turn it is what it has not seen, or a chunk of it."""
         tokens = live.sheet.unseen(lane)[: max(0, reach - lane.seen)]
@@ -206,7 +227,8 @@ class Feeding:
                 continue
             tokens = sheet.unseen(lane)
             if tokens:
-                feed = _with_rows(sheet, lane, tokens) if sheet.wants_logprobs else Feed(lane.slot, tokens, 0)
+                rows = sheet.num_rows_wanted(lane, len(tokens)) if sheet.wants_logprobs else 0
+                feed = Feed(lane.slot, tokens, rows, sheet.num_settled(lane))
                 batch.append(LaneFeed(live, lane, feed, is_turn=False))
 
     def _add_shadow(self, batches: Batches, live: Live, lane: Lane) -> None:
@@ -243,17 +265,19 @@ class Feeding:
                         each.live.report(sheet.schedule.on_shadow, sheet, each.lane.index)
 
     def _account(self, forward: ForwardPass, fed: Sequence[LaneFeed], feeds: RoundFeeds) -> None:
-        """Count a forward pass, and report it to the schedules of its sequences, once for each of their lanes."""
+        """Count a forward pass, and report it to the schedules of its sequences, once to each."""
         has_prefill = any(each.lane.seen < 0 for each in fed)
         if has_prefill:
             self._budgets[self._runner_key(fed[0].lane)].learn(forward.num_tokens, forward.seconds)
         feeds.seconds += forward.seconds
-        feeds.num_turns += sum(each.is_turn for each in fed)
+        feeds.num_turns += len({id(each.live) for each in fed if each.is_turn})
         feeds.has_prefill |= has_prefill
-        reported = {(id(each.live.sheet.schedule), each.lane.index): each.live for each in fed}
-        for (_, lane), live in reported.items():
-            on_forward = live.sheet.schedule.on_forward
-            live.report(on_forward, lane, forward.num_tokens, forward.seconds)
+        by_schedule: dict[int, list[LaneFeed]] = defaultdict(list)
+        for each in fed:
+            by_schedule[id(each.live.sheet.schedule)].append(each)
+        for own in by_schedule.values():
+            live, lanes = own[0].live, sorted({each.lane.index for each in own})
+            live.report(live.sheet.schedule.on_forward, lanes, forward.num_tokens, forward.seconds)
 
     def _cut(self, rows: Tensor) -> Tensor:
         """Without the padded columns beyond the shared vocabulary."""
@@ -304,4 +328,4 @@ def _lanes(sheet: Sheet, indices: Sequence[int], question: str, allowed: range) 
 
 def _with_rows(sheet: Sheet, lane: Lane, tokens: list[int]) -> Feed:
     """These tokens, with the rows of them that are needed."""
-    return Feed(lane.slot, tokens, sheet.num_rows_wanted(lane, len(tokens)))
+    return Feed(lane.slot, tokens, sheet.num_rows_wanted(lane, len(tokens)), sheet.num_settled(lane))

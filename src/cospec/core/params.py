@@ -4,11 +4,12 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import InvalidSampling, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Of a token id that is written as a text.
 MOST_DIGITS = 18
@@ -17,7 +18,7 @@ MOST_DIGITS = 18
 class Constraint(Protocol):
     """What restricts the tokens that may follow, such as a grammar."""
 
-    def allowed(self, output: Sequence[int], start: int, count: int) -> Tensor:
+    def allowed(self, output: Sequence[int], start: int, count: int) -> "Tensor":
         """[count, vocab] of booleans: row j is what may follow output[: start + j]. Some token always may."""
         ...
 
@@ -115,14 +116,24 @@ class SamplingParams:
         return self.temperature, self.top_k, self.top_p, self.min_p
 
     @property
+    def cuts(self) -> bool:
+        """Whether `warp` forbids tokens that were possible."""
+        return self.temperature == 0 or self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
     def is_argmax(self) -> bool:
         """Whether a token is argmax r itself: at temperature 0, with nothing changing r before."""
         return self.temperature == 0 and not self.is_biased
 
     @property
+    def may_forbid(self) -> bool:
+        """Whether tokens may be forbidden by what stands before them, or one by one."""
+        return bool(self.logit_bias) or self.min_tokens > 0 or self.constraint is not None
+
+    @property
     def is_biased(self) -> bool:
         """Whether logits change before the temperature divides them: by the tokens before them, or token by token."""
-        return self.has_penalties or bool(self.logit_bias) or self.min_tokens > 0 or self.constraint is not None
+        return self.has_penalties or self.may_forbid
 
 
 def _is_integer(value: object) -> bool:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class Round:
     """What a round did to the sequences of one schedule.
 
-    num_live: sequences in the engine, those of other schedules included. num_turns: lanes fed in their turn, of all
-    sequences. seconds: of the whole round; seconds_in_models: of its forward passes. has_prefill: whether a prompt was
-    fed.
+    num_live: sequences in the engine, those of other schedules included. num_turns: sequences fed in their turn, summed
+    over forward passes. seconds: of the whole round; seconds_in_models: of its forward passes. has_prefill: whether a
+    prompt was fed.
     """
 
     sheets: Sequence["Sheet"]
@@ -39,6 +39,11 @@ class Policy:
     name = "policy"
 
     # Questions.
+
+    @property
+    def reads_confidence(self) -> bool:
+        """Whether the `confidence` of drafts is read: it takes a pass over the proposer's row."""
+        return True
 
     def turn(self, sheet: "Sheet") -> Sequence[int]:
         """The lanes to be fed what they have not seen, in this round, as far as `reach` says.
@@ -88,8 +93,8 @@ class Policy:
     def on_begin(self, sheet: "Sheet") -> None:
         """A sequence joins the engine."""
 
-    def on_forward(self, lane: int, num_tokens: int, seconds: float) -> None:
-        """A forward pass of this lane's runner fed so many tokens, those of all its sequences together."""
+    def on_forward(self, lanes: Sequence[int], num_tokens: int, seconds: float) -> None:
+        """A forward pass fed these lanes, which one runner serves, so many tokens, those of all sequences together."""
 
     def on_shadow(self, sheet: "Sheet", lane: int) -> None:
         """An idle drafter that `shadows` named was fed; its rows stand in its lane."""

@@ -1,16 +1,17 @@
 """Drafting: the token at a sheet's frontier, from a lane's bonus row."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import CospecError
 from .draws import Purpose, draw, probabilities
-from .noise import by_place, noisy_argmax
+from .noise import noisy_argmax
+from .rows import LogProbs, by_place, joined
 from .sheet import Sheet
-from .target import Span, Unshaped, distributions, joined, no_distribution
+from .target import Span, Unshaped, distributions, no_distribution
 from .tokens import Draft
 
 Proposal = tuple[Sheet, int]
@@ -24,30 +25,31 @@ def propose(proposals: Sequence[Proposal]) -> list[CospecError | None]:
     nothing: its member's row is no distribution, or its transforms raised it. No sheet is changed if anything raises.
     """
     rows = [Span(sheet, sheet.frontier, sheet.frontier + 1).of(lane) for sheet, lane in proposals]
-    outcomes: list[Draft | CospecError | None] = [None] * len(proposals)
-    for same in by_place(rows):
-        log_own = torch.log_softmax(joined([rows[i] for i in same]), dim=-1)
-        sheets, lanes = zip(*(proposals[i] for i in same), strict=True)
-        log_qs = distributions(
-            [
-                Unshaped(own, own.frontier, log_own[row : row + 1], [lane])
-                for row, (own, lane) in enumerate(zip(sheets, lanes, strict=True))
-            ]
-        )
-        drafting: dict[bool, dict[int, Tensor]] = {False: {}, True: {}}
-        for row, (i, log_q) in enumerate(zip(same, log_qs, strict=True)):
-            if isinstance(log_q, Tensor):
-                drafting[sheets[row].is_coupled][row] = log_q
-            else:
-                outcomes[i] = log_q
-        for are_coupled, alike in drafting.items():
-            if alike:
-                own = log_own if len(alike) == len(same) else log_own[[*alike]]
-                draft = _draft_coupled if are_coupled else _draft
-                drafted = draft([proposals[same[row]] for row in alike], own, joined([*alike.values()]))
-                for row, made in zip(alike, drafted, strict=True):
-                    outcomes[same[row]] = made
+    outcomes: list[Draft | CospecError | None] = []
+    drafting: dict[bool, dict[int, LogProbs]] = {False: {}, True: {}}
+    log_qs = distributions(
+        [
+            Unshaped(sheet, sheet.frontier, row, [lane], are_logits=True)
+            for (sheet, lane), row in zip(proposals, rows, strict=True)
+        ]
+    )
+    for i, ((sheet, _), log_q) in enumerate(zip(proposals, log_qs, strict=True)):
+        outcomes.append(None if isinstance(log_q, LogProbs) else log_q)
+        if isinstance(log_q, LogProbs):
+            drafting[sheet.is_coupled][i] = log_q
+    for are_coupled, alike in drafting.items():
+        if alike:
+            draft = _draft_coupled if are_coupled else _draft
+            drafted = draft([proposals[i] for i in alike], [rows[i] for i in alike], [*alike.values()])
+            for i, made in zip(alike, drafted, strict=True):
+                outcomes[i] = made
     return [_applied(*proposal, outcome) for proposal, outcome in zip(proposals, outcomes, strict=True)]
+
+
+def certain_draft(sheet: Sheet, lane: int, token: int) -> Draft:
+    """The draft of a proposer that gives the token probability one."""
+    ids, probs = (None, None) if sheet.is_coupled else (torch.tensor([token]), torch.ones(1))
+    return Draft(token, lane, probs, place=len(sheet.drafts), confidence=1.0, ids=ids)
 
 
 def _applied(sheet: Sheet, lane: int, outcome: Draft | CospecError | None) -> CospecError | None:
@@ -62,28 +64,48 @@ def _applied(sheet: Sheet, lane: int, outcome: Draft | CospecError | None) -> Co
     return outcome
 
 
-def _draft(proposals: Sequence[Proposal], log_own: Tensor, log_q: Tensor) -> list[Draft]:
-    """A token each, drawn from the lane's row. log_own, log_q: the lanes' own log-probabilities and those under the
-    transforms, [proposals, vocab] each."""
-    probs = probabilities(log_q)
-    uniforms = [own.draws.uniform(own.frontier, Purpose.PROPOSE, own.epoch) for own, _ in proposals]
-    return _drafts(proposals, draw(probs, uniforms), probs, log_own)
+def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequence[LogProbs]) -> list[Draft]:
+    """A token each, drawn from the lane's row. own: the lanes' own logits [1, vocab]. log_qs: log-probabilities under
+    the transforms, of one position each."""
+    tokens: list[int] = [0] * len(proposals)
+    probs: list[Tensor | None] = [None] * len(proposals)
+    for same in by_place(log_qs):
+        rows = probabilities(joined([log_qs[i].values for i in same]))
+        sheets = [proposals[i][0] for i in same]
+        drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])[:, 0]
+        for i, row, token in zip(same, rows, log_qs[same[0]].tokens(drawn).tolist(), strict=True):
+            tokens[i], probs[i] = token, row
+    return _drafts(proposals, tokens, probs, [log_q.ids_at(0) for log_q in log_qs], own)
 
 
-def _draft_coupled(proposals: Sequence[Proposal], log_own: Tensor, log_q: Tensor) -> list[Draft]:
+def _draft_coupled(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequence[LogProbs]) -> list[Draft]:
     """The same by the noise that settles the position."""
-    rows = zip(proposals, torch.split(log_q, 1), strict=True)
-    tokens = noisy_argmax([(sheet, sheet.frontier, row) for (sheet, _), row in rows])
-    return _drafts(proposals, torch.tensor(tokens, device=log_own.device), [None] * len(proposals), log_own)
+    items = [(sheet, sheet.frontier, log_q) for (sheet, _), log_q in zip(proposals, log_qs, strict=True)]
+    nothing = [None] * len(proposals)
+    return _drafts(proposals, [token for (token,) in noisy_argmax(items)], nothing, nothing, own)
 
 
 def _drafts(
-    proposals: Sequence[Proposal], tokens: Tensor, probs: Iterable[Tensor | None], log_own: Tensor
+    proposals: Sequence[Proposal],
+    tokens: Sequence[int],
+    probs: Sequence[Tensor | None],
+    ids: Sequence[Tensor | None],
+    own: Sequence[Tensor],
 ) -> list[Draft]:
-    """tokens: [proposals, 1] ids."""
-    of_tokens = log_own.gather(1, tokens).tolist()
-    rows = zip(proposals, tokens.tolist(), probs, of_tokens, strict=True)
+    rows = zip(proposals, tokens, probs, ids, _confidences(proposals, tokens, own), strict=True)
     return [
-        Draft(token, lane, row, place=len(sheet.drafts), confidence=math.exp(log_p))
-        for (sheet, lane), (token,), row, (log_p,) in rows
+        Draft(token, lane, row, place=len(sheet.drafts), confidence=confidence, ids=columns)
+        for (sheet, lane), token, row, columns, confidence in rows
     ]
+
+
+def _confidences(proposals: Sequence[Proposal], tokens: Sequence[int], own: Sequence[Tensor]) -> list[float | None]:
+    """The lanes' own probabilities of the tokens, where they are read."""
+    confidences: list[float | None] = [None] * len(proposals)
+    read = [i for i, (sheet, _) in enumerate(proposals) if sheet.schedule.reads_confidence]
+    for places in by_place([LogProbs(own[i]) for i in read]):
+        same = [read[place] for place in places]
+        log_own = torch.log_softmax(joined([own[i] for i in same]), dim=-1)
+        for i, log_p in zip(same, LogProbs(log_own).at([tokens[i] for i in same]).tolist(), strict=True):
+            confidences[i] = math.exp(log_p)
+    return confidences

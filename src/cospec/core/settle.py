@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from torch import Tensor
 from ..errors import CospecError, MemberFailed
 from .draws import Purpose, probabilities
 from .noise import noisy_argmax
+from .rows import LogProbs, by_place, joined, picked, spread
 from .sheet import Sheet
-from .target import Span, Unshaped, distributions, joined, log_targets, no_distribution
+from .target import Span, Unshaped, distributions, log_targets, no_distribution
 from .tokens import Draft, Token
 from .verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 
@@ -24,16 +26,16 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
     """
     targets = log_targets(sheets)
     blocks = {
-        index: Block(sheet, sheet.position, sheet.drafts[: target.shape[0]], target[: len(sheet.drafts)])
+        index: Block(sheet, sheet.position, sheet.drafts[: len(target)], target.between(0, len(sheet.drafts)))
         for index, (sheet, target) in enumerate(zip(sheets, targets, strict=True))
-        if isinstance(target, Tensor) and sheet.drafts
+        if isinstance(target, LogProbs) and sheet.drafts
     }
     verdicts = dict(zip(blocks, _verdicts([*blocks.values()]), strict=True)) if blocks else {}
     # Where nothing is drafted and all cells are filled, the target's own token follows, for free.
     free = {
-        i: (sheet, sheet.position + (len(blocks[i].drafts) if i in blocks else 0), target[-1:])
+        i: (sheet, sheet.position + (len(blocks[i].drafts) if i in blocks else 0), target.between(-1, len(target)))
         for i, (sheet, target) in enumerate(zip(sheets, targets, strict=True))
-        if isinstance(target, Tensor) and (i not in blocks or _is_open(blocks[i], verdicts[i], target))
+        if isinstance(target, LogProbs) and (i not in blocks or _is_open(blocks[i], verdicts[i], target))
     }
     tokens = dict(zip(free, noisy_argmax([*free.values()]), strict=True))
     outcomes: list[list[Token] | CospecError] = []
@@ -51,22 +53,22 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
 
 @dataclass(frozen=True)
 class Block:
-    """Drafts of a sheet at positions from `start` on, and log of what they are verified against, [drafts, vocab]."""
+    """Drafts of a sheet at positions from `start` on, and log of what they are verified against, at each."""
 
     sheet: Sheet
     start: int
     drafts: Sequence[Draft]
-    log_target: Tensor
+    log_target: LogProbs
 
     def uniform(self, index: int, purpose: Purpose) -> float:
         return self.sheet.draws.uniform(self.start + index, purpose, self.sheet.epoch)
 
 
-def _is_open(block: Block, verdict: Verdict, target: Tensor) -> bool:
+def _is_open(block: Block, verdict: Verdict, target: LogProbs) -> bool:
     """Whether a token may follow the drafts in this round: all were accepted, none ends the sequence, and the target
     has a row for the position behind them."""
     has_ended = verdict.token is not None or block.drafts[-1].token in block.sheet.end_ids
-    return len(block.drafts) < target.shape[0] and not has_ended
+    return len(block.drafts) < len(target) and not has_ended
 
 
 def _verdicts(blocks: Sequence[Block]) -> list[Verdict]:
@@ -80,13 +82,14 @@ def _verdicts(blocks: Sequence[Block]) -> list[Verdict]:
 def verdicts_of(blocks: Sequence[Block]) -> list[Verdict]:
     """Of each; blocks under one verification are verified at once."""
     verdicts: dict[int, Verdict] = {}
-    alike: dict[tuple[str, torch.device, torch.dtype], list[int]] = defaultdict(list)
+    alike: dict[str, list[int]] = defaultdict(list)
     for index, block in enumerate(blocks):
-        verification = "coupled" if block.sheet.is_coupled else block.sheet.verification
-        alike[verification, block.log_target.device, block.log_target.dtype].append(index)
-    for (verification, *_), same in alike.items():
+        alike["coupled" if block.sheet.is_coupled else block.sheet.verification].append(index)
+    for verification, own in alike.items():
         verified = _coupled if verification == "coupled" else _by_ratio
-        verdicts.update(zip(same, verified([blocks[i] for i in same]), strict=True))
+        for places in by_place([blocks[i].log_target for i in own]):
+            same = [own[place] for place in places]
+            verdicts.update(zip(same, verified([blocks[i] for i in same]), strict=True))
     return [verdicts[i] for i in range(len(blocks))]
 
 
@@ -97,14 +100,22 @@ def _coupled(blocks: Sequence[Block]) -> list[Verdict]:
 
 
 def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
-    """Verdicts of blocks on one device, all under `token` or all under `block`."""
+    """Verdicts of blocks whose rows can stand in one tensor, all under `token` or all under `block`."""
     drafts = [draft for block in blocks for draft in block.drafts]
-    log_target = joined([block.log_target for block in blocks])
+    # Rows with columns of their own are one block's.
+    target = LogProbs(joined([block.log_target.values for block in blocks]), blocks[0].log_target.ids)
+    tokens = [draft.token for draft in drafts]
+    of_tokens = torch.stack(
+        [target.at(tokens).exp(), torch.cat([_of_token(draft).to(target.values) for draft in drafts])]
+    )
+    p, q = of_tokens.tolist()
     runs = Runs(
         lengths=[len(block.drafts) for block in blocks],
-        tokens=torch.tensor([draft.token for draft in drafts], device=log_target.device),
-        target=probabilities(log_target),
-        draft=torch.stack([_probs(draft).to(log_target) for draft in drafts]),
+        p=p,
+        q=q,
+        log_target=target.values,
+        draft=[partial(_in_columns, draft, target, at) for at, draft in enumerate(drafts)],
+        ids=target.ids,
     )
     verify = verify_block if blocks[0].sheet.verification == "block" else verify_token
     return verify(
@@ -112,6 +123,21 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
         accept=lambda run, i: blocks[run].uniform(i, Purpose.ACCEPT),
         replace=lambda run, i: blocks[run].uniform(i, Purpose.REPLACE),
     )
+
+
+def _of_token(draft: Draft) -> Tensor:
+    """The probability that the draft was drawn with, [1]."""
+    probs = _probs(draft)
+    return picked(probs, draft.ids, torch.tensor([draft.token], device=probs.device))
+
+
+def _in_columns(draft: Draft, target: LogProbs, at: int) -> Tensor:
+    """What the draft was drawn from, in the target's columns at its place. Other tokens leave nothing of the target."""
+    probs = _probs(draft).to(target.values)
+    ids = None if draft.ids is None else draft.ids.to(probs.device)
+    if target.ids is not None:
+        return picked(probs, ids, target.ids[at])
+    return probs if ids is None else spread(probs, ids, target.values.shape[-1], 0.0)
 
 
 def _probs(draft: Draft) -> Tensor:
@@ -151,16 +177,17 @@ def refine(sheet: Sheet, member: int) -> None:
     first = sheet.num_refined
     raw, start = sheet.drafts[first:], sheet.position + first
     span = Span(sheet, start, start + len(raw))
-    (log_p,) = distributions([Unshaped(sheet, start, torch.log_softmax(span.of(member), dim=-1), [member])])
+    (log_p,) = distributions([Unshaped(sheet, start, span.of(member), [member], are_logits=True)])
     if isinstance(log_p, CospecError):
         raise log_p
     if log_p is None:
         raise no_distribution(sheet.lanes[member].name)
+    raw = raw[: len(log_p)]
     (verdict,) = verdicts_of([Block(sheet, start, raw, log_p)])
-    probs = [None] * len(raw) if sheet.is_coupled else [*probabilities(log_p)]
-    accepted = [replace(draft, proposer=member, probs=probs[i]) for i, draft in enumerate(raw[: verdict.accepted])]
-    replacement = None
-    if verdict.token is not None:
-        rejected = raw[verdict.accepted]
-        replacement = replace(rejected, token=verdict.token, proposer=member, probs=probs[verdict.accepted])
-    sheet.refine(accepted, replacement)
+    probs = [None] * len(raw) if sheet.is_coupled else [*probabilities(log_p.values)]
+    own = [
+        replace(draft, proposer=member, probs=row, ids=None if row is None else log_p.ids_at(at))
+        for at, (draft, row) in enumerate(zip(raw, probs, strict=True))
+    ]
+    replacement = None if verdict.token is None else replace(own[verdict.accepted], token=verdict.token)
+    sheet.refine(own[: verdict.accepted], replacement)

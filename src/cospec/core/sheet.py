@@ -1,7 +1,8 @@
 """One sequence's score sheet: what is settled, what is drafted, and a lane for each member and drafter.
 
 Positions count from the first token of the output; the prompt's are negative. Only a sheet's own verbs change it
-(`receive`, `extend`, `decline`, `refine`, `commit`, `rollback`, `cut`, `forget`, `mark_scored`, `finish`, `release`).
+(`receive`, `take_over`, `extend`, `decline`, `refine`, `commit`, `rollback`, `cut`, `forget`, `mark_scored`, `finish`,
+`release`).
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ class Lane:
     """What one sequence keeps for one member or drafter.
 
     index: the lane's, members first. prompt: the member's own. slot: its place in the runner. length: tokens fed to it.
-    rows [count, vocab]: logits for the last `count` positions up to `seen`, the last of which is the bonus.
+    rows: logits [positions, vocab] for the last positions up to `seen`, the last of which is the bonus, in the
+    stretches that they were fed in: they are joined where they are read.
     """
 
     index: int
@@ -34,7 +36,7 @@ class Lane:
     prompt: tuple[int, ...]
     slot: Slot
     length: int = 0
-    rows: Tensor | None = None
+    rows: tuple[Tensor, ...] = ()
     counts: LaneCounts = field(default_factory=LaneCounts)
 
     @property
@@ -45,7 +47,7 @@ class Lane:
     @property
     def first(self) -> int:
         """The first position with a row."""
-        return self.seen + 1 - (0 if self.rows is None else self.rows.shape[0])
+        return self.seen + 1 - sum(map(len, self.rows))
 
     def has(self, position: int) -> bool:
         """Whether the lane has a row for this position."""
@@ -53,16 +55,28 @@ class Lane:
 
     def between(self, start: int, stop: int) -> Tensor:
         """Rows for positions start .. stop - 1, [stop - start, vocab]."""
-        assert self.rows is not None
         assert self.first <= start < stop <= self.seen + 1
-        return self.rows[start - self.first : stop - self.first]
+        own = _sliced(self.rows, start - self.first, stop - self.first)
+        return own[0] if len(own) == 1 else torch.cat(own)
 
     def forget_after(self, seen: int) -> None:
         """Keep nothing of what was fed beyond the position `seen`."""
         extra = self.seen - seen
         if extra > 0:
+            count = sum(map(len, self.rows)) - extra
             self.length -= extra
-            self.rows = None if self.rows is None or extra >= self.rows.shape[0] else self.rows[:-extra]
+            self.rows = _sliced(self.rows, 0, count)
+
+
+def _sliced(rows: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
+    """Of stretches one after the other, what lies between two positions."""
+    own = []
+    for each in rows:
+        part = each[max(start, 0) : max(stop, 0)]
+        if len(part):
+            own.append(part)
+        start, stop = start - len(each), stop - len(each)
+    return tuple(own)
 
 
 @dataclass(eq=False, kw_only=True, repr=False)
@@ -175,18 +189,27 @@ class Sheet:
         seen = lane.seen + num_tokens
         return max(0, seen + 1 - max(self.wanted, lane.seen + 1))
 
+    def num_settled(self, lane: Lane) -> int:
+        """How many of the lane's tokens, fed or not, are certain to stay: its prompt and the output."""
+        return len(lane.prompt) + self.position
+
     # The verbs.
 
     def receive(self, lane: Lane, num_tokens: int, rows: Tensor, seconds: float) -> None:
         """The lane was fed `num_tokens` in a forward pass, of which `seconds` are its share; rows: of the last ones."""
-        kept = lane.rows if rows.shape[0] == num_tokens else None
+        kept = lane.rows if rows.shape[0] == num_tokens else ()
         counts = lane.counts
         counts.calls += 1
         counts.tokens_fed += num_tokens
         counts.seconds += seconds
         counts.prompt_seconds += seconds if lane.seen < 0 else 0.0
         lane.length += num_tokens
-        lane.rows = torch.cat([kept, rows]) if kept is not None else rows if rows.shape[0] else None
+        lane.rows = (*kept, rows) if rows.shape[0] else ()
+        self._changed()
+
+    def take_over(self, lane: Lane, num_tokens: int) -> None:
+        """The first tokens of the lane's prompt were copied from another sequence's."""
+        lane.length += num_tokens
         self._changed()
 
     def extend(self, draft: Draft) -> None:
@@ -248,13 +271,13 @@ class Sheet:
         """Drop the rows that are no longer needed."""
         for lane in self.lanes:
             unwanted = self.wanted - lane.first
-            if lane.rows is not None and unwanted > 0:
-                lane.rows = lane.rows[unwanted:] if unwanted < lane.rows.shape[0] else None
+            if lane.rows and unwanted > 0:
+                lane.rows = _sliced(lane.rows, unwanted, lane.seen + 1 - lane.first)
 
     def release(self) -> None:
         """The sequence has left the engine: drop all rows."""
         for lane in self.lanes:
-            lane.rows = None
+            lane.rows = ()
 
     def mark_scored(self, stop: int) -> None:
         """The log-probabilities of all positions before `stop` are reported."""

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFailed
 from .certain import certain_tokens, has_shortcut
-from .combine import Combination, level
-from .noise import by_place
+from .combine import Combination, is_member_alone, level
+from .rows import LogProbs, by_place, joined, parted
+from .select import is_selected
 from .sheet import Lane, Sheet
-from .transforms import History, shape, shape_members, warp
+from .transforms import History, biased, shape_members, warped
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,7 @@ class Span:
 def stacked(spans: Sequence[Span], members: Sequence[int]) -> Tensor:
     """[members, positions, vocab] of all spans, concatenated, on the first member's device."""
     rows = [joined([span.of(i) for span in spans]) for i in members]
-    return torch.stack([row.to(rows[0]) for row in rows])
-
-
-def joined(rows: list[Tensor]) -> Tensor:
-    """Concatenated. Rows of members on different devices go to the first one's."""
-    return rows[0] if len(rows) == 1 else torch.cat([row.to(rows[0]) for row in rows])
-
-
-def parted(rows: Tensor, lengths: list[int]) -> list[Tensor]:
-    """The inverse of `joined`: stretches of these lengths."""
-    return [rows] if len(lengths) == 1 else [*torch.split(rows, lengths)]
+    return rows[0][None] if len(rows) == 1 else torch.stack([row.to(rows[0]) for row in rows])
 
 
 def log_combined(spans: Sequence[Span], combination: Combination) -> list[Tensor]:
@@ -59,7 +50,7 @@ def log_combined(spans: Sequence[Span], combination: Combination) -> list[Tensor
     return parted(log_r, [span.stop - span.start for span in spans])
 
 
-def log_targets(sheets: Sequence[Sheet]) -> list[Tensor | CospecError | None]:
+def log_targets(sheets: Sequence[Sheet]) -> list[LogProbs | CospecError | None]:
     """For each sheet, log of what tokens are drawn from, from the next position on as far as cells are filled: drafted
     positions and one more. None if no position can be settled."""
     parts = _parts(sheets)
@@ -67,9 +58,14 @@ def log_targets(sheets: Sequence[Sheet]) -> list[Tensor | CospecError | None]:
     if not known:
         return [None] * len(sheets)
     log_rs = distributions(
-        [Unshaped(sheets[i], sheets[i].position, joined(parts[i]), sheets[i].members) for i in known]
+        [
+            Unshaped(
+                sheets[i], sheets[i].position, joined(parts[i]), sheets[i].members, are_logits=_is_alone(sheets[i])
+            )
+            for i in known
+        ]
     )
-    targets: list[Tensor | CospecError | None] = [None] * len(sheets)
+    targets: list[LogProbs | CospecError | None] = [None] * len(sheets)
     for i, log_r in zip(known, log_rs, strict=True):
         targets[i] = no_distribution(_whose(sheets[i])) if log_r is None else log_r
     return targets
@@ -114,11 +110,20 @@ def _parts(sheets: Sequence[Sheet]) -> list[list[Tensor]]:
 
 
 def _log_of(cells: tuple[int, ...], spans: Sequence[Span], combination: Combination) -> list[Tensor]:
-    """log r before the transforms of what these members settle: all of them together, or one alone."""
-    if len(cells) == spans[0].sheet.num_members:
+    """log r before the transforms of what these members settle: all of them together, or one alone. Logits of a member
+    that is no other's."""
+    sheet = spans[0].sheet
+    if _is_alone(sheet):
+        return [span.of(cells[0]) for span in spans]
+    if len(cells) == sheet.num_members:
         return log_combined(spans, combination)
     log_p = torch.log_softmax(joined([span.of(cells[0]) for span in spans]), dim=-1)
     return parted(log_p, [span.stop - span.start for span in spans])
+
+
+def _is_alone(sheet: Sheet) -> bool:
+    """Whether r is the only member's own distribution."""
+    return sheet.num_members == 1 and is_member_alone(sheet.combination)
 
 
 def _filled(sheet: Sheet) -> list[tuple[tuple[int, ...], Span]]:
@@ -179,17 +184,24 @@ def _log_certain(sheet: Sheet, start: int) -> Tensor | None:
 class Unshaped:
     """Log-probabilities [positions, vocab] for positions from `start` on, before the transforms.
 
-    lanes: those whose rows they were made from, all members' together or one.
+    lanes: those whose rows they were made from, all members' together or one. are_logits: whether they are one lane's
+    rows as they are, so that each position is normalised up to a constant.
     """
 
     sheet: Sheet
     start: int
     log_probs: Tensor
     lanes: Sequence[int]
+    are_logits: bool = False
+
+    @property
+    def drafted(self) -> list[int]:
+        """The tokens drafted at these positions, as far as some are."""
+        return [draft.token for draft in self.sheet.drafts[self.start - self.sheet.position :]]
 
     def level(self) -> Tensor | float:
-        """How high the logits stand that they were made from, [positions, 1], where a penalty reads it."""
-        if self.sheet.params.repetition_penalty == 1:
+        """How much higher the logits stand that they were made from, [positions, 1], where a penalty reads it."""
+        if self.are_logits or self.sheet.params.repetition_penalty == 1:
             return 0.0
         levels = self.log_probs.new_zeros(self.log_probs.shape[0], 1)
         lanes = [self.sheet.lanes[i] for i in self.lanes]
@@ -201,50 +213,58 @@ class Unshaped:
         return levels
 
 
-def distributions(items: Sequence[Unshaped]) -> list[Tensor | CospecError | None]:
-    """Of each the log-probabilities [positions, vocab] under its sheet's transforms.
+def distributions(items: Sequence[Unshaped]) -> list[LogProbs | CospecError | None]:
+    """Of each the log-probabilities under its sheet's transforms; without the positions behind a draft that these
+    forbid, where rows are selected from.
 
     At temperature 0 the temperature is left out, since only the maximum is read. None where a row is no distribution;
     an error where a transform raised it.
     """
     shaped = _shaped(items)
-    are_ones = iter(_are_distributions([log_p for log_p in shaped if isinstance(log_p, Tensor)]))
+    are_ones = iter(_are_distributions([log_p for log_p in shaped if isinstance(log_p, LogProbs)]))
     return [log_p if isinstance(log_p, CospecError) or next(are_ones) else None for log_p in shaped]
 
 
-def _shaped(items: Sequence[Unshaped]) -> list[Tensor | CospecError]:
+def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     """Under the transforms. Those that read nothing but the row are the same for many sheets, and done at once."""
-    shaped: list[Tensor | CospecError] = [item.log_probs for item in items]
+    shaped: list[LogProbs | CospecError] = [LogProbs(item.log_probs) for item in items]
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         sheet, params = item.sheet, item.sheet.params
-        if params.is_identity or params.is_argmax:
-            # Nothing changes the row, or only its maximum is read.
+        if params.is_argmax or (params.is_identity and not item.are_logits):
+            # Only the row's maximum is read, or nothing changes it.
             continue
         if not params.is_biased:
-            alike[*params.warpers, item.log_probs.device, item.log_probs.dtype].append(i)
+            # Rows that are selected from have columns of their own.
+            own = i if params.cuts and is_selected(item.log_probs) else None
+            alike[*params.warpers, item.log_probs.device, item.log_probs.dtype, own].append(i)
             continue
         output = [*sheet.output, *(draft.token for draft in sheet.drafts)]
         history = History(prompt=sheet.prompt, output=output, start=item.start)
         try:
-            shaped[i] = shape(item.log_probs, params, history, tuple(sheet.end_ids), item.level())
+            logits = biased(item.log_probs, params, history, tuple(sheet.end_ids), item.level())
+            shaped[i] = warped(logits, params, item.drafted)
         except Exception as error:  # a constraint is others' code
             shaped[i] = MemberFailed.by(error, "a transform of the sampling parameters").with_traceback(None)
     for same in alike.values():
-        log_probs = warp(joined([items[i].log_probs for i in same]), items[same[0]].sheet.params)
-        for i, part in zip(same, parted(log_probs, [items[i].log_probs.shape[0] for i in same]), strict=True):
-            shaped[i] = part
+        logits = joined([items[i].log_probs for i in same])
+        if len(same) == 1:
+            shaped[same[0]] = warped(logits, items[same[0]].sheet.params, items[same[0]].drafted)
+            continue
+        log_probs = warped(logits, items[same[0]].sheet.params)
+        for i, part in zip(same, parted(log_probs.values, [len(items[i].log_probs) for i in same]), strict=True):
+            shaped[i] = LogProbs(part)
     return shaped
 
 
-def _are_distributions(rows: Sequence[Tensor]) -> list[bool]:
-    """Of each [positions, vocab], whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
+def _are_distributions(rows: Sequence[LogProbs]) -> list[bool]:
+    """Of each, whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
     are_ones = [False] * len(rows)
     for same in by_place(rows):
-        are_finite = [*map(math.isfinite, joined([rows[i] for i in same]).amax(-1).tolist())]
+        are_finite = [*map(math.isfinite, joined([rows[i].values for i in same]).amax(-1).tolist())]
         end = 0
         for i in same:
-            start, end = end, end + rows[i].shape[0]
+            start, end = end, end + len(rows[i])
             are_ones[i] = all(are_finite[start:end])
     return are_ones
 

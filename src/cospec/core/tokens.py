@@ -10,15 +10,17 @@ class Draft:
     """A drafted token, not yet decided.
 
     proposer: the lane that drew it. probs: [vocab], the distribution it was drawn from; None where verification needs
-    the token alone (coupled, and temperature 0). place: the number of undecided drafts before it. confidence: the
-    proposer's own probability of the token, before the target's transforms.
+    the token alone (coupled, and temperature 0). ids: where given, probs are [columns], of these tokens, ascending, and
+    all others have none. place: the number of undecided drafts before it. confidence: the proposer's own probability of
+    the token, before the target's transforms; None where the schedule does not read it.
     """
 
     token: int
     proposer: int
     probs: Tensor | None
     place: int
-    confidence: float
+    confidence: float | None
+    ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Token:
 
     text: what it made certain of the sequence's text. proposer: the lane whose draft was accepted, None for a draw from
     r. replaced: the draft that was rejected here, rejected: the lane that had proposed it. confidence: the draft's,
-    accepted or not.
+    accepted or not, where it was computed.
     """
 
     token: int

@@ -1,13 +1,18 @@
 """Transforms: log r -> the log-probabilities that tokens are drawn from, by the sampling parameters."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .params import SamplingParams
+from .rows import NO_TOKEN, LogProbs, spread
+from .select import before_each, is_selected, kept_by_floor, kept_by_top_k, kept_by_top_p, num_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,9 @@ def shape_members(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.member_temperature != 1:
         logits = _heated(logits, params.member_temperature)
     if params.member_top_p < 1:
-        logits = _keep_top_p(torch.log_softmax(logits, dim=-1), params.member_top_p)
+        log_p = torch.log_softmax(logits, dim=-1)
+        keep = _keep_selected if _can_be_selected(log_p) else _keep_top_p
+        logits = keep(log_p, params.member_top_p)
     return logits
 
 
@@ -49,14 +56,26 @@ def shape(
     """
     if params.is_identity:
         return log_probs
+    return warp(biased(log_probs, params, history, end_ids, level), params)
+
+
+def biased(
+    log_probs: Tensor,
+    params: SamplingParams,
+    history: History,
+    end_ids: Sequence[int],
+    level: Tensor | float = 0.0,
+) -> Tensor:
+    """What `shape` does before the temperature: logits [positions, vocab], not normalised."""
     logits = _bias(log_probs, params, history, end_ids)
-    if params.has_penalties:
-        logits = _penalise(logits, params, history, level)
-    return warp(logits, params)
+    return _penalise(logits, params, history, level) if params.has_penalties else logits
 
 
 def warp(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Temperature, top-k, top-p and min-p alone, which look at nothing but the row: log-probabilities, normalised."""
+    """Temperature, top-k, top-p and min-p alone, which look at nothing but the row: log-probabilities, normalised.
+
+    In plain torch, over the whole vocabulary: what `warped` is tested against.
+    """
     if params.temperature == 0:
         return _one_hot(logits)
     logits = _heated(logits, params.temperature)
@@ -71,10 +90,69 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
     return torch.log_softmax(logits, dim=-1)
 
 
-def _heated(logits: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature, shifted so that their maximum is 0: it stays finite under a temperature that rounds
-    to 0 in the rows' type."""
-    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(logits.dtype).tiny)
+def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) -> LogProbs:
+    """`warp`, on a CPU with columns for the tokens alone that are kept at each position.
+
+    The same tokens are kept. Their log-probabilities agree up to rounding, since they are normalised over fewer.
+
+    drafted: the tokens drafted at the first positions. Where one is not kept, none can stand behind it, and later
+    positions are left out.
+    """
+    if params.is_identity:
+        return LogProbs(torch.log_softmax(logits, dim=-1))
+    if not (params.cuts and is_selected(logits)):
+        return LogProbs(warp(logits, params))
+    kept = []
+    for row, token in itertools.zip_longest(logits, drafted[: len(logits)]):
+        kept.append(_kept(row, params))
+        if token is not None and not bool((kept[-1][0] == token).any()):
+            break
+    return _below_each_other(kept)
+
+
+def _can_be_selected(logits: Tensor) -> bool:
+    """Whether each row has a maximum, too: one with NaN has none, nor one that allows nothing."""
+    return is_selected(logits) and bool(logits.amax(-1).isfinite().all())
+
+
+def _kept(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Of one row [vocab] the tokens that are kept, ascending, and their log-probabilities, [kept] each: NaN for a row
+    without a maximum (NaN, or nothing allowed)."""
+    best = int(logits.numpy().argmax())
+    highest = float(logits[best])
+    if params.temperature == 0 or not math.isfinite(highest):
+        return torch.tensor([best]), logits.new_tensor([highest - highest])
+    hot = _heated(logits, params.temperature, highest)
+    ids, values = None, hot
+    if params.top_k:
+        ids = kept_by_top_k(hot, params.top_k)
+        values = hot[ids]
+    if params.top_p < 1:
+        log_p = torch.log_softmax(hot if ids is None else spread(values, ids, len(hot), -math.inf), dim=-1)
+        ids = kept_by_top_p(log_p, params.top_p)
+        values = log_p[ids]
+    if params.min_p > 0:
+        own = kept_by_floor(values, float(values.amax() + math.log(params.min_p)))
+        ids, values = own if ids is None else ids[own], values[own]
+    assert ids is not None, "there is something to be cut"
+    return ids, torch.log_softmax(values, dim=-1)
+
+
+def _below_each_other(kept: Sequence[tuple[Tensor, Tensor]]) -> LogProbs:
+    """A block's positions, [kept] tokens and log-probabilities each."""
+    if len(kept) == 1:
+        ((ids, values),) = kept
+        return LogProbs(values[None], ids[None])
+    values = pad_sequence([own for _, own in kept], batch_first=True, padding_value=-math.inf)
+    return LogProbs(values, pad_sequence([own for own, _ in kept], batch_first=True, padding_value=NO_TOKEN))
+
+
+def _heated(logits: Tensor, temperature: float, highest: Tensor | float | None = None) -> Tensor:
+    """Logits over the temperature, shifted so that their maximum, `highest`, is 0: it stays finite under a temperature
+    that rounds to 0 in the rows' type."""
+    if highest is None:
+        highest = logits.amax(-1, keepdim=True)
+    return (logits - highest).div_(max(temperature, torch.finfo(logits.dtype).tiny))
 
 
 def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
@@ -93,39 +171,44 @@ def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: 
 
 
 def _penalise(logits: Tensor, params: SamplingParams, history: History, level: Tensor | float) -> Tensor:
-    counts = _counts(history, logits)
-    seen = counts > 0
-    if history.prompt:
-        in_prompt = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        in_prompt[torch.tensor(list(history.prompt), device=logits.device)] = True
-        repeated = seen | in_prompt
-    else:
-        repeated = seen
-    penalty = params.repetition_penalty
-    if penalty != 1:
-        logits = logits + level
-        logits = torch.where(repeated, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-    return logits - params.frequency_penalty * counts - params.presence_penalty * seen.to(logits)
+    """Under the penalties. They touch the tokens alone that stand before each position."""
+    # The level is no penalty: it shifts a row as a whole.
+    logits = logits + level if params.repetition_penalty != 1 else logits.clone()
+    counts = Counter(history.output[: history.start])
+    prompt = [*history.prompt]
+    for row, logits_here in enumerate(logits):
+        if row:
+            counts[history.output[history.start + row - 1]] += 1
+        if params.repetition_penalty != 1:
+            _repeat(logits_here, [*prompt, *counts], params.repetition_penalty)
+        if counts:
+            seen = torch.tensor([*counts], device=logits.device)
+            times = torch.tensor([*counts.values()], dtype=logits.dtype, device=logits.device)
+            logits_here[seen] = logits_here[seen] - params.frequency_penalty * times - params.presence_penalty
+    return logits
 
 
-def _counts(history: History, like: Tensor) -> Tensor:
-    """[positions, vocab]: how often each token stands in the output before each position."""
-    counts = torch.zeros_like(like)
-    before = torch.tensor(list(history.output[: history.start]), dtype=torch.long, device=like.device)
-    counts[0].index_add_(0, before, torch.ones_like(before, dtype=like.dtype))
-    for row in range(1, like.shape[0]):
-        counts[row] = counts[row - 1]
-        counts[row, history.output[history.start + row - 1]] += 1
-    return counts
+def _repeat(logits: Tensor, tokens: list[int], penalty: float) -> None:
+    """The repetition penalty of these tokens, some of which may stand there twice, in one row [vocab]."""
+    if tokens:
+        ids = torch.tensor(tokens, device=logits.device)
+        own = logits[ids]
+        logits[ids] = torch.where(own > 0, own / penalty, own * penalty)
 
 
 def _keep_top_p(log_probs: Tensor, top_p: float) -> Tensor:
     """-inf outside the smallest set of most probable tokens whose sum reaches top_p (ties to the lowest id)."""
     ordered, order = log_probs.sort(dim=-1, descending=True, stable=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    # The most probable one stays, whatever top_p rounds to.
-    kept = ordered.masked_fill(before >= max(top_p, torch.finfo(before.dtype).tiny), -math.inf)
+    is_cut = torch.arange(ordered.shape[-1], device=ordered.device) >= num_kept(before_each(ordered), top_p)
+    kept = ordered.masked_fill(is_cut, -math.inf)
     return torch.empty_like(log_probs).scatter_(-1, order, kept)
+
+
+def _keep_selected(log_probs: Tensor, top_p: float) -> Tensor:
+    """The same by selection."""
+    rows = log_probs.reshape(-1, log_probs.shape[-1])
+    kept = [(row, kept_by_top_p(row, top_p)) for row in rows]
+    return torch.stack([spread(row[ids], ids, len(row), -math.inf) for row, ids in kept]).reshape(log_probs.shape)
 
 
 def _one_hot(logits: Tensor) -> Tensor:

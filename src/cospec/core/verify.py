@@ -5,15 +5,21 @@ Pure functions of tensors; the randomness is passed in.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UnknownName
-from .draws import draw
+from ..names import VERIFICATIONS
+from .draws import draw, probabilities
+from .select import is_selected
+
+# A residual's mass may be computed as so many times its bound, at most.
+ROUNDED = 1 + 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,25 +34,40 @@ class Verdict:
 class Runs:
     """Concatenated runs of drafted tokens, whose target rows are complete; run k has lengths[k] tokens.
 
-    tokens: [total] ids. target: [total, vocab] probabilities. draft: [total, vocab] probabilities that each token was
-    drawn from; a lookup's rows are one-hot.
+    p, q: [total] probabilities of the tokens themselves, by the target and by what each was drawn from. log_target:
+    [total, columns]. draft: of each token, the probabilities [columns] that it was drawn from, as a function, since few
+    are read. ids: the tokens that columns stand for, as in `LogProbs`, [total, columns].
     """
 
     lengths: Sequence[int]
-    tokens: Tensor
-    target: Tensor
-    draft: Tensor
+    p: Sequence[float]
+    q: Sequence[float]
+    log_target: Tensor
+    draft: Sequence[Callable[[], Tensor]]
+    ids: Tensor | None = None
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
         """Of each, where it begins and its length."""
         return list(zip(itertools.accumulate(self.lengths, initial=0), self.lengths, strict=False))
 
-    def at_tokens(self) -> tuple[list[float], list[float]]:
-        """p and q of each token."""
-        columns = self.tokens[:, None]
-        p, q = torch.cat([self.target.gather(1, columns), self.draft.gather(1, columns)], dim=1).T.tolist()
-        return p, q
+    def residuals(self, reach: Mapping[int, float]) -> dict[int, "Residual"]:
+        """Of the rows named, in ascending order, each with its a: max(a p - q, 0), and p itself."""
+        if not reach:
+            return {}
+        p = probabilities(self.log_target if len(reach) == len(self.draft) else self.log_target[[*reach]])
+        a = torch.tensor([*reach.values()], dtype=p.dtype, device=p.device)
+        q = torch.stack([self.draft[at]() for at in reach])
+        rows = (a[:, None] * p).sub_(q).clamp_(min=0)
+        return {at: Residual(*each) for at, *each in zip(reach, rows, p, rows.sum(-1).tolist(), strict=True)}
+
+
+class Residual(NamedTuple):
+    """What a draft leaves of the target: weights [columns], the target's own probabilities, and the weights' sum."""
+
+    weights: Tensor
+    target: Tensor
+    mass: float
 
 
 Uniforms = Callable[[int, int], float]
@@ -55,12 +76,14 @@ Uniforms = Callable[[int, int], float]
 
 def verify_token(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdict]:
     """Each token alone, up to the first rejection of its run (Leviathan et al. 2023, algorithm 1)."""
-    p, q = runs.at_tokens()
     accepted = []
     for run, (start, length) in enumerate(runs.spans):
-        stands = (accept(run, i) * q[start + i] < p[start + i] for i in range(length))
+        stands = (accept(run, i) * runs.q[start + i] < runs.p[start + i] for i in range(length))
         accepted.append(sum(1 for _ in itertools.takewhile(bool, stands)))
-    return _replaced(runs, accepted, lambda at: (runs.target[at] - runs.draft[at]).clamp(min=0), replace)
+    rejected = {
+        start + count: 1.0 for (start, length), count in zip(runs.spans, accepted, strict=True) if count < length
+    }
+    return _replaced(runs, accepted, runs.residuals(rejected), replace)
 
 
 def verify_block(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdict]:
@@ -68,41 +91,62 @@ def verify_block(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdic
 
     a_i = min(1, a_{i-1} p(x_i) / q(x_i)); the residual after i tokens is max(a_i p - q, 0), its mass Z_i;
     h_i = Z_i / (Z_i + 1 - a_i), h_length = a_length. The largest i with u_i <= h_i stands, whatever came before.
+
+    Z_i <= a_i, so that h_i <= a_i: of large vocabularies the residual after i tokens is computed where u_i is less than
+    that alone, and the one after none where none stands. Of small ones all are, so that their masses are read at once.
     """
-    p, q = runs.at_tokens()
-    reach = [_reach(p[start : start + length], q[start : start + length]) for start, length in runs.spans]
+    reach = [_reach(runs.p[start : start + length], runs.q[start : start + length]) for start, length in runs.spans]
+    excludes = runs.ids is not None or is_selected(runs.log_target)
+    may_stand = [_may_stand(own, partial(accept, run), excludes=excludes) for run, own in enumerate(reach)]
     # Row i of a run is the residual after i tokens, which decides about position i; the last has no draft after it.
-    a = torch.tensor([a for own in reach for a in own[:-1]], dtype=runs.target.dtype, device=runs.target.device)
-    residuals = (a[:, None] * runs.target - runs.draft).clamp(min=0)
-    masses = residuals.sum(-1).tolist()
+    residuals = runs.residuals(
+        {
+            start + i: reach[run][i]
+            for run, (start, length) in enumerate(runs.spans)
+            for i in sorted(may_stand[run] if excludes else {0, *may_stand[run]})
+            if i < length
+        }
+    )
     accepted = []
     for run, (start, length) in enumerate(runs.spans):
-        shares = [_share(masses[start + i], 1 - reach[run][i]) for i in range(1, length)]
-        stands = [accept(run, i) < h for i, h in enumerate([*shares, reach[run][length]])]
-        accepted.append(max((i for i, does in enumerate(stands, start=1) if does), default=0))
-    return _replaced(runs, accepted, lambda at: residuals[at], replace)
+        shares = {i: _share(residuals[start + i].mass, 1 - reach[run][i]) for i in may_stand[run] if i < length}
+        stands = (i for i in may_stand[run] if i == length or accept(run, i - 1) < shares[i])
+        accepted.append(next(stands, 0))
+    firsts = {
+        start: 1.0
+        for (start, _), count in zip(runs.spans, accepted, strict=True)
+        if count == 0 and start not in residuals
+    }
+    return _replaced(runs, accepted, {**residuals, **runs.residuals(firsts)}, replace)
 
 
-def _reach(p: list[float], q: list[float]) -> list[float]:
+def _may_stand(reach: list[float], uniform: Callable[[int], float], *, excludes: bool) -> list[int]:
+    """How many tokens of a run may stand, the largest number first: all, where they do, else what is not excluded."""
+    length = len(reach) - 1
+    if uniform(length - 1) < reach[length]:
+        return [length]
+    return [i for i in range(length - 1, 0, -1) if not excludes or uniform(i - 1) < reach[i] * ROUNDED]
+
+
+def _reach(p: Sequence[float], q: Sequence[float]) -> list[float]:
     """a_0 to a_length of a run."""
     ratios = (p_i / q_i for p_i, q_i in zip(p, q, strict=True))
     return list(itertools.accumulate(ratios, lambda a, ratio: min(1.0, a * ratio), initial=1.0))
 
 
-def _replaced(
-    runs: Runs, accepted: list[int], residuals: Callable[[Tensor], Tensor], replace: Uniforms
-) -> list[Verdict]:
+def _replaced(runs: Runs, accepted: list[int], residuals: Mapping[int, Residual], replace: Uniforms) -> list[Verdict]:
     """What stands of each run, with a token drawn from the residual where that is not all."""
     # Where the first draft that does not stand is.
     ends = {run: start + accepted[run] for run, (start, length) in enumerate(runs.spans) if accepted[run] < length}
     tokens: dict[int, int] = {}
     if ends:
-        at = torch.tensor([*ends.values()], device=runs.target.device)
-        rows = residuals(at)
+        left = [residuals[at] for at in ends.values()]
         # p and q may agree to the last bit and still reject by rounding: then p itself is the residual.
-        rows = torch.where(rows.sum(-1, keepdim=True) > 0, rows, runs.target[at])
-        drawn = draw(rows, [replace(run, accepted[run]) for run in ends])
-        tokens = dict(zip(ends, drawn[:, 0].tolist(), strict=True))
+        rows = torch.stack([own.weights if own.mass > 0 else own.target for own in left])
+        drawn = draw(rows, [replace(run, accepted[run]) for run in ends])[:, 0]
+        if runs.ids is not None:
+            drawn = runs.ids[[*ends.values()]].gather(1, drawn[:, None])[:, 0]
+        tokens = dict(zip(ends, drawn.tolist(), strict=True))
     return [Verdict(count, tokens.get(run)) for run, count in enumerate(accepted)]
 
 
@@ -119,9 +163,6 @@ def verify_coupled(tokens: list[int], settled: list[int]) -> Verdict:
 
 def _share(mass: float, rest: float) -> float:
     return mass / (mass + rest) if mass > 0 else 0.0
-
-
-VERIFICATIONS = ("block", "coupled", "token")
 
 
 def check_verification(name: object) -> str:

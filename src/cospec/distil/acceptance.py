@@ -50,7 +50,8 @@ def overlap(q: Tensor, r: Tensor, vocabulary: Sequence[int] | None) -> Tensor:
 def log_target(ensemble: Ensemble, lane_prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> Tensor:
     """log r before each of the tokens, [len(tokens), vocab], as members and combination give it."""
     rows = []
-    for runner, prompt in zip(ensemble.runners, lane_prompts, strict=False):
+    # Drafters come behind the members.
+    for runner, prompt in zip(ensemble.runners[: len(ensemble.member_names)], lane_prompts, strict=False):
         slot = runner.open()
         try:
             rows += runner.feed([Feed(slot, [*prompt, *tokens[:-1]], len(tokens))])

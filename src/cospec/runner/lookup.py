@@ -16,8 +16,8 @@ from .suffixes import SuffixIndex
 MOST_DRAFTED = 16
 # Finished sequences are remembered in two indices of this many tokens; when the newer is full, the older is dropped.
 MOST_REMEMBERED = 2**17
-# The last tokens fed may be drafts that are rolled back, so a token is indexed once this many tokens stand behind it.
-# What is fed until the first row is wanted is a prompt, and indexed at once: only other drafters' drafts in it may go.
+# Where nobody says which tokens are settled, the last ones fed may be drafts that are rolled back, so that a token is
+# indexed once this many stand behind it. What is fed until the first row is wanted is a prompt, and indexed at once.
 LAG = 24
 
 
@@ -32,7 +32,7 @@ load_remembering = partial(load, remember=True)
 
 
 class LookupSlot(Slot):
-    """A sequence, its index of contexts, and the draft that is being proposed token by token.
+    """A sequence, its index of contexts, and the draft that is being proposed, at once or token by token.
 
     num_indexed: tokens that the index holds. was_asked: whether a row has been wanted, which ends the prompt.
     """
@@ -74,6 +74,10 @@ class LookupRunner:
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
         return [self._feed(_own(feed.slot), feed) for feed in batch]
 
+    def propose_run(self, slot: Slot, most: int) -> list[int]:
+        """What was looked up as the slot was last fed for a row."""
+        return _own(slot).drafted[:most]
+
     def trim(self, slot: Slot, length: int) -> None:
         own = _own(slot)
         del own.tokens[length:]
@@ -93,10 +97,11 @@ class LookupRunner:
     def _feed(self, slot: LookupSlot, feed: Feed) -> Tensor:
         follows_draft = list(feed.tokens) == slot.drafted[:1]
         slot.tokens.extend(feed.tokens)
-        stable = len(slot.tokens) - (LAG if slot.was_asked else 0)
-        if stable > slot.num_indexed:
-            slot.index.extend(slot.tokens[slot.num_indexed : stable])
-            slot.num_indexed = stable
+        settled = feed.settled
+        if settled is None:
+            settled = len(slot.tokens) - (LAG if slot.was_asked else 0)
+        slot.index.extend(slot.tokens[slot.num_indexed : settled])
+        slot.num_indexed = max(slot.num_indexed, min(settled, len(slot.tokens)))
         slot.was_asked |= feed.rows > 0
         rows = torch.full((feed.rows, self.vocab_size), -math.inf)
         if feed.rows:

@@ -1,10 +1,11 @@
 """Whether models fit into memory, found before any is loaded: a machine that swaps reports no error."""
 
 import json
+import logging
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
@@ -14,11 +15,14 @@ from ..errors import CospecError, DoesNotFit
 from .gguf import gguf_of, read_gguf_header
 from .options import LoadOptions, device_of, dtype_of
 from .parts import ADAPTER
+from .protocol import Runner, server_of
 from .schemes import is_there
 
-_GIB = 2**30
+_MIB, _GIB = 2**20, 2**30
 # The most bytes that the format of safetensors allows a file's header.
 LONGEST_HEADER = 100_000_000
+
+logger = logging.getLogger(__name__)
 
 
 def check_memory(models: Iterable[tuple[str, LoadOptions]], name: str | None = None) -> None:
@@ -40,6 +44,31 @@ def check_memory(models: Iterable[tuple[str, LoadOptions]], name: str | None = N
             raise DoesNotFit(
                 f"these models need {total / _GIB:.1f} GiB on {device} for their weights ({each}), and "
                 f"{free / _GIB:.1f} GiB are free; choose smaller models, a smaller dtype, or other devices"
+            )
+
+
+def check_states(runners: Mapping[str, Runner], max_sequences: int) -> None:
+    """Raises DoesNotFit if what one sequence takes whatever its length, recurrent states with their snapshots, exceeds
+    what a device has free. Logs how many sequences fit where those are fewer than may be decoded at a time.
+
+    runners: members and drafters, by name; each has a slot for every sequence.
+    """
+    needed: dict[str, dict[str, int]] = defaultdict(dict)
+    for name, runner in runners.items():
+        server = server_of(runner)
+        if size := getattr(server, "slot_bytes", 0):
+            needed[server.device][name] = size  # type: ignore[attr-defined]
+    for device, sizes in needed.items():
+        free, total = free_bytes(device), sum(sizes.values())
+        each = ", ".join(f"{name} {size / _MIB:.0f}" for name, size in sizes.items())
+        what = f"need {total / _MIB:.0f} MiB on {device} for the recurrent states of each sequence ({each})"
+        if total > free:
+            raise DoesNotFit(
+                f"these models {what}, and {free / _MIB:.0f} MiB are free; choose smaller models, or other devices"
+            )
+        if max_sequences * total > free:
+            logger.warning(
+                "these models %s, of which %d fit into what is free; set max_sequences to no more", what, free // total
             )
 
 

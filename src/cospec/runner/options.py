@@ -16,6 +16,7 @@ _DTYPES = {
 # What may be given by name.
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
+NUMERICS = ("default", "invariant")
 # Options of one model, which cannot be given for all of an ensemble.
 ONE_MODEL = ("gguf_file", "base", "layers", "vocabulary")
 # What transformers calls the two widths of bitsandbytes.
@@ -32,10 +33,12 @@ class LoadOptions:
     configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
     safetensors may be read. graphs: whether decoding passes are captured as CUDA graphs; "auto" where the device is
-    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. gguf_file: which GGUF
-    file of the model's folder, or of the hub's model, is read. base: the model that an adapter is put on, in place of
-    the one that its configuration names. layers: only the model's first layers are run, so many, then its final norm
-    and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
+    CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. numerics: "invariant" for
+    rows that are a function of the tokens before them alone, to the last bit, whatever else is in a forward pass; a
+    model for which that cannot be proven as it is loaded is refused. gguf_file: which GGUF file of the model's folder,
+    or of the hub's model, is read. base: the model that an adapter is put on, in place of the one that its
+    configuration names. layers: only the model's first layers are run, so many, then its final norm and head.
+    vocabulary: a drafter proposes among so many most frequent tokens alone.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """
@@ -46,6 +49,7 @@ class LoadOptions:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     graphs: bool | str = "auto"
+    numerics: str = "default"
     revision: str | None = None
     gguf_file: str | None = None
     base: str | None = None
@@ -79,6 +83,16 @@ class LoadOptions:
             raise InvalidEnsemble(f"graphs {shown(self.graphs)} is not known; use {', '.join(GRAPHS)}, true or false")
         if self.graphs is True and not is_on_cuda(self):
             raise InvalidEnsemble("graphs can only be captured on a CUDA device; use auto, shapes or false")
+        if self.numerics not in NUMERICS:
+            raise InvalidEnsemble(f"numerics {shown(self.numerics)} is not known; use {', '.join(NUMERICS)}")
+        if self.is_invariant and self.graphs not in ("auto", False):
+            raise InvalidEnsemble(
+                f"numerics: invariant keeps to shapes of its own, and graphs is {shown(self.graphs)}; use auto or false"
+            )
+
+    @property
+    def is_invariant(self) -> bool:
+        return self.numerics == "invariant"
 
 
 def device_of(options: LoadOptions) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,9 +27,7 @@ class PaddedRunner:
 
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
         most = self._runner.vocab_size
-        known = [
-            Feed(each.slot, [token if token < most else UNKNOWN for token in each.tokens], each.rows) for each in batch
-        ]
+        known = [replace(each, tokens=[token if token < most else UNKNOWN for token in each.tokens]) for each in batch]
         width = (0, self.vocab_size - most)
         return [torch.nn.functional.pad(rows, width, value=-math.inf) for rows in self._runner.feed(known)]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,11 +16,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Feed:
-    """Tokens to append to a slot, and for how many of them, counted from the last, rows are wanted."""
+    """Tokens to append to a slot, and for how many of them, counted from the last, rows are wanted.
+
+    settled: how many of the slot's tokens, counted from its first and these included, are certain to stay; None where
+    that is not known. A hint: a runner whose state costs something to roll back keeps one from there.
+    """
 
     slot: Slot
     tokens: Sequence[int]
     rows: int
+    settled: int | None = None
 
 
 class Tokenizer(Protocol):
@@ -33,8 +38,10 @@ class Tokenizer(Protocol):
     (none for a special token); `drops_space`, whether a text loses the space that its first word begins with, and
     `drops_last_space`, whether it loses the one that its last word ends with;
     `special`, id -> spelling of special tokens; `added`, the entries that were added to the vocabulary; `in_front`, the
-    special tokens that `encode` puts in front; `encode_bare(text)`, `encode_part(text)`, a text by itself, and one
-    behind another; and `has_chat_template` with `chat(messages)`, the token ids of a chat that is to be answered.
+    special tokens that `encode` puts in front; `starts(text)`, where in it each token of `encode` begins, or None;
+    `encode_bare(text)`, `encode_part(text)`, a text by itself, and one
+    behind another; and `has_chat_template` with `chat(messages, **kwargs)`, the token ids of a chat
+    that is to be answered, and `template_reads(name)`, whether its template reads such a one of kwargs.
     """
 
     end_ids: tuple[int, ...]
@@ -56,7 +63,12 @@ class Runner(Protocol):
 
     A runner may also have `served_by`, the runner whose forward passes compute its rows, as of a base with an adapter:
     slots of all that name one runner are fed to that one, in one batch. And `vocabulary`, the ids of the tokens that a
-    drafter proposes among; the others have probability zero in its rows.
+    drafter proposes among; the others have probability zero in its rows. And `numerics`, which is "invariant" where a
+    row is a function of the tokens before it alone, to the last bit, whatever else is fed with it. And `slot_bytes`,
+    what an open slot takes of the memory of its `device` whatever its length, such as a recurrent state. And it may be
+    a `CopyingRunner`, so that sequences of one prompt read it once. A drafter may have
+    `propose_run(slot, most) -> Sequence[int]`: the tokens that it proposes behind what the slot holds, `most` at most,
+    each with probability one given those before it, as its rows would say one by one. It changes nothing.
     """
 
     vocab_size: int
@@ -85,6 +97,33 @@ class Runner(Protocol):
     def close(self, slot: Slot) -> None:
         """Give the slot back."""
         ...
+
+
+@runtime_checkable
+class CopyingRunner(Runner, Protocol):
+    """A runner in which a slot can take over what another one has read. copies: whether it can for this model."""
+
+    @property
+    def copies(self) -> bool: ...
+
+    def copy(self, source: Slot, slot: Slot, length: int) -> None:
+        """Let an empty slot hold the first `length` tokens of another one. If it raises, no slot has changed."""
+        ...
+
+
+def can_copy(runner: Runner) -> TypeGuard[CopyingRunner]:
+    """Whether a slot of the runner can take over what another one has read."""
+    return isinstance(runner, CopyingRunner) and runner.copies
+
+
+def is_invariant(runner: Runner) -> bool:
+    """Whether a row is a function of the tokens before it alone, to the last bit."""
+    return getattr(runner, "numerics", None) == "invariant"
+
+
+def proposes_runs(runner: Runner) -> bool:
+    """Whether a drafter has several tokens to propose at once."""
+    return hasattr(runner, "propose_run")
 
 
 def server_of(runner: Runner) -> Runner:

@@ -23,6 +23,12 @@ class FunctionSlot(Slot):
     def length(self) -> int:  # type: ignore[override]
         return len(self.tokens)
 
+    def copy(self) -> "FunctionSlot":
+        """A slot that holds the same."""
+        slot = FunctionSlot()
+        slot.tokens = list(self.tokens)
+        return slot
+
 
 class FunctionRunner:
     """A model whose logits after `prefix` are `fn(prefix)`.

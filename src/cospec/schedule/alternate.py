@@ -8,7 +8,7 @@ from ..core.sheet import Sheet
 from ..errors import InvalidSchedule
 from .base import Schedule
 from .plan import Plan, Setting
-from .theory import Cycle, Estimates
+from .theory import Cycle, Estimates, served_together
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,13 @@ class Alternate(Schedule):
         return Plan(schedule="alternate", gamma=1)
 
     def cycle(self, estimates: Estimates) -> Cycle:
-        """A pass settles a token; a rejection costs as many passes as stand between a draft and its verdict."""
+        """A pass settles a token; a rejection costs as many passes as stand between a draft and its verdict. Members of
+        one runner take a pass each all the same: they have nothing of sharing it."""
         turn = sum(self.gammas)
         shares = [gamma / turn for gamma in self.gammas]
         alpha = sum(share * estimates.acceptance(i, None) for i, share in enumerate(shares))
-        seconds = sum(share * estimates.seconds(i, 1 / share, share) for i, share in enumerate(shares))
+        seconds = 0.0
+        for lanes in served_together(estimates, range(len(shares))):
+            share = sum(shares[i] for i in lanes)
+            seconds += share * estimates.seconds(lanes[0], len(lanes) / share, share)
         return Cycle(1.0, seconds * (1 + (1 - alpha) * (turn - 1)))

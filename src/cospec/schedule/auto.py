@@ -1,13 +1,14 @@
 """`auto`: predict each plan's speed from what was measured, and run the fastest.
 
-From every forward pass it learns what a lane's passes cost, and from the rows themselves how often each proposer would
-be accepted: 1 - TV between its row and the target's, for all proposers that have a row, whoever drafted. Theory makes
-speeds of that, and the clock corrects them: sequences run one plan at a time, in measurement windows, and the ratio of
-a plan's measured to its predicted speed corrects its later predictions. Which plan runs changes the speed and never the
-distribution, and a sequence changes its plan only where nothing is drafted.
+From every forward pass it learns what a runner's passes cost, and from the rows themselves how often each proposer
+would be accepted: 1 - TV between its row and the target's, for all proposers that have a row, whoever drafted. Theory
+makes speeds of that, and the clock corrects them: sequences run one plan at a time, in measurement windows, and the
+ratio of a plan's measured to its predicted speed corrects its later predictions. A plan that is not held to be the
+fastest, and may be by as much as its acceptances are unsure, is tried for a few tokens, as long as trials have lost no
+more than they may (`trials`). Which plan runs changes the speed and never the distribution, and a sequence changes its
+plan only where nothing is drafted.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,22 +20,25 @@ from ..core.tokens import Token
 from ..errors import InvalidSchedule
 from .base import Schedule
 from .beliefs import Beliefs
+from .choice import Choice
 from .drafting import AcceptanceByConfidence
 from .mixture import DrawnMember, why_not
 from .plan import EACH, PACED, Plan, Setting
 from .registry import make_schedule
+from .trials import FIRST_SHARE, TrialBudget, Window
 
-# A plan is left only for one whose predicted speed is so much higher.
-HYSTERESIS = 1.03
-# Optimism bonus of a plan, .05 / sqrt(1 + windows): one that was never timed is tried if it is predicted so close to
-# the best.
-OPTIMISM = 0.05
-# A window is over after so many tokens, more for each sequence of several, and after so many seconds.
+# A window is over after so many tokens, more for each sequence of several, and after so many seconds. The first are
+# shorter: by one in so many, then two, and so on.
 WINDOW_TOKENS, WINDOW_TOKENS_A_SEQUENCE, WINDOW_SECONDS = 18, 6, 0.3
-# Tokens of the first windows, which are there so that everything that predictions need was measured once.
+NUM_SHORT = 8
+# Windows of a plan are recorded together once they have a window's tokens and took so many seconds.
+SECONDS_TIMED = 0.1
+# Tokens of the first window where no forward pass was measured before: everything that predictions need.
 EXPLORATION_TOKENS = 6
-# The part of a window that is enough to time the first plan: its speed depends on no acceptance.
-PART_OF_A_WINDOW = 1 / 3
+# The part of a window that a trial has.
+PART_OF_A_TRIAL = 1 / 4
+# The first plan must have been timed where the fastest is predicted to be less than so many times as fast.
+CLOSE = 1.5
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
 WINDOWS_AN_EXPLORATION = 80
 # Feed an idle drafter for at most 1 % of a sequence's time and at most every 16 tokens, to keep its acceptance estimate
@@ -42,23 +46,8 @@ WINDOWS_AN_EXPLORATION = 80
 SHADOW_SHARE, TOKENS_A_SHADOW = 0.01, 16
 # After the first comparisons of rows, rows are compared at one in so many settlements, of one sequence or each of
 # several.
-COMPARE_ONE_IN = 4
-NUM_COMPARED_ALWAYS = 32
-
-
-@dataclass(eq=False)
-class Window:
-    """A measurement window: rounds in which all sequences run one plan.
-
-    bucket: of the number of sequences. part: of a window's usual length, after which it is over. tokens, seconds: of
-    all sequences together, once all had changed to the plan.
-    """
-
-    plan: str
-    bucket: int = 1
-    part: float = 1.0
-    tokens: int = 0
-    seconds: float = 0.0
+COMPARE_ONE_IN = 8
+NUM_COMPARED_ALWAYS = 16
 
 
 @dataclass(eq=False)
@@ -77,11 +66,11 @@ class Running:
     shadow_budget: float = 0.0
 
 
-class Auto(Schedule):
+class Auto(Choice, Schedule):
     """The plan that is predicted to be the fastest, for all sequences of one ensemble and one way of sampling.
 
-    candidates: name -> schedule, `plain` first. explorations: names of the plans that are run first, `plain`, then one
-    for each drafter. name: the schedule that was asked for, `auto`, or one whose draft lengths are planned.
+    candidates: name -> schedule, `plain` first. explorations: names of the plans that are tried now and then, one for
+    each drafter. name: the schedule that was asked for, `auto`, or one whose draft lengths are planned.
     """
 
     name = "auto"
@@ -90,17 +79,18 @@ class Auto(Schedule):
     def __init__(
         self, candidates: Mapping[str, Schedule], explorations: Sequence[str], beliefs: Beliefs, name: str = "auto"
     ) -> None:
-        self.plans = dict(candidates)
-        self.beliefs = beliefs
-        self.predictions: dict[str, float] = {}
+        super().__init__(candidates, beliefs)
         self.num_shadowed: Counter[int] = Counter()
         self.name = name
         self._explorations = list(explorations)
-        self._chosen = ""
         self._window: Window | None = None
         self._running: dict[Sheet, Running] = {}
         self._by_confidence = {plan: AcceptanceByConfidence() for plan in candidates}
-        self._num_settled = self._num_explorations = self._num_windows = 0
+        self._budget = TrialBudget()
+        self._num_settled = self._num_windows = 0
+        # Windows that are still to be recorded, by plan and bucket; and seconds of drafters' passes in this round.
+        self._timed: dict[tuple[str, int], Window] = {}
+        self._drafter_seconds = 0.0
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -109,8 +99,8 @@ class Auto(Schedule):
         first_of = {plan.proposer: str(plan) for plan in reversed(plans) if plan.proposer in setting.drafters}
         return cls(
             candidates={str(plan): make_schedule(plan, setting) for plan in plans},
-            explorations=[*dict.fromkeys([str(plans[0]), *first_of.values()])],
-            beliefs=Beliefs(setting.combination, len(setting.members), setting.params),
+            explorations=[*dict.fromkeys(first_of.values())],
+            beliefs=Beliefs(setting.combination, len(setting.members), setting.params, setting.servers),
             name=name,
         )
 
@@ -160,7 +150,6 @@ class Auto(Schedule):
             "by_confidence": {plan: each.state() for plan, each in self._by_confidence.items()},
             "chosen": self._chosen,
             "num_settled": self._num_settled,
-            "num_explorations": self._num_explorations,
             "num_windows": self._num_windows,
         }
 
@@ -171,14 +160,29 @@ class Auto(Schedule):
             self._by_confidence[plan].restore(own)
             self.plans[plan] = self.plans[plan].with_acceptances(self._by_confidence[plan].values)
         self._num_settled = state["num_settled"]
-        # An exploration that was cut off is run again.
-        self._num_explorations = max(0, state["num_explorations"] - (not state["chosen"]))
         self._num_windows = state["num_windows"]
-        self._chosen = state["chosen"]
+        self._chosen = state["chosen"] if state["chosen"] in self.plans else ""
         if self._chosen:
-            self._tune()
-            self.predictions = self.predict()
-            self._tune()
+            self._budget = TrialBudget(first_tokens=0)
+            self._weigh()
+
+    def begin_with(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave in another process, perhaps long ago: as a first belief, to be measured again.
+
+        Raises ValueError for one that had chosen nothing, or a plan that is not weighed here; and others for what no
+        planner gave.
+        """
+        self.restore(state)
+        if not self._chosen:
+            raise ValueError(f"no plan that is weighed here was chosen: {state['chosen']!r}")
+        self.beliefs.start_anew()
+        self._num_windows = 0
+        self._choose()
+
+    def begin_with_costs(self, costs: Sequence[Any]) -> None:
+        """Take over the cost of forward passes, as `Costs.state` gives it, measured before anything was decoded."""
+        self.beliefs.costs.restore([*costs])
+        self._choose()
 
     # Questions: those of the plan that the sequence runs.
 
@@ -216,7 +220,11 @@ class Auto(Schedule):
         drafter = min(idle, key=self.num_shadowed.__getitem__, default=None)
         if drafter is None:
             return ()
-        seconds = self.beliefs.costs.seconds(drafter, sheet.frontier - lanes[drafter].seen)
+        costs, server = self.beliefs.costs, self.beliefs.server(drafter)
+        if not costs.is_known(server):
+            # What it costs is for a trial to find out.
+            return ()
+        seconds = costs.seconds(server, sheet.frontier - lanes[drafter].seen, is_hoped=True)
         return (drafter,) if seconds <= own.shadow_budget else ()
 
     def label(self, sheet: Sheet) -> str:
@@ -231,13 +239,14 @@ class Auto(Schedule):
 
     @property
     def chosen(self) -> str | None:
-        """The plan that is held to be the fastest; None until every exploration was run."""
-        return self._chosen or None
+        """The plan that is held to be the fastest; None until something was decoded."""
+        return self._chosen or None if self._num_windows or self._num_settled else None
 
     # Events. They go on to the schedules that sequences run; a change of plan ends one and begins the next.
 
     def on_begin(self, sheet: Sheet) -> None:
         if self._window is None:
+            self._budget.first_tokens = min(self._budget.first_tokens, FIRST_SHARE * sheet.limit)
             self._window = self._next()
         own = self._running[sheet] = Running(self._window, self.plans[self._window.plan])
         own.schedule.on_begin(sheet)
@@ -247,10 +256,12 @@ class Auto(Schedule):
         if own is not None:
             own.schedule.on_end(sheet)
 
-    def on_forward(self, lane: int, num_tokens: int, seconds: float) -> None:
-        self.beliefs.costs.add(lane, num_tokens, seconds)
+    def on_forward(self, lanes: Sequence[int], num_tokens: int, seconds: float) -> None:
+        self.beliefs.costs.add(self.beliefs.server(lanes[0]), num_tokens, seconds)
+        if lanes[0] >= self.beliefs.num_members:
+            self._drafter_seconds += seconds
         for schedule in {id(own.schedule): own.schedule for own in self._running.values()}.values():
-            schedule.on_forward(lane, num_tokens, seconds)
+            schedule.on_forward(lanes, num_tokens, seconds)
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
         own = self._running[sheet]
@@ -262,8 +273,9 @@ class Auto(Schedule):
         self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
         is_one_in_many = self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
-        if self._num_settled <= NUM_COMPARED_ALWAYS or is_one_in_many or own.shadowed == first:
-            self.beliefs.compare(sheet, first, sheet.position)
+        is_new = self._num_settled <= NUM_COMPARED_ALWAYS or own.window.is_trial or own.shadowed == first
+        if is_new or is_one_in_many:
+            self.beliefs.compare(sheet, tokens, self._compared)
         own.schedule.on_settled(sheet, tokens)
         assert self._window is not None
         # Where nothing is drafted the sequence goes over to the plan of the present window.
@@ -285,10 +297,14 @@ class Auto(Schedule):
         deferred = self._deferred_seconds(done.sheets)
         window = self._window
         assert window is not None
-        if not done.has_prefill and all(own.window is window for own in running):
+        self._budget.elapsed += done.seconds
+        if done.has_prefill:
+            window.prompt_seconds += self._drafter_seconds
+        elif all(own.window is window for own in running):
             window.tokens += done.num_settled
             window.seconds += done.seconds + deferred
-        if self._is_over(window):
+        self._drafter_seconds = 0.0
+        if self._is_over(window, has_drafts=any(sheet.drafts for sheet in done.sheets)):
             self._window = self._next()
 
     def _deferred_seconds(self, sheets: Sequence[Sheet]) -> float:
@@ -303,43 +319,76 @@ class Auto(Schedule):
             for i, (now, before) in enumerate(zip(unfed, own.backlog or unfed, strict=True)):
                 more[i] += now - before
             own.backlog = unfed
-        costs, num_live = self.beliefs.costs, self.beliefs.num_live
-        return sum(costs.seconds_more(lane, num_live) * tokens for lane, tokens in enumerate(more) if tokens)
+        beliefs = self.beliefs
+        return sum(
+            beliefs.costs.seconds_more(beliefs.server(lane), beliefs.num_live) * tokens
+            for lane, tokens in enumerate(more)
+            if tokens
+        )
 
     # The decision.
 
-    def _is_over(self, window: Window) -> bool:
+    def _is_over(self, window: Window, *, has_drafts: bool) -> bool:
+        """Whether another window is to begin. A trial is judged at the end of a cycle: drafts are time spent for tokens
+        to come."""
         if not self._chosen:
             return window.tokens >= EXPLORATION_TOKENS
         if window.bucket != self.beliefs.bucket:
             return True
-        tokens = WINDOW_TOKENS + WINDOW_TOKENS_A_SEQUENCE * self.beliefs.num_live
+        tokens = self._usual_tokens()
+        if window.is_trial:
+            is_over = window.lost >= window.most_lost or (window.is_new and self._has_failed(window))
+            is_spent = is_over and not has_drafts
+            # A trial that loses nothing goes on until it has shown what it is for.
+            is_shown = self._is_known(window.plan) or window.tokens >= tokens
+            return is_spent or (window.tokens >= PART_OF_A_TRIAL * tokens and is_shown)
         return window.tokens >= window.part * tokens and window.seconds >= window.part * WINDOW_SECONDS
 
+    def _has_failed(self, window: Window) -> bool:
+        """Whether the plan is slower than the fastest even if its acceptances, known by now, are as high as they may
+        be."""
+        return self._is_known(window.plan) and self._hoped_speed(window.plan) < window.baseline
+
+    def _usual_tokens(self) -> int:
+        return WINDOW_TOKENS + WINDOW_TOKENS_A_SEQUENCE * self.beliefs.num_live
+
     def _next(self) -> Window:
-        """Each of the explorations, and seldom one of them again; then the first plan if it was never timed at this
-        batch size; then the best, or one that might be better still."""
+        """The first plan where no forward pass was measured; else a plan that is worth a trial, or the fastest."""
         bucket = self.beliefs.bucket
-        if self._num_explorations < len(self._explorations):
-            self._num_explorations += 1
-            return Window(self._explorations[self._num_explorations - 1], bucket)
+        if not self._chosen and self._window is None and not self._has_costs():
+            return Window(next(iter(self.plans)), bucket)
         if self._window is not None and self._chosen:
             self._learn(self._window)
         self._choose()
-        self._num_windows += 1
-        drafters = self._explorations[1:]
-        if drafters and self._num_windows % WINDOWS_AN_EXPLORATION == 0:
-            return Window(drafters[self._num_windows // WINDOWS_AN_EXPLORATION % len(drafters)], bucket)
-        first = next(iter(self.plans))
-        # The speed that all are held against must be measured, not predicted.
-        if self.beliefs.num_windows(first) == 0:
-            return Window(first, bucket, PART_OF_A_WINDOW)
-        optimistic = {
-            plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
-            for plan, speed in self.predictions.items()
-        }
-        optimistic[self._chosen] = max(optimistic[self._chosen], self.predictions[self._chosen] * HYSTERESIS)
-        return Window(max(optimistic, key=optimistic.__getitem__), bucket)
+        self._num_windows += self._window is not None
+        speed = self.predictions[self._chosen]
+        if speed <= 0 and self._explorations:
+            # Passes take no time that the clock shows: nothing is lost by drafting.
+            return Window(self._explorations[self._num_windows % len(self._explorations)], bucket)
+        tried = self._worth_a_trial() if speed > 0 and self._budget.allows_a_trial(speed) else self._chosen
+        # What is given at the start is for what cannot be predicted; how close plans are can wait.
+        is_new = not self._is_known(tried)
+        if tried != self._chosen and self._budget.allows_a_trial(speed, at_start=is_new):
+            return Window(tried, bucket, baseline=speed, most_lost=self._budget.left(speed), is_new=is_new)
+        return Window(self._chosen, bucket, min(1.0, (1 + self._num_windows) / NUM_SHORT))
+
+    def _has_costs(self) -> bool:
+        """Whether a pass of each member was measured."""
+        beliefs = self.beliefs
+        return all(beliefs.costs.is_known(beliefs.server(i)) for i in range(beliefs.num_members))
+
+    def _worth_a_trial(self) -> str:
+        """A drafter's plan now and then; the first plan, which all are held against, where it is close and was never
+        timed at this batch size; else the plan that is the fastest if it is as good as it may be, which may be the one
+        that is chosen."""
+        drafters, first = self._explorations, next(iter(self.plans))
+        if drafters and self._num_windows and self._num_windows % WINDOWS_AN_EXPLORATION == 0:
+            return drafters[self._num_windows // WINDOWS_AN_EXPLORATION % len(drafters)]
+        chosen = self.predictions[self._chosen]
+        is_untimed = first != self._chosen and self.beliefs.num_windows(first) == 0
+        if is_untimed and CLOSE * self.predictions[first] > chosen:
+            return first
+        return self._hoped_for()
 
     def _learn_confidence(self, plan: str, tokens: Sequence[Token]) -> None:
         """What became of this plan's drafts, by their proposer's confidence."""
@@ -350,30 +399,18 @@ class Auto(Schedule):
             self.plans[plan] = self.plans[plan].with_acceptances(self._by_confidence[plan].values)
 
     def _learn(self, window: Window) -> None:
-        """Record the window's speed, if it had any, against theory's."""
+        """Charge a trial to the budget, and record the plan's speed against theory's once its windows have timed
+        enough: a few tokens' speed is mostly luck."""
+        self._budget.lost += window.lost
+        if window.bucket != self.beliefs.bucket:
+            return
+        key = (window.plan, window.bucket)
+        timed = self._timed.setdefault(key, Window(*key))
+        timed.tokens += window.tokens
+        timed.seconds += window.seconds
+        if timed.tokens < self._usual_tokens() or timed.seconds < min(SECONDS_TIMED, WINDOW_SECONDS):
+            return
         theory = self._theory(window.plan)
-        if theory > 0 and window.tokens > 0 and window.bucket == self.beliefs.bucket:
-            self.beliefs.record_window(window.plan, theory, window.tokens, window.seconds)
-
-    def _choose(self) -> None:
-        """The plan that is predicted to be the fastest, with all plans tuned to what was measured."""
-        self._tune()
-        self.predictions = self.predict()
-        best = max(self.predictions, key=self.predictions.__getitem__)
-        if not self._chosen or self.predictions[best] > HYSTERESIS * self.predictions[self._chosen]:
-            self._chosen = best
-        self._tune()
-
-    def _tune(self) -> None:
-        best = self.predictions.get(self._chosen, 0.0)
-        self.plans = {
-            plan: schedule.tuned(self.beliefs, speed=self.predictions.get(plan, 0.0), best=best)
-            for plan, schedule in self.plans.items()
-        }
-
-    def predict(self) -> dict[str, float]:
-        """Tokens a second of each plan, all sequences together, under what is known now."""
-        return self.beliefs.predicted({plan: self._theory(plan) for plan in self.plans})
-
-    def _theory(self, plan: str) -> float:
-        return self.plans[plan].cycle(self.beliefs).speed
+        if theory > 0 and timed.tokens > 0:
+            self.beliefs.record_window(window.plan, theory, timed.tokens, timed.seconds)
+        del self._timed[key]

@@ -1,8 +1,9 @@
 """Beliefs of `auto`: the cost of forward passes, acceptance rates, and what plans gave by the clock. What is chosen by
 them is the business of `auto`."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,8 @@ from ..core.draws import probabilities
 from ..core.params import SamplingParams
 from ..core.policy import Round
 from ..core.sheet import Sheet
-from ..core.transforms import shape_members, warp
+from ..core.tokens import Token
+from ..core.transforms import shape_members, warped
 from .costs import Costs
 from .theory import sequences_a_pass
 
@@ -25,6 +27,8 @@ LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # The least weight of a new measurement.
 OVERHEAD_RATE, ACCEPTANCE_RATE, WINDOW_RATE, SPEED_RATE = 0.2, 0.03, 0.05, 0.1
+# The most that an average of an earlier process weighs, in comparisons.
+NUM_KEPT = 24
 # Optimism bonus of a drafter for a member, .3 / sqrt(1 + comparisons).
 OPTIMISM = 0.3
 # Pseudo-counts of the shrinkage: the mean correction of all plans weighs .3 windows; this plan's own at other batch
@@ -46,11 +50,15 @@ class Pair(NamedTuple):
 class Beliefs:
     """What one ensemble has measured under one way of sampling.
 
-    combination, num_members: of the ensemble. params: of the sampling. num_live: sequences in the last round.
+    combination, num_members: of the ensemble. params: of the sampling. servers: see Setting. num_live: sequences in the
+    last round.
     """
 
-    def __init__(self, combination: Combination, num_members: int, params: SamplingParams) -> None:
+    def __init__(
+        self, combination: Combination, num_members: int, params: SamplingParams, servers: Sequence[int] = ()
+    ) -> None:
         self.num_members = num_members
+        self._servers = tuple(servers)
         self.num_live = 1
         self.costs = Costs()
         self.acceptances: dict[Pair, Average] = {}
@@ -79,6 +87,16 @@ class Beliefs:
             for *key, average in state[name]:
                 kept[Pair(*key) if name == "acceptances" else tuple(key)] = Average(rate, *average)
 
+    def start_anew(self) -> None:
+        """Keep of what an earlier process measured what holds on: acceptances, the cost of forward passes, and how far
+        plans were from theory, each so that what is measured now soon outweighs it; but no speeds by the clock."""
+        self.num_live = 1
+        self._speeds.clear()
+        most = {"acceptances": NUM_KEPT, "by_place": NUM_KEPT, "corrections": WINDOWS_ELSEWHERE}
+        for name, kept, _ in self._averages():
+            for average in kept.values():
+                average.count = min(average.count, most[name])
+
     def _averages(self) -> list[tuple[str, dict[Any, Average], float]]:
         """Every mean by what it is of: its name in `state`, and its least weight of a new value."""
         return [
@@ -91,30 +109,43 @@ class Beliefs:
     # What is measured.
 
     def record_round(self, done: Round) -> None:
-        """The engine's own time of a round, a feed."""
+        """The engine's own time of a round, for each sequence and forward pass."""
         self.num_live = done.num_live
         self._overhead.add((done.seconds - done.seconds_in_models) / max(1, done.num_turns))
 
     @torch.inference_mode()
-    def compare(self, sheet: Sheet, first: int, stop: int) -> None:
-        """Compare the rows of all lanes at positions first .. stop - 1: 1 - TV of each proposer and target.
+    def compare(self, sheet: Sheet, tokens: Sequence[Token], pairs: Collection[Pair] | None = None) -> None:
+        """Compare the rows of lanes at the last positions, settled by `tokens`: 1 - TV of each proposer and target.
 
-        A lane counts as far as its rows go: a drafter has none behind a block that was accepted whole, which must not
-        leave the block out.
+        pairs: those that are worth it, which at a large vocabulary is part of what `auto` costs; None for all. A lane
+        counts as far as its rows go: a drafter has none behind a block that was accepted whole, which must not leave
+        the block out.
         """
+        if pairs is not None and not pairs:
+            return
+        first, stop = sheet.position - len(tokens), sheet.position
         stops = {i: min(lane.seen + 1, stop) for i, lane in enumerate(sheet.lanes) if lane.first <= first}
-        spans = {i: sheet.lanes[i].between(first, end) for i, end in stops.items() if end > first}
-        rows = {i: shape_members(row, self._params) for i, row in spans.items()}
-        probs: dict[int | None, Tensor] = {i: self._probs(row) for i, row in rows.items()}
-        if all(i in rows for i in range(self.num_members)):
+        spans = {i: _with_run(sheet.lanes[i].between(first, end), i, tokens) for i, end in stops.items() if end > first}
+        has_all = all(i in spans for i in range(self.num_members))
+        targets: list[int | None] = [*([None] if has_all else []), *(i for i in range(self.num_members) if i in spans)]
+        possible = [Pair(proposer, target) for target in targets for proposer in spans if proposer != target]
+        compared = [pair for pair in possible if pairs is None or pair in pairs]
+        needed = {lane for pair in compared for lane in pair}
+        is_for_r = None in needed
+        rows = {
+            i: shape_members(row, self._params)
+            for i, row in spans.items()
+            if i in needed or (is_for_r and i < self.num_members)
+        }
+        probs: dict[int | None, Tensor] = {i: self._probs(row) for i, row in rows.items() if i in needed}
+        if is_for_r:
             shared = min(rows[i].shape[0] for i in range(self.num_members))
             stacked = torch.stack([rows[i][:shared].to(rows[0]) for i in range(self.num_members)])
             probs[None] = self._probs(self._combination.log_probs(stacked))
-        for target in [None, *range(self.num_members)]:
-            for proposer in rows:
-                if target in probs and proposer != target:
-                    shared = min(probs[proposer].shape[0], probs[target].shape[0])
-                    self._record_overlap(Pair(proposer, target), probs[proposer][:shared], probs[target][:shared])
+        for pair in compared:
+            proposed, target = probs[pair.proposer], probs[pair.target]
+            shared = min(proposed.shape[0], target.shape[0])
+            self._record_overlap(pair, proposed[:shared], target[:shared])
 
     def _record_overlap(self, pair: Pair, q: Tensor, p: Tensor) -> None:
         average = self.acceptances.setdefault(pair, Average(ACCEPTANCE_RATE))
@@ -127,7 +158,9 @@ class Beliefs:
     def _probs(self, logits: Tensor) -> Tensor:
         """Under the transforms that read nothing but a row; others are taken to change a draft's row and the target's
         alike."""
-        return probabilities(logits if self._params.is_identity else warp(logits, self._params))
+        if self._params.is_identity:
+            return probabilities(logits)
+        return probabilities(warped(logits, self._params).whole(logits.shape[-1]))
 
     def record_window(self, plan: str, theory: float, tokens: int, seconds: float) -> None:
         """A measurement window of this plan, for which theory predicts `theory` tokens a second."""
@@ -143,25 +176,42 @@ class Beliefs:
         """The number of live sequences, rounded up to a power of two: what is fastest for many is not for a few."""
         return 1 << (self.num_live - 1).bit_length()
 
-    def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
-        """A sequence's part of a forward pass, and of the engine's own time around it."""
+    def server(self, lane: int) -> int:
+        """The first lane that the same runner serves, under which the costs of that runner are kept."""
+        return self._servers[lane] if self._servers else lane
+
+    def seconds(self, lane: int, num_tokens: float, share: float = 1.0, *, is_hoped: bool = False) -> float:
+        """A sequence's part of a forward pass, and of the engine's own time around it. is_hoped: where little was
+        measured, as little as it may be."""
         num_sequences = sequences_a_pass(self.num_live, share)
-        return self.costs.seconds(lane, num_sequences * num_tokens) / num_sequences + self._overhead.value
+        of_pass = self.costs.seconds(self.server(lane), num_sequences * num_tokens, is_hoped=is_hoped)
+        return of_pass / num_sequences + self._overhead.value
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """The measured 1 - TV; at a place, shrunk towards that of the place before."""
-        average = self.acceptances.get(Pair(proposer, target))
+        known = self.acceptances_of(Pair(proposer, target))
+        return known[0] if place is None else known[min(place, LAST_PLACE) + 1]
+
+    def acceptances_of(self, pair: Pair) -> list[float]:
+        """That at any place, then at each place up to the last one that is told apart."""
+        average = self.acceptances.get(pair)
         value = average.value if average is not None else PRIOR_ACCEPTANCE
-        for at in range(min(place, LAST_PLACE) + 1 if place is not None else 0):
-            here = self.by_place.get((proposer, target, at))
+        values = [value]
+        for at in range(LAST_PLACE + 1):
+            here = self.by_place.get((*pair, at))
             if here is not None:
                 value += (here.value - value) * here.count / (here.count + NUM_TO_TELL_APART)
-        return value
+            values.append(value)
+        return values
 
-    def optimism(self, proposer: int, target: int) -> float:
-        """The optimism bonus of a drafter for a member."""
-        compared = self.acceptances.get(Pair(proposer, target))
-        return OPTIMISM / math.sqrt(1 + (compared.count if compared else 0))
+    def num_compared(self, pair: Pair) -> int:
+        """Positions at which the pair's rows were compared."""
+        compared = self.acceptances.get(pair)
+        return compared.count if compared else 0
+
+    def optimism(self, proposer: int, target: int | None) -> float:
+        """The optimism bonus of a proposer for a member, or for r."""
+        return OPTIMISM / math.sqrt(1 + self.num_compared(Pair(proposer, target)))
 
     def num_windows(self, plan: str) -> int:
         """Windows of this plan at the present batch size."""
@@ -198,3 +248,14 @@ class Beliefs:
 def _mean(averages: Sequence[Average]) -> float:
     """Over all that went into them; 0 if nothing did."""
     return sum(each.value * each.count for each in averages) / max(1, sum(each.count for each in averages))
+
+
+def _with_run(rows: Tensor, lane: int, tokens: Sequence[Token]) -> Tensor:
+    """A lane's rows [positions, vocab] at the first of these tokens, with those of tokens that it proposed at once
+    behind the first: each certain of its token."""
+    run = itertools.takewhile(lambda token: lane in (token.proposer, token.rejected), tokens)
+    ids = [token.token if token.proposer == lane else token.replaced for token in run][len(rows) :]
+    if not ids:
+        return rows
+    certain = rows.new_full((len(ids), rows.shape[-1]), -math.inf)
+    return torch.cat([rows, certain.scatter_(1, torch.tensor(ids, device=rows.device)[:, None], 0.0)])

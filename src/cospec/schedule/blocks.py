@@ -26,6 +26,10 @@ class BlockDrafting(Schedule):
     gamma: int = DEFAULT_GAMMA
     stop: StopRule | None = None
 
+    @property
+    def reads_confidence(self) -> bool:
+        return self.stop is not None
+
     def is_block_full(self, sheet: Sheet) -> bool:
         """Whether no more is to be drafted behind the sheet's drafts. The last token of a block comes from r for free,
         so the last one allowed is never drafted."""
@@ -66,11 +70,8 @@ class BlockDrafting(Schedule):
 
     def seconds_of_one_more(self, gamma: int, estimates: Estimates) -> float:
         """What one more draft costs all who are fed it, in a block of about `gamma`."""
-        scoring = sum(
-            self.share_of(i) * (estimates.seconds(i, gamma + 1) - estimates.seconds(i, 1)) / gamma
-            for i in self.scorers(estimates)
-        )
-        return self.drafting_seconds(estimates) + max(0.0, scoring)
+        scoring = self.scoring_seconds(gamma + 1, estimates) - self.scoring_seconds(1, estimates)
+        return self.drafting_seconds(estimates) + max(0.0, scoring) / gamma
 
     @abstractmethod
     def acceptance(self, estimates: Estimates, place: int | None) -> float:
@@ -84,20 +85,18 @@ class BlockDrafting(Schedule):
     def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
         """The cycle of a block whose first 0, 1, ..., gamma drafts are all accepted with these probabilities."""
 
-    def scorers(self, estimates: Estimates) -> Sequence[int]:
-        """The members that are fed the drafts of others."""
-        return range(estimates.num_members)
-
-    def share_of(self, member: int) -> float:
-        """The share of the drafts that a member is fed."""
-        return 1.0
+    @abstractmethod
+    def scoring_seconds(self, num_tokens: int, estimates: Estimates) -> float:
+        """Seconds of the members that are fed so many tokens that others drafted."""
 
 
-def block_length(plan: Plan) -> tuple[int, StopRule | None]:
-    """gamma and stop rule of a plan of block drafting."""
+def block_length(plan: Plan, *, is_run: bool = False) -> tuple[int, StopRule | None]:
+    """gamma and stop rule of a plan of block drafting. is_run: whether the proposer has several tokens at once, and
+    ends a run itself."""
     if plan.is_paced:
         return MOST_DRAFTED, StopRule()
-    return plan.gammas[0] if plan.gammas else DEFAULT_GAMMA, None
+    default = MOST_DRAFTED if is_run else DEFAULT_GAMMA
+    return plan.gammas[0] if plan.gammas else default, None
 
 
 def is_being_verified(sheet: Sheet, *, but: int) -> bool:

@@ -30,6 +30,10 @@ class Cascade(Schedule):
     depth: int
     name = "cascade"
 
+    @property
+    def reads_confidence(self) -> bool:
+        return False
+
     def turn(self, sheet: Sheet) -> Sequence[int]:
         if self._is_deep(sheet):
             return [i for i in sheet.members if sheet.lanes[i].seen < sheet.frontier - 1]

@@ -24,10 +24,10 @@ class _Cell:
 
 
 class Costs:
-    """Seconds of a forward pass by lane and by tokens, those of all sequences in it together.
+    """Seconds of a forward pass by its runner and by tokens, those of all lanes and sequences in it together.
 
-    Measured: few tokens of many sequences cost about what many tokens of few do, since a pass reads all weights once
-    and multiplies each token with them.
+    A runner is named by the first lane that it serves. Measured: few tokens of many sequences cost about what many
+    tokens of few do, since a pass reads all weights once and multiplies each token with them.
     """
 
     def __init__(self) -> None:
@@ -45,6 +45,12 @@ class Costs:
         cell.seconds.add(seconds)
         self._lines[lane] = _line(cells)
 
+    def put(self, lane: int, num_tokens: int, seconds: float, count: int) -> None:
+        """So many passes of this size took so long, each."""
+        cell = _Cell(Average(RATE, num_tokens, count), Average(RATE, seconds, count))
+        self._cells[lane][_key(num_tokens)] = cell
+        self._lines[lane] = _line(self._cells[lane])
+
     def state(self) -> list[Any]:
         """What was measured, in JSON's types."""
         return [
@@ -54,19 +60,25 @@ class Costs:
         ]
 
     def restore(self, state: list[Any]) -> None:
-        """Take over what `state` gave."""
+        """Take over what `state` gave, in place of what was measured here."""
+        self._cells.clear()
         for lane, key, tokens, seconds in state:
             self._cells[lane][key] = _Cell(Average(RATE, *tokens), Average(RATE, *seconds))
         self._lines = {lane: _line(cells) for lane, cells in self._cells.items()}
 
-    def seconds(self, lane: int, num_tokens: float) -> float:
+    def is_known(self, lane: int) -> bool:
+        """Whether a pass of this runner was measured."""
+        return lane in self._lines
+
+    def seconds(self, lane: int, num_tokens: float, *, is_hoped: bool = False) -> float:
         """Interpolated between the two nearest sizes that were measured. Below all, the least; above, on the line
-        through the least and the most, and in proportion if there is but one. 0 for a lane that was never fed."""
+        through the least and the most, and in proportion if there is but one, or `is_hoped`, no more than that. 0 for a
+        lane that was never fed."""
         known = self._lines.get(lane)
         if known is None:
             return 0.0
         index = bisect.bisect_left(known, (num_tokens,))
-        if index == 0:
+        if index == 0 or (len(known) == 1 and is_hoped):
             return known[0][1]
         if len(known) == 1:
             return known[0][1] * num_tokens / known[0][0]

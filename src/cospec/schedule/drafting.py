@@ -41,7 +41,7 @@ class StopRule:
         """Whether one more is worth drafting behind these."""
         if len(drafts) >= MOST_DRAFTED:
             return False
-        return math.prod(self.acceptances[_bin(draft.confidence)] for draft in drafts) >= self.floor
+        return math.prod(self.acceptances[_bin(_confidence(draft))] for draft in drafts) >= self.floor
 
 
 class AcceptanceByConfidence:
@@ -65,7 +65,14 @@ class AcceptanceByConfidence:
 
     def restore(self, state: Sequence[tuple[float, int]]) -> None:
         """Take over what `state` gave."""
+        if len(state) != len(PRIOR):
+            raise ValueError(f"{len(state)} bins of confidence, and there are {len(PRIOR)}")
         self._bins = [Average(_RATE, *each) for each in state]
+
+
+def _confidence(draft: Draft) -> float:
+    assert draft.confidence is not None, "a schedule that paces its drafts reads their confidence"
+    return draft.confidence
 
 
 def _bin(confidence: float) -> int:

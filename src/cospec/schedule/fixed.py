@@ -18,11 +18,13 @@ from .theory import Cycle, Estimates, seconds_of_all
 class Fixed(BlockDrafting):
     """The lane `lane`, a member or not, drafts; then the members that lack rows are fed the block.
 
-    one_by_one: a member a round, where the first one's row may settle a position alone.
+    one_by_one: a member a round, where the first one's row may settle a position alone. servers: see Setting; members
+    of one runner are fed together all the same, since the pass of one costs what the pass of all does.
     """
 
     lane: int
     one_by_one: bool = False
+    servers: tuple[int, ...] = ()
     name = "fixed"
 
     def turn(self, sheet: Sheet) -> Sequence[int]:
@@ -31,10 +33,16 @@ class Fixed(BlockDrafting):
         # A member that proposed has its rows but for the bonus, and gets that with its next draft.
         needed = sheet.frontier - 1 if sheet.drafts else sheet.frontier
         lacking = [i for i in sheet.members if sheet.lanes[i].seen < needed]
-        return lacking[:1] if self.one_by_one else lacking
+        return self._first_of(lacking) if self.one_by_one else lacking
 
     def proposer(self, sheet: Sheet) -> int | None:
         return self.lane if self._drafts_more(sheet) and sheet.lanes[self.lane].has(sheet.frontier) else None
+
+    def _first_of(self, lanes: Sequence[int]) -> Sequence[int]:
+        """The first lane, and those that its runner serves with it."""
+        if not self.servers:
+            return lanes[:1]
+        return [i for i in lanes if self.servers[i] == self.servers[lanes[0]]]
 
     def _drafts_more(self, sheet: Sheet) -> bool:
         # Once members have begun to verify a block they finish it, though a part is settled and there were room for
@@ -47,9 +55,10 @@ class Fixed(BlockDrafting):
         """By the first drafter, or else the first member, unless the plan names another."""
         if len(plan.gammas) > 1:
             raise InvalidSchedule(f"fixed has one proposer and takes one gamma, got {list(plan.gammas)}")
-        gamma, stop = block_length(plan)
         lane = setting.lanes.index(plan.proposer or (setting.drafters or setting.members)[0])
-        return cls(lane=lane, gamma=gamma, stop=stop, one_by_one=setting.may_settle_early)
+        gamma, stop = block_length(plan, is_run=lane in setting.runs)
+        one_by_one = setting.may_settle_early
+        return cls(lane=lane, gamma=gamma, stop=stop, one_by_one=one_by_one, servers=setting.servers)
 
     @classmethod
     def candidates(cls, setting: Setting) -> Sequence[Plan]:
@@ -73,8 +82,8 @@ class Fixed(BlockDrafting):
     def drafting_seconds(self, estimates: Estimates) -> float:
         return estimates.seconds(self.lane, 1)
 
-    def scorers(self, estimates: Estimates) -> Sequence[int]:
-        return [i for i in range(estimates.num_members) if i != self.lane]
+    def scoring_seconds(self, num_tokens: int, estimates: Estimates) -> float:
+        return seconds_of_all(estimates, num_tokens, without=self.lane)
 
     def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
         gamma = len(stand) - 1

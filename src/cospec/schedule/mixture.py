@@ -14,7 +14,7 @@ from ..core.sheet import Sheet
 from ..errors import InvalidSchedule
 from .blocks import BlockDrafting, block_length, is_being_verified
 from .plan import EACH, PACED, Plan, Setting
-from .theory import Cycle, Estimates, Measurements, chances_of_settled
+from .theory import Cycle, Estimates, Measurements, chances_of_settled, served_together
 
 # Backlogs of a member are distinguished up to so many tokens where members are drawn one by one.
 MOST_BACKLOG = 8
@@ -140,14 +140,19 @@ class DrawnMember(BlockDrafting):
 
     def cycle(self, estimates: Estimates) -> Cycle:
         """Without drafts one pass a token; a member drawn with probability w comes back after a geometric number of
-        tokens, and is fed them."""
+        tokens, and is fed them. Members of one runner are fed together whenever one of them is drawn: where one runner
+        serves all, a token costs what it does under `plain`."""
         if self.drafters is not None:
             return super().cycle(estimates)
         seconds = 0.0
-        for member, weight in enumerate(self.weights):
+        for lanes in served_together(estimates, range(len(self.weights))):
+            weight = min(1.0, sum(self.weights[i] for i in lanes))
             chances = [weight * (1 - weight) ** k for k in range(MOST_BACKLOG)]
             chances[-1] += 1 - sum(chances)
-            backlog = (chance * estimates.seconds(member, k, weight) for k, chance in enumerate(chances, start=1))
+            backlog = (
+                chance * estimates.seconds(lanes[0], k * len(lanes), weight)
+                for k, chance in enumerate(chances, start=1)
+            )
             seconds += weight * sum(backlog)
         return Cycle(1.0, seconds)
 
@@ -163,9 +168,12 @@ class DrawnMember(BlockDrafting):
             shares[drafter] += weight
         return sum(share * estimates.seconds(drafter, 1 / share, share) for drafter, share in shares.items())
 
-    def share_of(self, member: int) -> float:
+    def scoring_seconds(self, num_tokens: int, estimates: Estimates) -> float:
         """Where members are drawn, one is not needed for all blocks."""
-        return 1 - (1 - self.weights[member]) ** 2
+        return sum(
+            (1 - (1 - weight) ** 2) * estimates.seconds(member, num_tokens)
+            for member, weight in enumerate(self.weights)
+        )
 
     def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
         """A member runs if it was drawn for one of the positions that are settled, and is fed up to the last that it

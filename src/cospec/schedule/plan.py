@@ -11,6 +11,7 @@ from ..core.policy import Policy
 from ..core.verify import check_verification
 from ..errors import InvalidSchedule, UnknownName, shown
 from ..inputs import whole_number
+from ..names import DEFAULT_SCHEDULE, DEFAULT_VERIFICATION
 from .registry import schedule_names
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ class Plan:
     Raises UnknownName or InvalidSchedule.
     """
 
-    schedule: "str | Schedule | type[Schedule]" = "auto"
+    schedule: "str | Schedule | type[Schedule]" = DEFAULT_SCHEDULE
     gamma: int | Sequence[int] | str | None = None
     proposer: str | None = None
     first: str | None = None
-    verification: str = "block"
+    verification: str = DEFAULT_VERIFICATION
 
     def __post_init__(self) -> None:
         check_schedule_given(self.schedule)
@@ -111,12 +112,18 @@ def as_gamma(parts: Sequence[str]) -> int | tuple[int, ...] | str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a plan is made into a schedule for: the target, and who takes part."""
+    """What a plan is made into a schedule for: the target, and who takes part.
+
+    servers: for each lane the first one that the same runner serves, with which it is fed in one forward pass; empty
+    where each lane has a runner of its own, or none is loaded yet. runs: lanes that propose several tokens at once.
+    """
 
     combination: Combination
     members: tuple[str, ...]
     drafters: tuple[str, ...]
     params: SamplingParams
+    servers: tuple[int, ...] = ()
+    runs: tuple[int, ...] = ()
 
     @property
     def lanes(self) -> tuple[str, ...]:

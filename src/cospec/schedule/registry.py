@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidSchedule, UnknownName
-from ..plugins import Registry
+from ..names import SCHEDULES
 
 if TYPE_CHECKING:
     from .base import Schedule
@@ -13,30 +13,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SCHEDULES = Registry(
-    "schedule",
-    {
-        "plain": "cospec.schedule.plain:Plain",
-        "mixture": "cospec.schedule.mixture:DrawnMember",
-        "fixed": "cospec.schedule.fixed:Fixed",
-        "alternate": "cospec.schedule.alternate:Alternate",
-        "cascade": "cospec.schedule.cascade:Cascade",
-        "auto": "cospec.schedule.auto:Auto",
-    },
-    "cospec.schedules",
-)
-
 
 def schedule_names() -> list[str]:
     """The names of all schedules, sorted."""
-    return sorted(_SCHEDULES.names())
+    return sorted(SCHEDULES.names())
 
 
 def schedule_class(name: str) -> "type[Schedule]":
     """The class of that name. Raises UnknownName, or InvalidSchedule for what is registered and is no schedule."""
     from .base import Schedule
 
-    found = _SCHEDULES.load(name)
+    found = SCHEDULES.load(name)
     if not isinstance(found, type) or not issubclass(found, Schedule):
         raise InvalidSchedule(f"the schedule {name!r} stands for {found!r}, which is no subclass of cospec.Schedule")
     return found
@@ -89,11 +76,11 @@ def plans(setting: "Setting", verification: str) -> "list[Plan]":
     """All plans that `auto` weighs for these members and this sampling, `plain` first: the candidates of each schedule
     that can be had."""
     found: list[Plan] = []
-    for name in _SCHEDULES.names():
+    for name in SCHEDULES.names():
         try:
             found += _candidates(name, setting, verification)
         except Exception as error:
-            if _SCHEDULES.is_own(name):
+            if SCHEDULES.is_own(name):
                 raise
             # Another package's fault is no reason to decode nothing.
             logger.warning("auto leaves out the schedule %r: %s: %s", name, type(error).__name__, error)

@@ -7,7 +7,8 @@ are theirs. Each schedule's own formula stands in its `cycle`.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,9 +19,15 @@ class Estimates(Protocol):
     @property
     def num_members(self) -> int: ...
 
+    def server(self, lane: int) -> int:
+        """The first of the lanes that are fed in one forward pass with this one, since one runner serves them: prompts
+        of one model, or a base and its adapters. Itself where each lane has a runner of its own."""
+        ...
+
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
-        """A sequence's part of a forward pass that feeds so many tokens to each of the sequences in it: to all that are
-        live, or to those few whose turn it is, each with the probability `share`."""
+        """A sequence's part of a forward pass of this lane's runner that feeds so many tokens, those of all its lanes
+        together, to each of the sequences in it: to all that are live, or to those few whose turn it is, each with the
+        probability `share`."""
         ...
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
@@ -55,9 +62,26 @@ def sequences_a_pass(num_live: int, share: float) -> float:
     return num_live * share / (1 - (1 - share) ** num_live)
 
 
+def seconds_of(estimates: Estimates, tokens: Mapping[int, float], share: float = 1.0) -> float:
+    """A sequence's part of a round that feeds so many tokens to each of these lanes: one forward pass a runner, which
+    reads its weights once for all the rows of its lanes."""
+    together: dict[int, float] = defaultdict(float)
+    for lane, num_tokens in tokens.items():
+        together[estimates.server(lane)] += num_tokens
+    return sum(estimates.seconds(lane, num_tokens, share) for lane, num_tokens in together.items())
+
+
 def seconds_of_all(estimates: Estimates, num_tokens: float, *, without: int | None = None, share: float = 1.0) -> float:
-    """A sequence's part of feeding so many tokens to every member, or to all but one."""
-    return sum(estimates.seconds(i, num_tokens, share) for i in range(estimates.num_members) if i != without)
+    """The same of so many tokens to every member, or to all but one."""
+    return seconds_of(estimates, {i: num_tokens for i in range(estimates.num_members) if i != without}, share)
+
+
+def served_together(estimates: Estimates, lanes: Sequence[int]) -> list[list[int]]:
+    """The lanes by the runner that serves them."""
+    together: dict[int, list[int]] = defaultdict(list)
+    for lane in lanes:
+        together[estimates.server(lane)].append(lane)
+    return [*together.values()]
 
 
 def standing(alphas: Sequence[float]) -> list[float]:

@@ -65,23 +65,44 @@ class Offsets:
     """Where tokens stand in a text, in characters; a token that is part of a character stands where that begins, and a
     special one, which the text does not have, where the next one does.
 
-    start: where the first stands. prompt: what was decoded before it.
+    start: where the first stands. prompt: what was decoded before it. places: where the prompt's tokens stand, which
+    are then the first to be placed.
     """
 
-    def __init__(self, codec: Codec, start: int = 0, prompt: Values[int] = ()) -> None:
+    def __init__(
+        self, codec: Codec, start: int = 0, prompt: Values[int] = (), places: Values[int] | None = None
+    ) -> None:
         self._codec = codec
+        self._places = iter(places or ())
         # The space that the prompt's last word ends with stands in front of the answer.
         last = next(filter(None, map(codec.speller.bytes_of, reversed(prompt))), b"")
         self._next = start + (codec.drops_last_space and last.endswith(b" "))
-        self._decoder = ByteDecoder(codec.speller.bytes_of, prompt, drops_space=codec.drops_space)
+        before = prompt if places is None else ()
+        self._decoder = ByteDecoder(codec.speller.bytes_of, before, drops_space=codec.drops_space)
 
     def place(self, token: int) -> tuple[str, int]:
         """How the next token is spelled, and where it stands."""
-        offset, spelled = self._next, self._codec.speller.spell(token)
-        text = self._decoder.push(token)
-        self._next += len(text)
+        text, spelled = self._decoder.push(token), self._codec.speller.spell(token)
+        offset = next(self._places, None)
+        if offset is None:
+            offset = self._next
+            self._next += len(text)
         # In front of a text a word has lost its space.
         return text if spelled == f" {text}" else spelled, offset
+
+
+def echoed_offsets(codec: Codec, text: str | None, tokens: Values[int]) -> Offsets:
+    """Of an echoed prompt and its answer. text: the prompt as the client wrote it, None for token ids.
+
+    A tokenizer may read another text than the prompt's, in lower case say, or one in which special tokens are spelled:
+    then each token stands where the tokenizer found it, and the answer behind the prompt.
+    """
+    if text is None or codec.text(tokens) == text:
+        return Offsets(codec)
+    places, tokenwise = codec.starts(text), Offsets(codec)
+    if places is None or len(places) != len(tokens):
+        places = [min(tokenwise.place(token)[1], len(text)) for token in tokens]
+    return Offsets(codec, len(text), tokens, places)
 
 
 def completion_logprobs(

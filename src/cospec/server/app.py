@@ -33,11 +33,15 @@ def create_app(ensembles: Ensemble | Mapping[str, Ensemble], settings: ServerSet
     """The application. Its engines run in one thread from startup to shutdown, which waits for requests under way.
 
     ensembles: one, or several by the names that clients choose them by; then `settings.model` is the name of that for
-    requests that name none. They may share runners. Raises InvalidSettings where it is none of them.
+    requests that name none. They may share runners. Raises InvalidSettings where it is none of them, and for an
+    ensemble that is not reproducible where `settings` say that all are.
     """
     named = {settings.model: ensembles} if isinstance(ensembles, Ensemble) else dict(ensembles)
     if settings.model not in named:
         raise InvalidSettings(f"model must be one of the ensembles, {', '.join(named)}, got {settings.model!r}")
+    if settings.reproducible:
+        for name, ensemble in named.items():
+            _check_reproducible(name, ensemble)
     metrics = Metrics()
     thread = EngineThread(max_sequences=settings.max_sequences, max_waiting=settings.max_waiting)
     hosts = {
@@ -74,6 +78,15 @@ def create_app(ensembles: Ensemble | Mapping[str, Ensemble], settings: ServerSet
         )
     app.add_middleware(AccessLog)
     return app
+
+
+def _check_reproducible(name: str, ensemble: Ensemble) -> None:
+    if not ensemble.is_invariant or ensemble.plan.verification != "coupled":
+        raise InvalidSettings(
+            f"reproducible asks for numerics: invariant and verification: coupled, and the ensemble {name!r} has "
+            f"{'invariant' if ensemble.is_invariant else 'default'} numerics and {ensemble.plan.verification} "
+            "verification; load it with both"
+        )
 
 
 def _token_routes(models: ServedModels) -> APIRouter:

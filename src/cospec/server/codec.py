@@ -1,5 +1,6 @@
 """Between clients' texts and token ids: prompts, chats, and single tokens."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Values
 from typing import Any
 
@@ -7,7 +8,7 @@ from ..core.spelling import TokenSpeller
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidPrompt
 from ..inputs import check_unicode
-from ..prompts import Chat
+from ..prompts import Chat, as_template_kwargs
 from .errors import ApiError, about
 from .schema import Message, TokenizeRequest
 
@@ -31,6 +32,8 @@ class Codec:
             check_unicode(prompt, "the prompt", InvalidPrompt)
         elif isinstance(prompt, Chat):
             self._check_length(sum(len(message.get("content") or "") for message in prompt.messages))
+            with about("chat_template_kwargs"):
+                self._ensemble.check_template_kwargs(prompt)
 
     def info(self) -> dict[str, Any]:
         """What clients need of the tokenizer that count tokens themselves. Raises ApiError where there is none."""
@@ -41,15 +44,23 @@ class Codec:
         """Token ids of a text, or of a chat as the first member is given it. Raises ApiError or InvalidPrompt."""
         if (asked.messages is None) == (asked.prompt is None):
             raise ApiError(400, "give prompt or messages")
+        if asked.chat_template_kwargs and asked.messages is None:
+            raise ApiError(400, "a prompt is put into no template; give messages", param="chat_template_kwargs")
         tokenizer = self._required()
         if asked.prompt is None:
             with about("messages"):
-                chat = as_chat(asked.messages or ())
+                chat = as_chat(asked.messages or (), asked.chat_template_kwargs)
                 self.check(chat)
                 return list(self._ensemble.rendered(chat)[0])
         self.check(asked.prompt)
         encode = tokenizer.encode if asked.add_special_tokens else getattr(tokenizer, "encode_bare", tokenizer.encode)
         return list(encode(asked.prompt))
+
+    def starts(self, text: str) -> list[int] | None:
+        """Where in a prompt each of its tokens begins; None where the tokenizer cannot tell."""
+        starts = getattr(self._tokenizer, "starts", None)
+        found: list[int] | None = starts(text) if starts else None
+        return found
 
     def text(self, tokens: Values[int]) -> str:
         """The text of at most as many tokens as a context holds. Raises ApiError."""
@@ -78,6 +89,8 @@ def context_exceeded(given: str, context: int, *, param: str = "prompt") -> ApiE
     return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
-def as_chat(messages: Values[Message]) -> Chat:
+def as_chat(messages: Values[Message], template_kwargs: Mapping[str, Any] | None = None) -> Chat:
     """A client's chat. Members without a chat template are given the plain form. Raises ApiError or InvalidPrompt."""
-    return Chat(messages=tuple(message.turn() for message in messages), plain=True)
+    with about("chat_template_kwargs"):
+        kwargs = as_template_kwargs(template_kwargs or {})
+    return Chat(messages=tuple(message.turn() for message in messages), plain=True, template_kwargs=kwargs)

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from ..core.draws import Draws
 from ..core.live import Request
 from ..core.params import Constraint, SamplingParams
-from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble, Prompt
 from ..errors import CospecError
+from ..names import VERIFICATIONS
 from ..schedule import Plan, schedule_names
 from .answers import Tracer
 from .codec import Codec, context_exceeded

@@ -12,7 +12,7 @@ from ..core.events import Event, Result
 from ..core.tokens import TokenLogprob
 from ..errors import CospecError
 from ..prompts import Chat, as_prompts
-from .answers import Offsets, StreamedChoice, chat_logprobs, completion_logprobs, head, metrics, usage
+from .answers import Offsets, StreamedChoice, chat_logprobs, completion_logprobs, echoed_offsets, head, metrics, usage
 from .codec import as_chat
 from .decoding import Decoder
 from .errors import ApiError, about, as_api_error
@@ -142,7 +142,8 @@ class CompletionReply(ChoicesReply):
         )
         offsets = Offsets(self.codec, len(echoed), prompt)
         if result.prompt_logprobs is not None:
-            ids, entries, offsets = [*prompt, *ids], [*result.prompt_logprobs, *entries], Offsets(self.codec)
+            ids, entries = [*prompt, *ids], [*result.prompt_logprobs, *entries]
+            offsets = echoed_offsets(self.codec, echoed if self._is_text(result.index) else None, prompt)
         return {
             "index": result.index,
             "seed": result.seed,
@@ -166,6 +167,9 @@ class CompletionReply(ChoicesReply):
         self, entries: Values[TokenLogprob | None], ids: Values[int], offsets: Offsets
     ) -> dict[str, Any] | None:
         return None if self.asked.logprobs is None else completion_logprobs(self.codec, entries, ids, offsets)
+
+    def _is_text(self, index: int) -> bool:
+        return isinstance(self.prompts[index // self.num_samples], str)
 
     def _echoed(self, index: int) -> str:
         """The prompt's text, if it is to be repeated in front of this choice."""
@@ -194,7 +198,7 @@ class ChatReply(ChoicesReply):
         with about("messages"):
             self.submission = decoder.submission(
                 asked,
-                [as_chat(asked.messages)],
+                [as_chat(asked.messages, asked.chat_template_kwargs)],
                 since=since,
                 max_tokens=asked.max_completion_tokens or asked.max_tokens,
                 logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,

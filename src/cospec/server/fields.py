@@ -36,11 +36,12 @@ Unsupported = Mapping[str, tuple[tuple[Any, ...], str]]
 _TOOLS = "tools are not supported"
 _PLAIN = "text is returned as it is decoded"
 _WHITE = "the white space in JSON is a line's indentation at most"
+_KWARGS = "chat_template_kwargs"
 _OF_CHATS: Unsupported = {
     "add_generation_prompt": ((True,), "a chat is always answered"),
     "continue_final_message": ((False,), "a chat is always answered; use completions"),
     "chat_template": ((), "each member's own template is used"),
-    "chat_template_kwargs": (({},), "each member's own template is used"),
+    _KWARGS: (({},), "use chat completions, whose members' templates are given them"),
     "documents": (([],), "write them into a message"),
     "tools": (([],), _TOOLS),
 }
@@ -90,13 +91,13 @@ IN_COMPLETIONS: Unsupported = {
     "add_special_tokens": ((True,), "to leave out what the model wants in front, give the prompt as token ids"),
 }
 IN_CHATS: Unsupported = {
-    **_EVERYWHERE,
+    **{name: entry for name, entry in _EVERYWHERE.items() if name != _KWARGS},
     **_LIMITS,
     "add_special_tokens": ((False,), "the template writes what the model wants in front"),
     "echo": ((False,), "a chat is not repeated; use completions"),
 }
 IN_TOKENIZE: Unsupported = {
-    **_OF_CHATS,
+    **{name: entry for name, entry in _OF_CHATS.items() if name != _KWARGS},
     "return_token_strs": ((False,), "tokens are reported by their ids"),
 }
 IN_DETOKENIZE: Unsupported = {}

@@ -213,10 +213,17 @@ class Message(Body):
         return "".join(part["text"] for part in self.content)
 
 
+TemplateKwargs = Annotated[
+    dict[str, Any],
+    Field(description='What each member\'s chat template is given beside the messages: `{"enable_thinking": false}`.'),
+]
+
+
 class ChatRequest(DecodingRequest):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    chat_template_kwargs: TemplateKwargs | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -285,6 +292,7 @@ class TokenizeRequest(Body):
     model: str | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
     add_special_tokens: bool = Field(True, description="The tokens that the model expects in front of a text.")
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..ensemble import MAX_SEQUENCES
 from ..errors import CospecError
+from ..names import MAX_SEQUENCES
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 LOG_FORMATS = ("text", "json")
@@ -19,10 +19,12 @@ class ServerSettings:
 
     model: the name that clients use. api_keys: keys that are accepted; empty lets everyone in. max_sequences: sequences
     decoded at a time. max_waiting: sequences that may wait for a place; a request beyond them gets status 429. context:
-    most tokens of prompt and answer together; None for the members' own limit. max_body: largest request, in bytes.
-    body_seconds: time limit for the arrival of a request's body. origins: web origins whose pages may call the server;
-    none by default. calls_at_once: members whose forward passes may run side by side. log_level: critical, error,
-    warning, info (with the access log) or debug. log_format: text, or json for an object a line.
+    most tokens of prompt and answer together; None for the members' own limit. reproducible: whether a seed is to have
+    one text, whatever else is decoded: ensembles must then have invariant numerics and coupled verification. max_body:
+    largest request, in bytes. body_seconds: time limit for the arrival of a request's body. origins: web origins whose
+    pages may call the server; none by default. calls_at_once: members whose forward passes may run side by side.
+    log_level: critical, error, warning, info (with the access log) or debug. log_format: text, or json for an object a
+    line.
 
     Raises InvalidSettings, naming the setting, its value and what is allowed.
     """
@@ -32,6 +34,7 @@ class ServerSettings:
     max_sequences: int = MAX_SEQUENCES
     max_waiting: int = 256
     context: int | None = None
+    reproducible: bool = False
     max_body: int = 4 * 2**20
     body_seconds: float = 60.0
     origins: tuple[str, ...] = ()

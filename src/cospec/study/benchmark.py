@@ -14,6 +14,7 @@ from .ledger import Ledger, at
 from .methods import Method, PlannedMethod
 from .results import ALL, PLAIN, Measurement
 from .speeds import seconds_per_token
+from .steadiness import steadiness
 from .sweep import Variation
 from .timing import Failures, PairedTiming, Predict, Step, Study, has_failed, no_theory
 
@@ -83,9 +84,11 @@ class Benchmark(Study):
                 if method.name != PLAIN
             }
             sweeps.setdefault(variation.setting, {})[variation.value] = over
+        steady = steadiness(self.ledger.measurements)
         return {
             "settings": self.ledger.settings,
             "skipped": {**skipped, **failed},
+            "steadiness": {**vars(steady), "disturbance": steady.disturbance},
             "methods": {method.name: row for method in self.methods if (row := self._row(method.name))},
             "concurrency": self._by_level() if self.levels else {},
             "sweeps": sweeps,

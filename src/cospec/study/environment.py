@@ -12,16 +12,19 @@ import torch
 
 from .. import __version__
 from ..ensemble import Ensemble
+from ..machine import accelerators, processor
 from ..members import Member, written
 from ..runner.fingerprint import fingerprint
 from .ledger import Ledger
 from .memory import device
 from .results import Environment
+from .steadiness import steadiness
 
 
 def environment(ledger: Ledger, ensemble: Ensemble) -> Environment:
     """This machine, and when and how long it measured."""
     runners = dict(zip(ensemble.names, ensemble.runners, strict=True))
+    steady = steadiness(ledger.measurements)
     return Environment(
         versions={
             "cospec": __version__,
@@ -30,15 +33,18 @@ def environment(ledger: Ledger, ensemble: Ensemble) -> Environment:
             "transformers": version("transformers"),
         },
         platform=platform.platform(),
-        processor=_processor(),
+        processor=processor(),
         num_cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         devices={name: device(runner) for name, runner in runners.items()},
         dtypes={name: str(runner.dtype).removeprefix("torch.") for name, runner in runners.items()},
-        accelerators=_accelerators(),
+        accelerators=accelerators(),
         memory=psutil.virtual_memory().total,
         started=ledger.started,
         seconds=ledger.seconds,
+        spread=steady.spread,
+        held_up=steady.held_up,
+        load=steady.load,
     )
 
 
@@ -47,8 +53,8 @@ def machine(threads: int | None = None) -> dict[str, Any]:
     return {
         "version": __version__,
         "machine": {
-            "processor": _processor(),
-            "accelerators": [*_accelerators()],
+            "processor": processor(),
+            "accelerators": [*accelerators()],
             "threads": threads or torch.get_num_threads(),
         },
     }
@@ -74,8 +80,8 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         **({"end_tokens": repr(ensemble.end_tokens)} if ensemble.end_tokens else {}),
         "plan": str(ensemble.plan),
         "verification": ensemble.plan.verification,
-        "processor": _processor(),
-        "accelerators": [*_accelerators()],
+        "processor": processor(),
+        "accelerators": [*accelerators()],
         "threads": torch.get_num_threads(),
         "devices": [device(runner) for runner in ensemble.runners],
         "dtypes": [str(runner.dtype) for runner in ensemble.runners],
@@ -90,17 +96,3 @@ def _files(member: Member) -> str | None:
 def _exact(settings: Mapping[str, object]) -> dict[str, str]:
     """Values as Python writes them, in which a float has all of its digits."""
     return {key: repr(value) for key, value in settings.items()}
-
-
-def _processor() -> str:
-    """The processor's model, where Linux reports it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            model = next((line for line in lines if line.startswith("model name")), "")
-    except OSError:
-        model = ""
-    return model.partition(":")[2].strip() or platform.processor() or platform.machine()
-
-
-def _accelerators() -> tuple[str, ...]:
-    return tuple(map(torch.cuda.get_device_name, range(torch.cuda.device_count() if torch.cuda.is_available() else 0)))

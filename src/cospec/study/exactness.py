@@ -3,7 +3,7 @@
 Each schedule is compared with `plain` in three ways: coupled text and greedy text must be equal token by token, and
 samples must follow one distribution, by a two-sample test and by a test of each token against r (`fit`), under every
 verification that samples. Where texts first differ, the gap between plain's two best tokens tells a tie of
-floating-point rounding from a fault.
+floating-point rounding from a fault. With invariant numerics there are no such ties, and every difference is a fault.
 """
 
 import logging
@@ -17,11 +17,12 @@ import torch
 from ..core.draws import Draws
 from ..core.events import Result
 from ..core.params import SamplingParams
-from ..core.verify import VERIFICATIONS
 from ..ensemble import Ensemble, Prompt
 from ..errors import InvalidSchedule
+from ..names import VERIFICATIONS
 from ..schedule import PACED, Plan, plans, schedule_class, schedule_names
 from . import fit
+from .effort import Effort
 from .methods import first_error, reason
 from .results import PLAIN
 
@@ -34,6 +35,8 @@ HALF_PRECISION_TIE_GAP = 0.25
 FAMILY_ERROR = 1e-3
 SAMPLED_LENGTH = 8
 NUM_JOINT_CELLS = 16
+# The name of checks of samples; all others are of texts that must be equal.
+SAMPLED = "sampled text"
 
 Sample = tuple[int, ...]
 
@@ -67,19 +70,17 @@ class Check:
     num_equal: int | None = None
 
     @property
-    def outcome(self) -> Literal["passed", "ties", "failed"]:
-        """ties: texts differ, but first where two tokens were equally likely up to rounding."""
-        return "failed" if not self.is_passed else "ties" if self.differences else "passed"
+    def outcome(self) -> Literal["equal", "ties", "different", "passed", "failed"]:
+        """Of texts that must be equal: equal; ties, where they differ, but first where two tokens were equally likely
+        up to rounding; or different. Of samples, and of a sequence that failed: passed or failed."""
+        if self.name == SAMPLED or self.error is not None:
+            return "passed" if self.is_passed else "failed"
+        return "different" if not self.is_passed else "ties" if self.differences else "equal"
 
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How much is compared: tokens of a text in the equality checks, samples of a prompt in the sampled check."""
-
-    max_tokens: int = 64
-    num_samples: int = 100
-    num_sampled_prompts: int = 2
-    seed: int = 0
+    @property
+    def largest_tie(self) -> float | None:
+        """The largest gap of the differences that are ties; None where there are none."""
+        return max((each.gap for each in self.differences if each.is_tie), default=None)
 
 
 def self_test(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
@@ -217,7 +218,7 @@ def _difference(one: Result, other: Result, plain: Ensemble, prompts: Sequence[P
     position = min(position, len(one.token_ids) - 1)
     size = gap(one, position, plain, prompts[one.prompt_index])
     tie_gap = max(TIE_GAP.get(dtype, HALF_PRECISION_TIE_GAP) for dtype in plain.dtypes)
-    return Difference(one.prompt_index, position, size, size <= tie_gap)
+    return Difference(one.prompt_index, position, size, not plain.is_invariant and size <= tie_gap)
 
 
 def _greedy_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) -> float:
@@ -283,7 +284,7 @@ def _measures(ensemble: Ensemble, plan: Plan) -> bool:
 def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort) -> Iterator[Check]:
     """Samples of each plan against plain's, by a two-sample test, and against the rows of r, token by token."""
     expected, plain_error = _samples(_plain(ensemble, "token"), prompts, effort, seed=effort.seed + 1)
-    cases = _sampled_cases(ensemble)
+    cases, fitted = _sampled_cases(ensemble), fit.Fit(ensemble, prompts, SAMPLED_LENGTH)
     for number, case in enumerate(cases, start=2):
         # Without a seed the own plan measures, and changes what it runs by that.
         is_free = case.variant == "" and _is_own(ensemble, case.plan) and _measures(ensemble, case.plan)
@@ -295,7 +296,7 @@ def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort
                 p for one, other in zip(expected, samples, strict=True) for p in two_sample_p_values(one, other)
             ]
             try:
-                p_values += fit.p_values(fit.excesses(ensemble, prompts, samples, SAMPLED_LENGTH))
+                p_values += fit.p_values(fitted.excesses(samples))
             except Exception as raised:  # a member may raise anything
                 error = reason(raised)
         title = case.title + case.variant + (f" ({chosen})" if chosen else "")
@@ -304,10 +305,10 @@ def sampled_checks(ensemble: Ensemble, prompts: Sequence[Prompt], effort: Effort
 
 def _sampled_check(title: str, verification: str, p_values: list[float], num_cases: int, error: str | None) -> Check:
     if error is not None:
-        return Check("sampled text", title, verification, is_passed=False, detail=error, error=error)
+        return Check(SAMPLED, title, verification, is_passed=False, detail=error, error=error)
     lowest, threshold = min(p_values), FAMILY_ERROR / (len(p_values) * num_cases)
     return Check(
-        name="sampled text",
+        name=SAMPLED,
         schedule=title,
         verification=verification,
         is_passed=lowest >= threshold,

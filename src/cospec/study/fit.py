@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..ensemble import Ensemble, Prompt
 from ..runner import Feed, Runner, Slot
+from ..runner.protocol import can_copy
 
 Text = tuple[int, ...]
 
@@ -18,32 +19,45 @@ TEXTS_A_PASS = 16
 LEAST_VARIANCE = 5.0
 
 
-def excesses(ensemble: Ensemble, prompts: Sequence[Prompt], texts: Sequence[Sequence[Text]], length: int) -> Tensor:
-    """[sets, length, 2]: by position, how many tokens more than expected fell into each set, and the variance of that
-    under the target. texts: of each prompt. length: of the longest text that was allowed.
+class Fit:
+    """Holds texts of some prompts against the rows of the target. What a text adds is found once, however often it is
+    sampled.
 
-    At each position a set is known before the token is drawn: the tokens that a member or drafter gives a higher
-    probability than r does, which is what verification takes back, and r's most likely token.
+    prompts: of the texts. length: of the longest text that is allowed.
     """
-    sums = torch.zeros((len(ensemble.names) + 1, length, 2), dtype=torch.float64)
-    for prompt, own in zip(prompts, texts, strict=True):
-        _add_excesses(sums, ensemble, prompt, Counter(filter(None, own)))
-    return sums
+
+    def __init__(self, ensemble: Ensemble, prompts: Sequence[Prompt], length: int) -> None:
+        self._ensemble, self._prompts, self._length = ensemble, prompts, length
+        self._found: list[dict[Text, Tensor]] = [{} for _ in prompts]
+
+    def excesses(self, texts: Sequence[Sequence[Text]]) -> Tensor:
+        """[sets, length, 2]: by position, how many tokens more than expected fell into each set, and the variance of
+        that under the target. texts: of each prompt.
+
+        At each position a set is known before the token is drawn: the tokens that a member or drafter gives a higher
+        probability than r does, which is what verification takes back, and r's most likely token.
+        """
+        sums = torch.zeros((len(self._ensemble.names) + 1, self._length, 2), dtype=torch.float64)
+        for prompt, found, own in zip(self._prompts, self._found, texts, strict=True):
+            counts = Counter(filter(None, own))
+            found.update(_excesses(self._ensemble, prompt, [text for text in counts if text not in found]))
+            for text, count in counts.items():
+                sums[:, : len(text)] += found[text] * count
+        return sums
 
 
-def _add_excesses(sums: Tensor, ensemble: Ensemble, prompt: Prompt, counts: Counter[Text]) -> None:
-    """Add those of the texts of one prompt, each as often as it was sampled."""
-    for own, rows in _fed(ensemble, prompt, list(counts)):
+def _excesses(ensemble: Ensemble, prompt: Prompt, texts: Sequence[Text]) -> Iterator[tuple[Text, Tensor]]:
+    """Each text of a prompt with what it adds, [sets, tokens, 2]."""
+    for own, rows in _fed(ensemble, prompt, texts):
         log_r = ensemble.combination.log_probs(rows[: len(ensemble.member_names)])
-        r = log_r.double().exp()
+        r = log_r.exp()
         # A lookup that finds nothing has no distribution: no comparison with NaN holds.
-        sets = torch.cat([rows.double().softmax(-1) > r, (r == r.amax(-1, keepdim=True))[None]])
+        sets = torch.cat([rows.log_softmax(-1) > log_r, (r == r.amax(-1, keepdim=True))[None]])
         tokens = torch.tensor([token for text in own for token in text], device=r.device)
-        weights = torch.tensor([counts[text] for text in own for _ in text], dtype=torch.float64, device=r.device)
-        expected = (sets * r).sum(-1)
+        expected = (sets * r).sum(-1).double()
         hits = sets.gather(-1, tokens.expand(len(sets), -1)[..., None])[..., 0]
-        more = torch.stack([(hits.double() - expected) * weights, expected * (1 - expected) * weights], dim=-1)
-        sums.index_add_(1, torch.tensor([i for text in own for i in range(len(text))]), more.cpu())
+        more = torch.stack([hits.double() - expected, expected * (1 - expected)], dim=-1).cpu()
+        yield from zip(own, torch.split(more, [len(text) for text in own], dim=1), strict=True)
 
 
 def p_values(sums: Tensor) -> list[float]:
@@ -94,9 +108,12 @@ class _Lane:
         self._runner, self._prompt = runner, prompt
         self._slots: list[Slot] = []
         for _ in range(num_slots):
-            self._slots.append(runner.open())
-            if len(prompt) > 1:
-                runner.feed([Feed(self._slots[-1], prompt[:-1], 0)])
+            slot = runner.open()
+            if self._slots and can_copy(runner):
+                runner.copy(self._slots[0], slot, len(prompt) - 1)
+            elif len(prompt) > 1:
+                runner.feed([Feed(slot, prompt[:-1], 0)])
+            self._slots.append(slot)
 
     def rows(self, texts: Sequence[Text]) -> Tensor:
         """[tokens of all texts, vocab]."""

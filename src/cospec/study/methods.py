@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from ..core.counts import Counts
@@ -40,6 +41,7 @@ class PlannedMethod:
     name: str
     ensemble: Ensemble
     params: SamplingParams
+    held = nullcontext
 
     @property
     def is_single(self) -> bool:
@@ -75,10 +77,12 @@ class PlannedMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class PeerMethod:
-    """What cospec does not decode. decode_one: a prompt -> the number of tokens decoded."""
+    """What cospec does not decode. decode_one: a prompt -> the number of tokens decoded. held: what it needs, made
+    before a run and given up behind it, apart from what is timed."""
 
     name: str
     decode_one: Callable[[Prompt], int]
+    held: Callable[[], AbstractContextManager[None]] = nullcontext
     planner = None
 
     def decode(self, prompts: Sequence[Prompt]) -> Decoded:

@@ -11,8 +11,9 @@ from ..ensemble import Ensemble
 from ..errors import InvalidPilot
 from ..prompts import Chat
 from .batches import batches
+from .effort import Effort
 from .energy import Meter, find_meter
-from .exactness import Check, Effort, num_checks, self_test
+from .exactness import Check, num_checks, self_test
 from .ledger import Ledger
 from .memory import note_memory
 from .methods import PlannedMethod, first_error, pilot_methods

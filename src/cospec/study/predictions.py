@@ -34,6 +34,9 @@ class MethodEstimates:
     def num_members(self) -> int:
         return self.measured.num_members
 
+    def server(self, lane: int) -> int:
+        return self.measured.server(lane)
+
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
         return self.measured.seconds(lane, num_tokens, share)
 
@@ -65,7 +68,7 @@ def predictions(
     without `plain`. `auto` is predicted as the plan that it chose last.
     """
     planner = ensemble.with_plan(Plan(verification=ensemble.plan.verification)).planner_for(params)
-    if planner is None or not planner.beliefs.acceptances or PLAIN not in counts:
+    if planner is None or PLAIN not in counts or not (planner.chosen or planner.beliefs.acceptances):
         return {}
     planner.beliefs.num_live = concurrency
     schedules = {

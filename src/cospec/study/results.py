@@ -153,7 +153,7 @@ class Environment:
 
     versions: of cospec, python, torch, transformers. devices: each member's and drafter's, such as cpu or cuda:0.
     accelerators: names of the GPUs. memory: of the machine, in bytes. started: ISO 8601, UTC. seconds: spent measuring,
-    over all runs of a resumed study.
+    over all runs of a resumed study. spread, held_up, load: of `steadiness.Steadiness`.
     """
 
     versions: dict[str, str]
@@ -167,6 +167,9 @@ class Environment:
     memory: int
     started: str
     seconds: float
+    spread: float | None = None
+    held_up: float | None = None
+    load: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,8 @@ class PairedTiming:
 
     def _warm_up(self, method: Method, batches: Sequence[Batch]) -> None:
         """Decode a batch that is not measured; a planner's method decodes more, until its choice is steady."""
-        self._decode(method, batches[0])
+        with method.held():
+            self._decode(method, batches[0])
         if method.planner is not None:
             more = itertools.islice(itertools.cycle(batches), MOST_WARM_UPS)
             decoded = (self._decode(method, batch) for batch in more)
@@ -163,6 +164,10 @@ class PairedTiming:
             self.ledger.theory[keys[name]] = speed
 
     def _measure(self, method: Method, batch: Batch, repeat: int) -> None:
+        with method.held():
+            self._measure_held(method, batch, repeat)
+
+    def _measure_held(self, method: Method, batch: Batch, repeat: int) -> None:
         ledger, key = self.ledger, at(method.name, self.concurrency)
         reset_peaks()
         joules = self.meter.read()

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from ..core.events import Result
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble, Prompt
 from ..errors import CospecError, InvalidEnsemble, InvalidPrompt
@@ -20,13 +21,14 @@ from ..resume import check_settings
 from ..schedule import Plan, plans
 from ..schedule.auto import Auto
 from ..storage import keep, to_json
+from .steadiness import Steadiness, load_a_core, spread_of
 from .timing import until_steady
 
 # The choice is steady once so many prompts in a row have ended with it.
 NUM_STEADY = 5
 MOST_TEXTS = 60
-# Prompts that the chosen plan and `plain` are timed on.
-NUM_TIMED = 8
+# Prompts that the chosen plan and `plain` are timed on, and how often at most: again where the machine was disturbed.
+NUM_TIMED, MOST_ROUNDS = 8, 3
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ class PlanSpeed:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The chosen plan, its speed beside that of `plain`, which comes first, and what was measured on the way.
+    """The plan to run, the chosen one's speed beside that of `plain`, which comes first, and what was measured on the
+    way.
 
-    drafters: who drafts for each member, in their order, where they have drafters of their own. acceptances: by names
-    of proposer and target. num_texts: prompts that were decoded before the choice was steady.
+    plan: `plain` where the chosen one was measured to be slower, which is then `slower`. drafters: who drafts for each
+    member, in their order, where they have drafters of their own. acceptances: by names of proposer and target.
+    num_texts: prompts that were decoded before the choice was steady. num_rounds: how often the two were timed.
     """
 
     plan: Plan
@@ -51,10 +55,13 @@ class Tuning:
     comparisons: tuple[PlanSpeed, ...]
     acceptances: dict[str, float]
     num_texts: int
+    slower: Plan | None = None
+    num_rounds: int = 1
+    steadiness: Steadiness = field(default_factory=Steadiness)
 
     def to_dict(self) -> dict[str, object]:
         """All of it, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "disturbance": self.steadiness.disturbance}
 
 
 @dataclass(kw_only=True)
@@ -62,7 +69,7 @@ class TuneProgress:
     """What was measured so far, in a file that a later run goes on with.
 
     settings: what it depends on. choices: the plan chosen after each text. is_steady: whether they are over. planner:
-    what `auto` knows. timed: of each prompt that was timed, tokens and seconds of each plan compared.
+    what `auto` knows. timed: of each prompt that was timed, round after round: tokens and seconds of each plan.
     """
 
     settings: dict[str, Any]
@@ -123,7 +130,8 @@ def tune(
         except (LookupError, TypeError, ValueError, AttributeError):
             raise _holds_none(where) from None
     todo = itertools.islice(itertools.cycle(prompts), len(progress.choices), MOST_TEXTS)
-    decoded = (learner.generate([prompt], params) for prompt in (() if progress.is_steady else todo))
+    lengths: list[int] = []
+    decoded = (_decoded(learner, prompt, params, lengths) for prompt in (() if progress.is_steady else todo))
     for choice in until_steady(planner, decoded, NUM_STEADY):
         progress.choices.append(choice)
         progress.planner = planner.state()
@@ -131,7 +139,8 @@ def tune(
         on_text(choice)
     progress.is_steady = bool(planner.chosen)
     num_texts = len(progress.choices)
-    if not planner.chosen:
+    # In texts of one token no plan differs from another.
+    if not planner.chosen or max(lengths, default=2) < 2:
         raise InvalidPrompt(
             f"{num_texts} texts of at most {params.max_tokens} tokens ended before a plan could be timed; "
             "give longer texts (--max-tokens) or other prompts"
@@ -141,17 +150,24 @@ def tune(
     plain = replace(chosen, schedule="plain", gamma=None, proposer=None, first=None)
     compared = [plain] if chosen == plain else [plain, chosen]
     ensembles = [learner.with_plan(plan) for plan in compared]
-    for prompt in prompts[len(progress.timed) : NUM_TIMED]:
-        progress.timed.append([_timed(each, prompt, params) for each in ensembles])
+    texts = prompts[:NUM_TIMED]
+    while len(progress.timed) < MOST_ROUNDS * len(texts):
+        number = len(progress.timed)
+        if number and number % len(texts) == 0:
+            found = _comparisons(compared, predicted, progress.timed, len(texts))
+            if not _is_doubtful(found, _steadiness(found, progress.timed, len(texts))):
+                break
+        progress.timed.append([_timed(each, texts[number % len(texts)], params) for each in ensembles])
         on_progress(progress)
-    totals = [[sum(column) for column in zip(*rows, strict=True)] for rows in zip(*progress.timed, strict=True)]
-    speeds = [tokens / max(seconds, 1e-9) for tokens, seconds in totals]
+    comparisons = _comparisons(compared, predicted, progress.timed, len(texts))
+    is_slower = comparisons[-1].measured < comparisons[0].measured
     return Tuning(
-        plan=chosen,
-        drafters=_drafters(planner, learner.names),
-        comparisons=tuple(
-            PlanSpeed(plan, predicted[str(plan)], speed) for plan, speed in zip(compared, speeds, strict=True)
-        ),
+        plan=plain if is_slower else chosen,
+        drafters=() if is_slower else _drafters(planner, learner.names),
+        comparisons=comparisons,
+        slower=chosen if is_slower else None,
+        num_rounds=len(progress.timed) // len(texts),
+        steadiness=_steadiness(comparisons, progress.timed, len(texts)),
         acceptances={
             f"{learner.names[proposer]} for {'r' if target is None else learner.names[target]}": average.value
             for (proposer, target), average in sorted(planner.beliefs.acceptances.items(), key=str)
@@ -160,11 +176,51 @@ def tune(
     )
 
 
+# Of each prompt that was timed, round after round: tokens and seconds of each plan.
+Timed = Sequence[Sequence[tuple[int, float]]]
+
+
+def _comparisons(
+    compared: Sequence[Plan], predicted: Mapping[str, float], timed: Timed, num_texts: int
+) -> tuple[PlanSpeed, ...]:
+    """Of a prompt that was timed several times the fastest run counts: whatever else runs on a machine only slows."""
+    found = []
+    for column, plan in enumerate(compared):
+        runs = [[row[column] for row in timed[text::num_texts]] for text in range(num_texts)]
+        fastest = [min(each, key=lambda run: run[1] / max(run[0], 1)) for each in runs]
+        tokens, seconds = (sum(values) for values in zip(*fastest, strict=True))
+        found.append(PlanSpeed(plan, predicted[str(plan)], tokens / max(seconds, 1e-9)))
+    return tuple(found)
+
+
+def _steadiness(comparisons: Sequence[PlanSpeed], timed: Timed, num_texts: int) -> Steadiness:
+    """By the runs of `plain`, whose tokens take as long in any text."""
+    seconds = [row[0][1] / max(row[0][0], 1) for row in timed]
+    runs: dict[object, list[float]] = {text: seconds[text::num_texts] for text in range(num_texts)}
+    return Steadiness(
+        spread=spread_of(runs),
+        off={str(each.plan): each.predicted / each.measured for each in comparisons if each.measured},
+        load=load_a_core(),
+    )
+
+
+def _is_doubtful(comparisons: Sequence[PlanSpeed], steadiness: Steadiness) -> bool:
+    """Whether it must be timed again: the machine was disturbed, or what was predicted to be fastest was not."""
+    return steadiness.disturbance is not None or comparisons[-1].measured < comparisons[0].measured
+
+
 def _timed(ensemble: Ensemble, prompt: Prompt, params: SamplingParams) -> tuple[int, float]:
     """The tokens of one text, and the seconds that it took."""
     started = time.perf_counter()
     (result,) = ensemble.generate([prompt], params)
     return result.completion_tokens, time.perf_counter() - started
+
+
+def _decoded(learner: Ensemble, prompt: Prompt, params: SamplingParams, lengths: list[int]) -> list[Result]:
+    """The prompt's results, whose lengths in tokens are added to those so far."""
+    results = learner.generate([prompt], params)
+    lengths.extend(result.completion_tokens for result in results)
+    return results
 
 
 def _plan_named(name: str, ensemble: Ensemble, params: SamplingParams) -> Plan:

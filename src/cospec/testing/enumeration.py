@@ -12,13 +12,14 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 from unittest import mock
 
 import torch
 from torch import Tensor
 
+from ..core.counts import DraftCounts
 from ..core.draws import Purpose
 from ..core.engine import Engine
 from ..core.sheet import Sheet
@@ -104,7 +105,12 @@ def draw(probs: Tensor, uniforms: Sequence[Uniform]) -> Tensor:
 @contextmanager
 def branching() -> Iterator[None]:
     """Wherever cospec draws a token by a uniform, it draws by a Uniform."""
-    stand_ins = {"core.propose.draw": draw, "core.noise.gumbel": gumbel, "core.verify.draw": draw}
+    stand_ins = {
+        "core.propose.draw": draw,
+        "core.noise.gumbel": gumbel,
+        "core.noise.noisy_best": noisy_best,
+        "core.verify.draw": draw,
+    }
     with ExitStack() as stack:
         for name, stand_in in stand_ins.items():
             stack.enter_context(mock.patch(f"cospec.{name}", stand_in))
@@ -140,7 +146,7 @@ class EnumeratedDraws:
         return [self.uniform(position, Purpose.SETTLE) for position in range(start, start + num_positions)]
 
 
-def gumbel(keys: Sequence[Uniform], like: Tensor) -> Tensor:
+def gumbel(keys: Sequence[Uniform], like: Tensor, ids: Tensor | None = None) -> Tensor:
     """Stands in for `gumbel.gumbel`: noise that makes a token the argmax with its probability. It comes from one
     uniform a position, so that two who ask for the noise of one position with rows of their own are coupled by it, as
     they are by Gumbel's."""
@@ -148,6 +154,11 @@ def gumbel(keys: Sequence[Uniform], like: Tensor) -> Tensor:
     for row, uniform in enumerate(keys):
         noise[row, uniform.token(like[row].exp())] = 0.0
     return noise
+
+
+def noisy_best(key: Uniform, log_p: Tensor) -> int:
+    """Stands in for `gumbel.noisy_best`."""
+    return key.token(log_p.exp())
 
 
 @dataclass
@@ -217,7 +228,11 @@ def _signature(state: State) -> tuple[object, ...]:
         for (position, purpose, epoch), interval in state.intervals.items()
     )
     drafts = tuple(
-        (draft.token, draft.proposer, None if draft.probs is None else tuple(draft.probs.tolist()))
+        (
+            draft.token,
+            draft.proposer,
+            *(None if each is None else tuple(each.tolist()) for each in (draft.probs, draft.ids)),
+        )
         for draft in sheet.drafts
     )
     lanes = tuple((lane.length, lane.first) for lane in sheet.lanes)
@@ -249,14 +264,16 @@ def _twin(engine: Engine) -> Engine:
     live.sheet = copy.copy(live.sheet)
     live.sheet.output = list(live.sheet.output)
     live.sheet.drafts = list(live.sheet.drafts)
-    live.sheet.proposers = copy.deepcopy(live.sheet.proposers)
-    live.sheet.verified = copy.deepcopy(live.sheet.verified)
+    live.sheet.proposers = {lane: _copied(counts) for lane, counts in live.sheet.proposers.items()}
+    live.sheet.verified = _copied(live.sheet.verified)
     live.sheet.declined = dict(live.sheet.declined)
     live.sheet.lanes = [copy.copy(lane) for lane in live.sheet.lanes]
     for lane in live.sheet.lanes:
-        slot = FunctionSlot()
         assert isinstance(lane.slot, FunctionSlot), "laws are enumerated with toy runners"
-        slot.tokens = list(lane.slot.tokens)
-        lane.slot = slot
+        lane.slot = lane.slot.copy()
     twin._live = {id: live}
     return twin
+
+
+def _copied(counts: DraftCounts) -> DraftCounts:
+    return replace(counts, proposed_at=list(counts.proposed_at), accepted_at=list(counts.accepted_at))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..runner import Feed, Runner, Slot
+from ..runner.protocol import can_copy
 
 PROMPTS = (5, 1, 3)
 """Tokens of each prompt in the ragged batch."""
@@ -16,7 +17,7 @@ def check_runner(runner: Runner, *, tolerance: float = 1e-4, seed: int = 0) -> i
 
     Rows are the same, within `tolerance`, whether tokens are fed at once, one by one or in a batch of unequal lengths,
     and after a rollback; as many rows come as are asked for, `vocab_size` wide, in float32 or wider; `Slot.length`
-    counts the tokens; closed slots leave the others alone.
+    counts the tokens; closed slots leave the others alone; a copied slot, where the runner `copies`, is as if fed.
 
     Returns how many rows were compared. Raises AssertionError that says what is wrong.
     """
@@ -47,8 +48,23 @@ def _check_rows(runner: Runner, tolerance: float, seed: int) -> int:
     again = runner.open()
     (rows,) = runner.feed([Feed(again, texts[0], 1)])
     _check_equal(rows, expected[0][-1:], tolerance, "a slot that was opened after others were closed")
+    _check_copy(runner, again, texts[0], expected[0], tolerance)
     runner.close(again)
     return sum(PROMPTS) * 2
+
+
+def _check_copy(runner: Runner, source: Slot, tokens: Sequence[int], expected: Tensor, tolerance: float) -> None:
+    """source: a slot that was fed these tokens."""
+    if not can_copy(runner):
+        return
+    copied, num_read = runner.open(), len(tokens) - 1
+    runner.copy(source, copied, num_read)
+    assert copied.length == num_read, f"Slot.length is {copied.length} after {num_read} tokens were copied to it"
+    # What the one forgets, the other keeps.
+    runner.trim(source, 0)
+    (rows,) = runner.feed([Feed(copied, tokens[-1:], 1)])
+    _check_equal(rows, expected[-1:], tolerance, "a slot that was copied")
+    runner.close(copied)
 
 
 def _check_attributes(runner: Runner) -> None:

@@ -7,8 +7,8 @@ from ..core.combine import Contrastive, Mixture, Product
 from ..core.params import SamplingParams
 from ..core.policy import Policy
 from ..core.sheet import Sheet
-from ..core.verify import VERIFICATIONS
 from ..errors import CospecError, InvalidSchedule, UnknownName
+from ..names import VERIFICATIONS
 from ..schedule import Plan, Schedule, make_schedule, schedule_class
 from ..schedule.plain import Plain
 from .enumeration import engine_law

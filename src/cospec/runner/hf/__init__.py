@@ -4,6 +4,8 @@ from ..options import LoadOptions
 from .adapted import AdaptedRunner
 from .assemble import load, load_bundled
 from .cache import cache_argument
+from .joined import separated
+from .prepacked import is_packed, unpacked
 from .runner import HfRunner
 from .support import check_supported
 from .weights import storages
@@ -14,7 +16,10 @@ __all__ = [
     "LoadOptions",
     "cache_argument",
     "check_supported",
+    "is_packed",
     "load",
     "load_bundled",
+    "separated",
     "storages",
+    "unpacked",
 ]

@@ -33,6 +33,17 @@ class AdaptedRunner:
         """The tokens that the base's head was cut to; None for all."""
         return self.served_by.vocabulary
 
+    @property
+    def numerics(self) -> str:
+        return self.served_by.numerics
+
+    @property
+    def copies(self) -> bool:
+        return self.served_by.copies
+
+    def copy(self, source: Slot, slot: Slot, length: int) -> None:
+        self.served_by.copy(source, slot, length)
+
     def open(self) -> Slot:
         return self.served_by.open(1 + self.served_by.adapters.index(self.adapter))
 

@@ -22,6 +22,7 @@ from .checkpoint import called
 from .cut import first_layers, with_head_of
 from .load import explained, load_whole, read_tokenizer
 from .location import locate
+from .proof import prove
 from .runner import HfRunner
 from .support import distance, tolerance
 
@@ -84,13 +85,17 @@ def _part(model: str, whole: HfRunner, parts: Parts) -> HfRunner:
     ids = None if parts.vocabulary is None else _tokens(model, whole, parts.vocabulary)
     if layers is None and ids is None:
         return whole
-    return pooled(("part", id(whole), layers, ids), lambda: _cut(whole, layers, ids))
+    return pooled(("part", id(whole), layers, ids), lambda: _cut(model, whole, layers, ids))
 
 
-def _cut(whole: HfRunner, layers: int | None, ids: tuple[int, ...] | None) -> HfRunner:
+def _cut(model: str, whole: HfRunner, layers: int | None, ids: tuple[int, ...] | None) -> HfRunner:
     cut = whole.model if layers is None else first_layers(whole.model, layers)
     cut = cut if ids is None else with_head_of(cut, ids)
-    return HfRunner(cut, whole.tokenizer, whole.shapes, whole.forward.part(cut), vocabulary=ids)
+    runner = HfRunner(cut, whole.tokenizer, whole.shapes, whole.forward.part(cut), vocabulary=ids)
+    if whole.blocks is not None:
+        # Fewer layers, or another head, are other products.
+        runner.blocks = prove(model, runner)
+    return runner
 
 
 def _tokens(model: str, whole: HfRunner, wanted: int | Sequence[int]) -> tuple[int, ...]:
@@ -122,6 +127,9 @@ def _adapted(model: str, parts: Parts, folder: Path, options: LoadOptions) -> Ad
     base.adapt([*before, adapter])
     try:
         _check_adapter(model, base, adapter)
+        if base.blocks is not None:
+            # Those of the adapters before it were proven then.
+            base.blocks = base.blocks.common(prove(model, base))
     except CospecError:
         base.adapt(before)
         raise

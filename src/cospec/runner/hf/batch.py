@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .invariant import Blocks, chunk_end
 from .lowrank import RowAdapters
 
 
@@ -16,7 +17,7 @@ class ForwardBatch(Protocol):
     width: tokens of a row, padding included. length: positions that a row attends to at most. num_slots: slots that the
     cache must have. position_ids: [rows, width]. tokens: row and column of each token that is not padding, [tokens]
     each; None where padding is computed like any token, or there is none. adapters: of each row, None where none has
-    one.
+    one. blocks: the shapes that the pass keeps to, None for its own.
     """
 
     @property
@@ -37,6 +38,9 @@ class ForwardBatch(Protocol):
     @property
     def adapters(self) -> RowAdapters | None: ...
 
+    @property
+    def blocks(self) -> Blocks | None: ...
+
     def is_causal(self, sliding_window: int | None = None) -> bool:
         """Whether attention without a mask attends to what it should."""
         ...
@@ -54,9 +58,9 @@ class RaggedBatch:
     """Rows of unequal length, one a slot, aligned to the right: padding stands on the left and is never stored.
 
     slots, starts, counts: [rows]; a row's tokens stand at positions start .. start + count - 1 of its slot. Attention
-    reads up to the longest live row, not the whole allocation. is_even: all rows stand at the same positions.
-    slot_range: the slots as a slice where they are consecutive, so that reading them copies nothing. adapters: each
-    row's, 0 for none; none by default.
+    reads up to the longest live row, not the whole allocation; with blocks, to the end of its last chunk of positions.
+    is_even: all rows stand at the same positions. slot_range: the slots as a slice where they are consecutive, so that
+    reading them copies nothing. adapters: each row's, 0 for none; none by default.
     """
 
     # What every pass needs is computed at once: a small model's pass takes little longer than a cached property.
@@ -68,12 +72,15 @@ class RaggedBatch:
         counts: Sequence[int],
         device: torch.device,
         adapters: Sequence[int] = (),
+        blocks: Blocks | None = None,
     ) -> None:
         self.slots, self.starts, self.counts, self.device = slots, starts, counts, device
+        self.blocks = blocks
         self.adapter_ids = adapters or [0] * len(slots)
-        self.adapters = RowAdapters.of(self.adapter_ids, device)
+        self.adapters = RowAdapters.of(self.adapter_ids, device, is_each=blocks is not None)
         self.width = max(counts)
-        self.length = max(start + count for start, count in zip(starts, counts, strict=True))
+        self._stop = max(start + count for start, count in zip(starts, counts, strict=True))
+        self.length = self._stop if blocks is None else chunk_end(self._stop)
         self.num_slots = max(slots) + 1
         self.is_even = min(starts) == max(starts) and min(counts) == self.width
         consecutive = range(slots[0], slots[0] + len(slots))
@@ -114,12 +121,12 @@ class RaggedBatch:
 
         Without a mask the first query is taken to stand at the first key, and a single query attends to all keys.
         """
-        is_whole = self.is_even and (self.width == 1 or self.length == self.width)
+        is_whole = self.blocks is None and self.is_even and (self.width == 1 or self.length == self.width)
         return is_whole and (sliding_window is None or self.length <= sliding_window)
 
     def write(self, stored: Tensor, new: Tensor) -> None:
         if self.is_even and self.slot_range is not None:
-            stored[self.slot_range, :, self.starts[0] : self.length] = new
+            stored[self.slot_range, :, self.starts[0] : self._stop] = new
             return
         rows, columns, slots, positions = self.stored
         stored[slots, :, positions] = new[rows, :, columns]

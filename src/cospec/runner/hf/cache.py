@@ -1,16 +1,22 @@
 """The key-value cache: one K and one V a layer, [slots, heads, length, dim], which rows write at their own lengths.
 
 Trimming a slot changes a number in the slot and touches nothing here: what lies beyond a slot's length is masked, and
-overwritten by the next tokens.
+overwritten by the next tokens. Recurrent layers have states instead, or beside (see `states`).
 """
 
 import inspect
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-from .batch import ForwardBatch
+from .batch import ForwardBatch, RaggedBatch
+from .rollback import StateLedger, StatePlan
+from .states import StateLayer, StateUpdate, StateView
 
 FIRST_LENGTH = 256
 
@@ -29,15 +35,21 @@ class SlotCache(Cache):
     """The cache that transformers is given.
 
     batch: the layout of the forward pass that runs next. num_spare: slots in front of the others, which are allocated
-    beside them. num_growths: how often a layer was allocated anew, so that its addresses changed.
+    beside them. num_growths: how often a layer was allocated anew, so that its addresses changed. time_steps: of each
+    layer that limits the steps of its time, by number, the least and the most.
     """
 
     batch: ForwardBatch
 
-    def __init__(self, num_layers: int, num_spare: int = 0) -> None:
+    def __init__(
+        self, num_layers: int, num_spare: int = 0, time_steps: Mapping[int, tuple[float, float]] | None = None
+    ) -> None:
         self.num_spare = num_spare
         self.num_growths = 0
         self.slot_layers = [SlotLayer(self) for _ in range(num_layers)]
+        self.state_layers: dict[int, StateLayer] = defaultdict(StateLayer)
+        self.ledger = StateLedger()
+        self._time_steps = time_steps or {}
         super().__init__(layers=[*self.slot_layers])
 
     @property
@@ -49,9 +61,15 @@ class SlotCache(Cache):
     def num_bytes(self) -> int:
         """Bytes allocated so far, of all layers."""
         allocated = [layer for layer in self.slot_layers if layer.is_initialized]
-        return sum(
-            tensor.numel() * tensor.element_size() for layer in allocated for tensor in (layer.keys, layer.values)
-        )
+        tensors = [tensor for layer in allocated for tensor in (layer.keys, layer.values)]
+        tensors += [tensor for layer in self.state_layers.values() for tensor in layer.tensors]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def state_bytes(self) -> int | None:
+        """Bytes of recurrent states, snapshots and what is kept beside them, of one slot; None before a first pass."""
+        tensors = [tensor for layer in self.state_layers.values() for tensor in layer.tensors]
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in tensors) if tensors else None
 
     def reserve(self, num_slots: int, length: int) -> None:
         """Allocate enough for passes of up to so many slots and positions, which then move nothing."""
@@ -61,10 +79,56 @@ class SlotCache(Cache):
 
     def clear(self, slot: int) -> None:
         """Zero a slot, whose last sequence may have overflowed: a masked NaN is still multiplied by 0."""
+        self.ledger.forget(slot)
         for layer in self.slot_layers:
             if layer.is_initialized and slot < layer.keys.shape[0]:
                 layer.keys[slot].zero_()
                 layer.values[slot].zero_()
+
+    def copy(self, source: int, slot: int, length: int) -> None:
+        """Let a slot hold the first `length` positions of another one."""
+        for layer in self.slot_layers:
+            if layer.is_initialized:
+                layer.reserve(slot + 1, length)
+                layer.keys[slot, :, :length] = layer.keys[source, :, :length]
+                layer.values[slot, :, :length] = layer.values[source, :, :length]
+
+    def plan(self, batch: RaggedBatch, settled: Sequence[int]) -> StatePlan:
+        """Begin a pass: what it does to recurrent states. They are lost unless it is committed to the ledger."""
+        self._plan = self.ledger.plan(batch, settled)
+        return self._plan
+
+    # What transformers' recurrent layers call.
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.slot_layers[layer_idx].get_seq_length()
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        return True
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        # So that a single token's convolution is given its window too, rather than change a state in place.
+        return True
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        return None
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Tensor:
+        """[rows, channels, conv_kernel_size - 1 + width]: the inputs [rows, channels, width] behind their windows."""
+        return self.state_layers[layer_idx].convolve(self._plan, conv_states, state_idx, kwargs["conv_kernel_size"])
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Any:
+        """A view, which the layer hands to its state update (see `updates`)."""
+        layer, plan = self.state_layers[layer_idx], self._plan
+
+        def run(update: StateUpdate) -> Tensor:
+            return layer.run(plan, update)
+
+        return StateView(run, self._time_steps.get(layer_idx, (0.0, math.inf)))
+
+    def update_recurrent_state(self, recurrent_states: Any, layer_idx: int, state_idx: int = 0, **kwargs: Any) -> Any:
+        # A view's update has stored it.
+        assert recurrent_states is None, "a state that was updated in another way than through its view"
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]

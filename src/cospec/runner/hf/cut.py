@@ -59,7 +59,7 @@ def _head_of(model: PreTrainedModel) -> Any:
 def _weights_of(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weight [tokens, hidden] and bias of a model's head."""
     head = _head_of(model)
-    if type(head) in (nn.Linear, PrepackedLinear):
+    if type(head) is nn.Linear or isinstance(head, PrepackedLinear):
         return head.weight, head.bias
     raise UnsupportedModel(
         f"the head of a {model.config.model_type} is a {type(head).__name__}, and only a linear layer can be cut to "

@@ -7,11 +7,9 @@ tenth. transformers' modules serve many architectures and call many small operat
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
@@ -19,9 +17,13 @@ from .adapter import HEAD, Adapter
 from .attention import attend
 from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
+from .invariant import Sizes
+from .joined import join, product
+from .layouts import fastest
 from .lowrank import LowRank, LowRanks, RowAdapters
 from .masks import Masks
-from .prepacked import FEWEST_WEIGHTS, PrepackedLinear, can_prepack
+from .prepacked import FEWEST_WEIGHTS, PrepackedLinear, TransposedLinear, can_prepack
+from .ragged import Ragged, Selection
 
 # Architectures whose layers are all: norm, attention with rotary positions, norm, gated MLP, each half with a residual.
 _ARCHITECTURES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
@@ -48,16 +50,45 @@ def can_fuse(model: PreTrainedModel) -> bool:
     return is_supported and model.device.type == "cpu" and not is_hooked
 
 
+def join_products(model: PreTrainedModel, *, is_invariant: bool = False) -> Sizes:
+    """Join what each layer's products stand on, in the layout that is the fastest here; the numbers of tokens that
+    passes are best filled up to. is_invariant: the layout may not depend on a measurement."""
+    layers = model.model.layers
+    linears = {name: layers[0].get_submodule(name) for names in _PRODUCTS.values() for name in names}
+    if any(type(linear) is not nn.Linear for linear in linears.values()):
+        return Sizes(())
+    groups = [(layer, names) for layer in layers for names in _PRODUCTS.values()]
+    is_small = all(linear.weight.numel() < FEWEST_WEIGHTS for linear in linears.values())
+    if is_small and (model.dtype == torch.float32 or not can_prepack(model.dtype)):
+        # They lie in a cache while they are measured, and not between the passes of a text: packed ones seem too fast.
+        join(groups, TransposedLinear)
+        return Sizes(())
+    if not can_prepack(model.dtype):
+        return Sizes(())
+    if is_invariant:
+        join(groups, PrepackedLinear)
+        return Sizes(())
+    shapes = tuple(
+        (sum(linears[name].out_features for name in names), linears[names[0]].in_features)
+        for names in _PRODUCTS.values()
+    )
+    layout = fastest(shapes, len(layers), model.dtype)
+    join(groups, layout.kind)
+    return layout.sizes
+
+
 class FusedForward:
     """The forward pass of a model that `can_fuse` accepts.
 
-    Padding goes through attention alone, which is the least of a token's cost.
+    Padding goes through attention alone, which is the least of a token's cost. sizes: the numbers of tokens that passes
+    are filled up to, of those that keep to no blocks.
     """
 
     padding = 1 / 8
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, sizes: Sizes | None = None) -> None:
         config, body = model.config, model.model
+        self._sizes = sizes
         self._masks = Masks(config, model.dtype, may_omit=True)
         self._embed: Callable[[Tensor], Tensor] = body.embed_tokens
         self._rotations = Rotations(body.rotary_emb, model.dtype)
@@ -82,9 +113,6 @@ class FusedForward:
             terms = {name: low_ranks.of(own) for name, own in parts.items()}
             self._terms.append({name: term for name, term in terms.items() if term is not None})
 
-    def weights(self) -> list[Tensor]:
-        return [tensor for layer in self._layers for tensor in layer.joined_weights()]
-
     def part(self, model: PreTrainedModel) -> "FusedForward":
         """The pass of a model that is the first layers of this one, or has a smaller head: of the same weights."""
         part = copy.copy(self)
@@ -99,8 +127,7 @@ class FusedForward:
     def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
         cache.batch = batch
         masks = self._masks.of(batch)
-        rows, width = input_ids.shape
-        ragged = Ragged(rows, width, batch.tokens)
+        ragged = Ragged.of(input_ids, batch, self._sizes)
         rotation = self._rotations.at(ragged.flattened(batch.position_ids), batch.length)
         hidden = self._embed(ragged.flattened(input_ids))
         all_tokens = TokenAdapters.of(batch.adapters, ragged, None)
@@ -113,64 +140,9 @@ class FusedForward:
             hidden = layer(hidden, inputs)
         hidden = self._norm(hidden)
         logits = self._head(hidden)
-        if self._head_term is None or adapters is None:
-            return logits
-        return self._head_term(hidden, logits, adapters.selected)
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Two layouts of the same tokens: one behind the other, [tokens, ...], and in padded rows, [rows, width, ...].
-
-    tokens: row and column of each token, None where no row is padded.
-    """
-
-    rows: int
-    width: int
-    tokens: tuple[Tensor, Tensor] | None
-
-    @property
-    def num_tokens(self) -> int:
-        return self.rows * self.width if self.tokens is None else len(self.tokens[0])
-
-    def flattened(self, padded: Tensor) -> Tensor:
-        return padded.flatten(0, 1) if self.tokens is None else padded[self.tokens]
-
-    def padded(self, flat: Tensor) -> Tensor:
-        """[tokens, ...] -> [rows, width, ...], with zeros as padding."""
-        if self.tokens is None:
-            return flat.view(self.rows, self.width, *flat.shape[1:])
-        rows = flat.new_zeros((self.rows, self.width, *flat.shape[1:]))
-        rows[self.tokens] = flat
-        return rows
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The tokens whose logits are wanted: the last layer computes keys and values alone for the others.
-
-    width: all of them are among this many last tokens of their rows. tokens: row and column of each, columns counted
-    from the right; None where they are the last `width` of every row.
-    """
-
-    width: int
-    tokens: tuple[Tensor, Tensor] | None
-
-    @classmethod
-    def last(cls, num_logits: Sequence[int], ragged: Ragged) -> "Selection | None":
-        """The last `num_logits` tokens of each row; None if those are all tokens."""
-        if sum(num_logits) == ragged.num_tokens:
-            return None
-        width = max(num_logits)
-        if min(num_logits) == width:
-            return cls(width, None)
-        tokens = [(row, column) for row, count in enumerate(num_logits) for column in range(-count, 0)]
-        rows, columns = torch.tensor(tokens).unbind(-1)
-        return cls(width, (rows, columns))
-
-    def of(self, padded: Tensor) -> Tensor:
-        """[rows, at least `width` columns, ...] -> [selected tokens, ...]."""
-        return padded[:, -self.width :].flatten(0, 1) if self.tokens is None else padded[self.tokens]
+        if self._head_term is not None and adapters is not None:
+            logits = self._head_term(hidden, logits, adapters.selected)
+        return logits[: sum(num_logits)]
 
 
 class Rotations:
@@ -188,7 +160,10 @@ class Rotations:
         return self._cos[positions], self._sin[positions]
 
     def _compute(self, length: int) -> None:
-        cos, sin = self._rotary(self._like, torch.arange(length)[None])
+        # In blocks of fixed positions: a position's angles do not depend on how many there are.
+        starts = range(0, length, _FIRST_POSITIONS)
+        angles = [self._rotary(self._like, torch.arange(start, start + _FIRST_POSITIONS)[None]) for start in starts]
+        cos, sin = (torch.cat(parts, dim=1) for parts in zip(*angles, strict=True))
         first, second = sin[0, :, None].chunk(2, dim=-1)
         # rotate_half(x) * sin = roll(x) * (-sin of the first half, sin of the second).
         self._cos, self._sin = cos[0, :, None], torch.cat((-first, second), dim=-1)
@@ -206,8 +181,8 @@ class TokenAdapters(NamedTuple):
         if rows is None:
             return None
         ids = rows.ids[:, None].expand(-1, ragged.width)
-        all_tokens = RowAdapters(ragged.flattened(ids), rows.only)
-        return cls(all_tokens, all_tokens if selected is None else RowAdapters(selected.of(ids), rows.only))
+        all_tokens = rows.at(ragged.flattened(ids))
+        return cls(all_tokens, all_tokens if selected is None else rows.at(selected.of(ids)))
 
 
 Terms = Mapping[str, LowRank]
@@ -251,42 +226,32 @@ class FusedLayer:
         self._before_mlp = RmsNorm(before_mlp.weight, before_mlp.variance_epsilon)
         self._dim, self._scale = int(attention.head_dim), float(attention.scaling)
         self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
-        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self._qkv = product([attention.q_proj, attention.k_proj, attention.v_proj])
         self._head_norm: RmsNorm | None = None
         if hasattr(attention, "q_norm"):
             # Queries and keys are normalised together, each head with its own weights: [heads + kv_heads, dim].
             q, k = attention.q_norm, attention.k_norm
             weight = torch.cat((q.weight.expand(self._heads, -1), k.weight.expand(self._kv_heads, -1)))
             self._head_norm = RmsNorm(weight, q.variance_epsilon)
-        self._out = joined([attention.o_proj])
-        self._gate_and_up = joined([mlp.gate_proj, mlp.up_proj])
-        self._down = joined([mlp.down_proj])
+        self._out = product([attention.o_proj])
+        self._gate_and_up = product([mlp.gate_proj, mlp.up_proj])
+        self._down = product([mlp.down_proj])
         self._activation: Callable[[Tensor], Tensor] = mlp.act_fn
         self.products = {
             name: [(module, int(layer.get_submodule(module).out_features)) for module in modules]
             for name, modules in _PRODUCTS.items()
         }
 
-    def joined_weights(self) -> list[Tensor]:
-        """The copies of weights that were joined."""
-        held = []
-        for linear in (self._qkv, self._out, self._gate_and_up, self._down):
-            # A prepacked one is held as its method.
-            own = getattr(linear, "__self__", linear)
-            if isinstance(own, JoinedLinear | PrepackedLinear):
-                held += own.tensors()
-        return held
-
     def __call__(self, hidden: Tensor, inputs: LayerInputs) -> Tensor:
         """Hidden states of all tokens, or of those selected."""
         attended = self._attend(self._before_attention(hidden), inputs)
         if inputs.selected is not None:
             hidden = inputs.selected.of(inputs.ragged.padded(hidden))
-        hidden = hidden + attended
+        hidden = attended.add_(hidden)
         normed = self._before_mlp(hidden)
         gate, up = inputs.added("gate_and_up", normed, self._gate_and_up(normed)).chunk(2, dim=-1)
-        inner = self._activation(gate) * up
-        return hidden + inputs.added("down", inner, self._down(inner))
+        inner = self._activation(gate).mul_(up)
+        return inputs.added("down", inner, self._down(inner)).add_(hidden)
 
     def _attend(self, hidden: Tensor, inputs: LayerInputs) -> Tensor:
         ragged, rotation, mask, stored, selected, _, _ = inputs
@@ -305,7 +270,8 @@ class FusedLayer:
             # is_causal takes the first query to stand at the first key, so no query may be left out.
             width = ragged.width
         allowed = None if mask is None else mask[:, :, -width:]
-        attended = attend(qk[:, : self._heads, -width:], keys, values, allowed, self._scale).transpose(1, 2)
+        attending = attend if ragged.blocks is None else ragged.blocks.attend
+        attended = attending(qk[:, : self._heads, -width:], keys, values, allowed, self._scale).transpose(1, 2)
         attended = (ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1)
         return inputs.added("out", attended, self._out(attended))
 
@@ -315,49 +281,12 @@ class RmsNorm:
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self._weight = weight.detach()
-        self._eps, self._eps_tensor = float(eps), torch.tensor(float(eps))
+        self._wide = torch.promote_types(weight.dtype, torch.float32)
+        self._eps = torch.tensor(float(eps), dtype=self._wide)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            # F.rms_norm takes half as long again in float32, mostly for its mean.
-            length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-            return x * torch.addcmul(self._eps_tensor, length, length, value=1 / x.shape[-1]).rsqrt_() * self._weight
-        if self._weight.dim() == 1:
-            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
-        return F.rms_norm(x, x.shape[-1:], eps=self._eps) * self._weight
-
-
-def joined(linears: Sequence[Any]) -> Linear:
-    """One function that gives the layers' outputs for the same input [tokens, in], side by side.
-
-    Small layers are joined into one product, at the price of a copy of their weights: below a size they take as long as
-    it takes to call them. The copy is transposed, [in, out], as products of few tokens read it: in float32 that takes
-    half to two thirds of the time.
-    """
-    are_small = all(type(linear) is nn.Linear and linear.weight.numel() < FEWEST_WEIGHTS for linear in linears)
-    # Layers of other kinds, such as prepacked ones, have no weights to join.
-    biases = [linear.bias for linear in linears if linear.bias is not None] if are_small else []
-    if not are_small or len(biases) not in (0, len(linears)):
-        return linears[0] if len(linears) == 1 else lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
-    weight: Tensor = torch.cat([linear.weight for linear in linears]).detach()
-    bias: Tensor | None = torch.cat(biases).detach() if biases else None
-    if weight.dtype == torch.bfloat16 and can_prepack(weight.dtype):
-        # Prepacking saves nothing at this size in float32. `forward` is taken, since a module's call looks for hooks.
-        return PrepackedLinear(weight, bias).forward
-    return JoinedLinear(weight.t().contiguous(), bias)
-
-
-class JoinedLinear:
-    """weight: [in, out]. bias: [out]."""
-
-    __slots__ = ("bias", "weight")
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-
-    def tensors(self) -> list[Tensor]:
-        """What it holds."""
-        return [self.weight, *([] if self.bias is None else [self.bias])]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+        # F.rms_norm takes twice as long, mostly for its mean.
+        wide = x.to(self._wide)
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        normed = wide * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
+        return normed.to(x.dtype).mul_(self._weight)

@@ -33,6 +33,7 @@ from ..gguf import GgufHeader, read_gguf_header
 from ..memory import check_memory
 from ..options import LoadOptions, dtype_of
 from .checkpoint import called
+from .presplit import split_as_named
 from .support import refuse_by_config
 from .tokenizer import HfTokenizer
 
@@ -175,6 +176,8 @@ def _tokenizer(where: str, header: GgufHeader, source: Mapping[str, Any]) -> HfT
             f"the tokenizer of the GGUF file {where} ({kind}) is not read by transformers {__version__}: "
             f"{one_line(error)}; {_INSTEAD}"
         ) from error
+    if header.metadata.get("tokenizer.ggml.model") == "gpt2":
+        split_as_named(where, tokenizer.backend_tokenizer, header.metadata.get("tokenizer.ggml.pre"))
     count = header.metadata["tokenizer.ggml.tokens"]
     _remove_beyond(tokenizer, count)
     # Whoever converts a model fills its vocabulary up with such names.

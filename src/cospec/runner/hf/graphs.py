@@ -94,6 +94,10 @@ class FixedBatch:
         return None
 
     @property
+    def blocks(self) -> None:
+        return None
+
+    @property
     def adapters(self) -> RowAdapters | None:
         # Made anew for each pass, whose masks it keeps.
         return RowAdapters(self._adapter_ids) if self._has_adapters else None

@@ -23,14 +23,19 @@ from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization
 from ..protocol import Feed
 from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
-from .fused import FusedForward, can_fuse
+from .fused import FusedForward, can_fuse, join_products
 from .gguf import read_gguf
 from .graphs import NUM_UNCAPTURED, Shapes
-from .prepacked import is_native, prepack
+from .invariant import Sizes
+from .joined import separate
+from .prepacked import is_native, prepack, widen_head
+from .proof import check_device, prove
 from .quantised import check_quantisation
+from .resident import trim_heap
 from .runner import HfRunner
 from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
+from .updates import has_state
 from .wrapped import auto_class, language_model
 
 logger = logging.getLogger(__name__)
@@ -41,16 +46,22 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, or MissingExtra where a package is not installed that reads it.
     """
+    if options.is_invariant:
+        check_device(model, device_of(options))
     with explained(model, path):
         read = _read_file if path.is_file() else _read_folder
         weights, tokenizer = read(model, path, options)
         _warn_if_slow(model, weights)
-        if prepack(weights):
-            # One tensor that lies in a mapped file keeps all of it in memory, beside the prepacked copy. So what was
-            # not prepacked is copied out of the file.
-            for tensor in (*weights.parameters(), *weights.buffers()):
-                tensor.data = tensor.data.clone()
-        return HfRunner(weights, tokenizer, _shapes(model, weights, options), _forward(model, weights))
+        if options.is_invariant:
+            widen_head(weights)
+        sizes = join_products(weights, is_invariant=options.is_invariant) if can_fuse(weights) else None
+        prepack(weights)
+        forward = _forward(model, weights, sizes)
+        trim_heap()
+        runner = HfRunner(weights, tokenizer, _shapes(model, weights, options), forward)
+        if options.is_invariant:
+            runner.blocks = prove(model, runner)
+        return runner
 
 
 def load_model(name: str, options: LoadOptions, path: Path) -> PreTrainedModel:
@@ -90,24 +101,31 @@ def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
         )
 
 
-def _forward(name: str, model: PreTrainedModel) -> Forward:
-    """The fastest forward pass that gives the model's logits. Raises UnsupportedModel if there is none."""
-    if can_fuse(model):
+def _forward(name: str, model: PreTrainedModel, sizes: Sizes | None) -> Forward:
+    """The fastest forward pass that gives the model's logits. sizes: of `join_products`, None for a model that cannot
+    be fused. Raises UnsupportedModel if there is none."""
+    if sizes is not None:
         try:
-            forward = FusedForward(model)
+            forward = FusedForward(model, sizes)
             if distance(model, forward) < tolerance(model):
                 return forward
         except Exception:  # weights may be of any type, and not all can be joined; the model's own pass is tested below
             logger.debug("%s cannot be fused", name, exc_info=True)
+        separate(model)
     check_supported(name, model)
     return ModelForward(model)
 
 
 def _shapes(name: str, model: PreTrainedModel, options: LoadOptions) -> Shapes:
-    """The shapes that `graphs` asks for. Raises UnsupportedModel where captured graphs are demanded and impossible."""
+    """The shapes that `graphs` asks for. Raises UnsupportedModel where what is demanded is impossible."""
+    if has_state(model) and options.graphs in ("shapes", True):
+        raise UnsupportedModel(
+            f"{name!r} ({model.config.model_type}) keeps a recurrent state, whose rollback has no fixed shape; set "
+            "graphs to auto or false"
+        )
     if options.graphs == "shapes":
         return Shapes.FIXED
-    if not options.graphs or not is_on_cuda(options):
+    if not options.graphs or not is_on_cuda(options) or has_state(model):
         return Shapes.AS_GIVEN
     reason = _why_not_captured(model)
     if reason is None:

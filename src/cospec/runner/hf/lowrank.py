@@ -5,7 +5,7 @@ products, however many adapters there are, and none where no row has one.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -17,32 +17,41 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .adapter import Adapter, Factors
+from .prepacked import PrepackedLinear, can_prepack
 
 
 class RowAdapters:
     """Which adapter each row has: 0 for none, k for the k-th.
 
-    ids: [rows]. only: the one that all rows have, if that is known without asking the device.
+    ids: [rows]. only: the one that all rows have, if that is known without asking the device. each: the adapters that
+    there are, where a row is to be a function of its own adapter alone, whatever others there are.
     """
 
-    def __init__(self, ids: Tensor, only: int | None = None) -> None:
-        self.ids, self.only = ids, only
+    def __init__(self, ids: Tensor, only: int | None = None, each: Sequence[int] | None = None) -> None:
+        self.ids, self.only, self.each = ids, only, each
         self._masks: dict[int, Tensor] = {}
         self._repeated: dict[int, RowAdapters] = {}
 
     @classmethod
-    def of(cls, numbers: Sequence[int], device: torch.device) -> "RowAdapters | None":
+    def of(cls, numbers: Sequence[int], device: torch.device, *, is_each: bool = False) -> "RowAdapters | None":
         """None where no row has an adapter."""
         if not any(numbers):
             return None
-        return cls(torch.tensor(numbers, device=device), numbers[0] if len({*numbers}) == 1 else None)
+        ids = torch.tensor(numbers, device=device)
+        if is_each:
+            return cls(ids, each=sorted({*numbers} - {0}))
+        return cls(ids, numbers[0] if len({*numbers}) == 1 else None)
+
+    def at(self, ids: Tensor) -> "RowAdapters":
+        """Of tokens with these of the adapters."""
+        return RowAdapters(ids, self.only, self.each)
 
     def repeated(self, count: int) -> "RowAdapters":
         """The same for `count` tokens a row, one behind the other."""
         if count == 1:
             return self
         if count not in self._repeated:
-            self._repeated[count] = RowAdapters(self.ids.repeat_interleave(count), self.only)
+            self._repeated[count] = self.at(self.ids.repeat_interleave(count))
         return self._repeated[count]
 
     def mask(self, table: Tensor) -> Tensor:
@@ -50,6 +59,10 @@ class RowAdapters:
         if (mask := self._masks.get(id(table))) is None:
             mask = self._masks[id(table)] = table[self.ids]
         return mask
+
+
+# [rows, in] -> [rows, out].
+Product = Callable[[Tensor], Tensor]
 
 
 class LowRank:
@@ -63,14 +76,36 @@ class LowRank:
         self.down, self.up = down, up
         self._table = table
         self._own = [Factors(down[:, span], up[span]) for span in spans]
+        self._products: dict[int, tuple[Product, Product]] = {}
 
     def __call__(self, x: Tensor, out: Tensor, rows: RowAdapters) -> Tensor:
         """out: [rows, out], of x [rows, in]."""
         x = x.to(self.up.dtype)
+        if rows.each is not None:
+            return self._one_by_one(x, out, rows.ids, rows.each)
         if rows.only is None:
             return torch.addmm(out, (x @ self.down).mul_(rows.mask(self._table)), self.up)
         own = self._own[rows.only - 1]
         return torch.addmm(out, x @ own.down, own.up)
+
+    def _one_by_one(self, x: Tensor, out: Tensor, ids: Tensor, each: Sequence[int]) -> Tensor:
+        """Products of the same shapes whatever adapters there are; rows of others gain zeros."""
+        for number in each:
+            if self._own[number - 1].up.shape[0]:
+                down, up = self._products_of(number)
+                out = out + up(down(x).mul_((ids == number)[:, None]))
+        return out
+
+    def _products_of(self, number: int) -> tuple[Product, Product]:
+        """An adapter's two products. Of plain weights as small as these, kernels are chosen by the number of rows."""
+        if number not in self._products:
+            own = self._own[number - 1]
+            if can_prepack(own.up.dtype):
+                packed = PrepackedLinear(own.down.t(), None), PrepackedLinear(own.up.t(), None)
+                self._products[number] = packed[0].forward, packed[1].forward
+            else:
+                self._products[number] = partial(torch.matmul, other=own.down), partial(torch.matmul, other=own.up)
+        return self._products[number]
 
 
 class LowRanks:

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from .batch import ForwardBatch
 
+ATTENTION = frozenset({"full_attention", "sliding_attention"})
+# In models with recurrent states: layers with one, "hybrid" with attention beside it; and layers with nothing to keep.
+RECURRENT = frozenset({"linear_attention", "conv", "hybrid"})
+STATELESS = frozenset({"mlp", "moe"})
+
 
 class Masks:
     """The masks of a model's layers.
@@ -21,16 +26,22 @@ class Masks:
         only_type = "sliding_attention" if window else "full_attention"
         named: list[str] | None = getattr(config, "layer_types", None)
         self.layer_types = list(named or [only_type] * config.num_hidden_layers)
+        types = set(self.layer_types)
+        attention = types - RECURRENT - STATELESS | ({"full_attention"} if "hybrid" in types else set())
         self._windows = {
-            layer_type: window if layer_type == "sliding_attention" else None
-            for layer_type in sorted(set(self.layer_types))
+            layer_type: window if layer_type == "sliding_attention" else None for layer_type in sorted(attention)
         }
+        # Padding leaves states as they are by other means: a mask would change what continues a text.
+        self._unmasked: dict[str, Tensor | None] = dict.fromkeys(RECURRENT) if types & RECURRENT else {}
         self._dtype = dtype
         self._may_omit = may_omit
 
     def of(self, batch: ForwardBatch) -> Mapping[str, Tensor | None]:
-        """For each layer type a mask [rows, 1, width, length], or None where attention needs none."""
-        return {
+        """For each layer type a mask [rows, 1, width, length], or None where attention needs none; nothing for a model
+        without attention."""
+        if not self._windows:
+            return {}
+        return self._unmasked | {
             layer_type: None if self._may_omit and batch.is_causal(window) else mask(batch, self._dtype, window)
             for layer_type, window in self._windows.items()
         }

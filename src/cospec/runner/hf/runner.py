@@ -3,7 +3,8 @@
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,17 +17,32 @@ from .batch import RaggedBatch
 from .cache import SlotCache
 from .forward import Forward, ModelForward
 from .graphs import SCRATCH, FixedBatch, FixedShapes, Shapes
+from .invariant import Blocks
+from .updates import has_state, lead_over_slots, time_steps
 
 # A forward pass reads all weights, whatever it is fed: it takes as long as about this many tokens take within one.
 PASS_COST_ON_CPU, PASS_COST = 48, 512
 
 
 class HfSlot(Slot):
-    """One slot of the cache. adapter: the number of the one that its tokens are computed with, 0 for none."""
+    """One slot of the cache. adapter: the number of the one that its tokens are computed with, 0 for none. tokens:
+    those that it holds, and what a trim has left behind them; of models with recurrent states alone."""
 
     def __init__(self, index: int, adapter: int = 0) -> None:
         self.index, self.adapter = index, adapter
         self.length = 0
+        self.tokens: list[int] = []
+
+
+class _Piece(NamedTuple):
+    """Tokens of one feed that go through the model in one pass. start: of the first in its slot. rows: how many rows of
+    the last tokens are wanted. settled: how many of the slot's tokens are never taken back."""
+
+    slot: HfSlot
+    start: int
+    tokens: Sequence[int]
+    rows: int
+    settled: int
 
 
 class HfRunner:
@@ -34,8 +50,9 @@ class HfRunner:
 
     model: in evaluation mode, on its device. tokenizer: None if prompts are token ids. shapes: whether short passes are
     padded to few shapes, and captured. forward: the forward pass, the model's own by default. vocabulary: ids of the
-    columns that the model gives, where its head was cut to them; all others have probability zero. `load`, or
-    `check_supported`, tests whether a model gives the right logits so.
+    columns that the model gives, where its head was cut to them; all others have probability zero. blocks: shapes that
+    were proven to give the same bits (see `proof`), to which all passes are to keep; None for passes as they come.
+    `load`, or `check_supported`, tests whether a model gives the right logits so.
     """
 
     def __init__(
@@ -45,7 +62,9 @@ class HfRunner:
         shapes: Shapes = Shapes.AS_GIVEN,
         forward: Forward | None = None,
         vocabulary: Sequence[int] | None = None,
+        blocks: Blocks | None = None,
     ) -> None:
+        assert blocks is None or shapes is Shapes.AS_GIVEN, "passes have shapes of one kind"
         config = model.config.get_text_config()
         self.model = model
         self.tokenizer = tokenizer
@@ -59,11 +78,16 @@ class HfRunner:
         self._device: torch.device = model.device
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)
         num_spare = 0 if shapes is Shapes.AS_GIVEN else SCRATCH + 1
-        self._cache = SlotCache(config.num_hidden_layers, num_spare)
+        self._has_state = has_state(model)
+        if self._has_state:
+            assert shapes is Shapes.AS_GIVEN, "what a rollback does to recurrent states is no fixed shape"
+            lead_over_slots(model)
+        self._cache = SlotCache(config.num_hidden_layers, num_spare, time_steps(model) if self._has_state else None)
         self._forward = forward or ModelForward(model)
         self.vocabulary = vocabulary
         self._columns = None if vocabulary is None else torch.tensor(vocabulary, device=self._device)
         self.shapes = shapes
+        self.blocks = blocks
         self.adapters: list[Adapter] = []
         self._free: list[int] = []
         self._num_slots = num_spare
@@ -74,12 +98,35 @@ class HfRunner:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of keys and values, as allocated so far."""
+        """Bytes of keys and values, and of recurrent states, as allocated so far."""
         return self._cache.num_bytes
+
+    @property
+    def device(self) -> str:
+        return str(self._device)
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes that an open slot takes whatever its length: its recurrent states. Before a first pass, which shows
+        what they are like, one of a single token is made."""
+        if not self._has_state:
+            return 0
+        if self._cache.state_bytes is None:
+            slot = self.open()
+            try:
+                self.feed([Feed(slot, [0], 0)])
+            finally:
+                self.close(slot)
+        return self._cache.state_bytes or 0
 
     @property
     def forward(self) -> Forward:
         return self._forward
+
+    @property
+    def numerics(self) -> str:
+        """Whether a row is a function of the tokens before it alone, to the last bit: "invariant" or "default"."""
+        return "default" if self.blocks is None else "invariant"
 
     def adapt(self, adapters: Sequence[Adapter]) -> None:
         """Take these adapters in place of others: slots may be opened for each by its place in the list, from 1 on. All
@@ -109,40 +156,73 @@ class HfRunner:
         assert 0 <= length <= slot.length, "a slot is trimmed to what it holds"
         slot.length = length
 
+    @property
+    def copies(self) -> bool:
+        """Whether `copy` can: keys and values are kept of each position, recurrent states of few."""
+        return not self._has_state
+
+    @torch.inference_mode()
+    def copy(self, source: Slot, slot: Slot, length: int) -> None:
+        """Let an empty slot hold the first `length` tokens of another one of the same adapter."""
+        assert self.copies, "a slot with recurrent states cannot be copied"
+        assert slot.length == 0, "what was read is copied to an empty slot"
+        assert length <= source.length, "what was read is copied"
+        self._cache.copy(_index(source), _index(slot), length)
+        slot.length = length
+
     def feed(self, batch: Sequence[Feed]) -> list[Tensor]:
         assert all(feed.tokens and 0 <= feed.rows <= len(feed.tokens) for feed in batch)
         longest = max(feed.slot.length + len(feed.tokens) for feed in batch)
         if self.context is not None and longest > self.context:
             raise InvalidPrompt(f"{longest} tokens do not fit into a context of {self.context}; shorten the text")
-        rows: dict[int, Tensor] = {}
+        pieces = [self._piece(feed) for feed in batch]
+        rows: dict[int, list[Tensor]] = defaultdict(list)
         pass_cost = PASS_COST_ON_CPU if self._device.type == "cpu" else PASS_COST
-        for group in _groups(batch, pass_cost / self._forward.padding):
+        for group in _groups(pieces, pass_cost / self._forward.padding):
             # In the order of slots, so that consecutive ones are read without a copy.
-            group.sort(key=lambda i: _index(batch[i].slot))
-            rows.update(zip(group, self._rows([batch[i] for i in group]), strict=True))
-        for feed in batch:
-            feed.slot.length += len(feed.tokens)
-        return [rows[i] for i in range(len(batch))]
+            group.sort(key=lambda i: pieces[i].slot.index)
+            for taken in _passes({i: pieces[i] for i in group}, self.blocks):
+                for i, own in zip(taken, self._rows([*taken.values()]), strict=True):
+                    rows[i].append(own)
+        for feed, piece in zip(batch, pieces, strict=True):
+            if self._has_state:
+                piece.slot.tokens[piece.slot.length :] = feed.tokens
+            piece.slot.length += len(feed.tokens)
+        return [rows[i][0] if len(rows[i]) == 1 else torch.cat(rows[i]) for i in range(len(batch))]
+
+    def _piece(self, feed: Feed) -> _Piece:
+        """The feed; and in front of it what its slot holds, where the recurrent state behind that is lost."""
+        slot = feed.slot
+        assert isinstance(slot, HfSlot), "a slot of another runner"
+        settled = slot.length if feed.settled is None else feed.settled
+        if not self._has_state:
+            return _Piece(slot, slot.length, feed.tokens, feed.rows, settled)
+        start = self._cache.ledger.start(slot.index, slot.length)
+        return _Piece(slot, start, [*slot.tokens[start : slot.length], *feed.tokens], feed.rows, settled)
 
     @torch.inference_mode()
-    def _rows(self, feeds: list[Feed]) -> list[Tensor]:
-        """The rows of feeds that go through the model in one forward pass."""
+    def _rows(self, pieces: list[_Piece]) -> list[Tensor]:
+        """The rows of what goes through the model in one forward pass."""
         batch = RaggedBatch(
-            slots=[_index(feed.slot) for feed in feeds],
-            starts=[feed.slot.length for feed in feeds],
-            counts=[len(feed.tokens) for feed in feeds],
+            slots=[piece.slot.index for piece in pieces],
+            starts=[piece.start for piece in pieces],
+            counts=[len(piece.tokens) for piece in pieces],
             device=self._device,
-            adapters=[_adapter(feed.slot) for feed in feeds],
+            adapters=[piece.slot.adapter for piece in pieces],
+            blocks=self.blocks,
         )
-        tokens = [feed.tokens for feed in feeds]
+        tokens = [piece.tokens for piece in pieces]
         if self.fixed is not None and self.fixed.can_take(batch):
             # A copy, since the next pass overwrites the logits.
             logits = self._as_rows(self.fixed.logits(batch, tokens), copy=True)
-            return [logits[i, logits.shape[1] - feed.rows :] for i, feed in enumerate(feeds)]
-        wanted = [feed.rows for feed in feeds]
+            return [logits[i, logits.shape[1] - piece.rows :] for i, piece in enumerate(pieces)]
+        wanted = [piece.rows for piece in pieces]
         # A pass gives at least one row, wanted or not.
         num_logits = wanted if any(wanted) else [*wanted[:-1], 1]
+        plan = self._cache.plan(batch, [piece.settled for piece in pieces]) if self._has_state else None
         logits = self._forward(batch.padded(tokens), batch, num_logits, self._cache)
+        if plan is not None:
+            self._cache.ledger.commit(plan)
         rows = torch.split(self._as_rows(logits), num_logits)
         return [row[:count] for row, count in zip(rows, wanted, strict=True)]
 
@@ -163,12 +243,33 @@ def _index(slot: Slot) -> int:
     return slot.index
 
 
-def _adapter(slot: Slot) -> int:
-    assert isinstance(slot, HfSlot), "a slot of another runner"
-    return slot.adapter
+def _passes(pieces: dict[int, _Piece], blocks: Blocks | None) -> Iterator[dict[int, _Piece]]:
+    """What goes through the model together, by the same keys: all of it, or at most as many tokens as blocks allow."""
+    if blocks is None:
+        yield pieces
+        return
+    taken: dict[int, _Piece] = {}
+    left = blocks.most
+    for key, piece in pieces.items():
+        while len(piece.tokens) > left:
+            if left:
+                taken[key], piece = _parted(piece, left)
+            yield taken
+            taken, left = {}, blocks.most
+        taken[key] = piece
+        left -= len(piece.tokens)
+    yield taken
 
 
-def _groups(batch: Sequence[Feed], pass_cost: float) -> list[list[int]]:
+def _parted(piece: _Piece, count: int) -> tuple[_Piece, _Piece]:
+    """Its first `count` tokens, and the others."""
+    num_left = len(piece.tokens) - count
+    first = piece._replace(tokens=piece.tokens[:count], rows=max(0, piece.rows - num_left))
+    last = piece._replace(start=piece.start + count, tokens=piece.tokens[count:], rows=min(piece.rows, num_left))
+    return first, last
+
+
+def _groups(batch: Sequence[Feed | _Piece], pass_cost: float) -> list[list[int]]:
     """Indices of the feeds that go through the model together, so that padding and passes cost the least in all.
 
     pass_cost: cost of a pass beside its tokens, in tokens of padding. Groups are runs of the sorted lengths; the

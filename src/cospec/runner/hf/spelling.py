@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from .written import AskedTokens
 
 # How byte-level vocabularies write a byte, and how others write one that has no entry of its own.
 _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
@@ -23,17 +25,18 @@ class Spelling:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, num_entries: int | None = None) -> None:
         self._tokenizer = tokenizer
-        by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
-        self.entries: Sequence[str] = [by_id.get(index, "") for index in range(max(by_id) + 1)][:num_entries]
         added = tokenizer.added_tokens_decoder
+        self.entries: Sequence[str] = _entries(tokenizer, added)[:num_entries]
         # Special tokens, which add nothing to a text, by their spelling; an entry that is missing adds nothing either.
-        self.special: dict[int, str] = {id: token.content for id, token in added.items() if token.special}
+        named = {*tokenizer.all_special_ids}
+        self.special: dict[int, str] = {id: each.content for id, each in added.items() if each.special or id in named}
         self.added = frozenset(added)
-        self._literal = {id: token.content for id, token in added.items() if not token.special}
+        self._literal = self.added - self.special.keys()
         decoder = _decoder(tokenizer)
         self._steps = frozenset(_types(decoder))
         # What entries end with that end a word, and stands for a space unless the text ends there.
         self._word_end = decoder["suffix"] if decoder and decoder["type"] == "BPEDecoder" else ""
+        self._asked = None if decoder else self._written_in_python()
         self._bytes: dict[int, bytes] = {}
 
     def token_bytes(self, token: int) -> bytes:
@@ -45,7 +48,7 @@ class Spelling:
     @property
     def drops_last_space(self) -> bool:
         """Whether the space that a text's last word ends with is lost in decoding."""
-        return bool(self._word_end)
+        return bool(self._word_end) or (self._asked is not None and self._asked.ends_words)
 
     @cached_property
     def drops_space(self) -> bool:
@@ -61,7 +64,7 @@ class Spelling:
         return (raw.removeprefix(b" ") if self.drops_space else raw).decode("utf-8", "replace")
 
     def _read(self, token: int) -> bytes:
-        if token in self.special or not 0 <= token < len(self.entries):
+        if token in self.special or not 0 <= token < len(self.entries) or not self.entries[token]:
             return b""
         entry = self.entries[token]
         if self._word_end:
@@ -73,11 +76,33 @@ class Spelling:
         byte = _BYTE.fullmatch(entry)
         if byte and token not in self._literal and ("ByteFallback" in self._steps or not self._steps):
             return bytes([int(byte[1], 16)])
+        if self._asked is not None:
+            return self._asked(token)
         before = self._decoded(token)
         return self._decoded(token, token).removeprefix(before).encode()
 
+    def _written_in_python(self) -> AskedTokens | None:
+        if getattr(self._tokenizer, "backend_tokenizer", None) is not None:
+            return None
+        ordinary = [id for id, entry in enumerate(self.entries) if entry and id not in self.added]
+        encode = partial(self._tokenizer.encode, add_special_tokens=False)
+        return AskedTokens(lambda ids: self._decoded(*ids), encode, ordinary)
+
     def _decoded(self, *ids: int) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _entries(tokenizer: PreTrainedTokenizerBase, added: Mapping[int, Any]) -> list[str]:
+    """The entries in the order of ids, empty where there is none.
+
+    A mapping from entries to ids has one id for entries that read alike, and added entries as they were before the
+    tokenizer normalised them: of both the tokenizer is asked by id.
+    """
+    by_id = {index: entry for entry, index in tokenizer.get_vocab().items()}
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        by_id |= {id: backend.id_to_token(id) or "" for id in range(max(by_id) + 1) if id not in by_id or id in added}
+    return [by_id.get(index, "") for index in range(max(by_id) + 1)]
 
 
 def _unmapped(entry: str) -> bytes | None:

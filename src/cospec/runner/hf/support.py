@@ -3,10 +3,13 @@
 The probe feeds a model in ragged batches, rolls it back, and compares its logits with those of an unbatched pass.
 """
 
+import inspect
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +19,24 @@ from ...errors import UnsupportedModel, one_line
 from ..protocol import Feed
 from .adapter import Adapter
 from .forward import Forward
+from .invariant import Blocks
 from .lowrank import ModuleTerms, RowAdapters
+from .masks import ATTENTION, RECURRENT, STATELESS
 from .runner import HfRunner
+from .updates import has_known_update, has_state
 from .wrapped import is_wrapper
 
-_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 _ALIBI = "biases attention by distance (ALiBi), which is not known to hold in ragged batches"
 _REFUSED = {
     "bloom": _ALIBI,
     "mpt": _ALIBI,
     "gpt_neo": "has local attention whose window it counts from the end of the batch, not of each text",
 }
-_RECURRENT = "keeps a recurrent state, which cannot be rolled back"
-_CHOOSE = "choose a model whose layers are all attention with rotary or learned positions"
+_RECURRENT = "keeps a recurrent state by an update that is not known here, so that it cannot be rolled back"
+_CHOOSE = (
+    "choose a model whose layers are attention with rotary or learned positions, gated delta nets, Mamba-2, or short "
+    "convolutions"
+)
 
 
 def refuse_by_config(name: str, config: PreTrainedConfig) -> None:
@@ -36,12 +44,12 @@ def refuse_by_config(name: str, config: PreTrainedConfig) -> None:
     text = config.get_text_config()
     reason = _REFUSED.get(text.model_type)
     is_known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or is_wrapper(config) or getattr(config, "auto_map", None)
-    others = set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYERS
+    others = set(getattr(text, "layer_types", None) or ()) - ATTENTION - RECURRENT - STATELESS
     if not is_known or getattr(config, "is_encoder_decoder", False):
         reason = "is no causal language model that transformers knows"
     elif getattr(text, "alibi", False):
         reason = _ALIBI
-    elif is_stateful(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None), text):
+    elif _has_unknown_state(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None), text):
         reason = _RECURRENT
     elif others:
         reason = f"has layers of type {', '.join(sorted(others))}, which are not known to be rolled back exactly"
@@ -49,17 +57,19 @@ def refuse_by_config(name: str, config: PreTrainedConfig) -> None:
         raise UnsupportedModel(f"{name!r} ({config.model_type}) {reason}; {_CHOOSE}")
 
 
-def is_stateful(model: object, text: PreTrainedConfig) -> bool:
-    """Whether a model, or its class, keeps a recurrent state: hybrids whose layers are all attention keep none."""
-    layer_types = set(getattr(text, "layer_types", None) or ())
-    is_attention = bool(layer_types) and layer_types <= _KNOWN_LAYERS
-    return bool(getattr(model, "_is_stateful", False)) and not is_attention
+def _has_unknown_state(model_class: Any, text: PreTrainedConfig) -> bool:
+    """Whether a class of models keeps a state that is more than convolutions' windows, and is not updated as known."""
+    if model_class is None or not has_state(model_class, text):
+        return False
+    source = inspect.getsource(sys.modules[model_class.__module__])
+    has_windows_alone = "update_conv_state" in source and "update_recurrent_state" not in source
+    return not (has_windows_alone or has_known_update(model_class.__module__))
 
 
 def check_supported(name: str, model: PreTrainedModel) -> None:
     """Raises UnsupportedModel unless ragged, rolled-back feeding gives the logits of an unbatched forward pass."""
     architecture = model.config.model_type
-    if is_stateful(model, model.config.get_text_config()):
+    if _has_unknown_state(type(model), model.config.get_text_config()):
         raise UnsupportedModel(f"{name!r} ({architecture}) {_RECURRENT}; {_CHOOSE}")
     try:
         measured = distance(model)
@@ -87,25 +97,35 @@ def tolerance(model: PreTrainedModel) -> float:
 
 @torch.inference_mode()
 def distance(
-    model: PreTrainedModel, forward: Forward | None = None, adapter: tuple[int, Adapter] | None = None
+    model: PreTrainedModel,
+    forward: Forward | None = None,
+    adapter: tuple[int, Adapter] | None = None,
+    blocks: Blocks | None = None,
 ) -> float:
     """Mean distance of ragged, rolled-back logits from those of an unbatched pass without a cache, divided by the
     standard deviation of the latter; of two sequences the larger.
 
     forward: the pass to test, the model's own by default. adapter: of the first sequence, and its number in that pass;
-    the other has none.
+    the other has none. blocks: the shapes that passes keep to, None for their own.
     """
-    runner = HfRunner(model, forward=forward)
+    runner = HfRunner(model, forward=forward, blocks=blocks)
     number = 0 if adapter is None else adapter[0]
     size = min(runner.vocab_size, 1000)
-    sequences = [[(7 * i + 3) % size for i in range(11)], [(5 * i + 1) % size for i in range(6)]]
+    # States are rolled back twice, and fed more at once than is kept for a rollback, with padding in the other row.
+    lengths, rollbacks = ((50, 9), (3, 5)) if has_state(model) else ((11, 6), (3,))
+    sequences = [[(7 * i + 3) % size for i in range(lengths[0])], [(5 * i + 1) % size for i in range(lengths[1])]]
     slots = [runner.open(number), runner.open()]
     first = runner.feed([Feed(slot, tokens[:4], 1) for slot, tokens in zip(slots, sequences, strict=True)])
-    runner.feed([Feed(slots[0], [1, 1, 1], 1), Feed(slots[1], [2], 1)])
-    for slot in slots:
-        runner.trim(slot, 3)
+    for kept in rollbacks:
+        texts = [tokens[slot.length : kept] for slot, tokens in zip(slots, sequences, strict=True)]
+        runner.feed([Feed(slots[0], [*texts[0], 1, 1, 1], 1), Feed(slots[1], [*texts[1], 2], 1)])
+        for slot in slots:
+            runner.trim(slot, kept)
     rows = runner.feed(
-        [Feed(slot, tokens[3:-1], len(tokens) - 4) for slot, tokens in zip(slots, sequences, strict=True)]
+        [
+            Feed(slot, tokens[kept:-1], len(tokens) - 1 - kept, settled=len(tokens))
+            for slot, tokens in zip(slots, sequences, strict=True)
+        ]
     )
     last = [runner.feed([Feed(slot, tokens[-1:], 1)])[0] for slot, tokens in zip(slots, sequences, strict=True)]
     with _adapted(model, adapter):

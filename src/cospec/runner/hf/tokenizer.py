@@ -1,5 +1,6 @@
 """A transformers tokenizer behind the Tokenizer protocol."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +49,21 @@ class HfTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return self._spelling.text(ids)
 
+    def starts(self, text: str) -> list[int] | None:
+        """Where in the text each token of `encode` begins, in characters: also where a tokenizer reads another text, in
+        lower case say, or one with special tokens spelled. None for one that is written in Python, which cannot tell.
+
+        What a token leaves out in front, such as a space, is its own; parts of a character stand where that begins.
+        """
+        if not self._tokenizer.is_fast:
+            return None
+        spans = self._tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        found, end = [], 0
+        for first, last in spans[: len(self.encode(text))]:
+            found.append(min(first, end) if last > first else end)
+            end = max(end, last)
+        return found
+
     def entries(self) -> Sequence[str]:
         return self._spelling.entries
 
@@ -94,20 +110,27 @@ class HfTokenizer:
     def has_chat_template(self) -> bool:
         return bool(getattr(self._tokenizer, "chat_template", None))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def template_reads(self, name: str) -> bool:
+        """Whether the chat template has this name in it, so that a value for it may change what it writes."""
+        template = getattr(self._tokenizer, "chat_template", None)
+        texts = template.values() if isinstance(template, Mapping) else [template or ""]
+        return any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **kwargs: Any) -> list[int]:
         """Messages (role, content and whatever else the template reads) as token ids, by the model's chat template.
 
-        Raises ValueError for roles or an order that the template refuses.
+        kwargs: what the template reads beside the messages. Raises ValueError for roles or an order that the template
+        refuses.
         """
         # The template writes the special tokens itself.
-        return self.encode_bare(self.chat_text(messages))
+        return self.encode_bare(self.chat_text(messages, **kwargs))
 
-    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False, **kwargs: Any) -> str:
         """The same as a text. goes_on: whether what follows goes on with the last message, in place of a new one.
 
         Raises as `chat` does.
         """
-        return self._templated(_in_parts(messages) if self._reads_parts else messages, goes_on=goes_on)
+        return self._templated(_in_parts(messages) if self._reads_parts else messages, goes_on=goes_on, **kwargs)
 
     @cached_property
     def _reads_parts(self) -> bool:
@@ -121,14 +144,14 @@ class HfTokenizer:
         except Exception:  # a template that was not written for such contents
             return False
 
-    def _templated(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False) -> str:
+    def _templated(self, messages: Sequence[Mapping[str, Any]], *, goes_on: bool = False, **kwargs: Any) -> str:
         from jinja2.exceptions import TemplateError
 
         turns = [dict(message) for message in messages]
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    turns, add_generation_prompt=not goes_on, continue_final_message=goes_on, tokenize=False
+                    turns, add_generation_prompt=not goes_on, continue_final_message=goes_on, tokenize=False, **kwargs
                 )
             )
         except TemplateError as error:

@@ -19,7 +19,7 @@ def storages(runner: Runner) -> dict[int, int] | None:
 
 
 def _tensors(runner: HfRunner) -> Iterator[Tensor]:
-    yield from (*runner.model.parameters(), *runner.model.buffers(), *runner.forward.weights())
+    yield from (*runner.model.parameters(), *runner.model.buffers())
     for module in runner.model.modules():
         if isinstance(module, PrepackedLinear):
             yield from module.tensors()

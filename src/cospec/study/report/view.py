@@ -18,6 +18,7 @@ from ..results import (
     Results,
     SpeedRow,
 )
+from ..steadiness import MOST_HELD_UP, MOST_SPREAD, steadiness_told
 from .filters import amount, money, p_value, percent, size, times
 from .texts import Texts
 
@@ -267,6 +268,15 @@ class View:
 
     def _source(self, names: str) -> str:
         return self.listed([self.known("source", name) for name in names.split(", ")])
+
+    @property
+    def disturbance(self) -> str | None:
+        """What says that something else used the machine while it was measured; None where nothing does."""
+        found = steadiness_told(self.study.environment)
+        if found.spread is None or found.held_up is None or found.disturbance is None:
+            return None
+        quiet = {"most": times(MOST_SPREAD), "most_held_up": times(MOST_HELD_UP)}
+        return self.say("speed.disturbed", {"spread": times(found.spread), "held_up": times(found.held_up), **quiet})
 
     @property
     def machine(self) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,94 @@
+"""Log-probabilities of one sequence's positions: of the whole vocabulary, or of the tokens that sampling keeps."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Stands in the columns that a position has too many of: no token's id.
+NO_TOKEN = 2**48
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-probabilities at consecutive positions.
+
+    values: [positions, columns]. ids [positions, columns]: the tokens that each position's columns stand for,
+    ascending; all others are forbidden. Where it has fewer than another position, the last are NO_TOKEN's, -inf. None
+    where the columns are the whole vocabulary.
+    """
+
+    values: Tensor
+    ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def between(self, start: int, stop: int) -> "LogProbs":
+        """Of positions start .. stop - 1."""
+        return LogProbs(self.values[start:stop], None if self.ids is None else self.ids[start:stop])
+
+    def whole(self, vocab_size: int) -> Tensor:
+        """[positions, vocab], -inf for tokens without a column."""
+        return self.values if self.ids is None else spread(self.values, self.ids, vocab_size, -torch.inf)
+
+    def ids_at(self, position: int) -> Tensor | None:
+        """The tokens [columns] of one position's columns."""
+        return None if self.ids is None else self.ids[position]
+
+    def tokens(self, columns: Tensor) -> Tensor:
+        """The tokens that columns stand for, one of each position: [positions]."""
+        return columns if self.ids is None else self.ids.gather(1, columns[:, None])[:, 0]
+
+    def at(self, tokens: Sequence[int]) -> Tensor:
+        """[positions]: of one token at each."""
+        columns = torch.tensor(tokens, device=self.values.device)[:, None]
+        if self.ids is None:
+            return self.values.gather(1, columns)[:, 0]
+        columns, have_one = _found(self.ids, columns)
+        return torch.where(have_one, self.values.gather(1, columns), -torch.inf)[:, 0]
+
+
+def spread(values: Tensor, ids: Tensor, vocab_size: int, elsewhere: float) -> Tensor:
+    """Columns [..., columns] of the tokens `ids`, same shape -> [..., vocab], `elsewhere` at all others."""
+    # NO_TOKEN goes to a column behind the vocabulary.
+    rows = values.new_full((*values.shape[:-1], vocab_size + 1), elsewhere)
+    return rows.scatter_(-1, ids.clamp(max=vocab_size), values)[..., :vocab_size]
+
+
+def picked(probs: Tensor, ids: Tensor | None, wanted: Tensor) -> Tensor:
+    """Probabilities [columns] of the tokens `ids`, None for the whole vocabulary -> those of the tokens `wanted`; of
+    NO_TOKEN any."""
+    if ids is None:
+        return probs[wanted.clamp(max=len(probs) - 1)]
+    columns, have_one = _found(ids, wanted)
+    return torch.where(have_one, probs[columns], 0.0)
+
+
+def _found(ids: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns of tokens, any where they have none, and whether they have one. Both of the same leading shape."""
+    columns = torch.searchsorted(ids, tokens).clamp_(max=ids.shape[-1] - 1)
+    return columns, ids.gather(-1, columns) == tokens
+
+
+def by_place(rows: Sequence[LogProbs]) -> list[list[int]]:
+    """Indices of the rows that can stand in one tensor: those on one device, of one type and of the whole vocabulary.
+    Others stand alone."""
+    if len(rows) == 1:
+        return [[0]]
+    same: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        same[row.values.device, row.values.dtype, index if row.ids is not None else None].append(index)
+    return list(same.values())
+
+
+def joined(rows: Sequence[Tensor]) -> Tensor:
+    """Concatenated. Rows of members on different devices go to the first one's."""
+    return rows[0] if len(rows) == 1 else torch.cat([row.to(rows[0]) for row in rows])
+
+
+def parted(rows: Tensor, lengths: list[int]) -> list[Tensor]:
+    """The inverse of `joined`: stretches of these lengths."""
+    return [rows] if len(lengths) == 1 else [*torch.split(rows, lengths)]

@@ -1,0 +1,104 @@
+"""Which of several plans is held to be the fastest, and which may be."""
+
+import math
+from collections.abc import Mapping
+
+from .base import Schedule
+from .beliefs import Beliefs, Pair
+from .snapshot import Snapshot, as_hoped, at_best
+
+# A plan is left only for one whose predicted speed is so much higher.
+HYSTERESIS = 1.03
+# Optimism bonus of a plan, .05 / sqrt(1 + windows): one that was never timed is tried if it is predicted so close to
+# the best.
+OPTIMISM = 0.05
+# A plan is known once the acceptances that it depends on were compared so often.
+NUM_KNOWN = 3
+
+
+class Choice:
+    """Plans, by name, and what beliefs predict of each. Where `auto` may try one is its own business."""
+
+    def __init__(self, candidates: Mapping[str, Schedule], beliefs: Beliefs) -> None:
+        self.plans = dict(candidates)
+        self.beliefs = beliefs
+        self.predictions: dict[str, float] = {}
+        self._chosen = ""
+        # Each plan's pairs, once it was predicted, and those that its settings depend on.
+        self._pairs: dict[str, set[Pair]] = {}
+        self._weighed: dict[str, set[Pair]] = {}
+        # What to compare; None for everything.
+        self._compared: set[Pair] | None = None
+
+    def _choose(self) -> None:
+        """The plan that is predicted to be the fastest, of those whose acceptances are known."""
+        self._weigh()
+        known = {plan: speed for plan, speed in self.predictions.items() if self._is_known(plan)}
+        # A single plan, whose draft lengths alone are planned, is chosen unknown.
+        known = known or self.predictions
+        best = max(known, key=known.__getitem__)
+        if self._chosen not in known or known[best] > HYSTERESIS * known[self._chosen]:
+            self._chosen = best
+        self._compared = self._worth_comparing()
+
+    def _weigh(self) -> None:
+        """Predict the speed of all plans, tuned to what was measured."""
+        now = Snapshot(self.beliefs)
+        if not self.predictions:
+            self.predictions = self.beliefs.predicted(self._theories(now))
+        self._tune(now)
+        self.predictions = self.beliefs.predicted(self._theories(now))
+
+    def _hoped_for(self) -> str:
+        """The plan that is the fastest if its acceptances are as high as they may be, and its speed is as little known
+        as it was timed."""
+        hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_hoped)))
+        optimistic = {
+            plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
+            for plan, speed in hoped.items()
+        }
+        least = HYSTERESIS * self.predictions[self._chosen]
+        optimistic[self._chosen] = max(optimistic[self._chosen], least)
+        return max(optimistic, key=optimistic.__getitem__)
+
+    def _hoped_speed(self, plan: str) -> float:
+        """What theory predicts of the plan if its acceptances are as high as they may be."""
+        return self.plans[plan].cycle(Snapshot(self.beliefs, as_hoped)).speed
+
+    def _is_known(self, plan: str) -> bool:
+        return all(self.beliefs.num_compared(pair) >= NUM_KNOWN for pair in self._pairs[plan])
+
+    def _worth_comparing(self) -> set[Pair] | None:
+        """The pairs of the plan that is chosen and of those that would be faster if every draft were accepted, and
+        members with each other where several of them propose; None for all, where nothing can be predicted."""
+        least = HYSTERESIS * self.predictions[self._chosen]
+        if least <= 0:
+            return None
+        ceilings = self._theories(Snapshot(self.beliefs, at_best))
+        hopeful = [plan for plan, speed in ceilings.items() if speed > least or plan == self._chosen]
+        pairs = {pair for plan in hopeful for pair in self._pairs[plan] | self._weighed[plan]}
+        members = {pair.proposer for pair in pairs if pair.proposer < self.beliefs.num_members}
+        return pairs | {Pair(one, other) for one in members for other in members if one != other}
+
+    def _tune(self, now: Snapshot) -> None:
+        best = self.predictions.get(self._chosen, 0.0)
+        for plan, schedule in [*self.plans.items()]:
+            now.asked.clear()
+            self.plans[plan] = schedule.tuned(now, speed=self.predictions[plan], best=best)
+            self._weighed[plan] = set(now.asked)
+
+    def predict(self) -> dict[str, float]:
+        """Tokens a second of each plan, all sequences together, under what is known now."""
+        return self.beliefs.predicted({plan: self._theory(plan) for plan in self.plans})
+
+    def _theories(self, estimates: Snapshot) -> dict[str, float]:
+        """Tokens a second of each plan's cycle, which notes the pairs that each asks for."""
+        speeds = {}
+        for plan, schedule in self.plans.items():
+            estimates.asked.clear()
+            speeds[plan] = schedule.cycle(estimates).speed
+            self._pairs[plan] = set(estimates.asked)
+        return speeds
+
+    def _theory(self, plan: str) -> float:
+        return self.plans[plan].cycle(self.beliefs).speed

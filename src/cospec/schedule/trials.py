@@ -1,0 +1,63 @@
+"""What `auto` may lose by trying plans: a bounded share of the time that it has decoded for."""
+
+from dataclasses import dataclass
+
+# Trials may lose the time of so many tokens at the start, no more than this share of the first text's, and this share
+# of all decoding time besides; none begins unless so many tokens' time is left.
+FIRST_TOKENS, FIRST_SHARE, SHARE, LEAST_TOKENS = 6.0, 0.06, 0.01, 1.5
+
+
+@dataclass(eq=False)
+class Window:
+    """A measurement window: rounds in which all sequences run one plan.
+
+    bucket: of the number of sequences. part: of a window's usual length, after which it is over. baseline: of a trial
+    the tokens a second of the plan that is held to be the fastest; 0 for a window of that plan itself. most_lost:
+    seconds of a trial's loss that end it. is_new: whether the plan's acceptances were not known before. tokens,
+    seconds: of all sequences together, once all had changed to the plan. prompt_seconds: of drafters, which read their
+    prompts for it.
+    """
+
+    plan: str
+    bucket: int = 1
+    part: float = 1.0
+    baseline: float = 0.0
+    most_lost: float = 0.0
+    is_new: bool = False
+    tokens: int = 0
+    seconds: float = 0.0
+    prompt_seconds: float = 0.0
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether another plan is held to be the fastest."""
+        return self.baseline > 0
+
+    @property
+    def lost(self) -> float:
+        """Seconds that a trial took more than the fastest plan would have, by its predicted speed."""
+        if not self.is_trial:
+            return 0.0
+        return self.prompt_seconds + max(0.0, self.seconds - self.tokens / self.baseline)
+
+
+@dataclass
+class TrialBudget:
+    """Seconds that trials have lost, and may lose.
+
+    A trial ends after a few tokens, or with the cycle in which all that is left is spent. So what all trials lose stays
+    under `first_tokens` tokens' time, `SHARE` of all decoding time, and one cycle of a plan that was tried.
+    """
+
+    first_tokens: float = FIRST_TOKENS
+    elapsed: float = 0.0
+    lost: float = 0.0
+
+    def allows_a_trial(self, speed: float, *, at_start: bool = True) -> bool:
+        """Whether enough is left for one to say something, with or without what is given at the start."""
+        given = 0.0 if at_start else self.first_tokens
+        return self.left(speed) * speed - given >= LEAST_TOKENS
+
+    def left(self, speed: float) -> float:
+        """Seconds, where the plan that is held to be the fastest writes so many tokens a second."""
+        return self.first_tokens / speed + SHARE * self.elapsed - self.lost

@@ -1,0 +1,113 @@
+"""The layout of a decoder's products is measured, and kept for later processes of the machine."""
+
+import json
+
+import pytest
+import torch
+
+from cospec.machine import CACHE
+from cospec.runner.hf import LoadOptions, fused, layouts, load, prepacked
+from cospec.runner.hf.fused import FusedForward
+from cospec.runner.hf.invariant import Sizes
+from cospec.runner.hf.layouts import SIZES, fastest
+from cospec.runner.hf.prepacked import JoinedPart, PrepackedLinear, TransposedLinear
+
+from .models import saved
+
+SHAPES = ((48, 32), (32, 32))
+needs_packing = pytest.mark.skipif(
+    not prepacked.can_prepack(torch.float32), reason="this build of torch packs no weights"
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered():
+    fastest.cache_clear()
+    yield
+    fastest.cache_clear()
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Seconds by layout and number of tokens, which stand for what is measured; which were asked for."""
+    times, asked = {}, []
+
+    def told(products):
+        kind = type(products[0][0])
+        asked.append(kind)
+        return times[kind]
+
+    monkeypatch.setattr(layouts, "_times", told)
+    return times, asked
+
+
+def seconds(*values):
+    return dict(zip(SIZES, values, strict=True))
+
+
+@needs_packing
+def test_passes_are_filled_up_to_numbers_of_tokens_that_no_larger_one_beats(measured):
+    times, _ = measured
+    times[PrepackedLinear] = seconds(1.3, 1.4, 1.1, 1.0, 1.01, 1.02, 1.3, 1.25)
+    times[TransposedLinear] = seconds(1.1, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0)
+    layout = fastest(SHAPES, 2, torch.float32)
+    assert layout.kind is PrepackedLinear
+    # Three gain a tenth from being four, seven nothing from being eight.
+    assert layout.sizes == Sizes((4, 5, 6, 7, 8))
+    flat = torch.ones(2, 3)
+    assert torch.equal(layout.sizes.filled(flat), torch.cat((flat, torch.zeros(2, 3))))
+    assert layout.sizes.filled(torch.ones(9, 3)).shape == (9, 3)
+
+
+@needs_packing
+def test_what_is_faster_for_one_token_and_for_drafts_together_is_taken(measured):
+    times, _ = measured
+    times[PrepackedLinear] = seconds(*[2.0] * 8)
+    times[TransposedLinear] = seconds(1.0, 1.5, 2.0, 2.2, 2.5, 2.6, 2.7, 2.8)
+    layout = fastest(SHAPES, 2, torch.float32)
+    assert layout.kind is TransposedLinear
+    assert layout.sizes == Sizes(SIZES)
+
+
+@needs_packing
+def test_a_measurement_is_kept_and_read_by_the_next_process(measured, tmp_path, monkeypatch):
+    times, asked = measured
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    times[PrepackedLinear] = seconds(2, 2, 2, 1, 1, 1, 1, 1)
+    times[TransposedLinear] = seconds(*[9.0] * 8)
+    first = fastest(SHAPES, 2, torch.float32)
+    assert len(asked) == 2
+    fastest.cache_clear()
+    assert fastest(SHAPES, 2, torch.float32) == first
+    assert len(asked) == 2
+    # Another model, and a file that is none.
+    fastest(SHAPES, 3, torch.float32)
+    assert len(asked) == 4
+    (file,) = [path for path in (tmp_path / "layouts").iterdir() if '"layers": 2' in path.read_text()]
+    for damaged in ("{", "[]", json.dumps({**json.loads(file.read_text()), "kind": "none"})):
+        file.write_text(damaged)
+        fastest.cache_clear()
+        assert fastest(SHAPES, 2, torch.float32) == first
+    assert len(asked) == 10
+
+
+@needs_packing
+def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
+    assert set(fastest(SHAPES, 2, torch.float32).sizes.tokens) <= set(SIZES)
+
+
+@needs_packing
+def test_a_decoder_is_loaded_in_the_measured_layout_unless_its_numerics_are_invariant(measured, tmp_path, monkeypatch):
+    times, _ = measured
+    monkeypatch.setattr(fused, "FEWEST_WEIGHTS", 1)
+    times[PrepackedLinear] = seconds(*[9.0] * 8)
+    times[TransposedLinear] = seconds(2, 2, 2, 1, 1, 1, 1, 1)
+    folder = str(saved(tmp_path))
+    for numerics, kind in (("default", TransposedLinear), ("invariant", PrepackedLinear)):
+        runner = load(folder, LoadOptions(device="cpu", dtype="float32", numerics=numerics))
+        assert isinstance(runner.forward, FusedForward)
+        mlp = runner.model.model.layers[0].mlp
+        assert isinstance(mlp.up_proj, JoinedPart)
+        assert type(mlp.up_proj.whole) is type(mlp.down_proj) is kind
