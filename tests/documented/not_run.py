@@ -22,6 +22,7 @@ COMMANDS = {
     "python -m benchmarks.gsm8k --gsm8k FILE…": "minutes to hours, and the same data set",
     "cospec bench --ensemble NAME …": "a name that stands for others",
     "cospec bench --num-prompts …": "hours, on the models and machine that its table names",
+    "cospec bench --member demo:smollm2 …": "minutes, each method on a real model of 135 M parameters",
     "python -m cospec.bench …": "as it was called at the commit that its table names",
     "python -m training --gsm8k FILE…": "hours, and a data set that is not in the repository",
     "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
