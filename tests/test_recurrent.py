@@ -1,5 +1,6 @@
 """Models with recurrent states: rows are those of an unbatched forward pass, whatever was accepted and rejected."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -30,7 +31,7 @@ from .adapters import adapted
 from .laws.recurrent import watched_losses
 from .laws.test_recurrent import not_restored, restored_in_place
 from .models import VOCAB, saved, tiny
-from .properties import examples
+from .properties import examples, is_fuzzing
 from .test_hf_runner import plain, play, play_and_go_on, words
 
 KINDS = [
@@ -285,11 +286,14 @@ def mixed() -> list[HfRunner]:
     return [*members, HfRunner(first_layers(members[0].model, 1))]
 
 
-def texts(mixed: list[HfRunner], plan: dict[str, object], batch: int, verification: str) -> list[tuple[int, ...]]:
-    plan = plan if plan["schedule"] in ("plain", "alternate") else {**plan, "proposer": mixed[-1]}
-    ensemble = Ensemble(mixed[:-1], verification=verification, keep_measurements=False, **plan)
+def texts(
+    runners: list[HfRunner], plan: dict[str, object], batch: int, verification: str, max_tokens: int = 20
+) -> list[tuple[int, ...]]:
+    """Texts by all runners but the last, which drafts: at temperature 1 where coupled, else greedy."""
+    plan = plan if plan["schedule"] in ("plain", "alternate") else {**plan, "proposer": runners[-1]}
+    ensemble = Ensemble(runners[:-1], verification=verification, keep_measurements=False, **plan)
     temperature = 1.0 if verification == "coupled" else 0.0
-    params = SamplingParams(temperature=temperature, seed=5, max_tokens=20, ignore_eos=True)
+    params = SamplingParams(temperature=temperature, seed=5, max_tokens=max_tokens, ignore_eos=True)
     prompts = [[2 + i, 3, 4 + i] * (1 + i) for i in range(batch)]
     return [tuple(result.token_ids) for result in ensemble.generate(prompts, params)]
 
@@ -307,6 +311,17 @@ def test_every_schedule_writes_the_text_of_plain(verification: str, mixed: list[
     assert len(set(expected)) == 8
     for plan, batch in zip(PLANS.values(), (1, 3, 8, 3), strict=True):
         assert texts(mixed, plan, batch, verification) == expected[:batch]
+
+
+@pytest.mark.larger
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_schedule_writes_the_text_of_plain_with_each_kind(kind: str) -> None:
+    runners = [HfRunner(tiny(kind, seed=seed)) for seed in range(3)]
+    batches, max_tokens = ((1, 3, 8), 100) if is_fuzzing() else ((3,), 10)
+    for batch, verification in itertools.product(batches, ("token", "coupled")):
+        expected = texts(runners, {"schedule": "plain"}, batch, verification, max_tokens)
+        for plan in PLANS.values():
+            assert texts(runners, plan, batch, verification, max_tokens) == expected
 
 
 def test_a_mixed_ensemble_passes_the_self_test(mixed: list[HfRunner]) -> None:
