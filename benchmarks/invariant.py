@@ -8,6 +8,7 @@ timed under both numerics, at 1 and 16 texts, in turns. Several models are the m
 """
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -35,33 +36,47 @@ def made(specs: Sequence[str], numerics: str, dtype: str, proposer: str | None) 
     return Ensemble([*specs], **options)
 
 
-def texts(ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams, order: Sequence[int]) -> list[list[int]]:
-    """The token ids of each prompt, which arrive in this order."""
+def texts(
+    ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams, order: Sequence[int]
+) -> dict[int, list[int]]:
+    """By prompt, the token ids; the prompts arrive in this order."""
     results = ensemble.generate([prompts[i] for i in order], params)
-    by_prompt = dict(zip(order, results, strict=True))
     if error := next((result.error for result in results if result.error), None):
         raise SystemExit(f"a sequence failed: {error}")
-    return [list(by_prompt[i].token_ids) for i in range(len(prompts))]
+    return {i: list(result.token_ids) for i, result in zip(order, results, strict=True)}
 
 
 def compared(
-    ensemble: Ensemble, prompts: Sequence[str], params: SamplingParams, batches: Sequence[int], plans: dict[str, Plan]
+    ensemble: Ensemble,
+    prompts: Sequence[str],
+    params: SamplingParams,
+    batches: Sequence[int],
+    plans: dict[str, Plan],
+    each: int,
 ) -> list[dict[str, Any]]:
-    """How many texts are equal to `plain`'s alone, for each plan, size of batch, and way of arrival."""
+    """How many texts are equal to `plain`'s alone, for each plan, size of batch, and way of arrival.
+
+    each: how many of the prompts a case decodes, those behind the last case's, in a circle; at least one batch.
+    """
     plain = Plan(schedule="plain", verification="coupled")
     expected = decoded(ensemble, plain, 1, prompts, params, range(len(prompts)))
-    shuffled = random.Random(0).sample(range(len(prompts)), len(prompts))
+    turns = itertools.cycle(range(len(prompts)))
+    shuffle = random.Random(0)
     rows = []
     for name, plan in {"plain": plain, **plans}.items():
         for size in batches:
             for how in ("whole prompts", "chunks of 16, another order"):
                 if (name, size, how) == ("plain", 1, "whole prompts"):
                     continue
-                order = range(len(prompts)) if how == "whole prompts" else shuffled
-                found = decoded(ensemble, plan, size, prompts, params, order, None if how == "whole prompts" else 16)
-                num = sum(one == other for one, other in zip(expected, found, strict=True))
-                rows.append({"plan": name, "batch": size, "prompts": how, "equal": num, "texts": len(prompts)})
-                print(f"  {name}, {size} at a time, {how}: {num} of {len(prompts)} equal", flush=True)
+                order = [*itertools.islice(turns, min(max(each, size), len(prompts)))]
+                chunk = None
+                if how != "whole prompts":
+                    shuffle.shuffle(order)
+                    chunk = 16
+                found = decoded(ensemble, plan, size, prompts, params, order, chunk)
+                num = sum(expected[i] == found[i] for i in order)
+                rows.append({"plan": name, "batch": size, "prompts": how, "equal": num, "texts": len(order)})
+                print(f"  {name}, {size} at a time, {how}: {num} of {len(order)} equal", flush=True)
     return rows
 
 
@@ -73,8 +88,8 @@ def decoded(
     params: SamplingParams,
     order: Sequence[int],
     chunk: int | None = None,
-) -> list[list[int]]:
-    """The texts, so many at a time. chunk: of how many tokens a prompt is fed in a round, None for the engine's own."""
+) -> dict[int, list[int]]:
+    """The texts by prompt, so many at a time. chunk: tokens of a prompt fed in a round, None for the engine's own."""
     usual = prefill.FEWEST, prefill.MOST
     prefill.FEWEST, prefill.MOST = (chunk, chunk) if chunk else usual
     try:
@@ -113,6 +128,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--proposer", help="a model that drafts, or lookup")
     parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--each", type=int, help="of the prompts, how many a case decodes, in turn (default: all)")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 3, 8])
     parser.add_argument("--repeats", type=int, default=5)
@@ -139,7 +155,9 @@ def main() -> None:
             title = f"{numerics}, {'coupled' if temperature else 'greedy'}"
             print(title, flush=True)
             params = SamplingParams(max_tokens=asked.max_tokens, temperature=temperature, seed=3, ignore_eos=True)
-            result["equal"][title] = compared(ensemble, prompts, params, asked.batches, plans)
+            result["equal"][title] = compared(
+                ensemble, prompts, params, asked.batches, plans, asked.each or asked.prompts
+            )
     print("speed of plain", flush=True)
     result["speed"] = speeds(ensembles, prompts, asked.max_tokens, asked.repeats)
     if asked.out is not None:
