@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Where an environment forbids it, each process that a test starts would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test fuzz lint types layers docs bench models clean
 

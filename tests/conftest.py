@@ -11,6 +11,8 @@ from .browsing import ARGS, CHROMIUM, NO_CHROMIUM
 from .properties import register
 
 torch.set_num_threads(1)
+# In the processes that tests start too: two threads of each, on cores that all share, would wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
 # What a test measures is no other test's business, and none of the user's.
 os.environ["COSPEC_CACHE"] = "off"
 register()

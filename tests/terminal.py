@@ -24,7 +24,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "INPUTRC": "/dev/null"},
+            env={**os.environ, "TERM": "xterm-256color", "INPUTRC": "/dev/null"},
             # With the terminal as its own, so that Ctrl-C reaches it.
             preexec_fn=_with_terminal,
             start_new_session=True,

@@ -539,12 +539,7 @@ def test_ctrl_c_says_what_the_results_have_and_how_to_go_on(
 def spawn(folder: Path, *args: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", "from cospec.cli import main; main()", "generate", "hello", "--ignore-eos"]
     members = ["--member", str(folder / "a"), "--member", str(folder / "b"), "--schedule", "plain"]
-    return subprocess.Popen(
-        [*command, *members, *args],
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return subprocess.Popen([*command, *members, *args], stdout=subprocess.PIPE, stderr=stderr)
 
 
 def test_the_statistics_begin_a_line_of_their_own_where_both_outputs_are_one(folder: Path) -> None:

@@ -158,7 +158,6 @@ def test_generate_goes_on_after_it_was_killed_at_any_moment(folder, tmp_path):
         with subprocess.Popen(
             [sys.executable, "-c", "from cospec.cli import main; main()", *arguments],
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
             preexec_fn=hear_interrupts,
         ) as running:
             num_before = out.read_bytes().count(b"\n") if out.exists() else 0

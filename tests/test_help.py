@@ -127,7 +127,6 @@ def test_ctrl_c_ends_a_command_with_a_sentence_and_130(arguments, seconds, tmp_p
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=hear_interrupts,
     ) as running:
         time.sleep(seconds)

@@ -1,7 +1,6 @@
 """`cospec batch` without a cluster: OpenAI's batch lines and bare ones, resumed however a run ended."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -228,7 +227,6 @@ def test_a_run_that_is_stopped_goes_on_without_a_double(batch, tmp_path, number,
     with subprocess.Popen(
         [sys.executable, "-c", "from cospec.cli import main; main()", *command],
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         preexec_fn=hear_interrupts,
     ) as running:
         while not out.exists() or not out.read_bytes().count(b"\n"):
