@@ -106,6 +106,21 @@ def test_what_is_no_unchanged_file_is_left_alone(tmp_path):
     assert torch.equal(own, values)
 
 
+@needs_smaps
+def test_pages_beside_one_that_was_changed_are_given_back(tmp_path):
+    tensor, values = mapped(tmp_path)
+    tensor[0] = 7.0
+    files, beside = MappedFiles(), tensor[2**12 :]
+    assert torch.equal(beside, values[2**12 :])
+    held = resident(tensor)
+    assert not files.has(tensor[2**8 : 2**9])
+    assert files.has(beside)
+    files.release(beside)
+    assert resident(tensor) == held - beside.nbytes
+    assert tensor[0] == 7.0
+    assert torch.equal(beside, values[2**12 :])
+
+
 def test_an_original_is_freed_before_the_next_is_packed(model, everything_is_large, monkeypatch):
     originals = [weakref.ref(module.weight) for module in model.modules() if isinstance(module, nn.Linear)]
     alive = []

@@ -7,26 +7,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 # madvise(2): unmaps pages; a file's are read again where they are needed again.
 _UNMAP = getattr(mmap, "MADV_DONTNEED", None)
 
 
+# Of a page's 64 bits in /proc/self/pagemap: it is in memory; it is swapped out; it is a file's, or shared.
+_PRESENT, _SWAPPED, _OF_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
+
+
 class MappedFiles:
-    """The files that this process had mapped, and not changed, when this was made; none where the system tells of
-    none."""
+    """The files that this process had mapped when this was made; none where the system tells of none."""
 
     def __init__(self) -> None:
-        self._ranges = [*_unchanged_files()]
+        self._ranges = [*_mapped_files()]
 
     def has(self, tensor: Tensor) -> bool:
-        """Whether the tensor lies in one of them."""
+        """Whether the tensor lies in one of them, and no page of it was changed here."""
         if tensor.is_mkldnn or tensor.device.type != "cpu" or not tensor.is_contiguous():
             return False
         start = tensor.data_ptr()
         end = start + tensor.numel() * tensor.element_size()
-        return start < end and any(low <= start and end <= high for low, high in self._ranges)
+        is_mapped = start < end and any(low <= start and end <= high for low, high in self._ranges)
+        return is_mapped and _is_unchanged(start, end)
 
     def release(self, tensor: Tensor) -> None:
         """Give back the pages that lie within a tensor of such a file: it has been read, and will hardly be again.
@@ -62,19 +67,30 @@ def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _unchanged_files() -> Iterator[tuple[int, int]]:
-    """From where to where each file is mapped of which no page was changed here, after /proc/self/smaps."""
+def _mapped_files() -> Iterator[tuple[int, int]]:
+    """From where to where each file is mapped, after /proc/self/maps. smaps says more, but for that the system looks at
+    every page that the process holds, at each loading of a model."""
     try:
-        lines = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
-    low = high = ""
     for line in lines:
-        first, *rest = line.split(maxsplit=5)
-        if not first.endswith(":"):
-            # Addresses, permissions, offset, device, inode (0: memory that no file stands behind), path.
-            low, _, high = first.partition("-")
-            is_file = rest[3] != "0"
-        elif first == "Anonymous:" and is_file and rest[0] == "0":
-            # Pages that were written to would be anonymous ones.
+        # Addresses, permissions, offset, device, inode (0: memory that no file stands behind), path.
+        addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode != "0":
+            low, _, high = addresses.partition("-")
             yield int(low, 16), int(high, 16)
+
+
+def _is_unchanged(start: int, end: int) -> bool:
+    """Whether each page from one address to the other is still its file's: one that was written to is the process's own
+    instead, in memory or swapped out."""
+    first, last = start // mmap.PAGESIZE, -(-end // mmap.PAGESIZE)
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(8 * first)
+            pages = np.frombuffer(pagemap.read(8 * (last - first)), dtype=np.uint64)
+    except OSError:
+        return False
+    is_own = (pages & _PRESENT > 0) & (pages & _OF_FILE == 0) | (pages & _SWAPPED > 0)
+    return len(pages) == last - first and not is_own.any()
