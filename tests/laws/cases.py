@@ -17,6 +17,7 @@ from cospec import (
     Product,
     Request,
     SamplingParams,
+    Schedule,
     toy,
 )
 from cospec.core.draws import Draws
@@ -116,9 +117,9 @@ BLENDS = {
         Arithmetic([1.0, 0.8, -0.7]), naive.arithmetic(1.0, 0.8, -0.7), (5, 6, 7), weights=(1.0, 0.8, -0.7)
     ),
     "contrastive": Blend(Contrastive(0.4), naive.contrastive(0.4), (7, 8), weights=(1.0, -0.4)),
-    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (8, 9), weights=(1.0, -0.5)),
+    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (61, 62), weights=(1, -0.5)),
     "plausible, strictly": Blend(
-        Contrastive(0.3, plausibility=0.6), naive.contrastive(0.3, 0.6), (8, 9), weights=(1.0, -0.3)
+        Contrastive(0.3, plausibility=0.6), naive.contrastive(0.3, 0.6), (54, 55), weights=(1.0, -0.3)
     ),
     "guided": Blend(Guided(1.7), naive.guided(1.7), (10, 10), ((1, 0), (0,)), weights=(1.7, -0.7)),
     "custom": Blend(Custom(lambda log_p: log_p.amax(0)), naive.largest, (11, 12, 13)),
@@ -193,10 +194,13 @@ class Case:
             lane_prompts=prompts,
             params=self.params,
             combination=self.blend.combination,
-            schedule=make_schedule(plan, setting),
+            schedule=self.schedule_of(plan, setting),
             verification=self.verification,
             draws=draws,
         )
+
+    def schedule_of(self, plan: Plan, setting: Setting) -> Schedule:
+        return make_schedule(plan, setting)
 
     def law(self) -> Law:
         """By enumeration of the engine's randomness."""

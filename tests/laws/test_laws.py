@@ -95,6 +95,12 @@ def case(blend: Blend, plan: dict[str, object], verification: str, *, vocab_size
     return Case(blend=blend, verification=verification, params=given, vocab_size=vocab_size, **plan)
 
 
+@pytest.mark.parametrize("blend", BLENDS)
+def test_none_of_them_all_but_writes_one_text(blend):
+    """Of such a law nothing could be seen to be wrong."""
+    assert max(case(BLENDS[blend], PLANS["plain"], "token").naive_law().values()) < 0.5
+
+
 @crossed("blend, plan, verification", BLENDS, PLANS, VERIFICATIONS)
 def test_the_text_has_the_law_of_naive_decoding(blend, plan, verification):
     # Coupled drafts leave most to enumerate: everyone who asks for a position's noise cuts it once more.
