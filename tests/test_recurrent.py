@@ -324,6 +324,38 @@ def test_every_schedule_writes_the_text_of_plain_with_each_kind(kind: str) -> No
             assert texts(runners, plan, batch, verification, max_tokens) == expected
 
 
+@pytest.mark.parametrize(
+    ("plan", "num_rounds"),
+    [
+        (PLANS["fixed"], 2),
+        (PLANS["alternate"], 3),
+        (PLANS["cascade"], 4),
+        (PLANS["auto"], 1),
+        ({"schedule": "mixture"}, 2),
+        ({"schedule": "mixture", "gamma": 3}, 3),
+    ],
+)
+def test_a_sequence_that_is_aborted_leaves_its_neighbours_and_the_next_in_its_slots_alone(
+    plan: dict[str, object], num_rounds: int, mixed: list[HfRunner]
+) -> None:
+    has_drafter = plan["schedule"] != "alternate" and plan != {"schedule": "mixture"}
+    ensemble = Ensemble(mixed[:-1], proposer=mixed[-1] if has_drafter else None, keep_measurements=False, **plan)
+    params = SamplingParams(seed=5, max_tokens=12, ignore_eos=True)
+    prompts = [[2, 3, 4], [5, 6] * 9, [7, 3]]
+    alone = [ensemble.generate([prompt], params)[0].token_ids for prompt in prompts]
+    engine = ensemble.engine()
+    stays, leaves = (engine.add(ensemble.request(prompt, params)) for prompt in prompts[:2])
+    for _ in range(num_rounds):
+        engine.step()
+    slots = [lane.slot.index for lane in engine.abort(leaves).sheet.lanes]
+    joins = engine.add(ensemble.request(prompts[2], params))
+    assert [lane.slot.index for lane in engine._live[joins].sheet.lanes] == slots
+    written = {}
+    while engine.num_live:
+        written |= {event.id: event.sheet.output for event in engine.step() if event.result is not None}
+    assert written == {stays: alone[0], joins: alone[2]}
+
+
 def test_a_mixed_ensemble_passes_the_self_test(mixed: list[HfRunner]) -> None:
     hybrid, attention, _, drafter = mixed
     ensemble = Ensemble([hybrid, attention], schedule="fixed", gamma=3, proposer=drafter, keep_measurements=False)

@@ -22,9 +22,11 @@ from ray import serve
 from cospec import Ensemble, SamplingParams
 from cospec.errors import CospecError, UnknownName
 from cospec.serve_ray import NAME, AppArgs, application, start
+from cospec.serve_ray import app as built
 from cospec.server.app import create_app
-from cospec.server.settings import ServerSettings
+from cospec.server.settings import InvalidSettings, ServerSettings
 
+from ..reproducible import text_of_plain, texts_alone_and_beside_others
 from ..signals import hear_interrupts
 from .ensembles import POISON, load
 
@@ -145,6 +147,21 @@ def test_a_request_under_way_ends_before_the_application_goes(client):
     assert text + "".join(chunk.choices[0].text for chunk in stream) == whole
     leaving.join(60)
     assert not leaving.is_alive()
+
+
+def test_replicas_that_are_to_be_reproducible_have_one_text_a_seed_alone_and_beside_others(cluster, port):
+    """`args` as in a YAML file: the setting is what asks for numerics and verification."""
+    start(built(AppArgs(options={"proposer": "demo:drafter", "schedule": "fixed"}, settings={"reproducible": True})))
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        assert texts_alone_and_beside_others(client) == {text_of_plain()}
+    serve.delete(NAME)
+
+
+@pytest.mark.parametrize("option", [{"numerics": "default"}, {"verification": "block"}])
+def test_a_replica_that_cannot_be_reproducible_is_not_started(option):
+    args = AppArgs(options=option, settings={"reproducible": True})
+    with pytest.raises(InvalidSettings, match="reproducible asks for numerics: invariant and verification: coupled"):
+        create_app(args.load(), args.server_settings())
 
 
 def test_the_example_runs_as_it_is_shipped(cluster, port, tmp_path):

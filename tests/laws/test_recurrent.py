@@ -5,12 +5,16 @@ from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cospec.runner import Feed
 from cospec.runner.hf.batch import RaggedBatch
 from cospec.runner.hf.rollback import StateLedger, StatePlan
+from cospec.runner.toy import FunctionRunner
 
-from .cases import BLENDS, Case
-from .recurrent import ForgetfulRunner, RecurrentRunner, watched_losses
+from .cases import BLENDS, Case, model
+from .recurrent import LONGEST, ForgetfulRunner, RecurrentRunner, watched_losses
 from .test_faults import NOTICEABLE
 from .test_laws import PLANS, ROUNDING, VERIFICATIONS, case
 
@@ -44,9 +48,45 @@ def test_so_has_the_text_of_members_that_are_fed_again(plan, verification):
     assert any(is_lost)
 
 
-@pytest.mark.parametrize("drafting", [{}, {"gamma": 1, "proposer": "drafter"}])
-def test_a_mixture_may_be_drawn_member_by_member(drafting):
-    assert recurrent("mixture", {"schedule": "mixture", **drafting}, "token").distance() < ROUNDING
+@pytest.mark.parametrize("runner", [RecurrentRunner, ForgetfulRunner])
+@pytest.mark.parametrize(
+    ("gamma", "proposer", "verification"),
+    [
+        (None, None, "token"),
+        (1, "drafter", "token"),
+        (3, "drafter", "block"),
+        ("auto", "drafter", "token"),
+        (2, "each", "block"),
+    ],
+)
+def test_a_mixture_may_be_drawn_member_by_member(gamma, proposer, verification, runner):
+    plan = {"schedule": "mixture", "gamma": gamma, "proposer": proposer}
+    assert recurrent("mixture", plan, verification, runner).distance() < ROUNDING
+
+
+TURN = st.tuples(st.integers(1, 4), st.integers(0, 4), st.integers(0, 4))
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 5])
+@given(turns=st.lists(TURN, min_size=2, max_size=8), tokens=st.randoms(use_true_random=False))
+def test_after_any_history_of_drafts_and_rejections_rows_are_those_of_the_text(capacity, turns, tokens):
+    """turns: tokens that are fed, how many more of the text are settled then, and how many of the others are
+    rejected."""
+    runner, plain = (kind(3, model(1)) for kind in (RecurrentRunner, FunctionRunner))
+    with mock.patch.object(RecurrentRunner, "capacity", capacity):
+        slot = runner.open()
+    text, settled = [], 0
+    for num_fed, num_settled, num_rejected in turns:
+        fed = [tokens.randrange(3) for _ in range(min(num_fed, LONGEST - len(text)))]
+        if not fed:
+            break
+        (rows,) = runner.feed([Feed(slot, fed, len(fed), settled=settled)])
+        text += fed
+        (expected,) = plain.feed([Feed(plain.open(), text, len(fed))])
+        assert torch.equal(rows, expected)
+        settled = min(settled + num_settled, len(text))
+        del text[max(settled, len(text) - num_rejected) :]
+        runner.trim(slot, len(text))
 
 
 def test_an_expert_that_decides_alone_leaves_the_amateur_behind():

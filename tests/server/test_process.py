@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from cospec.cli import app
 from cospec.cli.serve_run import _bound
 
+from ..reproducible import text_of_plain, texts_alone_and_beside_others
+
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
 OPTIONS = {"model": "demo:we", "prompt": "Question: How much is 2 + 2?\nAnswer:", "extra_body": {"ignore_eos": True}}
 SECRET = "a very secret word"
@@ -63,6 +65,12 @@ class Process:
         """Its exit status and all that it wrote."""
         out, err = self.process.communicate(timeout=60)
         return self.process.returncode, self.notes + err + out
+
+
+def test_a_reproducible_server_has_one_text_a_seed_alone_and_beside_others_under_every_schedule():
+    arguments = ("--port", "0", "--reproducible", "--proposer", "demo:drafter", "--schedule", "fixed")
+    with Process(*arguments) as served, served.client() as client:
+        assert texts_alone_and_beside_others(client) == {text_of_plain()}
 
 
 def test_sigterm_lets_what_is_under_way_end_and_no_text_was_logged():
