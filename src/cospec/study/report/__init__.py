@@ -6,6 +6,7 @@
 import base64
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from .texts import LANGUAGES, load_texts
 from .view import View
 
 try:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+    from jinja2.bccache import Bucket
 except ImportError:
     raise MissingExtra("a pilot's report needs jinja2: pip install 'cospec[pilot]'") from None
 
@@ -32,6 +34,27 @@ _SCRIPT_TEXTS = (
     *("cost.saving", "cost.loss", "cost.no saving yet", "cost.less", "cost.more"),
     *("tile.cost says", "page.edited"),
 )
+
+
+class _Compiled(BytecodeCache):
+    """Templates that this process has compiled. Their code serves every study: a study's values are globals and filters,
+    and no filter of its own stands behind a constant, which would be computed as the template is compiled."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if bucket.key in self._code:
+            bucket.bytecode_from_string(self._code[bucket.key])
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key] = bucket.bytecode_to_string()
+
+
+@cache
+def _compiled(is_html: bool) -> _Compiled:
+    """One for each kind of report: what is escaped stands in the code."""
+    return _Compiled()
 
 
 def write(study: Results, folder: Path, language: str) -> None:
@@ -63,6 +86,7 @@ def _environment(view: View, *, is_html: bool) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_compiled(is_html),
     )
     written = {name: getattr(filters, name) for name in _FILTERS}
     environment.filters |= {**written, "money": view.money, "method": view.method}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -23,8 +24,9 @@ class Texts:
         return self.table[key].format_map(values or {})
 
 
+@cache
 def load_texts(language: str) -> Texts:
-    """Raises UnknownName for a language that there is no file of."""
+    """Read once in a process. Raises UnknownName for a language that there is no file of."""
     if language not in LANGUAGES:
         raise UnknownName("language", language, LANGUAGES)
     nested = yaml.safe_load((Path(__file__).parent / f"{language}.yaml").read_text(encoding="utf-8"))
