@@ -67,9 +67,9 @@ class Reader:
             given |= {"COSPEC_PORT": port} if "COSPEC_PORT" in given else {}
             is_set = "COSPEC_PORT" in given or "--port" in words
             return self._serve([*words[1:], *([] if is_set else ["--port", port])], given)
-        # Completion is installed for the shell that asks.
-        if words[0] in FORKED and not re.search(r"[|<>&;$]|-completion", command):
-            process, log = self._start(words, given)
+        words, typed = _redirected(words)
+        if words[0] in FORKED and not _needs_shell(command):
+            process, log = self._start(words, given, typed)
             if seconds is not None:
                 process.join(seconds)
                 assert process.is_alive(), log.read_text(encoding="utf-8")
@@ -105,9 +105,12 @@ class Reader:
         status, self._server = self._server.exitcode or 1, None
         return Ran(status=status, output=log.read_text(encoding="utf-8"))
 
-    def _start(self, words: list[str], given: dict[str, str]) -> tuple[multiprocessing.process.BaseProcess, Path]:
+    def _start(
+        self, words: list[str], given: dict[str, str], typed: str = os.devnull
+    ) -> tuple[multiprocessing.process.BaseProcess, Path]:
+        """typed: the file that is its standard input."""
         log = self.folder / f".{time.monotonic_ns()}.log"
-        process = _forking.Process(target=_main, args=(words, self.folder, given, log), daemon=True)
+        process = _forking.Process(target=_main, args=(words, self.folder, given, log, typed), daemon=True)
         process.start()
         return process, log
 
@@ -136,14 +139,27 @@ def _assignments(words: list[str]) -> tuple[dict[str, str], list[str]]:
     return dict(word.split("=", 1) for word in words[:count]), words[count:]
 
 
-def _main(words: list[str], folder: Path, given: dict[str, str], log: Path) -> None:
+def _redirected(words: list[str]) -> tuple[list[str], str]:
+    """The words without `< FILE` at their end, and that file."""
+    return (words[:-2], words[-1]) if words[-2:-1] == ["<"] else (words, os.devnull)
+
+
+def _needs_shell(command: str) -> bool:
+    """Whether anything outside of quotes is for a shell; completion is installed for the shell that asks."""
+    bare = re.sub(r"'[^']*'", "", command)
+    return re.search(r"[|>&;$]|<.*<|-completion", bare) is not None
+
+
+def _main(words: list[str], folder: Path, given: dict[str, str], log: Path, typed: str) -> None:
     """A command in a process of its own, as a shell would start it."""
     os.chdir(folder)
     os.environ.update(given)
     written = os.open(log, os.O_WRONLY | os.O_CREAT)
     for number in (1, 2):
         os.dup2(written, number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(typed, os.O_RDONLY), 0)
+    # multiprocessing has given it an empty one.
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     # What a shell starts in the background ignores SIGINT, and so would this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Tests run side by side.

@@ -37,8 +37,8 @@ _SCRIPT_TEXTS = (
 
 
 class _Compiled(BytecodeCache):
-    """Templates that this process has compiled. Their code serves every study: a study's values are globals and filters,
-    and no filter of its own stands behind a constant, which would be computed as the template is compiled."""
+    """Templates that this process has compiled. Their code serves every study, whose values are globals and filters. No
+    filter of a study's own may stand behind a constant: that would be computed as the template is compiled."""
 
     def __init__(self) -> None:
         self._code: dict[str, bytes] = {}
