@@ -102,8 +102,8 @@ class LoadSettings(TypedDict, total=False):
     backend: Annotated[
         Literal["auto", "llama.cpp", "transformers"],
         Key(
-            meaning="What runs a GGUF file. `auto`: llama.cpp where it is installed, unless transformers alone does what "
-            "is asked of that file; models of other kinds are transformers'.",
+            meaning="What runs a GGUF file. `auto`: llama.cpp where it is installed, unless transformers alone "
+            "does what is asked of that file; models of other kinds are transformers'.",
             default="auto",
             example="transformers",
         ),
@@ -146,7 +146,8 @@ class MemberSettings(LoadSettings, total=False):
     tokenizer: Annotated[
         Name | None,
         Key(
-            meaning="A folder (relative to this file) whose tokenizer and chat template take the place of a GGUF file's.",
+            meaning="A folder (relative to this file) whose tokenizer and chat template take the place of a GGUF "
+            "file's.",
             default="the file's own",
             example="./expert-tokenizer",
         ),

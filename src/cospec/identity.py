@@ -49,7 +49,9 @@ def _run_by(
     """Members and drafters under the load options of all, with the back end that runs each: its products round
     otherwise. A device may be another machine's, where a cluster's workers decode: it is named, and not looked for."""
     common = {key: value for key, value in options.items() if key != "device"}
-    loaded = [[replace(each, options=replace(each.options, **common)) for each in group] for group in (members, drafters)]
+    loaded = [
+        [replace(each, options=replace(each.options, **common)) for each in group] for group in (members, drafters)
+    ]
     return with_backends(*loaded)
 
 

@@ -76,8 +76,8 @@ class DistilRun:
         owner = self._owner()
         if not isinstance(self.ensemble.runners[owner], HfRunner | AdaptedRunner | LlamaCppRunner):
             raise UnsupportedModel(
-                f"the member {self.ensemble.member_names[owner]!r} is no model that transformers reads, whose layers could be "
-                "trained; name another one by --base"
+                f"the member {self.ensemble.member_names[owner]!r} is no model that transformers reads, whose "
+                "layers could be trained; name another one by --base"
             )
         return self.ensemble.sources[owner]
 

@@ -33,8 +33,8 @@ def load(model: str, options: LoadOptions) -> Runner:
         )
     if options.gpu_layers is not None:
         raise UnsupportedModel(
-            f"{model!r} is run by transformers, and gpu_layers is {options.gpu_layers}, which llama.cpp alone reads; leave "
-            "it out, or give device"
+            f"{model!r} is run by transformers, and gpu_layers is {options.gpu_layers}, which llama.cpp alone "
+            "reads; leave it out, or give device"
         )
     return hf.load(model, options)
 

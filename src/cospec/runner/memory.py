@@ -106,7 +106,9 @@ def _size(folder: Path, options: LoadOptions) -> int:
     if file := gguf_of(folder, options):
         # llama.cpp computes with the weights as they are stored, in as many parts as the file was split into.
         is_unpacked = options.backend != LLAMA_CPP
-        return _size_unpacked(file, options) if is_unpacked else sum(part.stat().st_size for part in parts_of_split(file))
+        return (
+            _size_unpacked(file, options) if is_unpacked else sum(part.stat().st_size for part in parts_of_split(file))
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         files = list(folder.glob("*.safetensors"))

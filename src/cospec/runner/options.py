@@ -39,11 +39,11 @@ class LoadOptions:
     CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. numerics: "invariant" for
     rows that are a function of the tokens before them alone, to the last bit, whatever else is in a forward pass; a
     model for which that cannot be proven as it is loaded is refused. gguf_file: which GGUF file of the model's folder,
-    or of the hub's model, is read. tokenizer: a folder whose tokenizer and chat template take the place of a GGUF file's
-    own. backend: what runs a GGUF file, "llama.cpp" or "transformers"; "auto" by the rule of `backends`. gpu_layers: how
-    many layers llama.cpp puts on a GPU, None for all where it can. base: the model that an adapter is put on, in place of the one that its
-    configuration names. layers: only the model's first layers are run, so many, then its final norm and head.
-    vocabulary: a drafter proposes among so many most frequent tokens alone.
+    or of the hub's model, is read. tokenizer: a folder whose tokenizer and chat template take the place of a GGUF
+    file's own. backend: what runs a GGUF file, "llama.cpp" or "transformers"; "auto" by the rule of `backends`.
+    gpu_layers: how many layers llama.cpp puts on a GPU, None for all where it can. base: the model that an adapter is
+    put on, in place of the one that its configuration names. layers: only the model's first layers are run, so many,
+    then its final norm and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """

@@ -25,8 +25,8 @@ class Parts:
     """Which model is read, and what of it is decoded.
 
     whole: the model, as a member names it. options: how it is read. adapter: the folder of an adapter that is put on
-    it, or the GGUF file of one; None for none. layers: its first so many; None for all. vocabulary: the tokens that it proposes among, or how
-    many of the most frequent; None for all.
+    it, or the GGUF file of one; None for none. layers: its first so many; None for all. vocabulary: the tokens that it
+    proposes among, or how many of the most frequent; None for all.
     """
 
     whole: str

@@ -207,8 +207,8 @@ def _named_tokenizer(name: str, header: GgufHeader, options: LoadOptions) -> HfT
     entries, columns = len(tokenizer.entries()), header.metadata.get("tokenizer.ggml.tokens")
     if columns is not None and entries > columns:
         raise UnsupportedModel(
-            f"the tokenizer of {options.tokenizer!r} has {entries} tokens, and the GGUF file {name} has {columns}: it is "
-            "another model's; give its own, or leave `tokenizer` out"
+            f"the tokenizer of {options.tokenizer!r} has {entries} tokens, and the GGUF file {name} has {columns}: it "
+            "is another model's; give its own, or leave `tokenizer` out"
         )
     return tokenizer
 

@@ -27,7 +27,9 @@ def library() -> Any:
     except ModuleNotFoundError as error:
         if error.name != PACKAGE:
             raise MissingExtra(f"llama-cpp-python cannot be imported: {one_line(error)}; {HOW_TO_GET}") from error
-        raise MissingExtra(f"llama.cpp runs GGUF files by llama-cpp-python, which is not installed: {HOW_TO_GET}") from None
+        raise MissingExtra(
+            f"llama.cpp runs GGUF files by llama-cpp-python, which is not installed: {HOW_TO_GET}"
+        ) from None
     except (ImportError, RuntimeError, OSError, AttributeError) as error:
         # Its shared library is not there, or was built for another machine.
         raise MissingExtra(f"llama-cpp-python cannot be loaded: {one_line(error)}; install it again") from error

@@ -37,7 +37,9 @@ def probe(where: str, architecture: str, context: Context) -> None:
     try:
         off = max(_distances(context))
     except MemberFailed as error:
-        raise UnsupportedModel(f"{where} ({architecture}) cannot be decoded by llama.cpp: {error}; {_INSTEAD}") from error
+        raise UnsupportedModel(
+            f"{where} ({architecture}) cannot be decoded by llama.cpp: {error}; {_INSTEAD}"
+        ) from error
     if not math.isfinite(off):
         raise UnsupportedModel(
             f"{where} ({architecture}) gives logits that are NaN or infinite; copy or download it again, or choose "

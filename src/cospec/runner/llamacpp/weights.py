@@ -37,8 +37,10 @@ class Weights:
         last_errors()
         self.handle: Any = llama.llama_model_load_from_file(str(file).encode(), params)
         if not self.handle:
-            raise UnsupportedModel(f"llama.cpp cannot load {where}{last_errors()}; copy or download it again, or set "
-                                   "backend to transformers")
+            raise UnsupportedModel(
+                f"llama.cpp cannot load {where}{last_errors()}; copy or download it again, or set "
+                "backend to transformers"
+            )
         weakref.finalize(self, llama.llama_model_free, self.handle)
         self.file = file
         self.device = device_of(options) if params.n_gpu_layers else "cpu"
@@ -52,8 +54,8 @@ class Weights:
         handle = library().llama_adapter_lora_init(self.handle, str(file).encode())
         if not handle:
             raise UnsupportedModel(
-                f"llama.cpp cannot put the adapter {where} on {self.file.name!r}{last_errors()}; give the model that it "
-                "was trained on as `base`"
+                f"llama.cpp cannot put the adapter {where} on {self.file.name!r}{last_errors()}; give the model "
+                "that it was trained on as `base`"
             )
         return Adapter(self, handle, file.stat().st_size)
 
