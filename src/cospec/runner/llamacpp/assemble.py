@@ -35,8 +35,8 @@ def load(model: str, parts: Parts, file: Path | None) -> LlamaCppRunner:
     header = read_gguf_header(file)
     where = called(model, file)
     refuse_other_kinds(where, header)
-    tokenizer = gguf_tokenizer(where, file, header, parts.options)
     weights = _weights(where, file, header, parts)
+    tokenizer = gguf_tokenizer(where, file, header, parts.options)
     adapter = weights.adapter(called(model, parts.adapter), parts.adapter) if parts.adapter else None
     tested = Context(weights, adapter, _PROBE_CELLS)
     probe(where, header.architecture, tested)

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 # What llama.cpp reported of late that was an error: its functions return no reasons.
 _ERRORS: deque[str] = deque(maxlen=4)
 # How ggml numbers the levels of its log; CONTINUED goes on with the line before.
-_WARN, _ERROR, _CONTINUED = 2, 3, 5
+_ERROR, _CONTINUED = 4, 5
 
 
 @cache
@@ -50,9 +50,9 @@ def last_errors() -> str:
 
 def _log(level: int, text: bytes, _: object) -> None:
     line = text.decode("utf-8", "replace").strip()
-    if level == _ERROR:
+    if line and level == _ERROR:
         _ERRORS.append(line)
-    elif level == _CONTINUED and _ERRORS and line:
+    elif line and level == _CONTINUED and _ERRORS:
         _ERRORS[-1] += f" {line}"
     if line:
         logger.debug("%s", line)
