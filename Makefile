@@ -3,7 +3,7 @@ BIN := .venv/bin
 GGUF_BIN := .venv-gguf/bin
 # Parts of llama.cpp that its library does without.
 LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
-	-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TOOLS=OFF
+	-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TOOLS=OFF -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/.ci/without-common.cmake
 
 .PHONY: help demo test test-gguf fuzz lint types layers docs bench models clean
 

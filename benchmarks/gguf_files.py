@@ -26,9 +26,7 @@ def lora_file(adapter: Path, base: Path, out: Path) -> Path:
     """The LoRA adapter of a folder, of a Llama, as a GGUF file on the base's."""
     config = json.loads((adapter / "adapter_config.json").read_text())
     fields = gguf.GGUFReader(base).fields
-    heads, kv_heads = (
-        int(fields[f"llama.attention.{key}"].contents()) for key in ("head_count", "head_count_kv")
-    )
+    heads, kv_heads = (int(fields[f"llama.attention.{key}"].contents()) for key in ("head_count", "head_count_kv"))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, int(fields["llama.block_count"].contents()))
     # llama.cpp divides by the rank alone.
     alpha = config["lora_alpha"] * (config["r"] ** 0.5 if config.get("use_rslora") else 1)

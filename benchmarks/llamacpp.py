@@ -61,7 +61,11 @@ def main() -> None:
 def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     small = demo.smollm2_file()
     files = {"Q4_1": small, "Q8_0": requantised(small, folder / "smollm2.Q8_0.gguf")}
-    results: dict[str, Any] = {"threads": given.threads, "tokens": given.tokens, "llama-cpp-python": llama_cpp.__version__}
+    results: dict[str, Any] = {
+        "threads": given.threads,
+        "tokens": given.tokens,
+        "llama-cpp-python": llama_cpp.__version__,
+    }
     for name, file in files.items():
         print(f"== {name}", flush=True)
         results[name] = {
@@ -146,7 +150,9 @@ def made(members: Sequence[Any], schedule: str, **settings: Any) -> Ensemble:
 
 
 def greedy(ensemble: Ensemble) -> Decode:
-    return lambda prompt, count: decode(ensemble, prompt, SamplingParams(max_tokens=count, temperature=0, ignore_eos=True))
+    return lambda prompt, count: decode(
+        ensemble, prompt, SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
+    )
 
 
 def sampled(ensemble: Ensemble) -> Decode:

@@ -208,7 +208,9 @@ def test_as_many_threads_compute_as_torch_has(runner, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     usual = runner.store._llama.llama_set_n_threads
-    monkeypatch.setattr(runner.store._llama, "llama_set_n_threads", lambda *given: (asked.append(given[1:]), usual(*given)))
+    monkeypatch.setattr(
+        runner.store._llama, "llama_set_n_threads", lambda *given: (asked.append(given[1:]), usual(*given))
+    )
     rows_of(runner, [5, 6])
     rows_of(runner, [5, 6])
     assert asked == [(2, 2)]
