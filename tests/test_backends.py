@@ -189,6 +189,6 @@ def test_a_tokenizer_of_a_folder_takes_the_files_place(tmp_path):
         Ensemble([Member(model=str(tmp_path / "folder"), options=options(tokenizer=folder))], schedule="plain")
     words.add_tokens(["<more>"])
     words.save_pretrained(tmp_path / "more")
+    more = options(tokenizer=str(tmp_path / "more"), backend="transformers")
     with pytest.raises(UnsupportedModel, match=r"has \d+ tokens, and the GGUF file .* has \d+: it is another model's"):
-        more = options(tokenizer=str(tmp_path / "more"), backend="transformers")
         Ensemble([Member(model=file, options=more)], schedule="plain")

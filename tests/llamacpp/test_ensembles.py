@@ -22,8 +22,8 @@ from cospec.runner import Feed, memory
 from cospec.runner.hf import HfRunner
 from cospec.runner.hf import load as load_by_transformers
 from cospec.runner.llamacpp import LlamaCppRunner
-from cospec.study.memory import memory as memory_of
 from cospec.study.ledger import Ledger
+from cospec.study.memory import memory as memory_of
 from cospec.testing import check_runner
 
 from ..server.conftest import Served
@@ -197,11 +197,11 @@ def test_an_adapter_of_llama_cpps_is_the_same_as_in_transformers(real, tuned):
 
 @needs_smollm2
 def test_an_adapter_needs_its_base_and_its_own(real, tuned, exact):
-    with pytest.raises(UnsupportedModel, match="that is an adapter, and no language model.*as `base`"):
+    with pytest.raises(UnsupportedModel, match=r"that is an adapter, and no language model.*as `base`"):
         pair(tuned)
     with pytest.raises(UnsupportedModel, match=r"llama.cpp cannot put the adapter .*gsm8k-lora.* on 'exact\.gguf'"):
         Ensemble([Member(model=str(tuned), options=LoadOptions(base=str(exact)))], device="cpu")
-    with pytest.raises(UnsupportedModel, match="an adapter in a GGUF file, which llama.cpp alone reads"):
+    with pytest.raises(UnsupportedModel, match=r"an adapter in a GGUF file, which llama.cpp alone reads"):
         Ensemble([Member(model=str(tuned), options=LoadOptions(base=str(real), backend="transformers"))], device="cpu")
     with pytest.raises(UnsupportedModel, match="is no adapter"):
         Ensemble([Member(model=str(exact), options=LoadOptions(base=str(real)))], device="cpu")

@@ -207,10 +207,9 @@ def test_members_of_one_file_share_its_weights_and_of_one_ensemble_a_runner(exac
 def test_as_many_threads_compute_as_torch_has(runner, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    usual = runner.store._llama.llama_set_n_threads
-    monkeypatch.setattr(
-        runner.store._llama, "llama_set_n_threads", lambda *given: (asked.append(given[1:]), usual(*given))
-    )
+    llama = runner.store._llama
+    usual = llama.llama_set_n_threads
+    monkeypatch.setattr(llama, "llama_set_n_threads", lambda *given: (asked.append(given[1:]), usual(*given)))
     rows_of(runner, [5, 6])
     rows_of(runner, [5, 6])
     assert asked == [(2, 2)]
