@@ -99,11 +99,10 @@ class Context:
         rows: list[list[Tensor]] = [[] for _ in pieces]
         try:
             for call in _calls(pieces):
-                fed = self._fed([piece for _, piece in call])
-                counts = [piece.rows for _, piece in call]
-                for (index, piece), own in zip(call, torch.split(fed, counts), strict=True):
-                    if piece.rows or not rows[index]:
-                        rows[index].append(own)
+                fed, begin = self._fed([piece for _, piece in call]), 0
+                for index, piece in call:
+                    rows[index].append(fed[begin : begin + piece.rows])
+                    begin += piece.rows
         except BaseException:
             for piece in pieces:
                 self.cut(piece.sequence, piece.start)
@@ -245,7 +244,7 @@ class _Batch:
         # For each token an array of the sequences that it belongs to, of one.
         self._sequences = np.arange(NUM_TOKENS, dtype=np.uintp) * size + self._sequence.ctypes.data
         self.struct = llama.llama_batch()
-        arrays = {
+        arrays: dict[str, Any] = {
             "token": self._token, "pos": self._position, "n_seq_id": self._counts, "seq_id": self._sequences,
             "logits": self._wanted,
         }  # fmt: skip

@@ -23,7 +23,7 @@ def library() -> Any:
     """The module `llama_cpp`, its log led into ours. Raises MissingExtra where it is not installed, or cannot be
     loaded."""
     try:
-        llama = import_module(PACKAGE)
+        llama: Any = import_module(PACKAGE)
     except ModuleNotFoundError as error:
         if error.name != PACKAGE:
             raise MissingExtra(f"llama-cpp-python cannot be imported: {one_line(error)}; {HOW_TO_GET}") from error

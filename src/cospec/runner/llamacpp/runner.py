@@ -69,7 +69,8 @@ class LlamaCppRunner:
         rows = self.store.rows(pieces)
         for feed in batch:
             feed.slot.length += len(feed.tokens)
-        return [each[:, : self.vocab_size] for each in rows]
+        is_padded = self.vocab_size < self.store.weights.num_entries
+        return [each[:, : self.vocab_size] for each in rows] if is_padded else rows
 
     def trim(self, slot: Slot, length: int) -> None:
         assert 0 <= length <= slot.length, "a slot is trimmed to what it holds"
