@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 # How llama.cpp numbers kinds of files.
 FILE_TYPES = {"F16": 1, "Q8_0": 7}
@@ -34,13 +34,14 @@ def lora_file(adapter: Path, base: Path, out: Path) -> Path:
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
-    for key, values in load_file(adapter / "adapter_model.safetensors").items():
+    for key, tensor in load_file(adapter / "adapter_model.safetensors").items():
+        values = tensor.float().numpy()
         module, _, which = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
         if which == "B":
             count = {"q_proj": heads, "k_proj": kv_heads}.get(module.rpartition(".")[2])
             values = values if count is None else _interleaved(values, count)
         name = f"{names.get_name(module)}.weight.lora_{which.lower()}"
-        writer.add_tensor(name, np.ascontiguousarray(values.astype(np.float32)))
+        writer.add_tensor(name, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
