@@ -191,7 +191,7 @@ def test_an_adapter_of_llama_cpps_is_the_same_as_in_transformers(real, tuned):
     # One context's adapter leaves the other alone.
     unpacked = load_by_transformers(str(real), LoadOptions(device="cpu", dtype="float32"))
     assert float((own_rows(base, tokens) - own_rows(unpacked, tokens)).abs().mean() / spread) < 0.1
-    rows = memory_of(ensemble, Ledger())
+    rows = memory_of(ensemble, Ledger(settings={}))
     assert rows[1].weights == tuned.stat().st_size
 
 
@@ -279,7 +279,7 @@ def test_files_that_do_not_fit_are_refused_before_they_are_read(exact, monkeypat
 
 def test_the_memory_of_members_is_told(exact, other):
     ensemble = pair(exact, other, schedule="plain")
-    ledger = Ledger()
+    ledger = Ledger(settings={})
     rows = memory_of(ensemble, ledger)
     for row, file in zip(rows, (exact, other), strict=True):
         assert 0 < row.weights <= file.stat().st_size
