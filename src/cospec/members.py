@@ -17,6 +17,7 @@ from .errors import InvalidEnsemble, UnknownName, UnsupportedModel, VocabularyMi
 from .inputs import check_unicode
 from .names import PLACEHOLDER
 from .runner import LoadOptions, Runner, Tokenizer
+from .runner.backends import choose_backends
 from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
 from .runner.parts import parts_of
@@ -156,7 +157,8 @@ def written(member: Member) -> str:
 def as_settings(member: Member, common: Mapping[str, object]) -> str | dict[str, Any]:
     """The member as an ensemble file lists it. common: load options that the file has for all."""
     own = {entry.name: getattr(member.options, entry.name) for entry in fields(LoadOptions)}
-    own["base"] = None if own["base"] is None else _whole_path(own["base"])
+    for path in ("base", "tokenizer"):
+        own[path] = None if own[path] is None else _whole_path(own[path])
     default = vars(LoadOptions())
     settings = {
         "name": member.name,
@@ -261,6 +263,7 @@ def load_runners(members: Sequence[Member], drafters: Sequence[Member] = ()) -> 
 
     Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit, and InvalidEnsemble where no member is a model.
     """
+    members, drafters = with_backends(members, drafters)
     sources = [*members, *drafters]
     needed = [_key(member) for member in members if isinstance(member.model, str | Path)]
     named = [member for member in sources if isinstance(member.model, str | Path)]
@@ -292,6 +295,17 @@ def load_runners(members: Sequence[Member], drafters: Sequence[Member] = ()) -> 
         # A drafter without a model has no vocabulary of its own: it drafts the members' tokens.
         runner.vocab_size = runner.vocab_size or max(sizes)
     return runners
+
+
+def with_backends(members: Sequence[Member], drafters: Sequence[Member] = ()) -> tuple[list[Member], list[Member]]:
+    """Both, with the back end of each GGUF file chosen for all of them together, by the rule of `backends`."""
+    sources = [*members, *drafters]
+    named = [member for member in sources if isinstance(member.model, str | Path)]
+    chosen = iter(choose_backends([(str(member.model), member.options) for member in named]))
+    settled = [
+        replace(member, options=next(chosen)) if isinstance(member.model, str | Path) else member for member in sources
+    ]
+    return settled[: len(members)], settled[len(members) :]
 
 
 def _load_drafter(model: str, options: LoadOptions) -> Runner:

@@ -25,6 +25,8 @@ COMMANDS = {
     "cospec bench --member demo:smollm2 …": "minutes, each method on a real model of 135 M parameters",
     "python -m cospec.bench …": "as it was called at the commit that its table names",
     "python -m training --gsm8k FILE…": "hours, and a data set that is not in the repository",
+    "python -m benchmarks.llamacpp …": "minutes, with llama-cpp-python; tests/llamacpp run what it measures",
+    'CMAKE_ARGS="-DGGML_CUDA=on" pip install …': "builds llama.cpp for a GPU",
     "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
     "lm_eval …": "tests/test_lm_eval.py runs it on tasks that need no network",
     "python -m cospec.lm_eval": "the same",
@@ -51,7 +53,7 @@ FOREIGN_OPTIONS = {
     *("--head",),  # ray
     *("--rm", "--init", "--time", "--build-arg", "--profile"),  # docker
     *("--check",),  # ruff
-    *("--no-deps",),  # pip
+    *("--no-deps", "--extra-index-url"),  # pip
     *("--model", "--model_args", "--tasks", "--batch_size", "--apply_chat_template"),  # lm-eval
 }
 

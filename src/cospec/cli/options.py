@@ -128,6 +128,20 @@ class EnsembleOptions:
         "transformers, as keys and values.",
         show_default="ensemble's, else stored",
     )
+    backend: str | None = _model_option(
+        None,
+        metavar="NAME",
+        help="What runs GGUF files: llama.cpp, transformers, or auto: llama.cpp where it is installed, unless "
+        "transformers alone does what is asked.",
+        show_default="ensemble's, else auto",
+    )
+    gpu_layers: int | None = _model_option(
+        None,
+        metavar="N",
+        help="How many layers of GGUF files llama.cpp puts on a GPU.",
+        show_default="all, where it was built for one",
+        min=0,
+    )
     revision: str | None = _model_option(
         None,
         metavar="REV",
@@ -277,6 +291,8 @@ class EnsembleOptions:
             "numerics": self._numerics(),
             "device": self.device,
             "quantization": as_quantization(self.quantization),
+            "backend": self.backend,
+            "gpu_layers": self.gpu_layers,
             "revision": self.revision,
             "trust_remote_code": self.trust_remote_code or None,
             "allow_pickle": self.allow_pickle or None,

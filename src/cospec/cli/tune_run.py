@@ -98,6 +98,8 @@ def _files(options: TuneOptions, models: LocalOptions) -> tuple[Path | None, Pat
         "--reproducible": models.reproducible,
         "--device": models.device,
         "--quantization": models.quantization,
+        "--backend": models.backend,
+        "--gpu-layers": models.gpu_layers is not None,
         "--revision": models.revision,
     }
     given = [flag for flag, value in changes.items() if value]

@@ -12,6 +12,7 @@ from ..members import Member, written
 from ..runner.hf.adapted import AdaptedRunner
 from ..runner.hf.runner import HfRunner
 from ..runner.hf.trainable import FirstLayers, load_first_layers
+from ..runner.llamacpp import LlamaCppRunner
 from .acceptance import HeldOutText, mean_acceptance
 from .card import write_card
 from .folder import write_drafter
@@ -73,10 +74,10 @@ class DistilRun:
     def _base(self) -> Member:
         """The member whose first layers are taken. Raises UnknownName, or UnsupportedModel for one without layers."""
         owner = self._owner()
-        if not isinstance(self.ensemble.runners[owner], HfRunner | AdaptedRunner):
+        if not isinstance(self.ensemble.runners[owner], HfRunner | AdaptedRunner | LlamaCppRunner):
             raise UnsupportedModel(
-                f"the member {self.ensemble.member_names[owner]!r} is no model of transformers, whose layers could be "
-                "trained; name another one by --base"
+                f"the member {self.ensemble.member_names[owner]!r} is no model that transformers reads, whose "
+                "layers could be trained; name another one by --base"
             )
         return self.ensemble.sources[owner]
 

@@ -1,9 +1,11 @@
 """GGUF files: which one a model's name means, and a file's header, read without its weights."""
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape as glob_escape
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +23,8 @@ _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 # Types of tensors that are no blocks of quantised weights.
 _DTYPES = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
+# How llama.cpp names the parts of a split model.
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 # Not even a vocabulary of a million entries takes more.
 _MOST_HEADER = 1 << 30
 
@@ -52,6 +56,11 @@ class GgufHeader:
     @property
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture"))
+
+    @property
+    def kind(self) -> str:
+        """What the file holds: a `model`, an `adapter`, the projector of a vision model (`mmproj`), or another."""
+        return "mmproj" if self.architecture == "clip" else str(self.metadata.get("general.type", "model"))
 
     @property
     def num_weights(self) -> int:
@@ -87,6 +96,12 @@ def ggufs_in(folder: Path) -> list[str]:
         return sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() == SUFFIX and entry.is_file())
     except OSError:
         return []
+
+
+def parts_of_split(file: Path) -> list[Path]:
+    """All parts of a model that was split into files, if this is one of them; else the file alone."""
+    match = _PART.fullmatch(file.name)
+    return sorted(file.parent.glob(f"{glob_escape(match[1])}-?????-of-{match[2]}{SUFFIX}")) if match else [file]
 
 
 def read_gguf_header(file: Path) -> GgufHeader:

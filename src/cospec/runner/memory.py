@@ -12,8 +12,8 @@ import psutil
 import torch
 
 from ..errors import CospecError, DoesNotFit
-from .gguf import gguf_of, read_gguf_header
-from .options import LoadOptions, device_of, dtype_of
+from .gguf import gguf_of, parts_of_split, read_gguf_header
+from .options import LLAMA_CPP, LoadOptions, device_of, dtype_of
 from .parts import ADAPTER
 from .protocol import Runner, server_of
 from .schemes import is_there
@@ -104,7 +104,11 @@ def _size(folder: Path, options: LoadOptions) -> int:
     if is_there(folder / ADAPTER):
         return sum(file.stat().st_size for file in folder.glob("adapter_model.*"))
     if file := gguf_of(folder, options):
-        return _size_unpacked(file, options)
+        # llama.cpp computes with the weights as they are stored, in as many parts as the file was split into.
+        is_unpacked = options.backend != LLAMA_CPP
+        return (
+            _size_unpacked(file, options) if is_unpacked else sum(part.stat().st_size for part in parts_of_split(file))
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         files = list(folder.glob("*.safetensors"))

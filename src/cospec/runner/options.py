@@ -17,8 +17,11 @@ _DTYPES = {
 DTYPES = ("auto", *_DTYPES)
 GRAPHS = ("auto", "shapes")
 NUMERICS = ("default", "invariant")
+# What reads a GGUF file: one of the two, or whichever `backends` says.
+TRANSFORMERS, LLAMA_CPP = "transformers", "llama.cpp"
+BACKENDS = ("auto", LLAMA_CPP, TRANSFORMERS)
 # Options of one model, which cannot be given for all of an ensemble.
-ONE_MODEL = ("gguf_file", "base", "layers", "vocabulary")
+ONE_MODEL = ("gguf_file", "tokenizer", "base", "layers", "vocabulary")
 # What transformers calls the two widths of bitsandbytes.
 _BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 
@@ -36,9 +39,11 @@ class LoadOptions:
     CUDA and the model allows it, "shapes" for the padding to few shapes alone, on any device. numerics: "invariant" for
     rows that are a function of the tokens before them alone, to the last bit, whatever else is in a forward pass; a
     model for which that cannot be proven as it is loaded is refused. gguf_file: which GGUF file of the model's folder,
-    or of the hub's model, is read. base: the model that an adapter is put on, in place of the one that its
-    configuration names. layers: only the model's first layers are run, so many, then its final norm and head.
-    vocabulary: a drafter proposes among so many most frequent tokens alone.
+    or of the hub's model, is read. tokenizer: a folder whose tokenizer and chat template take the place of a GGUF
+    file's own. backend: what runs a GGUF file, "llama.cpp" or "transformers"; "auto" by the rule of `backends`.
+    gpu_layers: how many layers llama.cpp puts on a GPU, None for all where it can. base: the model that an adapter is
+    put on, in place of the one that its configuration names. layers: only the model's first layers are run, so many,
+    then its final norm and head. vocabulary: a drafter proposes among so many most frequent tokens alone.
 
     Raises InvalidEnsemble for a value that is not known, or a device that this machine does not have.
     """
@@ -52,6 +57,9 @@ class LoadOptions:
     numerics: str = "default"
     revision: str | None = None
     gguf_file: str | None = None
+    tokenizer: str | None = None
+    backend: str = "auto"
+    gpu_layers: int | None = None
     base: str | None = None
     layers: int | None = None
     vocabulary: int | None = None
@@ -64,6 +72,11 @@ class LoadOptions:
             raise InvalidEnsemble(f"revision must be a branch, tag or commit of the hub, got {shown(self.revision)}")
         if self.gguf_file is not None and not (isinstance(self.gguf_file, str) and self.gguf_file):
             raise InvalidEnsemble(f"gguf_file must name a file of the model's folder, got {shown(self.gguf_file)}")
+        if self.tokenizer is not None and not (isinstance(self.tokenizer, str) and self.tokenizer.strip()):
+            raise InvalidEnsemble(f"tokenizer must be a folder with a tokenizer's files, got {shown(self.tokenizer)}")
+        if self.backend not in BACKENDS:
+            raise InvalidEnsemble(f"backend {shown(self.backend)} is not known; use {', '.join(BACKENDS)}")
+        _check_gpu_layers(self.gpu_layers, self.backend)
         if self.base is not None and not (isinstance(self.base, str) and self.base.strip()):
             raise InvalidEnsemble(f"base must be a model (a folder, a hub id, demo:NAME), got {shown(self.base)}")
         for name in ("layers", "vocabulary"):
@@ -123,6 +136,17 @@ def dtype_of(options: LoadOptions, stored: torch.dtype) -> torch.dtype:
 def _check_count(name: str, value: object) -> None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise InvalidEnsemble(f"{name} must be a whole number of at least 1, got {shown(value)}")
+
+
+def _check_gpu_layers(value: object, backend: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidEnsemble(f"gpu_layers must be a whole number of at least 0, got {shown(value)}")
+    if backend == TRANSFORMERS:
+        raise InvalidEnsemble(
+            f"gpu_layers is llama.cpp's, and backend is {backend}; leave it out, or set backend to {LLAMA_CPP}"
+        )
 
 
 def _check_device(name: object) -> None:

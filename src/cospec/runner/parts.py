@@ -10,6 +10,7 @@ from typing import Any
 from .. import demo
 from ..errors import CospecError, ModelNotFound, UnsupportedModel, shown
 from ..inputs import decoded, parse_json
+from .gguf import gguf_of, read_gguf_header
 from .options import LoadOptions
 from .schemes import DEFAULT, has_scheme, is_there, split
 
@@ -24,8 +25,8 @@ class Parts:
     """Which model is read, and what of it is decoded.
 
     whole: the model, as a member names it. options: how it is read. adapter: the folder of an adapter that is put on
-    it; None for none. layers: its first so many; None for all. vocabulary: the tokens that it proposes among, or how
-    many of the most frequent; None for all.
+    it, or the GGUF file of one; None for none. layers: its first so many; None for all. vocabulary: the tokens that it
+    proposes among, or how many of the most frequent; None for all.
     """
 
     whole: str
@@ -56,9 +57,13 @@ def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Pa
         revision = None if options.base or local_folder(whole) else config.get("revision")
         whole_options = replace(whole_options, revision=revision)
     elif options.base is not None:
-        raise UnsupportedModel(
-            f"{model!r} has the base {options.base!r}, and is no adapter: it has no {ADAPTER}; leave `base` out"
-        )
+        adapter = _adapter_file(folder, options)
+        if adapter is None:
+            raise UnsupportedModel(
+                f"{model!r} has the base {options.base!r}, and is no adapter: it has no {ADAPTER}, and is no GGUF file "
+                "of an adapter; leave `base` out"
+            )
+        whole, whole_options = options.base, replace(whole_options, gguf_file=None)
     return Parts(
         whole=whole,
         options=whole_options,
@@ -75,6 +80,12 @@ def local_folder(model: str) -> Path | None:
         return None
     path = Path(os.path.expanduser(demo.model_path(model) if demo.is_demo(model) else rest))
     return path if is_there(path) else None
+
+
+def _adapter_file(folder: Path | None, options: LoadOptions) -> Path | None:
+    """The GGUF file of an adapter that is meant; None where it is none."""
+    file = gguf_of(folder, options) if folder else None
+    return file if file and read_gguf_header(file).kind == "adapter" else None
 
 
 def _named_base(model: str, folder: Path, config: Mapping[str, Any]) -> str:

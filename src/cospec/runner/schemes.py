@@ -22,8 +22,8 @@ Loader = Callable[[str, LoadOptions], Runner]
 LOADERS = Registry(
     "runner scheme",
     {
-        "hf": "cospec.runner.hf:load",
-        "demo": "cospec.runner.hf:load_bundled",
+        "hf": "cospec.runner.loading:load",
+        "demo": "cospec.runner.loading:load_bundled",
         "lookup": "cospec.runner.lookup:load",
         "lookup+past": "cospec.runner.lookup:load_remembering",
     },

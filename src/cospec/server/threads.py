@@ -8,7 +8,6 @@ import torch
 
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
-from ..runner.hf import HfRunner
 from ..runner.protocol import server_of
 
 # Seconds of a round from which the server's work, which is done between rounds, no longer matters.
@@ -83,4 +82,4 @@ def _rounds(ensemble: Ensemble, cores: Cores, num_sequences: int) -> list[float]
 
 def _is_on_cpu(ensemble: Ensemble) -> bool:
     servers = map(server_of, ensemble.runners)
-    return all(runner.model.device.type == "cpu" for runner in servers if isinstance(runner, HfRunner))
+    return all(torch.device(getattr(server, "device", "cpu")).type == "cpu" for server in servers)

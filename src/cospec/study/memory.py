@@ -11,6 +11,7 @@ import torch
 from ..ensemble import Ensemble
 from ..runner import Runner
 from ..runner.hf import HfRunner, storages
+from ..runner.llamacpp import LlamaCppRunner
 from ..runner.lookup import LookupRunner
 from ..runner.protocol import server_of
 from .ledger import Ledger
@@ -95,20 +96,25 @@ def total(rows: tuple[MemoryRow, ...]) -> int | None:
 def device(runner: Runner) -> str:
     """The device that a runner computes on, such as cpu or cuda:0."""
     server = server_of(runner)
-    return str(server.model.device) if isinstance(server, HfRunner) else "cpu"
+    return str(getattr(server, "device", "cpu"))
 
 
 def _weights(runner: Runner, before: Sequence[Runner]) -> int | None:
     """Bytes of weights that none of those before holds, such as an adapter's beside those of its base."""
-    own = storages(runner)
+    own = _storages(runner)
     if own is None:
         return 0 if isinstance(runner, LookupRunner) else None
-    held = {key for other in before for key in storages(other) or ()}
+    held = {key for other in before for key in _storages(other) or ()}
     return sum(size for key, size in own.items() if key not in held)
+
+
+def _storages(runner: Runner) -> dict[int, int] | None:
+    """Bytes of each storage that its weights stand in; None for a runner that does not report them."""
+    return runner.storages if isinstance(runner, LlamaCppRunner) else storages(runner)
 
 
 def _cache(runner: Runner) -> int | None:
     server = server_of(runner)
-    if isinstance(server, HfRunner):
+    if isinstance(server, HfRunner | LlamaCppRunner):
         return server.cache_bytes
     return 0 if isinstance(runner, LookupRunner) else None

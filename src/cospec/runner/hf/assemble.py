@@ -12,7 +12,7 @@ import torch
 
 from ... import demo
 from ...errors import CospecError, InvalidEnsemble, ModelNotFound, UnsupportedModel
-from ..options import LoadOptions
+from ..options import TRANSFORMERS, LoadOptions
 from ..parts import ADVICE, Parts, local_folder, parts_of
 from ..pool import pooled
 from ..schemes import DEFAULT, split
@@ -33,7 +33,7 @@ def load(model: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, InvalidEnsemble for more layers or tokens than the model has,
     and MissingExtra where a package is not installed that reads it.
     """
-    folder = None if local_folder(model) else _located(model, options)
+    folder = None if local_folder(model) else located(model, options)
     parts = parts_of(model, options, folder)
     if parts.adapter is None:
         return _part(model, _whole(parts.whole, parts.options), parts)
@@ -46,14 +46,15 @@ def load_bundled(name: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
     return load(demo.model_path(demo.PREFIX + name), options)
 
 
-def _located(model: str, options: LoadOptions) -> Path:
+def located(model: str, options: LoadOptions) -> Path:
+    """The GGUF file or folder of a model, looked for once within a pool. Raises ModelNotFound."""
     return pooled(("path", model, options), lambda: locate(model, options))
 
 
 def _whole(model: str, options: LoadOptions) -> HfRunner:
-    path = _located(model, options)
+    path = located(model, options)
     # A file is one by whatever name.
-    same = replace(options, gguf_file=None)
+    same = replace(options, gguf_file=None, backend=TRANSFORMERS)
     return pooled(("whole", os.path.realpath(path), same), lambda: load_whole(model, options, path))
 
 

@@ -31,7 +31,7 @@ from transformers import (
 from ...errors import MissingExtra, UnsupportedModel, one_line
 from ..gguf import GgufHeader, read_gguf_header
 from ..memory import check_memory
-from ..options import LoadOptions, dtype_of
+from ..options import TRANSFORMERS, LoadOptions, dtype_of
 from .checkpoint import called
 from .presplit import split_as_named
 from .support import refuse_by_config
@@ -62,14 +62,14 @@ def read_gguf(
             f"{where} is a GGUF file, whose weights are unpacked, and cannot be quantised as it is loaded; leave out "
             "quantization, or give a folder with safetensors"
         )
-    if missing := [package for package in _PACKAGES if find_spec(package) is None]:
-        raise MissingExtra(f"{where} is a GGUF file, and {' and '.join(missing)} read it: pip install 'cospec[gguf]'")
+    _check_packages(where)
     _check_extents(where, file, header)
     with _alone(file) as source:
         config = _config(where, header, source)
         refuse_by_config(name, config)
-        tokenizer = _tokenizer(where, header, source)
-        check_memory([(str(file), replace(options, gguf_file=None))], name=name)
+        # One of a folder is read by who asked for it.
+        tokenizer = None if options.tokenizer else _tokenizer(where, header, source)
+        check_memory([(str(file), replace(options, gguf_file=None, backend=TRANSFORMERS))], name=name)
         model, info = _weights(where, config, source, dtype_of(options, header.dtype))
     _check_all_used(where, header, model)
     if scaling := _unread_scaling(header):
@@ -79,30 +79,54 @@ def read_gguf(
             *(name, scaling),
         )
     model.name_or_path = str(file)
-    ids = [header.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in _ENDS]
     if model.generation_config is not None:
-        model.generation_config.eos_token_id = [id for id in dict.fromkeys(ids) if id is not None] or None
+        model.generation_config.eos_token_id = end_ids_of(header) or None
     return model, info, tokenizer
+
+
+def read_gguf_tokenizer(where: str, file: Path, header: GgufHeader) -> HfTokenizer | None:
+    """The file's tokenizer, if it has one. Raises UnsupportedModel for one of a kind that transformers does not read,
+    and MissingExtra."""
+    _check_packages(where)
+    with _alone(file) as source:
+        return _tokenizer(where, header, source)
+
+
+def end_ids_of(header: GgufHeader) -> list[int]:
+    """The tokens that the file names as ends."""
+    ids = [header.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in _ENDS]
+    return [id for id in dict.fromkeys(ids) if id is not None]
+
+
+def refuse_other_kinds(where: str, header: GgufHeader) -> None:
+    """Raises UnsupportedModel for a file that is no language model's."""
+    if header.kind != "model":
+        what = {
+            "mmproj": "the projector of a vision model (mmproj)",
+            "adapter": "an adapter",
+        }.get(header.kind, f"of type {header.kind!r}")
+        advice = ", or the model that this adapter is put on as `base`" if header.kind == "adapter" else ""
+        raise UnsupportedModel(
+            f"{where} is a GGUF file that is {what}, and no language model; give the model's own file{advice}"
+        )
+    if not header.tensors:
+        raise UnsupportedModel(f"{where} is a GGUF file without weights; give the model's own file")
+
+
+def _check_packages(where: str) -> None:
+    if missing := [package for package in _PACKAGES if find_spec(package) is None]:
+        raise MissingExtra(f"{where} is a GGUF file, and {' and '.join(missing)} read it: pip install 'cospec[gguf]'")
 
 
 def _refuse_by_header(where: str, header: GgufHeader) -> None:
     """Raises UnsupportedModel for a file that holds no whole model."""
+    refuse_other_kinds(where, header)
     parts = header.metadata.get("split.count", 1)
-    kind = "mmproj" if header.architecture == "clip" else header.metadata.get("general.type", "model")
-    if kind != "model":
-        what = {"mmproj": "the projector of a vision model (mmproj)", "adapter": "an adapter"}.get(
-            kind, f"of type {kind!r}"
-        )
-        raise UnsupportedModel(
-            f"{where} is a GGUF file that is {what}, and no language model; give the model's own file"
-        )
     if parts > 1:
         raise UnsupportedModel(
             f"{where} is one of {parts} parts of a split GGUF file, of which transformers reads only one; join them "
             "(llama-gguf-split --merge FIRST-PART WHOLE.gguf) and give the whole"
         )
-    if not header.tensors:
-        raise UnsupportedModel(f"{where} is a GGUF file without weights; give the model's own file")
 
 
 def _check_extents(where: str, file: Path, header: GgufHeader) -> None:

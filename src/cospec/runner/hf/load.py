@@ -18,13 +18,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ...errors import CospecError, DoesNotFit, MissingExtra, ModelNotFound, UnsupportedModel, one_line
+from ..gguf import GgufHeader, read_gguf_header
 from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
 from ..protocol import Feed
 from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse, join_products
-from .gguf import read_gguf
+from .gguf import read_gguf, read_gguf_tokenizer
 from .graphs import NUM_UNCAPTURED, Shapes
 from .invariant import Sizes
 from .joined import separate
@@ -48,6 +49,11 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
     """
     if options.is_invariant:
         check_device(model, device_of(options))
+    if options.tokenizer is not None and not path.is_file():
+        raise UnsupportedModel(
+            f"{model!r} has the tokenizer of its own folder, and tokenizer is {options.tokenizer!r}, which takes the "
+            "place of a GGUF file's alone; leave it out"
+        )
     with explained(model, path):
         read = _read_file if path.is_file() else _read_folder
         weights, tokenizer = read(model, path, options)
@@ -86,7 +92,7 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
         model, info, tokenizer = read_gguf(name, file, options)
     _check_complete(name, model.config, info)
     weights: PreTrainedModel = model.to(torch.device(device_of(options)))  # type: ignore[arg-type]
-    return weights, tokenizer
+    return weights, tokenizer or _named_tokenizer(name, read_gguf_header(file), options)
 
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
@@ -178,6 +184,33 @@ def read_tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer
             f"the tokenizer of {called(name, folder)} cannot be read: {one_line(error)}; copy or download its files "
             "again"
         ) from error
+
+
+def gguf_tokenizer(name: str, file: Path, header: GgufHeader, options: LoadOptions) -> HfTokenizer | None:
+    """That of the folder that the options name, or the GGUF file's own, if it has one.
+
+    Raises UnsupportedModel for one that cannot be read, ModelNotFound, and MissingExtra.
+    """
+    return _named_tokenizer(name, header, options) or read_gguf_tokenizer(name, file, header)
+
+
+def _named_tokenizer(name: str, header: GgufHeader, options: LoadOptions) -> HfTokenizer | None:
+    """That of the folder that the options name; None where they name none. Raises ModelNotFound or UnsupportedModel."""
+    if options.tokenizer is None:
+        return None
+    folder = Path(os.path.expanduser(options.tokenizer))
+    if not folder.is_dir():
+        raise ModelNotFound(f"no folder at {options.tokenizer!r} (tokenizer, of {name}); give one with tokenizer files")
+    tokenizer = read_tokenizer(options.tokenizer, folder, options)
+    if tokenizer is None:
+        raise UnsupportedModel(f"{options.tokenizer!r} (tokenizer, of {name}) has no tokenizer; give another folder")
+    entries, columns = len(tokenizer.entries()), header.metadata.get("tokenizer.ggml.tokens")
+    if columns is not None and entries > columns:
+        raise UnsupportedModel(
+            f"the tokenizer of {options.tokenizer!r} has {entries} tokens, and the GGUF file {name} has {columns}: it "
+            "is another model's; give its own, or leave `tokenizer` out"
+        )
+    return tokenizer
 
 
 def _trust(options: LoadOptions) -> dict[str, bool]:
