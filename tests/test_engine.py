@@ -143,6 +143,32 @@ def test_a_token_that_nothing_allows_is_an_error_and_no_token():
     assert "every token forbidden" in result.error
 
 
+@pytest.mark.parametrize("verification", ["token", "block", "coupled"])
+@pytest.mark.parametrize("vocab_size", [4, 2**13])
+@pytest.mark.parametrize("params", [{}, {"temperature": 0}, {"top_p": 0.9}, {"logit_bias": {1: 1.0}}])
+def test_a_row_that_is_no_distribution_counts_once_its_position_is_reached(params, vocab_size, verification):
+    """The drafter's second token is none that r allows, and behind it the member knows nothing."""
+
+    def fn(prefix):
+        row = torch.full((vocab_size,), -math.inf)
+        if 2 not in prefix:
+            row[[0, 1]] = torch.tensor([0.0, 0.1 * len(prefix)])
+        return row
+
+    def drafts(prefix):
+        return torch.full((vocab_size,), -50.0).index_fill(0, torch.tensor([1 if len(prefix) == 1 else 2]), 50.0)
+
+    member, drafter = (toy.FunctionRunner(vocab_size, each) for each in (fn, drafts))
+    ensemble = Ensemble(
+        [member], proposer=drafter, schedule="fixed", gamma=4, verification=verification, keep_measurements=False
+    )
+    (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=8, seed=1, **params))
+    assert result.error is None
+    assert len(result.token_ids) == 8
+    (reached,) = ensemble.generate([[1, 2]], SamplingParams(max_tokens=8, seed=1, **params))
+    assert "no distribution" in reached.error
+
+
 def test_a_lookup_without_a_match_proposes_nothing():
     counting = toy.FunctionRunner(16, lambda prefix: [float(token == prefix[-1] + 1) for token in range(16)])
     ensemble = Ensemble([counting], schedule="fixed", gamma=4, proposer="lookup")

@@ -117,7 +117,7 @@ BLENDS = {
         Arithmetic([1.0, 0.8, -0.7]), naive.arithmetic(1.0, 0.8, -0.7), (5, 6, 7), weights=(1.0, 0.8, -0.7)
     ),
     "contrastive": Blend(Contrastive(0.4), naive.contrastive(0.4), (7, 8), weights=(1.0, -0.4)),
-    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (61, 62), weights=(1, -0.5)),
+    "plausible": Blend(Contrastive(0.5, plausibility=0.25), naive.contrastive(0.5, 0.25), (48, 49), weights=(1, -0.5)),
     "plausible, strictly": Blend(
         Contrastive(0.3, plausibility=0.6), naive.contrastive(0.3, 0.6), (54, 55), weights=(1.0, -0.3)
     ),

@@ -52,7 +52,11 @@ def log_combined(spans: Sequence[Span], combination: Combination) -> list[Tensor
 
 def log_targets(sheets: Sequence[Sheet]) -> list[LogProbs | CospecError | None]:
     """For each sheet, log of what tokens are drawn from, from the next position on as far as cells are filled: drafted
-    positions and one more. None if no position can be settled."""
+    positions and one more. None if no position can be settled.
+
+    A row that is no distribution ends its sequence once it is the next position's. Before, a rejected draft may take it
+    away, and so positions from it on are left out.
+    """
     parts = _parts(sheets)
     known = [i for i, own in enumerate(parts) if own]
     if not known:
@@ -74,12 +78,8 @@ def log_targets(sheets: Sequence[Sheet]) -> list[LogProbs | CospecError | None]:
 def _whose(sheet: Sheet) -> str:
     """The members whose own rows are no distribution, or, where none are, all of them and how they are combined."""
     names = [sheet.lanes[member].name for member in sheet.members]
-    positions = range(sheet.position, _stop(sheet))
-    broken = [
-        names[i]
-        for i, member in enumerate(sheet.members)
-        if any(_is_broken(sheet.lanes[member], position) for position in positions)
-    ]
+    lanes = [sheet.lanes[member] for member in sheet.members]
+    broken = [name for name, lane in zip(names, lanes, strict=True) if _is_broken(lane, sheet.position)]
     by = f", combined by {sheet.combination.name}," if sheet.num_members > 1 and not broken else ""
     return " + ".join(broken or names) + by
 
@@ -214,15 +214,22 @@ class Unshaped:
 
 
 def distributions(items: Sequence[Unshaped]) -> list[LogProbs | CospecError | None]:
-    """Of each the log-probabilities under its sheet's transforms; without the positions behind a draft that these
-    forbid, where rows are selected from.
+    """Of each the log-probabilities under its sheet's transforms, up to the first row that is no distribution; without
+    the positions behind a draft that these forbid, where rows are selected from.
 
-    At temperature 0 the temperature is left out, since only the maximum is read. None where a row is no distribution;
-    an error where a transform raised it.
+    At temperature 0 the temperature is left out, since only the maximum is read. None where the first row is no
+    distribution; an error where a transform raised it.
     """
     shaped = _shaped(items)
-    are_ones = iter(_are_distributions([log_p for log_p in shaped if isinstance(log_p, LogProbs)]))
-    return [log_p if isinstance(log_p, CospecError) or next(are_ones) else None for log_p in shaped]
+    counts = iter(_num_distributions([log_p for log_p in shaped if isinstance(log_p, LogProbs)]))
+    return [log_p if isinstance(log_p, CospecError) else _first(log_p, next(counts)) for log_p in shaped]
+
+
+def _first(log_p: LogProbs, count: int) -> LogProbs | None:
+    """The first `count` rows."""
+    if count == len(log_p):
+        return log_p
+    return log_p.between(0, count) if count else None
 
 
 def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
@@ -257,16 +264,17 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     return shaped
 
 
-def _are_distributions(rows: Sequence[LogProbs]) -> list[bool]:
-    """Of each, whether all rows are. A row's maximum is NaN if any entry is, and -inf if all are."""
-    are_ones = [False] * len(rows)
+def _num_distributions(rows: Sequence[LogProbs]) -> list[int]:
+    """Of each, how many rows from the first on are ones. A row's maximum is NaN if any entry is, and -inf if all
+    are."""
+    counts = [0] * len(rows)
     for same in by_place(rows):
         are_finite = [*map(math.isfinite, joined([rows[i].values for i in same]).amax(-1).tolist())]
         end = 0
         for i in same:
             start, end = end, end + len(rows[i])
-            are_ones[i] = all(are_finite[start:end])
-    return are_ones
+            counts[i] = len([*itertools.takewhile(bool, are_finite[start:end])])
+    return counts
 
 
 def no_distribution(whose: str) -> MemberFailed:
