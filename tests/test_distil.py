@@ -179,7 +179,8 @@ def test_the_loss_of_a_large_vocabulary_in_parts_has_the_same_gradient(monkeypat
         free = hidden.clone().requires_grad_(True)
         losses = loss.backward(free * 1.0, lambda part: part @ weight.T, columns, probs, 0.5, 50)
         gradients.append((free.grad, losses))
-    torch.testing.assert_close(gradients[0], gradients[1])
+    # Losses are sums in float32, of parts in another order.
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
     free = hidden.clone().requires_grad_(True)
     cross_entropy, varied = loss.distances(free @ weight.T, columns, probs)
     (cross_entropy + loss.TOTAL_VARIATION_AT_END * 0.5 * varied).mean().backward()
