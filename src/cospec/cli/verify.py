@@ -31,7 +31,7 @@ class VerifyOptions:
     vllm: str | None = option(
         None,
         metavar="URL",
-        help="Hold a running vLLM server, which serves what `cospec export` wrote, against cospec's own engine instead.",
+        help="Hold a running vLLM server, which serves what `cospec export` wrote, against cospec's own engine.",
         show_default=False,
     )
     served: str | None = option(

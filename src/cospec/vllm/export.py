@@ -226,8 +226,8 @@ def _refuse_model(name: str, member: Member) -> None:
         raise InvalidEnsemble(f"{name!r} is a model of the runner {scheme!r}, which vLLM has not; {_INSTEAD}")
     if member.options.quantization:
         raise InvalidEnsemble(
-            f"{name!r} is quantised as it is loaded ({shown(member.options.quantization)}); vLLM reads weights that are "
-            "stored quantised (AWQ, GPTQ, compressed-tensors, FP8): give such a folder as the member"
+            f"{name!r} is quantised as it is loaded ({shown(member.options.quantization)}); vLLM reads weights "
+            "that are stored quantised (AWQ, GPTQ, compressed-tensors, FP8): give such a folder as the member"
         )
 
 
@@ -291,8 +291,8 @@ def _drafter_folder(drafter: Member, out: Path, described: Description, outlines
     check_vocabularies({next(iter(outlines)): next(iter(outlines.values())), name: own})
     if own.vocab_size < described.vocab_size:
         raise UnsupportedModel(
-            f"the drafter {name!r} knows {own.vocab_size} entries and r has {described.vocab_size}: vLLM wants as many; "
-            f"{_INSTEAD}, which drafts among those"
+            f"the drafter {name!r} knows {own.vocab_size} entries and r has {described.vocab_size}: vLLM wants as "
+            f"many; {_INSTEAD}, which drafts among those"
         )
     if own.config.get_text_config().vocab_size == described.vocab_size:
         return own.folder.resolve()

@@ -1,4 +1,4 @@
-"""What vLLM cannot hold of an ensemble, told before weights are read. vLLM's own objects are asked, and not imported."""
+"""What vLLM cannot hold of an ensemble, told before weights are read. Its objects are asked, and not imported."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Fields of requests that `cospec serve` knows and vLLM would ignore in silence: refused, by `vllm serve --middleware`."""
+"""Fields of requests that `cospec serve` knows and vLLM would ignore: refused, by `vllm serve --middleware`."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping

@@ -78,7 +78,7 @@ class EnsembleModel(nn.Module):
         penalty, as it is in cospec.
         """
         size = self.described.vocab_size
-        parts = hidden_states.split(self._widths, dim=-1)
+        parts = torch.split(hidden_states, self._widths, dim=-1)
         rows = [member.compute_logits(part) for member, part in zip(self.members, parts, strict=True)]
         if any(row is None for row in rows):
             # With tensor parallelism, the process that gathers the columns alone has them.
@@ -119,6 +119,6 @@ def _config_of(member: DescribedMember, vllm_config: VllmConfig) -> VllmConfig:
             f"the member {member.name!r} ({model_config.architecture}) keeps a recurrent state, for which vLLM has no "
             "room beside other members' caches; use cospec serve"
         )
-    # Layers without a window of their own take the cache's, which is one of the whole model: each member is given its own.
+    # Layers that name no window take the cache's, which is the whole model's: each member is given its own.
     cache_config = replace(vllm_config.cache_config, sliding_window=model_config.get_sliding_window())
     return replace(vllm_config, model_config=model_config, quant_config=None, cache_config=cache_config)

@@ -74,7 +74,7 @@ class HfRunner:
             self.vocab_size = min(self.vocab_size, len(tokenizer.entries()))
         self.context = context_of(config)
         configs = (model.generation_config, model.config.get_text_config())
-        self.end_ids = end_ids_of(model.name_or_path, configs, tokenizer)
+        self.end_ids = end_ids_of(str(model.name_or_path), configs, tokenizer)
         self.dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)

@@ -102,12 +102,12 @@ def _merge(name: str, model: PreTrainedModel, folder: Path, options: LoadOptions
     adapter = read_adapter(name, folder, options, torch.zeros((), dtype=torch.float32)).within(model, None)
     _check_mergeable(name, model, adapter, folder)
     for module, factors in adapter.factors.items():
-        weight = model.get_submodule(module).weight
+        changed: Any = model.get_submodule(module)
         added = factors.down @ factors.up
         # GPT-2's linear layers are [in, out], all others [out, in].
-        is_as_given = type(model.get_submodule(module)).__name__ == "Conv1D"
+        is_as_given = type(changed).__name__ == "Conv1D"
         with torch.no_grad():
-            weight.copy_(weight.float() + (added if is_as_given else added.t()))
+            changed.weight.copy_(changed.weight.float() + (added if is_as_given else added.t()))
 
 
 def _check_mergeable(name: str, model: PreTrainedModel, adapter: Adapter, folder: Path) -> None:
