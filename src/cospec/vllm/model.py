@@ -32,6 +32,9 @@ class EnsembleModel(nn.Module):
     Their hidden states go through vLLM as one, concatenated; what is sampled, verified and reported is r.
     """
 
+    # Not that it could be cut into stages: so that `check` refuses them, with the reason and what to use instead.
+    supports_pp = True
+
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         check(vllm_config)
@@ -87,6 +90,10 @@ class EnsembleModel(nn.Module):
         logits = shape_members(torch.stack([row[:, :size].float() for row in rows]), self.described.shaping)
         combination = self.described.combination
         return combination.log_probs(logits) + level(combination, logits)
+
+    def make_empty_intermediate_tensors(self, *_: object) -> None:
+        """Of a stage of a pipeline, which `check` refuses before."""
+        raise AssertionError("an ensemble has no stages")
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Give each member its own. The names of all parameters that were loaded."""
