@@ -183,9 +183,7 @@ def configuration(*, stages=1, method=None, verifying="standard", lora=None):
     """As much of vLLM's as is asked; tests/vllm asks vLLM's own."""
     return SimpleNamespace(
         parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
-        speculative_config=None
-        if method is None
-        else SimpleNamespace(method=method, rejection_sample_method=verifying),
+        speculative_config=method and SimpleNamespace(method=method, rejection_sample_method=verifying),
         lora_config=lora,
     )
 

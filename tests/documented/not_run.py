@@ -28,6 +28,8 @@ COMMANDS = {
     "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
     "lm_eval …": "tests/test_lm_eval.py runs it on tasks that need no network",
     "python -m cospec.lm_eval": "the same",
+    "cospec export --ensemble mine.yaml --proposer ./small exported --for vllm": "tests/test_export.py",
+    "cospec verify --vllm http…": "tests/vllm/test_server.py runs it against servers",
     "python examples/client.py": "tests/test_examples.py runs it against a server",
 }
 

@@ -59,7 +59,8 @@ def wait_for(url, process, log):
 def served(tiny_models, tmp_path_factory):
     """Without drafts, with a chat template: its address, and the ensemble's file."""
     folder = tmp_path_factory.mktemp("served")
-    (tiny_models / "small" / "chat_template.jinja").write_text(TEMPLATE)
+    for name in ("small", "wide"):
+        (tiny_models / name / "chat_template.jinja").write_text(TEMPLATE)
     path = ensemble_file(folder, [tiny_models / "small", tiny_models / "wide"])
     with serving(export(path, folder / "out"), folder / "log") as url:
         yield url, path
@@ -109,12 +110,20 @@ def test_log_probabilities_are_those_of_r(client, served):
 def test_several_samples_and_a_stop_string(client):
     found = client.completions.create(model="mine", prompt="w3 w4 w5", n=2, max_tokens=6, temperature=1, seed=1)
     assert len({choice.text for choice in found.choices}) == 2
-    whole = client.completions.create(model="mine", prompt="w3 w4 w5", temperature=0, max_tokens=8).choices[0]
-    stop = whole.text.split()[3]
-    cut = client.completions.create(model="mine", prompt="w3 w4 w5", temperature=0, max_tokens=8, stop=stop).choices[0]
+    asked = {
+        "model": "mine",
+        "prompt": "w3 w4 w5",
+        "temperature": 0,
+        "max_tokens": 12,
+        "extra_body": {"ignore_eos": True},
+    }
+    (whole,) = client.completions.create(**asked, logprobs=1).choices
+    stop = whole.logprobs.tokens[5]
+    (cut,) = client.completions.create(**asked, stop=stop).choices
     assert cut.finish_reason == "stop"
     assert whole.text.startswith(cut.text)
-    assert stop not in cut.text.split()
+    assert len(cut.text) < len(whole.text)
+    assert stop not in cut.text
 
 
 @pytest.mark.parametrize("field", REFUSED)
