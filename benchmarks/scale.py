@@ -5,9 +5,9 @@
 
 Of each ensemble four servers are started one after another: cospec's (plain, and auto with the drafter) and vLLM (the
 ensemble alone, and with the drafter as --speculative-config). Each is asked by 1, 4, 16 and 32 clients, at temperature
-0, at which vLLM's CPU build verifies drafts rightly; see serving.py. The members of 400 M parameters in bfloat16 are the
-bundled ones inflated, see inflate.py: as slow, and as alike. About 15 minutes on two cores. The last line is one JSON
-document, and --out keeps it.
+0, at which vLLM's CPU build verifies drafts rightly; see serving.py. The members of 400 M parameters in bfloat16 are
+the bundled ones inflated, see inflate.py: as slow, and as alike. About 15 minutes on two cores. The last line is one
+JSON document, and --out keeps it.
 """
 
 import argparse

@@ -8,6 +8,8 @@ import pytest
 # Nothing is collected where vLLM is not installed: `make test-vllm` has an environment of its own.
 collect_ignore_glob = [] if find_spec("vllm") else ["test_*.py"]
 
+# What it asserts is shown too.
+pytest.register_assert_rewrite("tests.vllm.members")
 os.environ |= {
     "COSPEC_CACHE": "off",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
