@@ -81,12 +81,12 @@ def prompts(count: int = 3, length: int = 40) -> list[list[int]]:
     return torch.randint(2, NUM_ENTRIES, (count, length), generator=generator).tolist()
 
 
-def assert_same(llm: Any, ensemble: Ensemble, given: Sequence[list[int]], num_tokens: int = 24) -> None:
-    """Greedy text token by token, and log r of its tokens and of the prompt's."""
+def assert_same(llm: Any, ensemble: Ensemble, given: Sequence[list[int]], num_tokens: int = 24, **own: float) -> None:
+    """Greedy text token by token, and log r of its tokens and of the prompt's. own: what cospec has by request."""
     from vllm import SamplingParams as TheirParams
 
     greedy = {"max_tokens": num_tokens, "temperature": 0, "logprobs": 0, "prompt_logprobs": 0}
-    results = ensemble.generate([*given], SamplingParams(**greedy))
+    results = ensemble.generate([*given], SamplingParams(**greedy, **own))
     answers = llm.generate([{"prompt_token_ids": prompt} for prompt in given], TheirParams(**greedy), use_tqdm=False)
     for result, answer, prompt in zip(results, answers, given, strict=True):
         (output,) = answer.outputs

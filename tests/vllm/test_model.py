@@ -21,11 +21,12 @@ OF_TWO = [
 OF_THREE = [Mixture([0.5, 0.2, 0.3]), Product([0.6, 0.2, 0.4]), Arithmetic([1.0, 0.8, -0.8]), OF_TWO[-1]]
 
 
-def combined(llm, combination):
+def combined(llm, combination, member_temperature=1.0, member_top_p=1.0):
     """The engine's members under another combination, without reading their weights again."""
+    changes = {"member_temperature": member_temperature, "member_top_p": member_top_p}
 
     def change(model):
-        model.described = replace(model.described, combination=combination)
+        model.described = replace(model.described, combination=combination, **changes)
 
     llm.apply_model(change)
 
@@ -65,6 +66,13 @@ def test_three_members_decode_the_same(three, combination):
     llm, ensemble = three
     combined(llm, combination)
     assert_same(llm, ensemble.with_combination(combination), prompts())
+
+
+def test_members_are_heated_before_they_are_combined(three):
+    llm, ensemble = three
+    combined(llm, OF_THREE[0], member_temperature=0.6, member_top_p=0.9)
+    own = {"member_temperature": 0.6, "member_top_p": 0.9}
+    assert_same(llm, ensemble.with_combination(OF_THREE[0]), prompts(2), **own)
 
 
 def test_a_prefix_that_is_cached_changes_nothing(three):

@@ -59,9 +59,9 @@ def wait_for(url, process, log):
 def served(tiny_models, tmp_path_factory):
     """Without drafts, with a chat template: its address, and the ensemble's file."""
     folder = tmp_path_factory.mktemp("served")
-    for name in ("small", "wide"):
+    for name in ("small", "deep"):
         (tiny_models / name / "chat_template.jinja").write_text(TEMPLATE)
-    path = ensemble_file(folder, [tiny_models / "small", tiny_models / "wide"])
+    path = ensemble_file(folder, [tiny_models / "small", tiny_models / "deep"])
     with serving(export(path, folder / "out"), folder / "log") as url:
         yield url, path
 
@@ -140,7 +140,7 @@ def test_the_verification_passes_where_nothing_is_drafted(served):
 
 def test_another_ensemble_than_the_one_served_is_found(served, tiny_models, tmp_path):
     weights = {"type": "mixture", "weights": [0.8, 0.2]}
-    other = ensemble_file(tmp_path, [tiny_models / "small", tiny_models / "wide"], combine=weights)
+    other = ensemble_file(tmp_path, [tiny_models / "small", tiny_models / "deep"], combine=weights)
     status, checks = verified(served[0], other)
     assert (status, checks["log r"]["outcome"]) == (1, "different")
     assert "55005" not in checks["sampled text"]["detail"]
@@ -149,7 +149,7 @@ def test_another_ensemble_than_the_one_served_is_found(served, tiny_models, tmp_
 def test_faulty_sampling_under_speculation_is_found_and_named(tiny_models, tmp_path):
     """vLLM's CPU build has it; should a release be mended, this test says so by failing."""
     drafter = str(tiny_models / "drafter")
-    path = ensemble_file(tmp_path, [tiny_models / "small", tiny_models / "wide"], proposer=drafter)
+    path = ensemble_file(tmp_path, [tiny_models / "small", tiny_models / "deep"], proposer=drafter)
     with serving(export(path, tmp_path / "out"), tmp_path / "log") as url:
         status, checks = verified(url, path, "--samples", "200")
     assert (status, checks["greedy text"]["outcome"], checks["log r"]["outcome"]) == (1, "equal", "equal")
