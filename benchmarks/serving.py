@@ -35,7 +35,8 @@ import psutil
 from cospec import demo
 
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
-SECONDS_TO_START = 300
+# vLLM compiles at its first start.
+SECONDS_TO_START = 600
 MIB = 2**20
 # Of vLLM's CPU build, where the environment says nothing else: all cores, as cospec has them, and room for its caches.
 VLLM_SETTINGS = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
