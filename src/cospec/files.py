@@ -395,9 +395,14 @@ def _combination_schema(kind: str) -> dict[str, Any]:
 
 
 def _example_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that have a value by default, and weights of two members."""
+    """Those that have a value by default, or one as an example, and weights of two members."""
     weights = {WEIGHTS: [0.7, 0.3]} if WEIGHTS in options else {}
-    return weights | {name: option["default"] for name, option in options.items() if option.get("default") is not None}
+    examples = {name: option["examples"][0] for name, option in options.items() if "examples" in option}
+    return (
+        weights
+        | examples
+        | {name: option["default"] for name, option in options.items() if option.get("default") is not None}
+    )
 
 
 def _read(path: Path) -> EnsembleSettings:

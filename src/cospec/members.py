@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from . import demo
 from .core.spelling import TokenSpeller
@@ -377,7 +377,16 @@ def check_whole_vocabularies(runners: Mapping[str, Runner]) -> None:
             )
 
 
-def check_vocabularies(runners: Mapping[str, Runner]) -> None:
+class HasVocabulary(Protocol):
+    """A runner, or what is known of a model before it is loaded."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def tokenizer(self) -> Tokenizer | None: ...
+
+
+def check_vocabularies(runners: Mapping[str, HasVocabulary]) -> None:
     """Raises VocabularyMismatch with the first id that two members' tokenizers give different entries.
 
     Added entries that only some have, behind all that they have in common (a `<pad>`), are not decoded, and this is

@@ -22,7 +22,8 @@ COMBINATIONS = Registry(
     {
         name.lower(): f"cospec.core.combine:{name}"
         for name in ("Arithmetic", "Contrastive", "Guided", "Mixture", "Product")
-    },
+    }
+    | {"custom": "cospec.core.combine:custom"},
     "cospec.combinations",
 )
 VERIFICATIONS = ("block", "coupled", "token")

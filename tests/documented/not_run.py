@@ -30,6 +30,8 @@ COMMANDS = {
     "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
     "lm_eval …": "tests/test_lm_eval.py runs it on tasks that need no network",
     "python -m cospec.lm_eval": "the same",
+    "cospec export --ensemble mine.yaml --proposer ./small exported --for vllm": "tests/test_export.py",
+    "cospec verify --vllm …": "tests/vllm/test_server.py runs it against servers",
     "python examples/client.py": "tests/test_examples.py runs it against a server",
 }
 
@@ -54,6 +56,8 @@ FOREIGN_OPTIONS = {
     *("--rm", "--init", "--time", "--build-arg", "--profile"),  # docker
     *("--check",),  # ruff
     *("--no-deps", "--extra-index-url"),  # pip
+    *("--served-model-name", "--max-model-len", "--middleware", "--speculative-config", "--enable-lora"),  # vllm
+    *("--tensor-parallel-size", "--data-parallel-size", "--data-parallel-backend"),
     *("--model", "--model_args", "--tasks", "--batch_size", "--apply_chat_template"),  # lm-eval
 }
 

@@ -219,19 +219,20 @@ class EnsembleOptions:
     def identity(self) -> dict[str, Any]:
         """What results are held against by a later run (see `cospec.identity`), without loading a model. Raises as
         `build` does."""
-        from ..files import read_settings
         from ..identity import identity
 
+        return identity(self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `Ensemble`, without loading a model. Raises as `build` does."""
+        from ..files import read_settings
+
         spec, settings = self._given()
-        return identity(settings if spec is None else read_settings(spec, settings))
+        return settings if spec is None else read_settings(spec, settings)
 
     def max_sequences_of_file(self) -> int:
         """How many sequences the ensemble's file has decoded at a time, without loading a model. Raises as `build`."""
-        from ..files import read_settings
-
-        spec, settings = self._given()
-        own = {} if spec is None else read_settings(spec, settings)
-        return int(own.get("max_sequences", MAX_SEQUENCES))
+        return int(self.settings().get("max_sequences", MAX_SEQUENCES))
 
     def _given(self) -> tuple[str | None, dict[str, Any]]:
         """The ensemble's file or name, None for members of the command line; and what is given beside it."""

@@ -28,6 +28,16 @@ class VerifyOptions:
     max_tokens: int = option(Effort.max_tokens, help="Tokens a text in the equality checks.")
     samples: int = option(Effort.num_samples, help="Samples a prompt in the sampled checks.")
     seed: int = option(Effort.seed, help="Of all draws.")
+    vllm: str | None = option(
+        None,
+        metavar="URL",
+        help="Hold a running vLLM server, which serves what `cospec export` wrote, against cospec's own engine.",
+        show_default=False,
+    )
+    served: str | None = option(
+        None, metavar="NAME", help="With --vllm: the model there.", show_default="the server's first"
+    )
+    api_key: str | None = option(None, help="With --vllm: one that the server knows.", envvar="VLLM_API_KEY")
     as_json: bool = option(False, "--json", help="Print one JSON object instead of the table.")
 
     def effort(self) -> Effort:
@@ -48,6 +58,9 @@ def verify(*, options: VerifyOptions, chats: ChatOptions, models: LocalOptions) 
     for ties of rounding (by the gap between the two best tokens at a first difference; with --numerics invariant there
     are none), or not. The ensemble's own plan is among them; of auto also the plan that it chooses. Exit code 1 if a
     check fails.
+
+    With --vllm a vLLM server is compared in place of schedules: its greedy text, its log-probabilities of given tokens
+    with log r, and its samples.
     """
     with importing():
         from .verify_run import run_verify

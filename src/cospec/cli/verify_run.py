@@ -10,6 +10,7 @@ from .. import demo
 from ..ensemble import Ensemble
 from ..study.effort import Effort
 from ..study.exactness import SAMPLED_LENGTH, Check, num_checks, self_test
+from ..study.remote import NUM_CHECKS, SERVED, VllmServer, against_vllm
 from .chat_options import ChatOptions
 from .chats import GivenPrompt, check_chats
 from .options import LocalOptions
@@ -22,10 +23,12 @@ from .verify import NUM_DEMO_PROMPTS, VerifyOptions
 def run_verify(options: VerifyOptions, chats: ChatOptions, models: LocalOptions) -> None:
     """Print every check. Raises typer.Exit with status 1 if one fails."""
     effort, prompts = options.effort(), _texts(options, chats)
+    server = None if options.vllm is None else VllmServer(options.vllm, options.served, options.api_key)
     ensemble = models.build()
     check_chats(ensemble, prompts)
     checks: list[Check] = []
-    total = num_checks(ensemble)
+    total = num_checks(ensemble) if server is None else NUM_CHECKS
+    found = self_test(ensemble, prompts, effort) if server is None else against_vllm(server, ensemble, prompts, effort)
 
     def so_far() -> str:
         if checks and not options.as_json:
@@ -33,15 +36,15 @@ def run_verify(options: VerifyOptions, chats: ChatOptions, models: LocalOptions)
         return f"{len(checks)} of {total} checks were made, and none is kept"
 
     with on_interrupt(so_far), progress(total) as advance:
-        for check in self_test(ensemble, prompts, effort):
+        for check in found:
             checks.append(check)
             advance()
     is_exact = all(check.is_passed for check in checks)
     if options.as_json:
         listed = [{**asdict(check), "outcome": check.outcome, "largest_tie": check.largest_tie} for check in checks]
         numerics = "invariant" if ensemble.is_invariant else "default"
-        found = {"exact": is_exact, "plan": str(ensemble.plan), "numerics": numerics}
-        print_json({**found, "tested": _tested(checks), "checks": listed})
+        whole = {"exact": is_exact, "plan": str(ensemble.plan), "numerics": numerics}
+        print_json({**whole, "tested": _tested(checks), "checks": listed})
     else:
         print_tables(_table(ensemble, effort, checks))
     if not is_exact:
@@ -74,7 +77,8 @@ def _tested(checks: list[Check]) -> dict[str, dict[str, list[str]]]:
 
 def _table(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> FittedTable:
     return FittedTable(
-        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}, {ensemble.plan}: against plain",
+        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}, {_what(ensemble, checks)}: "
+        "against plain",
         columns=[
             TableColumn(name="check", priority=0),
             TableColumn(name="schedule", priority=0, wraps=True),
@@ -88,6 +92,11 @@ def _table(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> FittedTab
         ],
         caption=_caption(ensemble, effort, checks),
     )
+
+
+def _what(ensemble: Ensemble, checks: list[Check]) -> str:
+    """What is compared: the ensemble's own plan with all others, or a server."""
+    return SERVED if any(check.schedule == SERVED for check in checks) else str(ensemble.plan)
 
 
 def _detail(check: Check) -> str:
@@ -115,6 +124,8 @@ def _caption(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> str:
     )
     kinds = dict.fromkeys(check.verification for check in checks if check.threshold is not None)
     own = f"Sampled under {', '.join(kinds)}; the ensemble's own verification is {ensemble.plan.verification}."
+    if any(check.schedule == SERVED for check in checks):
+        own = "The server was asked by token ids."
     outcomes = Counter(check.outcome for check in checks)
     counted = ", ".join(f"{num} {_RESULTS[outcome]}" for outcome, num in sorted(outcomes.items()))
     return f"{of_samples}{own if kinds else ''}\n{counted}.{_sum_of_ties(checks)}"

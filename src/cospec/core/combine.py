@@ -6,16 +6,18 @@ proposed what. Rows come as [members, positions, vocab]; a position's result dep
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import import_module
 from inspect import Parameter, getdoc, signature
 from numbers import Real
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import CospecError, InvalidCombination, UnknownName, shown
+from ..inputs import Key
 from ..names import COMBINATIONS, DEFAULT_COMBINATION, DEFAULT_MU, DEFAULT_SCALE
 from .select import is_selected
 
@@ -297,11 +299,12 @@ class Guided:
 class Custom:
     """r = softmax(fn(log p)): any function of the members' log-probabilities at one position.
 
-    fn: [members, vocab] log-probabilities -> [vocab], r's log-probabilities up to a constant.
-    Raises InvalidCombination, while decoding, if fn raises or its result has another shape.
+    fn: [members, vocab] log-probabilities -> [vocab], r's log-probabilities up to a constant. source: what a file calls
+    it, `module:function`. Raises InvalidCombination, while decoding, if fn raises or its result has another shape.
     """
 
     fn: Callable[[Tensor], Tensor]
+    source: str | None = field(default=None, compare=False)
     name = "custom"
 
     def check(self, num_members: int) -> None:
@@ -319,6 +322,49 @@ class Custom:
         if any(not isinstance(row, Tensor) or row.shape != logits.shape[2:] for row in rows):
             raise InvalidCombination(f"Custom's function must return a tensor of shape {tuple(logits.shape[2:])}")
         return torch.log_softmax(torch.stack(rows), dim=-1)
+
+
+def custom(fn: Annotated[str, Key(meaning="module:function", example="my_package:combined")]) -> Custom:
+    """r = softmax(fn(log p)), by a function of an installed package, as module:function. Importing it runs its code.
+
+    Raises InvalidCombination where there is no such function.
+    """
+    module, _, attribute = fn.partition(":") if isinstance(fn, str) else ("", "", "")
+    if not module or not attribute:
+        raise InvalidCombination(f"custom needs fn as module:function, got {shown(fn)}")
+    try:
+        found = getattr(import_module(module), attribute)
+    except Exception as error:  # the user's own code may raise anything as it is imported
+        raise InvalidCombination(
+            f"custom's function {shown(fn)} cannot be had: {type(error).__name__}: {error}; install its package, or "
+            "name its folder in PYTHONPATH"
+        ) from None
+    made = Custom(found, fn)
+    made.check(1)
+    return made
+
+
+def combination_settings(combination: Combination) -> dict[str, Any]:
+    """What `make_combination` makes it of again: `type`, and its options. Raises InvalidCombination where a file cannot
+    name it."""
+    if isinstance(combination, Custom):
+        of_module = f"{getattr(combination.fn, '__module__', '')}:{getattr(combination.fn, '__qualname__', '')}"
+        source = combination.source or of_module
+        if custom(source) != combination:
+            raise InvalidCombination(f"no file can name {shown(combination.fn)}; give a function of a module")
+        return {"type": combination.name, "fn": source}
+    options = combination_parameters(combination.name) if combination.name in COMBINATIONS.names() else {}
+    given = {name: _plain(getattr(combination, name, None)) for name in options}
+    made = make_combination(combination.name, len(given.get(WEIGHTS) or (1, 1)), **given)
+    if type(made) is not type(combination):
+        raise InvalidCombination(
+            f"no file can name {shown(combination)}; register {type(combination).__name__} under `cospec.combinations`"
+        )
+    return {"type": combination.name, **given}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 # The option that has a value for each member.

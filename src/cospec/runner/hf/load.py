@@ -73,12 +73,17 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
 def load_model(name: str, options: LoadOptions, path: Path) -> PreTrainedModel:
     """The model itself, as transformers has it: not packed for decoding, and with gradients. Raises as `load_whole`
     does."""
+    return load_both(name, options, path)[0]
+
+
+def load_both(name: str, options: LoadOptions, path: Path) -> tuple[PreTrainedModel, HfTokenizer | None]:
+    """The same, and the tokenizer, if it has one."""
     with explained(name, path):
-        return (_read_file if path.is_file() else _read_folder)(name, path, options)[0]
+        return (_read_file if path.is_file() else _read_folder)(name, path, options)
 
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
-    config = _config(name, folder, options)
+    config = config_of(name, folder, options)
     check_weights(name, folder, options)
     tokenizer = read_tokenizer(name, folder, options)
     # A folder that was given was counted before, with all others.
@@ -157,7 +162,7 @@ def _why_not_captured(model: PreTrainedModel) -> str | None:
     return f"gives other logits from a CUDA graph (off by {off:.2g} of their spread)"
 
 
-def _config(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
+def config_of(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
     """The model's configuration. Raises ModelNotFound, UnsupportedModel or MissingExtra for one that cannot be run."""
     settings = read_config(name, folder, options)
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **_trust(options))

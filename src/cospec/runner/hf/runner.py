@@ -72,8 +72,9 @@ class HfRunner:
         if tokenizer is not None:
             # Columns beyond the tokenizer's entries are padding.
             self.vocab_size = min(self.vocab_size, len(tokenizer.entries()))
-        self.context = _context(config)
-        self.end_ids = _end_ids(model, tokenizer)
+        self.context = context_of(config)
+        configs = (model.generation_config, model.config.get_text_config())
+        self.end_ids = end_ids_of(str(model.name_or_path), configs, tokenizer)
         self.dtype: torch.dtype = model.dtype
         self._device: torch.device = model.device
         self._row_dtype = torch.promote_types(model.dtype, torch.float32)
@@ -294,7 +295,7 @@ def _groups(batch: Sequence[Feed | _Piece], pass_cost: float) -> list[list[int]]
     return groups[::-1]
 
 
-def _context(config: object) -> int | None:
+def context_of(config: object) -> int | None:
     """The most tokens of a sequence whose positions are embedded independently of whatever else is in the batch."""
     context: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -309,19 +310,18 @@ def _context(config: object) -> int | None:
     return context
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: Tokenizer | None) -> tuple[int, ...]:
-    """All that any of the model's files names as an end: generation configuration, configuration and tokenizer.
+def end_ids_of(name: str, configs: Sequence[object], tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """All that any of the model's files names as an end. configs: its generation configuration, and its own.
 
     Raises UnsupportedModel for what is no token id.
     """
     ids: dict[int, None] = {}
-    for source in (model.generation_config, model.config.get_text_config()):
+    for source in configs:
         configured = getattr(source, "eos_token_id", None)
         named = configured if isinstance(configured, list | tuple) else () if configured is None else (configured,)
         if not all(isinstance(token, int) and not isinstance(token, bool) for token in named):
             raise UnsupportedModel(
-                f"{model.name_or_path!r} has the end token {configured!r} (eos_token_id); it must be a token id, or a "
-                "list of them"
+                f"{name!r} has the end token {configured!r} (eos_token_id); it must be a token id, or a list of them"
             )
         ids |= dict.fromkeys(named)
     return (*(ids | dict.fromkeys(tokenizer.end_ids if tokenizer is not None else ())),)

@@ -108,7 +108,12 @@ class HfTokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        return bool(getattr(self._tokenizer, "chat_template", None))
+        return bool(self.chat_template)
+
+    @property
+    def chat_template(self) -> object:
+        """The template, or several by name; None where there is none."""
+        return getattr(self._tokenizer, "chat_template", None)
 
     def template_reads(self, name: str) -> bool:
         """Whether the chat template has this name in it, so that a value for it may change what it writes."""

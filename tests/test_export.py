@@ -1,0 +1,256 @@
+"""`cospec export --for vllm`: what the folder holds and the command says, what is refused before weights are read, and
+what is written whole equals what cospec decodes. tests/vllm serves such folders."""
+
+import asyncio
+import json
+import shlex
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from cospec import Contrastive, Custom, Ensemble, Guided, Mixture, SamplingParams, demo
+from cospec.cli import app
+from cospec.core.combine import combination_settings, make_combination
+from cospec.errors import InvalidCombination, UnsupportedModel
+from cospec.vllm import ARCHITECTURE
+from cospec.vllm.described import KEY, Description
+from cospec.vllm.limits import DRAFTING, check
+from cospec.vllm.middleware import REFUSED, RefuseOthers, refused
+
+from .adapters import adapted
+from .models import saved
+
+ENTRIES = 100
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two members that pad their vocabularies otherwise, a hybrid, and an adapter."""
+    folder = tmp_path_factory.mktemp("models")
+    saved(folder / "a", num_entries=ENTRIES, seed=1)
+    saved(folder / "b", num_entries=ENTRIES, seed=2, vocab_size=112, eos_token_id=5, max_position_embeddings=64)
+    saved(folder / "hybrid", "lfm2", num_entries=ENTRIES)
+    adapted(folder / "adapter", folder / "a")
+    return folder
+
+
+def exported(folder, out, *arguments, **settings):
+    """The result of the command on mine.yaml in the folder."""
+    given = {"members": ["./a", "./b"], "dtype": "float32"} | settings
+    (folder / "mine.yaml").write_text(yaml.safe_dump(given))
+    command = ["export", "--ensemble", str(folder / "mine.yaml"), str(out), "--for", "vllm", *arguments]
+    return CliRunner().invoke(app, command)
+
+
+def config_of(out):
+    return json.loads((out / "config.json").read_text())
+
+
+def test_the_folder_names_the_class_the_members_and_the_target(folder, tmp_path):
+    combine = {"type": "contrastive", "mu": 0.3, "plausibility": 0.1}
+    ran = exported(folder, tmp_path / "out", "--member-temperature", "0.5", combine=combine)
+    assert ran.exit_code == 0, ran.output
+    config = config_of(tmp_path / "out")
+    assert config["architectures"] == [ARCHITECTURE]
+    assert (config["vocab_size"], config["max_position_embeddings"]) == (ENTRIES, 64)
+    described = Description.from_json(config[KEY])
+    assert [member.model for member in described.members] == [str((folder / name).resolve()) for name in "ab"]
+    assert described.combination == Contrastive(0.3, 0.1)
+    assert described.shaping.member_temperature == 0.5
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"eos_token_id": [1, 5]}
+    command = shlex.split(ran.output)
+    assert command[:3] == ["vllm", "serve", str(tmp_path / "out")]
+    assert "--speculative-config" not in command
+    assert command[command.index("--dtype") + 1] == "float32"
+
+
+def test_a_lookup_and_a_model_become_vllms_drafters(folder, tmp_path):
+    ran = exported(folder, tmp_path / "out", "--json", proposer="lookup", gamma=5)
+    assert speculation(ran) == {
+        "method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_max": 4, "prompt_lookup_min": 2,
+    }  # fmt: skip
+    # What pads its vocabulary as r has it is taken as it is; what does not is cut, as an ensemble of one.
+    saved(folder / "exact", num_entries=ENTRIES, vocab_size=ENTRIES)
+    assert speculation(exported(folder, tmp_path / "out", "--json", proposer="./exact"))["model"] == str(
+        (folder / "exact").resolve()
+    )
+    cut = speculation(exported(folder, tmp_path / "out", "--json", members=["./a"], proposer="./b"))["model"]
+    assert cut == str((tmp_path / "out" / "drafter").resolve())
+    config = config_of(tmp_path / "out" / "drafter")
+    assert config["vocab_size"] == ENTRIES
+    assert Description.from_json(config[KEY]).combination == Mixture([1.0])
+
+
+def speculation(ran):
+    assert ran.exit_code == 0, ran.output
+    command = json.loads(ran.stdout)["command"]
+    return json.loads(command[command.index("--speculative-config") + 1])
+
+
+def test_a_member_that_drafts_is_left_out_with_a_note(folder, tmp_path):
+    ran = exported(folder, tmp_path / "out", proposer="a")
+    assert "the member 'a' cannot draft within vLLM" in ran.stderr
+    assert "--speculative-config" not in ran.stdout
+
+
+def test_an_adapter_and_first_layers_are_written_whole(folder, tmp_path):
+    given = [{"model": "./adapter", "base": "./a"}, {"model": "./a", "layers": 1, "name": "first"}]
+    ran = exported(folder, tmp_path / "out", members=given)
+    assert ran.exit_code == 0, ran.output
+    described = Description.from_json(config_of(tmp_path / "out")[KEY])
+    written = Ensemble([member.model for member in described.members], schedule="plain", dtype="float32")
+    own = Ensemble.load(folder / "mine.yaml", schedule="plain")
+    params = SamplingParams(max_tokens=12, temperature=0, logprobs=0)
+    for one, other in zip(own.generate([[2, 3, 4]], params), written.generate([[2, 3, 4]], params), strict=True):
+        assert one.token_ids == other.token_ids
+        theirs = [entry.logprob for entry in other.logprobs]
+        assert theirs == pytest.approx([entry.logprob for entry in one.logprobs], abs=1e-4)
+
+
+def test_a_chat_template_of_any_member_is_the_ensembles(folder, tmp_path):
+    saved(folder / "chat", num_entries=ENTRIES, seed=3)
+    (folder / "chat" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert exported(folder, tmp_path / "out", members=["./a", "./chat"]).exit_code == 0
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
+    saved(folder / "other", num_entries=ENTRIES, seed=3)
+    (folder / "other" / "chat_template.jinja").write_text("other")
+    ran = exported(folder, tmp_path / "out", members=["./other", "./chat"])
+    assert "chat templates differ: vLLM renders chats by that of 'other'" in ran.stderr
+
+
+REFUSALS = {
+    "an own prompt": ({"members": ["./a", {"model": "./b", "prompt": "x {prompt}"}]}, "has a prompt of its own"),
+    "an own system message": ({"members": [{"model": "./a", "system": "x"}]}, "has a system message of its own"),
+    "guidance": ({"combine": "guided"}, "feeds all members the same one"),
+    "invariant numerics": ({"numerics": "invariant", "verification": "coupled"}, "VLLM_BATCH_INVARIANT"),
+    "a hybrid": ({"members": ["./a", "./hybrid"]}, "'hybrid' (lfm2) keeps a recurrent state"),
+    "a hybrid that drafts": ({"proposer": "./hybrid"}, "'hybrid' (lfm2) keeps a recurrent state"),
+    "quantising at loading": ({"quantization": "4bit"}, "stored quantised"),
+    "an end that vLLM adds": ({"end_tokens": [7]}, "without the tokenizer's own end 1"),
+    "other tokenizers": ({"members": ["./a", "demo:math"]}, "Choose members of one tokenizer family"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_vllm_cannot_hold_is_refused_before_weights_are_read(folder, tmp_path, monkeypatch, case):
+    def read(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("cospec.vllm.export.write_whole", read)
+    settings, message = REFUSALS[case]
+    ran = exported(folder, tmp_path / "out", **settings)
+    assert ran.exit_code == 2
+    assert message in ran.stderr
+
+
+def test_a_folder_with_other_files_is_left_alone(folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    ran = exported(folder, tmp_path)
+    assert ran.exit_code == 2
+    assert "holds other files" in ran.stderr
+    assert exported(folder, tmp_path / "out", "--for", "sglang").exit_code == 2
+
+
+def test_a_description_of_another_version_is_refused():
+    with pytest.raises(Exception, match="export the ensemble again"):
+        Description.from_json({"format": 0})
+    with pytest.raises(Exception, match="export the ensemble again"):
+        Description.from_json(None)
+
+
+def double(log_p):
+    return 2 * log_p[0]
+
+
+def test_a_combination_of_ones_own_is_named_by_its_function():
+    made = make_combination("custom", 2, fn="tests.test_export:double")
+    assert made == Custom(double)
+    assert combination_settings(Custom(double)) == {"type": "custom", "fn": "tests.test_export:double"}
+    logits = torch.tensor([[[0.0, 1.0]], [[3.0, 1.0]]])
+    assert torch.equal(made.log_probs(logits), Custom(double).log_probs(logits))
+    for fn in ("double", "tests.test_export:missing", "no_such_module:double", 3):
+        with pytest.raises(InvalidCombination):
+            make_combination("custom", 2, fn=fn)
+    with pytest.raises(InvalidCombination):
+        combination_settings(Custom(lambda log_p: log_p[0]))
+    assert combination_settings(Guided(2.0)) == {"type": "guided", "scale": 2.0}
+
+
+def configuration(*, stages=1, method=None, verifying="standard", lora=None):
+    """As much of vLLM's as is asked; tests/vllm asks vLLM's own."""
+    return SimpleNamespace(
+        parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
+        speculative_config=method and SimpleNamespace(method=method, rejection_sample_method=verifying),
+        lora_config=lora,
+    )
+
+
+def test_ways_to_run_that_would_not_give_r_are_refused_with_what_to_use_instead():
+    for method in (None, *DRAFTING):
+        check(configuration(method=method))
+    with pytest.raises(UnsupportedModel, match="--tensor-parallel-size"):
+        check(configuration(stages=2))
+    for method in ("eagle", "eagle3", "mtp", "medusa", "deepseek_mtp"):
+        with pytest.raises(UnsupportedModel, match=f"{method}.*draft_model"):
+            check(configuration(method=method))
+    with pytest.raises(UnsupportedModel, match="leaves no sample of r; use standard or block"):
+        check(configuration(method="ngram", verifying="synthetic"))
+    with pytest.raises(UnsupportedModel, match="merged"):
+        check(configuration(lora=object()))
+
+
+def answer(body):
+    """What a client is told through the middleware, and what of its request comes behind it."""
+    sent, seen = [], []
+
+    async def app(scope, receive, send):
+        while True:
+            message = await receive()
+            seen.append(message["body"])
+            if not message["more_body"]:
+                break
+        await send({"type": "http.response.start", "status": 200})
+
+    async def run():
+        parts = [{"type": "http.request", "body": body[i : i + 9], "more_body": i + 9 < len(body)}
+                 for i in range(0, len(body), 9)]  # fmt: skip
+        waiting = iter(parts)
+
+        async def receive():
+            return next(waiting)
+
+        async def send(message):
+            sent.append(message)
+
+        await RefuseOthers(app)({"type": "http", "method": "POST"}, receive, send)
+
+    asyncio.run(run())
+    return sent, b"".join(seen)
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_field_that_vllm_would_ignore_is_refused(field):
+    for given in ({field: 1}, {"vllm_xargs": {field: 1}}):
+        sent, seen = answer(json.dumps({"prompt": "x"} | given).encode())
+        assert sent[0]["status"] == 400
+        assert f"{field} is not supported here" in json.loads(sent[1]["body"])["error"]["message"]
+        assert seen == b""
+
+
+def test_all_other_requests_go_through_unchanged():
+    for body in (b'{"prompt": "x", "temperature": 0, "weights": null}', b"[1, 2, 3, 4, 5]", b"{broken json"):
+        sent, seen = answer(body)
+        assert (sent[0]["status"], seen) == (200, body)
+        assert refused(body) is None
+
+
+def test_bundled_names_are_exported_too(tmp_path):
+    ran = CliRunner().invoke(app, ["export", "--ensemble", "demo:we3", str(tmp_path / "out")])
+    assert ran.exit_code == 0, ran.output
+    described = Description.from_json(config_of(tmp_path / "out")[KEY])
+    assert [member.model for member in described.members] == [
+        demo.model_path(f"demo:{name}") for name in ("math", "general", "code")
+    ]
