@@ -9,7 +9,7 @@ LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLA
 # vLLM's pins differ from cospec's own: an environment by itself.
 VLLM := .venv-vllm
 
-.PHONY: help demo test test-gguf fuzz lint types layers docs bench models vllm test-vllm clean
+.PHONY: help demo test fuzz lint types layers docs bench models gguf test-gguf vllm test-vllm clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -26,8 +26,13 @@ test: .venv/test lint types layers ## install, then everything that is checked
 	bash .ci/chromium
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-gguf: .venv-gguf/built ## build llama.cpp (minutes), then what is checked of GGUF members that it runs
-	$(GGUF_BIN)/python -m pytest tests/llamacpp
+gguf: .venv-gguf/built ## llama.cpp, built in an environment beside cospec's (minutes)
+
+# Where it cannot be had (no compiler, no network), nothing is tested, and this says so.
+test-gguf: ## GGUF members that llama.cpp runs
+	@if $(MAKE) --no-print-directory gguf; then \
+		OMP_NUM_THREADS=1 $(GGUF_BIN)/python -m pytest -n 2 --dist worksteal tests/llamacpp; \
+	else echo "NOT TESTED: llama-cpp-python cannot be built here (see above)" >&2; fi
 
 fuzz: .venv/test ## property tests by new random examples, ten times as many; laws of all combinations (long)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "hypothesis or larger" --hypothesis-profile=fuzz --timeout 3600

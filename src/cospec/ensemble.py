@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import demo
 from .core.combine import Combination, as_combination
 from .core.draws import Draws
@@ -234,11 +232,6 @@ class Ensemble:
     def end_ids(self) -> tuple[int, ...]:
         """Tokens that end a sequence: the ensemble's own, or those of all members together."""
         return self._engine.end_ids
-
-    @property
-    def dtypes(self) -> set[torch.dtype]:
-        """What the members and drafters compute in."""
-        return {runner.dtype for runner in self.runners}
 
     @property
     def is_invariant(self) -> bool:

@@ -59,7 +59,8 @@ class Runner(Protocol):
     vocab_size: columns of a row, cut to the tokenizer's size; 0 for a drafter without a vocabulary of its own, which is
     set to the members' as they are loaded. context: the most tokens a slot holds, None for no limit. tokenizer: None if
     prompts can only be token ids. end_ids: tokens that end a sequence. dtype: what the model computes in, which bounds
-    how equal two rows of one distribution are.
+    how equal two rows of one distribution are; a `tie_gap` says it where the type does not: by how much two
+    log-probabilities may differ whose order rounding turns.
 
     A runner may also have `served_by`, the runner whose forward passes compute its rows, as of a base with an adapter:
     slots of all that name one runner are fed to that one, in one batch. And `vocabulary`, the ids of the tokens that a

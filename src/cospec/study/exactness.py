@@ -217,8 +217,16 @@ def _difference(one: Result, other: Result, plain: Ensemble, prompts: Sequence[P
     position = next((i for i, (a, b) in enumerate(pairs) if a != b), shortest)
     position = min(position, len(one.token_ids) - 1)
     size = gap(one, position, plain, prompts[one.prompt_index])
-    tie_gap = max(TIE_GAP.get(dtype, HALF_PRECISION_TIE_GAP) for dtype in plain.dtypes)
-    return Difference(one.prompt_index, position, size, not plain.is_invariant and size <= tie_gap)
+    is_tie = not plain.is_invariant and size <= tie_gap(plain)
+    return Difference(one.prompt_index, position, size, is_tie)
+
+
+def tie_gap(ensemble: Ensemble) -> float:
+    """How far apart log-probabilities may lie whose order rounding turns: by the runners' own word, or their types."""
+    return max(
+        float(getattr(runner, "tie_gap", TIE_GAP.get(runner.dtype, HALF_PRECISION_TIE_GAP)))
+        for runner in ensemble.runners
+    )
 
 
 def _greedy_gap(result: Result, position: int, plain: Ensemble, prompt: Prompt) -> float:

@@ -25,10 +25,10 @@ from .exactness import (
     HALF_PRECISION_TIE_GAP,
     SAMPLED,
     SAMPLED_LENGTH,
-    TIE_GAP,
     Check,
     Difference,
     Sample,
+    tie_gap,
     two_sample_p_values,
 )
 from .methods import first_error
@@ -131,7 +131,7 @@ def _greedy_check(
     params = SamplingParams(max_tokens=effort.max_tokens, temperature=0, logprobs=2)
     results = plain.generate([[*prompt] for prompt in prompts], params)
     error = first_error(results)
-    tie_gap = max(TIE_GAP.get(dtype, HALF_PRECISION_TIE_GAP) for dtype in plain.dtypes)
+    largest_tie = tie_gap(plain)
     differences = []
     for index, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
         (answer,) = server.complete(prompt, max_tokens=effort.max_tokens, temperature=0)
@@ -141,7 +141,7 @@ def _greedy_check(
         differing = (i for i, (a, b) in enumerate(zip(own, answer.tokens, strict=False)) if a != b)
         position = next(differing, min(len(own), len(answer.tokens)))
         gap = _gap(result.logprobs, position)
-        differences.append(Difference(index, position, gap, gap <= tie_gap))
+        differences.append(Difference(index, position, gap, gap <= largest_tie))
     num_tokens = sum(len(result.token_ids) for result in results)
     num_equal = len(prompts) - len(differences)
     return [tuple(result.token_ids) for result in results], Check(
@@ -178,8 +178,9 @@ def _log_r_check(server: VllmServer, plain: Ensemble, texts: Sequence[Sample]) -
         # A token that r forbids has no logarithm, and must have none there either.
         found += [0.0 if a == b else abs(a - b) for a, b in zip(own, answer.of_prompt, strict=True)]
     largest, mean = max(found), math.fsum(found) / len(found)
-    is_half = any(dtype not in TIE_GAP for dtype in plain.dtypes)
-    allowed = HALF_PRECISION_MEAN if is_half else max(TIE_GAP[dtype] for dtype in plain.dtypes)
+    allowed = tie_gap(plain)
+    is_half = allowed >= HALF_PRECISION_TIE_GAP
+    allowed = HALF_PRECISION_MEAN if is_half else allowed
     is_passed = (mean if is_half else largest) <= allowed
     what = f"of {len(found)} tokens, largest difference {largest:.2g}, mean {mean:.2g}"
     rule = f"allowed {'mean' if is_half else 'largest'} {allowed:g}"

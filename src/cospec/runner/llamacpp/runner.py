@@ -21,13 +21,15 @@ class LlamaSlot(Slot):
 class LlamaCppRunner:
     """A file that llama.cpp computes, with its own context.
 
-    Rows are llama.cpp's logits, as float32. dtype: what its keys and values are rounded to. Products of quantised
-    weights round what they are given too, so that a row depends on what else is fed by as much as in half precision.
+    Rows are llama.cpp's logits, as float32. dtype: what its keys and values are rounded to. tie_gap: products of
+    quantised weights round what they are given too, to 8 bits, so that a row depends on what else is fed; with Q4_1
+    best tokens whose log-probabilities were .25 apart have changed places.
     """
 
     numerics = "default"
     copies = True
     dtype = torch.float16
+    tie_gap = 0.5
 
     def __init__(self, context: Context, tokenizer: Tokenizer | None, end_ids: Sequence[int]) -> None:
         weights = context.weights
