@@ -5,8 +5,8 @@
 
 Of each ensemble four servers are started one after another: cospec's (plain, and auto with the drafter) and vLLM (the
 ensemble alone, and with the drafter as --speculative-config). Each is asked by 1, 4, 16 and 32 clients, at temperature
-0, at which vLLM's CPU build verifies drafts rightly; see serving.py. The members of 400 M parameters in bfloat16 are
-the bundled ones inflated, see inflate.py: as slow, and as alike. About 15 minutes on two cores. The last line is one
+0, at which vLLM's CPU build verifies drafts rightly; see serving.py. The members of 400 M parameters are the bundled
+ones inflated, see inflate.py: as slow, and as alike. About 15 minutes on two cores. The last line is one
 JSON document, and --out keeps it.
 """
 
@@ -42,10 +42,11 @@ def main() -> None:
     parser.add_argument("--vllm", required=True, metavar="PYTHON", help="of the environment that has vLLM")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="keep the results there")
     parser.add_argument("--only", default="bundled,smollm2,400m", help="which ensembles (bundled,smollm2,400m)")
+    parser.add_argument("--dtype", default="bfloat16", help="of the inflated members (bfloat16)")
     parser.add_argument("--concurrency", default=CLIENTS, help=f"clients at a time ({CLIENTS})")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = {name: compared(cases(name, Path(folder)), arguments) for name in arguments.only.split(",")}
+        report = {name: compared(case_of(name, Path(folder), arguments.dtype), arguments) for name in arguments.only.split(",")}
     text = json.dumps(report)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,8 @@ def main() -> None:
     print(text)
 
 
-def cases(name: str, folder: Path) -> Case:
+def case_of(name: str, folder: Path, dtype: str) -> Case:
+    """dtype: of the members of 400 M parameters."""
     if name == "bundled":
         return Case("demo:we", "demo:drafter", requests=4, tokens=64)
     if name == "smollm2":
@@ -63,10 +65,10 @@ def cases(name: str, folder: Path) -> Case:
         sys.exit(f"unknown ensemble {name!r}; choose among bundled, smollm2, 400m")
     models = [f"demo:{each}" for each in ("math", "general")]
     for model in models:
-        inflate(model, folder / model.removeprefix("demo:"), SHAPES["400m"], torch.bfloat16)
+        inflate(model, folder / model.removeprefix("demo:"), SHAPES["400m"], getattr(torch, dtype))
     file = folder / "large.yaml"
     members = [str(folder / model.removeprefix("demo:")) for model in models]
-    file.write_text(yaml.safe_dump({"members": members, "dtype": "bfloat16"}))
+    file.write_text(yaml.safe_dump({"members": members, "dtype": dtype}))
     return Case(str(file), "demo:drafter", requests=1, tokens=16)
 
 
