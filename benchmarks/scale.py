@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--concurrency", default=CLIENTS, help=f"clients at a time ({CLIENTS})")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = {name: compared(case_of(name, Path(folder), arguments.dtype), arguments) for name in arguments.only.split(",")}
+        cases = {name: case_of(name, Path(folder), arguments.dtype) for name in arguments.only.split(",")}
+        report = {name: compared(case, arguments) for name, case in cases.items()}
     text = json.dumps(report)
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
