@@ -389,7 +389,7 @@ def test_a_member_without_layers_is_refused(folder, tmp_path):
         out=tmp_path / "out",
         command="",
     )
-    with pytest.raises(UnsupportedModel, match="'toy' is no model of transformers"):
+    with pytest.raises(UnsupportedModel, match="'toy' is no model that transformers reads"):
         run.DistilRun(distillation=task, ensemble=ensemble, bar=None, should_stop=lambda: False).finish()
 
 

@@ -21,7 +21,7 @@ from cospec.study.tune import TuneProgress
 
 from .cli_models import write_models
 from .properties import examples
-from .signals import hear_interrupts
+from .signals import hear_interrupts, hearing_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_tune_goes_on_after_ctrl_c(tmp_path, monkeypatch):
     file, kept = folder / "mine.yaml", folder / "mine.yaml.tuning.json"
     file.write_text("members: [a, b]\ndtype: float32\n")
     arguments = ["tune", "--ensemble", str(file), "--max-tokens", "30", "--json"]
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, hearing_interrupts():
         interrupt_behind_texts(patched, 2)
         stopped = call(arguments)
     assert stopped.exit_code == 130

@@ -28,6 +28,7 @@ COMMANDS = {
     "python -m benchmarks.llamacpp …": "minutes, with llama-cpp-python; tests/llamacpp run what it measures",
     'CMAKE_ARGS="-DGGML_CUDA=on" pip install …': "builds llama.cpp for a GPU",
     "python benchmarks/…": "minutes to hours; tests/test_inflate.py and tests/test_gpu_script.py import them",
+    "python -m vllm.entrypoints.openai.api_server --model": "vLLM's environment; tests/vllm runs it",
     "lm_eval …": "tests/test_lm_eval.py runs it on tasks that need no network",
     "python -m cospec.lm_eval": "the same",
     "cospec export --ensemble mine.yaml --proposer ./small exported --for vllm": "tests/test_export.py",

@@ -25,7 +25,7 @@ COMMANDS = {
     "models": "List the bundled models and ensembles.",
     "distil": "Train a drafter on what the ensemble itself decodes.",
     "tune": "Find the fastest plan on your own prompts and machine.",
-    "export": "Write an ensemble for vLLM to serve, as one model.",
+    "export": "Write an ensemble for another engine to serve: as one model of vLLM.",
     "watch": "Compare a server with the pilot that it came from.",
     "schema": "Print the JSON schema of ensemble files, for editors.",
     "verify": "Prove on your own models that the output follows the target distribution.",
