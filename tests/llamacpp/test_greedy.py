@@ -7,7 +7,8 @@ import pytest
 
 from cospec import Ensemble, Result, SamplingParams, demo
 from cospec.runner.llamacpp import LlamaCppRunner
-from cospec.study.exactness import tested_plans
+from cospec.schedule import Plan
+from cospec.study import exactness
 
 pytestmark = pytest.mark.skipif(not demo.has_smollm2(), reason=demo.HOW_TO_GET_SMOLLM2)
 
@@ -45,7 +46,9 @@ def completions() -> list[list[int]]:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_greedy_text_is_llama_cpps_own_by_every_schedule(batch):
     """The gap between the two most probable tokens at the first difference is what tells a tie from a fault."""
-    for name, plan in tested_plans(ensemble()).items():
+    # Members can be drawn where r is sampled alone.
+    tested = {name: plan for name, plan in exactness.tested_plans(ensemble()).items() if plan.name != "mixture"}
+    for name, plan in {"plain": Plan(schedule="plain"), **tested}.items():
         decoding, given, equal = ensemble().with_plan(plan), prompts(), 0
         for start in range(0, NUM_PROMPTS, batch):
             for number, result in enumerate(decoding.generate(given[start : start + batch], GREEDY), start):
@@ -56,7 +59,9 @@ def test_greedy_text_is_llama_cpps_own_by_every_schedule(batch):
                     print(f"{name}, {batch} at a time, prompt {number}: gap {gap:.3g} at the first difference")
                     assert gap <= LlamaCppRunner.tie_gap
         print(f"{name}, {batch} at a time: {equal} of {NUM_PROMPTS} equal")
-        assert equal >= NUM_PROMPTS // 2
+        if name == "plain" and batch == 1:
+            # Passes of the shapes of llama.cpp's own.
+            assert equal == NUM_PROMPTS
 
 
 def first_gap(result: Result, own: list[int]) -> float | None:
