@@ -380,7 +380,7 @@ class Ensemble:
     def sources(self) -> list[Member]:
         """Members, then drafters, as given, under the load options of all."""
         given = [*self._members, *self._drafters]
-        return [replace(source, options=replace(source.options, **self.load_options)) for source in given]
+        return [source.under(self.load_options) for source in given]
 
     @property
     def _is_planned(self) -> bool:

@@ -1,7 +1,7 @@
 """What an ensemble's output depends on, known before a model is loaded; results are held against it (see `resume`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,7 @@ def _run_by(
     """Members and drafters under the load options of all, with the back end that runs each: its products round
     otherwise. A device may be another machine's, where a cluster's workers decode: it is named, and not looked for."""
     common = {key: value for key, value in options.items() if key != "device"}
-    loaded = [
-        [replace(each, options=replace(each.options, **common)) for each in group] for group in (members, drafters)
-    ]
-    return with_backends(*loaded)
+    return with_backends([each.under(common) for each in members], [each.under(common) for each in drafters])
 
 
 def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:

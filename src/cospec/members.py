@@ -78,6 +78,10 @@ class Member:
         if not isinstance(self.options, LoadOptions):
             raise InvalidEnsemble(f"a member's options are {shown(self.options)}; give LoadOptions(...)")
 
+    def under(self, common: Mapping[str, Any]) -> "Member":
+        """The same with these load options, such as those that are given for all of an ensemble."""
+        return replace(self, options=replace(self.options, **common))
+
     @property
     def default_name(self) -> str:
         """The name, or the last path component of the model; a runner object is called `member`."""

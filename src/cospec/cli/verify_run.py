@@ -77,8 +77,8 @@ def _tested(checks: list[Check]) -> dict[str, dict[str, list[str]]]:
 
 def _table(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> FittedTable:
     return FittedTable(
-        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}, {_what(ensemble, checks)}: "
-        "against plain",
+        title=f"{' + '.join(ensemble.member_names)}, {ensemble.combination.name}, "
+        f"{SERVED if _are_served(checks) else ensemble.plan}: against plain",
         columns=[
             TableColumn(name="check", priority=0),
             TableColumn(name="schedule", priority=0, wraps=True),
@@ -94,9 +94,9 @@ def _table(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> FittedTab
     )
 
 
-def _what(ensemble: Ensemble, checks: list[Check]) -> str:
-    """What is compared: the ensemble's own plan with all others, or a server."""
-    return SERVED if any(check.schedule == SERVED for check in checks) else str(ensemble.plan)
+def _are_served(checks: list[Check]) -> bool:
+    """Whether a server was compared, and not schedules."""
+    return any(check.schedule == SERVED for check in checks)
 
 
 def _detail(check: Check) -> str:
@@ -124,7 +124,7 @@ def _caption(ensemble: Ensemble, effort: Effort, checks: list[Check]) -> str:
     )
     kinds = dict.fromkeys(check.verification for check in checks if check.threshold is not None)
     own = f"Sampled under {', '.join(kinds)}; the ensemble's own verification is {ensemble.plan.verification}."
-    if any(check.schedule == SERVED for check in checks):
+    if _are_served(checks):
         own = "The server was asked by token ids."
     outcomes = Counter(check.outcome for check in checks)
     counted = ", ".join(f"{num} {_RESULTS[outcome]}" for outcome, num in sorted(outcomes.items()))

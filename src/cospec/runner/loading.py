@@ -36,7 +36,7 @@ def load(model: str, options: LoadOptions) -> Runner:
             f"{model!r} is run by transformers, and gpu_layers is {options.gpu_layers}, which llama.cpp alone "
             "reads; leave it out, or give device"
         )
-    return hf.load(model, options)
+    return hf.load_parts(model, options, parts)
 
 
 def load_bundled(name: str, options: LoadOptions) -> Runner:

@@ -122,6 +122,11 @@ def is_invariant(runner: Runner) -> bool:
     return getattr(runner, "numerics", None) == "invariant"
 
 
+def placed_on(runner: Runner) -> str:
+    """The device that its rows are computed on, such as cpu or cuda:0; cpu of a runner that does not say."""
+    return str(getattr(server_of(runner), "device", "cpu"))
+
+
 def proposes_runs(runner: Runner) -> bool:
     """Whether a drafter has several tokens to propose at once."""
     return hasattr(runner, "propose_run")

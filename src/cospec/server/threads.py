@@ -8,7 +8,7 @@ import torch
 
 from ..core.params import SamplingParams
 from ..ensemble import Ensemble
-from ..runner.protocol import server_of
+from ..runner.protocol import placed_on, server_of
 
 # Seconds of a round from which the server's work, which is done between rounds, no longer matters.
 LONG_ROUND = 0.05
@@ -81,5 +81,4 @@ def _rounds(ensemble: Ensemble, cores: Cores, num_sequences: int) -> list[float]
 
 
 def _is_on_cpu(ensemble: Ensemble) -> bool:
-    servers = map(server_of, ensemble.runners)
-    return all(torch.device(getattr(server, "device", "cpu")).type == "cpu" for server in servers)
+    return all(torch.device(placed_on(runner)).type == "cpu" for runner in ensemble.runners)

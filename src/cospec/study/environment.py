@@ -15,8 +15,8 @@ from ..ensemble import Ensemble
 from ..machine import accelerators, processor
 from ..members import Member, written
 from ..runner.fingerprint import fingerprint
+from ..runner.protocol import placed_on
 from .ledger import Ledger
-from .memory import device
 from .results import Environment
 from .steadiness import steadiness
 
@@ -36,7 +36,7 @@ def environment(ledger: Ledger, ensemble: Ensemble) -> Environment:
         processor=processor(),
         num_cores=os.cpu_count() or 1,
         threads=torch.get_num_threads(),
-        devices={name: device(runner) for name, runner in runners.items()},
+        devices={name: placed_on(runner) for name, runner in runners.items()},
         dtypes={name: str(runner.dtype).removeprefix("torch.") for name, runner in runners.items()},
         accelerators=accelerators(),
         memory=psutil.virtual_memory().total,
@@ -83,7 +83,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
         "processor": processor(),
         "accelerators": [*accelerators()],
         "threads": torch.get_num_threads(),
-        "devices": [device(runner) for runner in ensemble.runners],
+        "devices": [placed_on(runner) for runner in ensemble.runners],
         "dtypes": [str(runner.dtype) for runner in ensemble.runners],
     }
 

@@ -212,13 +212,16 @@ def _equality_checks(
 
 def _difference(one: Result, other: Result, plain: Ensemble, prompts: Sequence[Prompt], gap: Gap) -> Difference:
     """The first difference between plain's result and another."""
-    pairs = zip(one.token_ids, other.token_ids, strict=False)
-    shortest = min(len(one.token_ids), len(other.token_ids))
-    position = next((i for i, (a, b) in enumerate(pairs) if a != b), shortest)
-    position = min(position, len(one.token_ids) - 1)
+    position = min(first_difference(one.token_ids, other.token_ids), len(one.token_ids) - 1)
     size = gap(one, position, plain, prompts[one.prompt_index])
     is_tie = not plain.is_invariant and size <= tie_gap(plain)
     return Difference(one.prompt_index, position, size, is_tie)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    """Where two texts first differ: the length of the shorter one, if that is how the other begins."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def tie_gap(ensemble: Ensemble) -> float:

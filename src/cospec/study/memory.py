@@ -13,7 +13,7 @@ from ..runner import Runner
 from ..runner.hf import HfRunner, storages
 from ..runner.llamacpp import LlamaCppRunner
 from ..runner.lookup import LookupRunner
-from ..runner.protocol import server_of
+from ..runner.protocol import placed_on, server_of
 from .ledger import Ledger
 from .results import MemoryRow
 
@@ -78,7 +78,7 @@ def memory(ensemble: Ensemble, ledger: Ledger) -> tuple[MemoryRow, ...]:
             weights=_weights(runner, runners[: names.index(first)]),
             # An adapter's keys and values stand in its base's cache.
             cache=ledger.caches.get(name) if server in (name, first) else 0,
-            device=device(runner),
+            device=placed_on(runner),
             shares_with=None if first == name else first,
         )
         for name, runner, first, server in zip(names, runners, firsts, served, strict=True)
@@ -91,12 +91,6 @@ def total(rows: tuple[MemoryRow, ...]) -> int | None:
     if any(row.weights is None or row.cache is None for row in own):
         return None
     return sum((row.weights or 0) + (row.cache or 0) for row in own)
-
-
-def device(runner: Runner) -> str:
-    """The device that a runner computes on, such as cpu or cuda:0."""
-    server = server_of(runner)
-    return str(getattr(server, "device", "cpu"))
 
 
 def _weights(runner: Runner, before: Sequence[Runner]) -> int | None:

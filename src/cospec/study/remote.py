@@ -28,6 +28,7 @@ from .exactness import (
     Check,
     Difference,
     Sample,
+    first_difference,
     tie_gap,
     two_sample_p_values,
 )
@@ -138,8 +139,7 @@ def _greedy_check(
         own = tuple(result.token_ids)
         if answer.tokens == own or error:
             continue
-        differing = (i for i, (a, b) in enumerate(zip(own, answer.tokens, strict=False)) if a != b)
-        position = next(differing, min(len(own), len(answer.tokens)))
+        position = first_difference(own, answer.tokens)
         gap = _gap(result.logprobs, position)
         differences.append(Difference(index, position, gap, gap <= largest_tie))
     num_tokens = sum(len(result.token_ids) for result in results)
@@ -178,9 +178,9 @@ def _log_r_check(server: VllmServer, plain: Ensemble, texts: Sequence[Sample]) -
         # A token that r forbids has no logarithm, and must have none there either.
         found += [0.0 if a == b else abs(a - b) for a, b in zip(own, answer.of_prompt, strict=True)]
     largest, mean = max(found), math.fsum(found) / len(found)
-    allowed = tie_gap(plain)
-    is_half = allowed >= HALF_PRECISION_TIE_GAP
-    allowed = HALF_PRECISION_MEAN if is_half else allowed
+    rounding = tie_gap(plain)
+    is_half = rounding >= HALF_PRECISION_TIE_GAP
+    allowed = HALF_PRECISION_MEAN if is_half else rounding
     is_passed = (mean if is_half else largest) <= allowed
     what = f"of {len(found)} tokens, largest difference {largest:.2g}, mean {mean:.2g}"
     rule = f"allowed {'mean' if is_half else 'largest'} {allowed:g}"

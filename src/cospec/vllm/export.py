@@ -86,7 +86,7 @@ class Export:
         """With the load options of all."""
         known = vars(member.options)
         common = {key: value for key, value in self.settings.items() if key in known and value is not None}
-        return replace(member, options=replace(member.options, **common))
+        return member.under(common)
 
     def _refuse(self, members: Mapping[str, Member]) -> None:
         """Raises a CospecError for what the settings alone tell."""

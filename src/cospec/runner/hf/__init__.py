@@ -2,7 +2,7 @@
 
 from ..options import LoadOptions
 from .adapted import AdaptedRunner
-from .assemble import load, load_bundled
+from .assemble import load, load_parts
 from .cache import cache_argument
 from .joined import separated
 from .prepacked import is_packed, unpacked
@@ -18,7 +18,7 @@ __all__ = [
     "check_supported",
     "is_packed",
     "load",
-    "load_bundled",
+    "load_parts",
     "separated",
     "storages",
     "unpacked",

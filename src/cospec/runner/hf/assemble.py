@@ -33,17 +33,15 @@ def load(model: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, InvalidEnsemble for more layers or tokens than the model has,
     and MissingExtra where a package is not installed that reads it.
     """
-    folder = None if local_folder(model) else located(model, options)
-    parts = parts_of(model, options, folder)
+    return load_parts(model, options, parts_of(model, options, local_folder(model) or located(model, options)))
+
+
+def load_parts(model: str, options: LoadOptions, parts: Parts) -> HfRunner | AdaptedRunner:
+    """The same of a model whose parts are known. Raises as `load` does, but for what its parts raise."""
     if parts.adapter is None:
         return _part(model, _whole(parts.whole, parts.options), parts)
     with explained(model, parts.adapter):
         return _adapted(model, parts, parts.adapter, options)
-
-
-def load_bundled(name: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
-    """The runner of a bundled model: `math` for `demo:math`. Raises UnknownName."""
-    return load(demo.model_path(demo.PREFIX + name), options)
 
 
 def located(model: str, options: LoadOptions) -> Path:
