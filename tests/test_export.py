@@ -15,6 +15,7 @@ from cospec import Contrastive, Custom, Ensemble, Guided, Mixture, SamplingParam
 from cospec.cli import app
 from cospec.core.combine import combination_settings, make_combination
 from cospec.errors import InvalidCombination, UnsupportedModel
+from cospec.identity import identity
 from cospec.vllm import ARCHITECTURE
 from cospec.vllm.described import KEY, Description
 from cospec.vllm.limits import DRAFTING, check
@@ -177,6 +178,12 @@ def test_a_combination_of_ones_own_is_named_by_its_function():
     with pytest.raises(InvalidCombination):
         combination_settings(Custom(lambda log_p: log_p[0]))
     assert combination_settings(Guided(2.0)) == {"type": "guided", "scale": 2.0}
+
+
+def test_results_are_held_against_a_functions_name_which_is_the_same_in_every_process():
+    made = make_combination("custom", 2, fn="tests.test_export:double")
+    held = identity({"members": ["demo:math", "demo:code"], "combine": made})["combination"]
+    assert held == {"type": "custom", "fn": "tests.test_export:double"}
 
 
 def configuration(*, stages=1, method=None, verifying="standard", lora=None):

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .core.combine import Combination, as_combination
+from .core.combine import Combination, as_combination, settings_of
 from .members import Member, as_drafters, as_member, unique_names, with_backends, written
 from .resume import plain
 from .runner import LoadOptions
@@ -85,7 +85,7 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _combination(combine: Combination | str | None, num_members: int) -> dict[str, Any]:
     made = as_combination(combine, num_members)
-    return {"type": made.name, **{key: _json(value) for key, value in vars(made).items()}}
+    return {"type": made.name, **{key: _json(value) for key, value in settings_of(made).items()}}
 
 
 def _json(value: object) -> Any:

@@ -307,6 +307,11 @@ class Custom:
     source: str | None = field(default=None, compare=False)
     name = "custom"
 
+    @property
+    def called(self) -> str:
+        """What a file calls it, or would: the same in every process, as the function's own text is not."""
+        return self.source or f"{getattr(self.fn, '__module__', '')}:{getattr(self.fn, '__qualname__', '')}"
+
     def check(self, num_members: int) -> None:
         if not callable(self.fn):
             raise InvalidCombination(
@@ -344,12 +349,16 @@ def custom(fn: Annotated[str, Key(meaning="module:function", example="my_package
     return made
 
 
+def settings_of(combination: Combination) -> dict[str, object]:
+    """What it was made of, as results are held against it."""
+    return {"fn": combination.called} if isinstance(combination, Custom) else vars(combination)
+
+
 def combination_settings(combination: Combination) -> dict[str, Any]:
     """What `make_combination` makes it of again: `type`, and its options. Raises InvalidCombination where a file cannot
     name it."""
     if isinstance(combination, Custom):
-        of_module = f"{getattr(combination.fn, '__module__', '')}:{getattr(combination.fn, '__qualname__', '')}"
-        source = combination.source or of_module
+        source = combination.called
         if custom(source) != combination:
             raise InvalidCombination(f"no file can name {shown(combination.fn)}; give a function of a module")
         return {"type": combination.name, "fn": source}

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from .. import __version__
+from ..core.combine import settings_of
 from ..ensemble import Ensemble
 from ..machine import accelerators, processor
 from ..members import Member, written
@@ -76,7 +77,7 @@ def binding(ensemble: Ensemble) -> Mapping[str, object]:
             }
             for name, member in zip(ensemble.names, ensemble.sources, strict=True)
         },
-        "combination": {"type": ensemble.combination.name, **_exact(vars(ensemble.combination))},
+        "combination": {"type": ensemble.combination.name, **_exact(settings_of(ensemble.combination))},
         **({"end_tokens": repr(ensemble.end_tokens)} if ensemble.end_tokens else {}),
         "plan": str(ensemble.plan),
         "verification": ensemble.plan.verification,
