@@ -24,7 +24,7 @@ HOPELESS = [0.001, 0.001, 0.001, 0.001, 0.001, 0.995]
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine", "cospec.study.tune")
+    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine", "cospec.schedule.auto", "cospec.study.tune")
 
 
 class Slow(toy.FunctionRunner):
@@ -189,7 +189,7 @@ def test_tuning_compares_what_it_predicts_with_the_clock():
 def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
     monkeypatch.setattr("cospec.schedule.auto.WINDOWS_AN_EXPLORATION", 10)
     # By what it is heard to say it would be found as well.
-    monkeypatch.setattr("cospec.schedule.auto.SHADOW_SHARE", 0)
+    monkeypatch.setattr("cospec.schedule.shadows.SHARE", 0)
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
@@ -204,14 +204,14 @@ def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
     planner, _ = learned(members, Changing(0.0001), length=2500, temperature=0)
-    assert planner.beliefs.acceptance(2, None) > 0.9
+    assert planner.beliefs.acceptance(2, None) > 0.8
     assert "by member" in planner.chosen
 
 
 def test_hearing_takes_a_hundredth_of_the_time_at_most():
     planner, _ = learned({"a": Slow(LIKE_A, 0.004)}, Slow(HOPELESS, 0.002), length=2500)
     assert planner.chosen == "plain"
-    assert 10 < sum(planner.num_shadowed.values()) <= 0.01 * Clock.now / 0.002
+    assert 10 < sum(planner.shadowing.num_heard.values()) <= 0.01 * Clock.now / 0.002
 
 
 def test_texts_that_end_at_once_teach_nothing():
@@ -305,6 +305,23 @@ def test_auto_is_as_fast_as_plain_with_any_number_of_texts(num_texts):
     ensemble = Ensemble(members, proposer=Slow(HOPELESS, 0.002), schedule="auto")
     speed(ensemble, num_texts)
     assert speed(ensemble, num_texts) > 0.97 * speed(ensemble.with_plan(schedule="plain"), num_texts)
+
+
+@pytest.mark.parametrize("num_texts", [2, 16])
+@pytest.mark.parametrize("drafter", [LIKE_A, HOPELESS], ids=["good", "hopeless"])
+def test_from_a_cold_start_several_texts_wait_little_for_what_is_tried(num_texts, drafter):
+    """Each token of a pass costs as much as the pass itself, so that no draft pays."""
+    members = [Slow(LIKE_A, 0.002, 0.002), Slow(LIKE_A, 0.002, 0.002)]
+    ensemble = Ensemble(members, proposer=Slow(drafter, 0.001, 0.001), schedule="auto")
+    assert speed(ensemble, num_texts, 64) > 0.88 * speed(ensemble.with_plan(schedule="plain"), num_texts, 64)
+
+
+@pytest.mark.parametrize("num_texts", [2, 8])
+def test_several_texts_are_drafted_for_where_that_pays(num_texts):
+    members = [Slow(LIKE_A, 0.010, 0.0001), Slow(LIKE_A, 0.010, 0.0001)]
+    ensemble = Ensemble(members, proposer=Slow(LIKE_A, 0.0005), schedule="auto")
+    speed(ensemble, num_texts, 64)
+    assert speed(ensemble, num_texts, 64) > 1.5 * speed(ensemble.with_plan(schedule="plain"), num_texts, 64)
 
 
 def round_of(num_live):

@@ -36,14 +36,15 @@ SHORT = {
     "auto.WINDOW_TOKENS_A_SEQUENCE": 0,
     "auto.WINDOW_SECONDS": 0.0,
     "auto.FIRST_SHARE": 10.0,
-    "auto.TOKENS_A_SHADOW": 1,
+    "shadows.TOKENS_BETWEEN": 1,
     "choice.NUM_KNOWN": 1,
+    "choice.NUM_KNOWN_BY_SEVERAL": 1,
 }
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine")
+    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine", "cospec.schedule.auto")
 
 
 class Ticking(toy.FunctionRunner):

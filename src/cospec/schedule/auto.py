@@ -9,7 +9,7 @@ more than they may (`trials`). Which plan runs changes the speed and never the d
 plan only where nothing is drafted.
 """
 
-from collections import Counter
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,11 +20,12 @@ from ..core.tokens import Token
 from ..errors import InvalidSchedule
 from .base import Schedule
 from .beliefs import Beliefs
-from .choice import Choice
+from .choice import CLOSE, Choice
 from .drafting import AcceptanceByConfidence
 from .mixture import DrawnMember, why_not
 from .plan import EACH, PACED, Plan, Setting
 from .registry import make_schedule
+from .shadows import Shadows
 from .trials import FIRST_SHARE, TrialBudget, Window
 
 # A window is over after so many tokens, more for each sequence of several, and after so many seconds. The first are
@@ -37,13 +38,8 @@ SECONDS_TIMED = 0.1
 EXPLORATION_TOKENS = 6
 # The part of a window that a trial has.
 PART_OF_A_TRIAL = 1 / 4
-# The first plan must have been timed where the fastest is predicted to be less than so many times as fast.
-CLOSE = 1.5
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
 WINDOWS_AN_EXPLORATION = 80
-# Feed an idle drafter for at most 1 % of a sequence's time and at most every 16 tokens, to keep its acceptance estimate
-# current.
-SHADOW_SHARE, TOKENS_A_SHADOW = 0.01, 16
 # After the first comparisons of rows, rows are compared at one in so many settlements, of one sequence or each of
 # several.
 COMPARE_ONE_IN = 8
@@ -55,15 +51,12 @@ class Running:
     """What a sequence runs.
 
     window: the one whose plan it is. schedule: the plan's. backlog: tokens that each member was still to be fed after
-    the last round. shadowed: the position where an idle drafter was fed last. shadow_budget: seconds, SHADOW_SHARE of
-    the elapsed time.
+    the last round.
     """
 
     window: Window
     schedule: Schedule
     backlog: list[int] | None = None
-    shadowed: int = -TOKENS_A_SHADOW
-    shadow_budget: float = 0.0
 
 
 class Auto(Choice, Schedule):
@@ -80,17 +73,20 @@ class Auto(Choice, Schedule):
         self, candidates: Mapping[str, Schedule], explorations: Sequence[str], beliefs: Beliefs, name: str = "auto"
     ) -> None:
         super().__init__(candidates, beliefs)
-        self.num_shadowed: Counter[int] = Counter()
+        self.shadowing = Shadows(beliefs)
         self.name = name
         self._explorations = list(explorations)
         self._window: Window | None = None
         self._running: dict[Sheet, Running] = {}
+        # Sequences of which no round was run yet, in order.
+        self._joined: dict[Sheet, None] = {}
         self._by_confidence = {plan: AcceptanceByConfidence() for plan in candidates}
         self._budget = TrialBudget()
         self._num_settled = self._num_windows = 0
-        # Windows that are still to be recorded, by plan and bucket; and seconds of drafters' passes in this round.
+        # Windows that are still to be recorded, by plan and bucket. Of this round, seconds of drafters' passes, and
+        # those that went into learning, which are no part of a plan's speed.
         self._timed: dict[tuple[str, int], Window] = {}
-        self._drafter_seconds = 0.0
+        self._drafter_seconds = self._learning_seconds = 0.0
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -212,20 +208,7 @@ class Auto(Choice, Schedule):
         return self.running(sheet).may_be_left(sheet)
 
     def shadows(self, sheet: Sheet) -> Sequence[int]:
-        """The idle drafter that was fed the least, where its pass is within what the sequence may spend."""
-        own, lanes = self._running[sheet], sheet.lanes
-        if not self._chosen or sheet.position < own.shadowed + TOKENS_A_SHADOW:
-            return ()
-        idle = [i for i in sheet.drafters if not lanes[i].has(sheet.position)]
-        drafter = min(idle, key=self.num_shadowed.__getitem__, default=None)
-        if drafter is None:
-            return ()
-        costs, server = self.beliefs.costs, self.beliefs.server(drafter)
-        if not costs.is_known(server):
-            # What it costs is for a trial to find out.
-            return ()
-        seconds = costs.seconds(server, sheet.frontier - lanes[drafter].seen, is_hoped=True)
-        return (drafter,) if seconds <= own.shadow_budget else ()
+        return self.shadowing.of(sheet) if self._chosen else ()
 
     def label(self, sheet: Sheet) -> str:
         """The plan that the sequence runs."""
@@ -247,11 +230,26 @@ class Auto(Choice, Schedule):
     def on_begin(self, sheet: Sheet) -> None:
         if self._window is None:
             self._budget.first_tokens = min(self._budget.first_tokens, FIRST_SHARE * sheet.limit)
-            self._window = self._next()
-        own = self._running[sheet] = Running(self._window, self.plans[self._window.plan])
+        self._joined[sheet] = None
+        num_running, beliefs = len(self._running) + 1, self.beliefs
+        beliefs.num_live = max(num_running, beliefs.num_live) if self._running else num_running
+        window = self._window
+        if window is None or window.bucket != beliefs.bucket:
+            # Those that join before one round all run what is the fastest for so many.
+            window = self._window = self._next()
+            for other in [each for each in self._joined if each is not sheet]:
+                self._running[other].schedule.on_end(other)
+                self._begin(other, window)
+        self._begin(sheet, window)
+
+    def _begin(self, sheet: Sheet, window: Window) -> None:
+        """Let a sequence for which nothing was fed or drafted run the window's plan."""
+        own = self._running[sheet] = Running(window, self.plans[window.plan])
         own.schedule.on_begin(sheet)
 
     def on_end(self, sheet: Sheet) -> None:
+        self._joined.pop(sheet, None)
+        self.shadowing.on_end(sheet)
         own = self._running.pop(sheet, None)
         if own is not None:
             own.schedule.on_end(sheet)
@@ -264,18 +262,21 @@ class Auto(Choice, Schedule):
             schedule.on_forward(lanes, num_tokens, seconds)
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
-        own = self._running[sheet]
-        own.shadowed, own.shadow_budget = sheet.position, 0.0
-        self.num_shadowed[lane] += 1
+        self.shadowing.on_shadow(sheet, lane)
+        self._learning_seconds += self._drafter_seconds
 
     def on_settled(self, sheet: Sheet, tokens: Sequence[Token]) -> None:
         own, first = self._running[sheet], sheet.position - len(tokens)
         self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
         is_one_in_many = self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
-        is_new = self._num_settled <= NUM_COMPARED_ALWAYS or own.window.is_trial or own.shadowed == first
+        is_new = (
+            self._num_settled <= NUM_COMPARED_ALWAYS or own.window.is_trial or self.shadowing.was_heard_at(sheet, first)
+        )
         if is_new or is_one_in_many:
+            started = time.perf_counter()
             self.beliefs.compare(sheet, tokens, self._compared)
+            self._learning_seconds += time.perf_counter() - started
         own.schedule.on_settled(sheet, tokens)
         assert self._window is not None
         # Where nothing is drafted the sequence goes over to the plan of the present window.
@@ -289,9 +290,9 @@ class Auto(Choice, Schedule):
 
     def on_round(self, done: Round) -> None:
         self.beliefs.record_round(done)
+        self._joined.clear()
         running = [self._running[sheet] for sheet in done.sheets]
-        for own in running:
-            own.shadow_budget += SHADOW_SHARE * done.seconds / done.num_live
+        self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
         if len({id(own.schedule) for own in running}) == 1:
             running[0].schedule.on_round(done)
         deferred = self._deferred_seconds(done.sheets)
@@ -302,10 +303,22 @@ class Auto(Choice, Schedule):
             window.prompt_seconds += self._drafter_seconds
         elif all(own.window is window for own in running):
             window.tokens += done.num_settled
-            window.seconds += done.seconds + deferred
-        self._drafter_seconds = 0.0
+            window.seconds += max(0.0, done.seconds - self._learning_seconds) + deferred
+        elif (trial := self._budget.trial) is window or any(own.window is trial for own in running):
+            trial.tokens_mixed += done.num_settled
+            trial.seconds_mixed += done.seconds
+        self._drafter_seconds = self._learning_seconds = 0.0
         if self._is_over(window, has_drafts=any(sheet.drafts for sheet in done.sheets)):
             self._window = self._next()
+            for own in self._running.values():
+                if own.window.plan != self._window.plan:
+                    own.schedule = own.schedule.winding_down()
+
+    def _has_new_drafters(self) -> bool:
+        """Whether several sequences would wait for a drafter of which it is not known yet what it is good for."""
+        if not self._chosen or self.beliefs.bucket == 1:
+            return False
+        return not all(map(self._is_known, self._explorations))
 
     def _deferred_seconds(self, sheets: Sequence[Sheet]) -> float:
         """Seconds for the tokens that members are still to be fed, more than before the round, each at the cost of one
@@ -337,17 +350,20 @@ class Auto(Choice, Schedule):
             return True
         tokens = self._usual_tokens()
         if window.is_trial:
-            is_over = window.lost >= window.most_lost or (window.is_new and self._has_failed(window))
-            is_spent = is_over and not has_drafts
+            is_over = window.lost >= window.most_lost or self._has_failed(window)
+            # Several sequences are never all between two cycles: what they have drafted is verified afterwards.
+            is_cycle_over = not has_drafts or (window.bucket > 1 and window.tokens >= self.beliefs.num_live)
+            is_spent = is_over and is_cycle_over
             # A trial that loses nothing goes on until it has shown what it is for.
-            is_shown = self._is_known(window.plan) or window.tokens >= tokens
+            is_shown = (self._is_known(window.plan) and self._is_timed(window.plan)) or window.tokens >= tokens
             return is_spent or (window.tokens >= PART_OF_A_TRIAL * tokens and is_shown)
         return window.tokens >= window.part * tokens and window.seconds >= window.part * WINDOW_SECONDS
 
     def _has_failed(self, window: Window) -> bool:
-        """Whether the plan is slower than the fastest even if its acceptances, known by now, are as high as they may
-        be."""
-        return self._is_known(window.plan) and self._hoped_speed(window.plan) < window.baseline
+        """Whether a plan that was tried for its acceptances is slower than the fastest even if these, known by now, are
+        as high as they may be. What several sequences try, they try for the clock."""
+        is_for_acceptances = window.is_new and window.bucket == 1 and self._is_known(window.plan)
+        return is_for_acceptances and self._hoped_speed(window.plan) < window.baseline
 
     def _usual_tokens(self) -> int:
         return WINDOW_TOKENS + WINDOW_TOKENS_A_SEQUENCE * self.beliefs.num_live
@@ -355,8 +371,8 @@ class Auto(Choice, Schedule):
     def _next(self) -> Window:
         """The first plan where no forward pass was measured; else a plan that is worth a trial, or the fastest."""
         bucket = self.beliefs.bucket
-        if not self._chosen and self._window is None and not self._has_costs():
-            return Window(next(iter(self.plans)), bucket)
+        if not self._chosen and not self._has_costs():
+            return Window(self.first, bucket)
         if self._window is not None and self._chosen:
             self._learn(self._window)
         self._choose()
@@ -365,12 +381,25 @@ class Auto(Choice, Schedule):
         if speed <= 0 and self._explorations:
             # Passes take no time that the clock shows: nothing is lost by drafting.
             return Window(self._explorations[self._num_windows % len(self._explorations)], bucket)
-        tried = self._worth_a_trial() if speed > 0 and self._budget.allows_a_trial(speed) else self._chosen
-        # What is given at the start is for what cannot be predicted; how close plans are can wait.
-        is_new = not self._is_known(tried)
-        if tried != self._chosen and self._budget.allows_a_trial(speed, at_start=is_new):
-            return Window(tried, bucket, baseline=speed, most_lost=self._budget.left(speed), is_new=is_new)
+        if self._is_first_due():
+            return Window(self.first, bucket)
+        own_speed = speed / self.beliefs.num_live
+        tried = self._worth_a_trial() if speed > 0 and self._budget.allows_a_trial(own_speed) else self._chosen
+        # What is given at the start is for what cannot be predicted; how close plans are can wait. So can plans of
+        # which nothing is known, where several sequences would try them: shadows tell what they are good for.
+        is_new = not (self._is_known(tried) and self._is_timed(tried))
+        at_start = is_new and (bucket == 1 or self._is_known(tried))
+        if tried != self._chosen and self._budget.allows_a_trial(own_speed, at_start=at_start):
+            trial = Window(tried, bucket, baseline=speed, most_lost=self._budget.left(own_speed), is_new=is_new)
+            self._budget.begin(trial)
+            return trial
         return Window(self._chosen, bucket, min(1.0, (1 + self._num_windows) / NUM_SHORT))
+
+    def _is_first_due(self) -> bool:
+        """Whether several sequences run a plan that may be slower than the first, which was never timed at their
+        number."""
+        is_close = CLOSE * self.predictions[self.first] >= self.predictions[self._chosen]
+        return is_close and self._chosen != self.first and not self._is_timed(self.first)
 
     def _has_costs(self) -> bool:
         """Whether a pass of each member was measured."""
@@ -378,15 +407,15 @@ class Auto(Choice, Schedule):
         return all(beliefs.costs.is_known(beliefs.server(i)) for i in range(beliefs.num_members))
 
     def _worth_a_trial(self) -> str:
-        """A drafter's plan now and then; the first plan, which all are held against, where it is close and was never
+        """A drafter's plan now and then; the first plan where it is close, or several sequences run, and was never
         timed at this batch size; else the plan that is the fastest if it is as good as it may be, which may be the one
         that is chosen."""
-        drafters, first = self._explorations, next(iter(self.plans))
+        drafters, first = self._explorations, self.first
         if drafters and self._num_windows and self._num_windows % WINDOWS_AN_EXPLORATION == 0:
             return drafters[self._num_windows // WINDOWS_AN_EXPLORATION % len(drafters)]
         chosen = self.predictions[self._chosen]
         is_untimed = first != self._chosen and self.beliefs.num_windows(first) == 0
-        if is_untimed and CLOSE * self.predictions[first] > chosen:
+        if is_untimed and (self.beliefs.bucket > 1 or CLOSE * self.predictions[first] > chosen):
             return first
         return self._hoped_for()
 
@@ -399,15 +428,14 @@ class Auto(Choice, Schedule):
             self.plans[plan] = self.plans[plan].with_acceptances(self._by_confidence[plan].values)
 
     def _learn(self, window: Window) -> None:
-        """Charge a trial to the budget, and record the plan's speed against theory's once its windows have timed
-        enough: a few tokens' speed is mostly luck."""
-        self._budget.lost += window.lost
-        if window.bucket != self.beliefs.bucket:
-            return
+        """Record the plan's speed against theory's once its windows have timed enough: a few tokens' speed is mostly
+        luck."""
         key = (window.plan, window.bucket)
         timed = self._timed.setdefault(key, Window(*key))
         timed.tokens += window.tokens
         timed.seconds += window.seconds
+        if window.bucket != self.beliefs.bucket:
+            return
         if timed.tokens < self._usual_tokens() or timed.seconds < min(SECONDS_TIMED, WINDOW_SECONDS):
             return
         theory = self._theory(window.plan)

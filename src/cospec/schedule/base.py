@@ -78,6 +78,11 @@ class Schedule(Policy):
         unsettled position has already been used: then this schedule must settle that position."""
         return True
 
+    def winding_down(self) -> Self:
+        """The same schedule for a sequence that is to leave it: it begins no further draft, and verifies those that
+        stand. By default it goes on to the end of what it is about."""
+        return self
+
     def cycle(self, estimates: Estimates) -> Cycle:
         """The tokens and seconds of one cycle, which `auto` predicts its speed from. By default those of `plain`: each
         member is fed one token. The clock corrects what `auto` tries; what theory says is slow, it seldom tries."""

@@ -36,6 +36,9 @@ class BlockDrafting(Schedule):
         is_long = len(sheet.drafts) >= self.gamma or sheet.num_draftable <= 1
         return is_long or (self.stop is not None and not self.stop.goes_on(sheet.drafts))
 
+    def winding_down(self) -> Self:
+        return replace(self, gamma=0)
+
     def cycle(self, estimates: Estimates) -> Cycle:
         """A block of `gamma` tokens, or of the best length where that is paced."""
         return self.blocks_of(self.gamma if self.stop is None else self.best_gamma(estimates), estimates)

@@ -1,7 +1,7 @@
 """`cascade`: a drafter drafts for one member, whose tokens are drafts for all: speculation in two stages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..core.sheet import Sheet
 from ..errors import InvalidSchedule
@@ -94,6 +94,9 @@ class Cascade(Schedule):
     def owners(cls, plan: Plan, setting: Setting) -> Sequence[int]:
         """The member of the first stage."""
         return [setting.members.index(plan.first or setting.members[0])] * len(setting.drafters)
+
+    def winding_down(self) -> "Cascade":
+        return replace(self, gamma=0, depth=0)
 
     def cycle(self, estimates: Estimates) -> Cycle:
         def stand(proposer: int, target: int | None, gamma: int) -> list[float]:

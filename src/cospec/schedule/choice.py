@@ -5,15 +5,18 @@ from collections.abc import Mapping
 
 from .base import Schedule
 from .beliefs import Beliefs, Pair
-from .snapshot import Snapshot, as_hoped, at_best
+from .snapshot import Snapshot, as_feared, as_hoped, as_measured, at_best
 
 # A plan is left only for one whose predicted speed is so much higher.
 HYSTERESIS = 1.03
 # Optimism bonus of a plan, .05 / sqrt(1 + windows): one that was never timed is tried if it is predicted so close to
 # the best.
 OPTIMISM = 0.05
-# A plan is known once the acceptances that it depends on were compared so often.
-NUM_KNOWN = 3
+# A plan is known once the acceptances that it depends on were compared so often; by several sequences, which all wait
+# for one that is taken for better than it is, more often.
+NUM_KNOWN, NUM_KNOWN_BY_SEVERAL = 3, 12
+# What theory predicts of several sequences is off by up to this factor: where it says less, the clock decides.
+CLOSE = 1.5
 
 
 class Choice:
@@ -31,9 +34,10 @@ class Choice:
         self._compared: set[Pair] | None = None
 
     def _choose(self) -> None:
-        """The plan that is predicted to be the fastest, of those whose acceptances are known."""
+        """The plan that is predicted to be the fastest, of those that may be run without a trial."""
         self._weigh()
-        known = {plan: speed for plan, speed in self.predictions.items() if self._is_known(plan)}
+        safe = self._safe()
+        known = {plan: speed for plan, speed in self.predictions.items() if plan in safe}
         # A single plan, whose draft lengths alone are planned, is chosen unknown.
         known = known or self.predictions
         best = max(known, key=known.__getitem__)
@@ -50,9 +54,10 @@ class Choice:
         self.predictions = self.beliefs.predicted(self._theories(now))
 
     def _hoped_for(self) -> str:
-        """The plan that is the fastest if its acceptances are as high as they may be, and its speed is as little known
-        as it was timed."""
-        hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_hoped)))
+        """The plan that is the fastest if its speed is as little known as it was timed, and its acceptances are as high
+        as they may be; of several sequences, as they were measured."""
+        bonus = as_hoped if self.beliefs.bucket == 1 else as_measured
+        hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, bonus)))
         optimistic = {
             plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
             for plan, speed in hoped.items()
@@ -65,8 +70,32 @@ class Choice:
         """What theory predicts of the plan if its acceptances are as high as they may be."""
         return self.plans[plan].cycle(Snapshot(self.beliefs, as_hoped)).speed
 
+    @property
+    def first(self) -> str:
+        """The plan that all others are held against."""
+        return next(iter(self.plans))
+
     def _is_known(self, plan: str) -> bool:
-        return all(self.beliefs.num_compared(pair) >= NUM_KNOWN for pair in self._pairs[plan])
+        """Whether the acceptances that it depends on are."""
+        least = NUM_KNOWN if self.beliefs.bucket == 1 else NUM_KNOWN_BY_SEVERAL
+        return all(self.beliefs.num_compared(pair) >= least for pair in self._pairs[plan])
+
+    def _is_timed(self, plan: str) -> bool:
+        """Whether it was timed at the present number of sequences, where there are several. Those leave and come to the
+        same plan one after the other, and members run beside each other or not, which no formula tells: for one
+        sequence theory is right enough."""
+        return self.beliefs.bucket == 1 or self.beliefs.num_windows(plan) > 0
+
+    def _safe(self) -> set[str]:
+        """The plans that may be run without a trial: the first, and those that are known and timed, or would be so much
+        faster than the first, were their acceptances as low as they may be, that they are surely no slower."""
+        known = {plan for plan in self.plans if self._is_known(plan)}
+        timed = {plan for plan in known if plan == self.first or self._is_timed(plan)}
+        if timed == known:
+            return known
+        feared = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_feared)))
+        least = CLOSE * self.predictions[self.first]
+        return timed | {plan for plan in known if feared[plan] > least}
 
     def _worth_comparing(self) -> set[Pair] | None:
         """The pairs of the plan that is chosen and of those that would be faster if every draft were accepted, and

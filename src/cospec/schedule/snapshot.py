@@ -15,6 +15,11 @@ def as_hoped(beliefs: Beliefs, pair: Pair) -> float:
     return beliefs.optimism(*pair)
 
 
+def as_feared(beliefs: Beliefs, pair: Pair) -> float:
+    """The same bonus, taken off (a lower confidence bound)."""
+    return -beliefs.optimism(*pair)
+
+
 def at_best(beliefs: Beliefs, pair: Pair) -> float:
     """Every draft is accepted. What a plan is not worth then it never is."""
     return 1.0
@@ -23,8 +28,8 @@ def at_best(beliefs: Beliefs, pair: Pair) -> float:
 class Snapshot:
     """Estimates for the formulas.
 
-    bonus: added to acceptances, which end at 1; with one, costs of which little is known are hoped to be low. asked:
-    the pairs whose acceptance was asked for.
+    bonus: added to acceptances, which end at 0 and 1; where it is hoped for, costs of which little is known are hoped
+    to be low. asked: the pairs whose acceptance was asked for.
     """
 
     def __init__(self, beliefs: Beliefs, bonus: Callable[[Beliefs, Pair], float] = as_measured) -> None:
@@ -41,7 +46,7 @@ class Snapshot:
         key = (lane, num_tokens, share)
         known = self._seconds.get(key)
         if known is None:
-            is_hoped = self._bonus is not as_measured
+            is_hoped = self._bonus in (as_hoped, at_best)
             known = self._seconds[key] = self._beliefs.seconds(lane, num_tokens, share, is_hoped=is_hoped)
         return known
 
@@ -51,7 +56,7 @@ class Snapshot:
         known = self._acceptances.get(pair)
         if known is None:
             bonus = self._bonus(self._beliefs, pair)
-            known = [min(1.0, value + bonus) for value in self._beliefs.acceptances_of(pair)]
+            known = [max(0.0, min(1.0, value + bonus)) for value in self._beliefs.acceptances_of(pair)]
             self._acceptances[pair] = known
         return known[0] if place is None else known[min(place, LAST_PLACE) + 1]
 

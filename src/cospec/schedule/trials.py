@@ -1,9 +1,9 @@
 """What `auto` may lose by trying plans: a bounded share of the time that it has decoded for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-# Trials may lose the time of so many tokens at the start, no more than this share of the first text's, and this share
-# of all decoding time besides; none begins unless so many tokens' time is left.
+# Trials may lose the time of so many tokens of each sequence at the start, no more than this share of the first text's,
+# and this share of all decoding time besides; none begins unless so many tokens' time is left.
 FIRST_TOKENS, FIRST_SHARE, SHARE, LEAST_TOKENS = 6.0, 0.06, 0.01, 1.5
 
 
@@ -13,9 +13,9 @@ class Window:
 
     bucket: of the number of sequences. part: of a window's usual length, after which it is over. baseline: of a trial
     the tokens a second of the plan that is held to be the fastest; 0 for a window of that plan itself. most_lost:
-    seconds of a trial's loss that end it. is_new: whether the plan's acceptances were not known before. tokens,
-    seconds: of all sequences together, once all had changed to the plan. prompt_seconds: of drafters, which read their
-    prompts for it.
+    seconds of a trial's loss that end it. is_new: whether the plan was not known before at this number of sequences.
+    tokens, seconds: of all sequences together, while all ran the plan. tokens_mixed, seconds_mixed: while only some
+    did, which is part of what a trial costs. prompt_seconds: of drafters, which read their prompts for it.
     """
 
     plan: str
@@ -26,6 +26,8 @@ class Window:
     is_new: bool = False
     tokens: int = 0
     seconds: float = 0.0
+    tokens_mixed: int = 0
+    seconds_mixed: float = 0.0
     prompt_seconds: float = 0.0
 
     @property
@@ -38,12 +40,14 @@ class Window:
         """Seconds that a trial took more than the fastest plan would have, by its predicted speed."""
         if not self.is_trial:
             return 0.0
-        return self.prompt_seconds + max(0.0, self.seconds - self.tokens / self.baseline)
+        seconds, tokens = self.seconds + self.seconds_mixed, self.tokens + self.tokens_mixed
+        return self.prompt_seconds + max(0.0, seconds - tokens / self.baseline)
 
 
 @dataclass
 class TrialBudget:
-    """Seconds that trials have lost, and may lose.
+    """Seconds that trials have lost, and may lose. Speeds are a sequence's, in tokens a second: while a plan is tried,
+    all sequences wait for it.
 
     A trial ends after a few tokens, or with the cycle in which all that is left is spent. So what all trials lose stays
     under `first_tokens` tokens' time, `SHARE` of all decoding time, and one cycle of a plan that was tried.
@@ -51,7 +55,18 @@ class TrialBudget:
 
     first_tokens: float = FIRST_TOKENS
     elapsed: float = 0.0
-    lost: float = 0.0
+    # The last trial, or the present one. It goes on to cost while sequences leave its plan one after the other.
+    trial: Window = field(default_factory=lambda: Window(""))
+    _lost_before: float = 0.0
+
+    def begin(self, trial: Window) -> None:
+        """From now on this trial is paid for."""
+        self._lost_before, self.trial = self.lost, trial
+
+    @property
+    def lost(self) -> float:
+        """Seconds that all trials have lost."""
+        return self._lost_before + self.trial.lost
 
     def allows_a_trial(self, speed: float, *, at_start: bool = True) -> bool:
         """Whether enough is left for one to say something, with or without what is given at the start."""
