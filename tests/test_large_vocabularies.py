@@ -16,7 +16,7 @@ from cospec.core import draws, select
 from cospec.core.combine import log_mixed
 from cospec.core.gumbel import LIKELY, gumbel, noisy_best
 from cospec.core.rows import NO_TOKEN, LogProbs, picked
-from cospec.core.select import LEAST_SELECTED, kept_by_top_p
+from cospec.core.select import LEAST_SELECTED, selected_by_top_p
 from cospec.core.transforms import History, biased, shape, shape_members, warp, warped
 
 SIZE = LEAST_SELECTED + 37
@@ -60,13 +60,13 @@ def row_of(kept: dict[int, float]) -> torch.Tensor:
 @pytest.mark.parametrize(("top_p", "count"), [(0.25, 1), (0.5, 2), (0.5001, 3), (0.75, 3), (0.999, 4)])
 def test_top_p_keeps_the_token_that_reaches_it_and_no_more_and_of_equals_the_lowest(top_p, count):
     ids = [7, 100, 5000, SIZE - 1]
-    assert kept_by_top_p(row_of(dict.fromkeys(ids, 0.25)), top_p).tolist() == ids[:count]
+    assert selected_by_top_p(row_of(dict.fromkeys(ids, 0.25)), top_p).tolist() == ids[:count]
 
 
 def test_of_a_row_that_is_sure_only_the_likely_tokens_are_looked_at(monkeypatch):
     looked_at = []
     monkeypatch.setattr(select, "num_kept", lambda before, top_p: looked_at.append(len(before)) or 1)
-    assert kept_by_top_p(row_of({5: 0.99} | dict.fromkeys(range(6, SIZE), 0.01 / SIZE)), 0.9).tolist() == [5]
+    assert selected_by_top_p(row_of({5: 0.99} | dict.fromkeys(range(6, SIZE), 0.01 / SIZE)), 0.9).tolist() == [5]
     assert looked_at == [1]
 
 
@@ -78,7 +78,7 @@ def test_top_p_finds_a_threshold_that_lies_at_a_depth_it_looks_at(depth):
     log_p[:num] = -depth
     log_p = torch.log_softmax(log_p, 0)
     expected = (warp(log_p[None], SamplingParams(top_p=0.5))[0] > -math.inf).nonzero()[:, 0]
-    assert torch.equal(kept_by_top_p(log_p, 0.5), expected)
+    assert torch.equal(selected_by_top_p(log_p, 0.5), expected)
 
 
 def test_of_equals_temperature_0_takes_the_lowest():

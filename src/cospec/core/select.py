@@ -4,25 +4,157 @@ Few of a row's log-probabilities can be large: at most e^d tokens have -d or mor
 threshold lies are found by comparing the row with a few depths d, and those alone are sorted.
 """
 
+import functools
+import importlib
+import importlib.util
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Shorter rows are sorted as they are: that takes no longer than to look for what to sort.
 LEAST_SELECTED = 2**13
 # How far below 0 the candidates go, at most.
-DEPTHS = (11.0, 13.0)
-# By how much the candidates must pass top_p for all other tokens to be beyond it, whatever running sums round to.
+DEPTHS = (9.0, 13.0)
+# By how much a sum of probabilities must pass or miss top_p for that to be certain, whatever sums round to.
 MARGIN = 1e-5
+
+
+@functools.cache
+def kernels() -> Any:
+    """`cospec.core.kernels`, compiled when it is first asked for; None without numba."""
+    has_numba = importlib.util.find_spec("numba") is not None
+    return importlib.import_module(f"{__package__}.kernels") if has_numba else None
 
 
 def is_selected(rows: Tensor) -> bool:
     """Whether rows are long enough, and on a CPU, to be selected from."""
     is_known = rows.dtype in (torch.float32, torch.float64)
     return is_known and rows.device.type == "cpu" and rows.shape[-1] >= LEAST_SELECTED
+
+
+def heated(logits: Tensor, temperature: float) -> Tensor:
+    """Logits over the temperature, shifted so that their maximum is 0: it stays finite under a temperature that rounds
+    to 0 in the rows' type."""
+    return (logits - logits.amax(-1, keepdim=True)).div_(_in_range(temperature, logits.dtype))
+
+
+def _in_range(temperature: float, dtype: torch.dtype) -> float:
+    kind = torch.finfo(dtype)
+    return min(max(temperature, kind.tiny), kind.max)
+
+
+Row = NDArray[np.floating]
+Kept = tuple[NDArray[np.int64], Row]
+"""Of one row the tokens that are kept, ascending, and their heated logits, [kept] each."""
+
+
+@dataclass(frozen=True)
+class HotRow:
+    """One row [vocab] under a temperature, of which few tokens are looked at.
+
+    highest: the maximum of its logits; not finite where the row has NaN, an infinite maximum, or forbids every token.
+    total: the sum of exp((logit - highest) / temperature), as exact as MARGIN needs, where it is read.
+    highest_in: of each block of `kernels`.
+    """
+
+    logits: Row
+    temperature: float
+    highest: float
+    total: float
+    highest_in: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, temperature: float, *, is_summed: bool) -> "HotRow":
+        """is_summed: whether the total is read."""
+        temperature, row, compiled = _in_range(temperature, logits.dtype), logits.numpy(), kernels()
+        if compiled and is_summed and row.dtype == np.float32 and row.flags.c_contiguous:
+            highest_in = np.empty(-(-len(row) // compiled.BLOCK), dtype=np.float32)
+            highest, total = compiled.summed(row, math.log2(math.e) / temperature, highest_in)
+            # The maximum's own share is 1.
+            return cls(row, temperature, highest if total > 0.5 else math.nan, total, highest_in)
+        best = int(row.argmax())
+        highest, total = float(row[best]), math.nan
+        if is_summed and math.isfinite(highest):
+            total = 1 / float(torch.softmax((logits - highest).div_(temperature), dim=-1)[best])
+        return cls(row, temperature, highest, total)
+
+    def values(self, ids: NDArray[np.int64] | slice) -> Row:
+        """Heated logits of these tokens, at most 0; to the bit those of `heated`."""
+        with np.errstate(over="ignore"):
+            heated: Row = (self.logits[ids] - self.highest) / self.temperature
+        return heated
+
+    def above(self, depth: float) -> tuple[NDArray[np.int64], float]:
+        """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; and what
+        no other token's is higher than."""
+        kind = np.finfo(self.logits.dtype)
+        floor = max(self.highest - depth * self.temperature, float(kind.min))
+        rounding = 4 * float(kind.eps) * (depth + (abs(self.highest) + abs(floor)) / self.temperature)
+        highest_left = rounding - depth if floor > kind.min else -math.inf
+        if self.highest_in is None:
+            return np.flatnonzero(self.logits >= floor), highest_left
+        ids = np.empty(len(self.logits) + 1, dtype=np.int64)
+        count = kernels().above(self.logits, self.highest_in, floor, ids)
+        return ids[:count], highest_left
+
+    def candidates(self) -> Iterator[tuple[NDArray[np.int64], Row, float]]:
+        """More and more of the highest tokens: ids, heated logits, and what no other token's is higher than; last all
+        that are possible, beside which -inf is left."""
+        for depth in (*DEPTHS, math.inf):
+            ids, highest_left = self.above(depth)
+            yield ids, self.values(ids), highest_left
+
+
+def kept_by_top_k(row: HotRow, top_k: int) -> Kept:
+    """The tokens that are no lower than the k-th highest."""
+    for ids, values, highest_left in row.candidates():
+        least = -math.inf if len(ids) < top_k else float(np.partition(values, -top_k)[-top_k])
+        if least > highest_left or highest_left == -math.inf:
+            is_kept = values >= least
+            return ids[is_kept], values[is_kept]
+    raise AssertionError("the last candidates are all tokens")
+
+
+def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
+    """The smallest set of most probable tokens whose sum reaches top_p, ties to the lowest id.
+
+    among: the tokens that are possible, where not all are. Where a sum lies within MARGIN of top_p, the set is that of
+    `selected_by_top_p`, which rounds as plain torch does.
+    """
+    for ids, values, highest_left in row.candidates() if among is None else [(*among, -math.inf)]:
+        ordered = np.sort(values)[::-1]
+        probs = np.exp(ordered)
+        running = probs.cumsum(dtype=np.float64)
+        total = row.total if among is None else running[-1]
+        if highest_left > -math.inf and running[-1] <= (top_p + MARGIN) * total:
+            continue
+        edges = (top_p - MARGIN) * total, (top_p + MARGIN) * total
+        # The most probable one stays, whatever top_p is.
+        fewest, most = np.searchsorted(running - probs, edges).clip(1).tolist()
+        if fewest == most and ordered[fewest - 1] > highest_left:
+            kept = _highest(values, fewest, ordered[fewest - 1])
+            return ids[kept], values[kept]
+        break
+    log_p = torch.from_numpy(np.full_like(row.logits, -math.inf))
+    ids, values = among or (slice(None), row.values(slice(None)))
+    log_p.numpy()[ids] = values
+    ids = selected_by_top_p(torch.log_softmax(log_p, dim=-1), top_p).numpy()
+    return ids, row.values(ids)
+
+
+def kept_by_min_p(row: HotRow, min_p: float, among: Kept | None = None) -> Kept:
+    """The tokens whose probability is no lower than min_p of the highest. among: those that are possible."""
+    depth = -math.log(min_p)
+    ids = row.above(depth + 1)[0] if among is None else among[0]
+    values = row.values(ids)
+    is_kept = values >= -depth
+    return ids[is_kept], values[is_kept]
 
 
 def before_each(ordered: Tensor) -> Tensor:
@@ -37,49 +169,25 @@ def num_kept(before: Tensor, top_p: float) -> Tensor:
     return (before < max(top_p, torch.finfo(before.dtype).tiny)).sum(-1, keepdim=True)
 
 
-def kept_by_top_p(log_p: Tensor, top_p: float) -> Tensor:
-    """Of one row [vocab] the smallest set of most probable tokens whose sum reaches top_p, ties to the lowest id:
-    [kept], ascending."""
-    for ids, are_all in _candidates(log_p):
+def selected_by_top_p(log_p: Tensor, top_p: float) -> Tensor:
+    """Of one row [vocab] of log-probabilities the tokens that top-p keeps, to the bit those of plain torch: [kept],
+    ascending."""
+    for depth in (*DEPTHS, math.inf):
+        ids = torch.from_numpy(np.flatnonzero(log_p.numpy() >= max(-depth, torch.finfo(log_p.dtype).min)))
         likely = log_p[ids]
         # All other tokens come behind the candidates, whose sum must reach top_p.
-        if are_all or float(likely.exp().sum()) > top_p + MARGIN:
+        if depth == math.inf or float(likely.exp().sum()) > top_p + MARGIN:
             ordered = torch.from_numpy(np.sort(likely.numpy())[::-1].copy())
             count = int(num_kept(before_each(ordered), top_p))
-            return ids[_highest(likely, count, float(ordered[count - 1]))]
+            return ids[torch.from_numpy(_highest(likely.numpy(), count, float(ordered[count - 1])))]
     raise AssertionError("the last candidates are all tokens")
 
 
-def _highest(values: Tensor, count: int, least: float) -> Tensor:
+def _highest(values: Row, count: int, least: float) -> NDArray[np.int64]:
     """Where the `count` highest values [n] stand, down to `least`, of equals the first: [count], ascending."""
-    places = kept_by_floor(values, least)
+    places = np.flatnonzero(values >= least)
     if len(places) == count:
         return places
     is_least = values[places] == least
     num_more = count - int((~is_least).sum())
-    return places[~is_least | (is_least.cumsum(0) <= num_more)]
-
-
-def kept_by_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """The tokens of one row [vocab], whose maximum is 0, that are no lower than its k-th highest: [kept], ascending."""
-    for ids, are_all in _candidates(logits):
-        likely = logits[ids]
-        if len(ids) >= top_k:
-            return ids[likely >= likely.topk(top_k).values[-1]]
-        if are_all:
-            return ids
-    raise AssertionError("the last candidates are all tokens")
-
-
-def kept_by_floor(logits: Tensor, floor: float) -> Tensor:
-    """The tokens of one row [vocab] that are no lower: [kept], ascending."""
-    return torch.from_numpy(np.flatnonzero(logits.numpy() >= floor))
-
-
-def _candidates(row: Tensor) -> Iterator[tuple[Tensor, bool]]:
-    """More and more of the highest tokens of a row [vocab], ascending, and whether they are all that are possible."""
-    for depth in DEPTHS:
-        ids = kept_by_floor(row, -depth)
-        if len(ids):
-            yield ids, False
-    yield torch.from_numpy(np.flatnonzero(row.numpy() > -math.inf)), True
+    return places[~is_least | (is_least.cumsum() <= num_more)]

@@ -12,7 +12,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .params import SamplingParams
 from .rows import NO_TOKEN, LogProbs, spread
-from .select import before_each, is_selected, kept_by_floor, kept_by_top_k, kept_by_top_p, num_kept
+from .select import (
+    HotRow,
+    before_each,
+    heated,
+    is_selected,
+    kept_by_min_p,
+    kept_by_top_k,
+    kept_by_top_p,
+    num_kept,
+    selected_by_top_p,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,7 @@ class History:
 def shape_members(logits: Tensor, params: SamplingParams) -> Tensor:
     """The members' rows [members, positions, vocab] under member_temperature and member_top_p."""
     if params.member_temperature != 1:
-        logits = _heated(logits, params.member_temperature)
+        logits = heated(logits, params.member_temperature)
     if params.member_top_p < 1:
         log_p = torch.log_softmax(logits, dim=-1)
         keep = _keep_selected if _can_be_selected(log_p) else _keep_top_p
@@ -78,12 +88,14 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
     """
     if params.temperature == 0:
         return _one_hot(logits)
-    logits = _heated(logits, params.temperature)
+    logits = heated(logits, params.temperature)
     if params.top_k:
         kth = logits.topk(min(params.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
     if params.top_p < 1:
-        logits = _keep_top_p(torch.log_softmax(logits, dim=-1), params.top_p)
+        kept = _keep_top_p(torch.log_softmax(logits, dim=-1), params.top_p)
+        # The logits themselves stay: their log-probabilities are rounded once, over what is kept.
+        logits = logits.masked_fill(kept == -math.inf, -math.inf)
     if params.min_p > 0:
         floor = logits.amax(-1, keepdim=True) + math.log(params.min_p)
         logits = logits.masked_fill(logits < floor, -math.inf)
@@ -118,23 +130,19 @@ def _can_be_selected(logits: Tensor) -> bool:
 def _kept(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Of one row [vocab] the tokens that are kept, ascending, and their log-probabilities, [kept] each: NaN for a row
     without a maximum (NaN, or nothing allowed)."""
-    best = int(logits.numpy().argmax())
-    highest = float(logits[best])
-    if params.temperature == 0 or not math.isfinite(highest):
-        return torch.tensor([best]), logits.new_tensor([highest - highest])
-    hot = _heated(logits, params.temperature, highest)
-    ids, values = None, hot
-    if params.top_k:
-        ids = kept_by_top_k(hot, params.top_k)
-        values = hot[ids]
+    if params.temperature == 0:
+        best = int(logits.numpy().argmax())
+        return torch.tensor([best]), logits[best : best + 1] - logits[best]
+    row = HotRow.of(logits, params.temperature, is_summed=params.top_p < 1 and not params.top_k)
+    if not math.isfinite(row.highest):
+        return torch.tensor([0]), logits.new_tensor([math.nan])
+    kept = kept_by_top_k(row, params.top_k) if params.top_k else None
     if params.top_p < 1:
-        log_p = torch.log_softmax(hot if ids is None else spread(values, ids, len(hot), -math.inf), dim=-1)
-        ids = kept_by_top_p(log_p, params.top_p)
-        values = log_p[ids]
+        kept = kept_by_top_p(row, params.top_p, kept)
     if params.min_p > 0:
-        own = kept_by_floor(values, float(values.amax() + math.log(params.min_p)))
-        ids, values = own if ids is None else ids[own], values[own]
-    assert ids is not None, "there is something to be cut"
+        kept = kept_by_min_p(row, params.min_p, kept)
+    assert kept is not None, "there is something to be cut"
+    ids, values = map(torch.from_numpy, kept)
     return ids, torch.log_softmax(values, dim=-1)
 
 
@@ -145,14 +153,6 @@ def _below_each_other(kept: Sequence[tuple[Tensor, Tensor]]) -> LogProbs:
         return LogProbs(values[None], ids[None])
     values = pad_sequence([own for _, own in kept], batch_first=True, padding_value=-math.inf)
     return LogProbs(values, pad_sequence([own for own, _ in kept], batch_first=True, padding_value=NO_TOKEN))
-
-
-def _heated(logits: Tensor, temperature: float, highest: Tensor | float | None = None) -> Tensor:
-    """Logits over the temperature, shifted so that their maximum, `highest`, is 0: it stays finite under a temperature
-    that rounds to 0 in the rows' type."""
-    if highest is None:
-        highest = logits.amax(-1, keepdim=True)
-    return (logits - highest).div_(max(temperature, torch.finfo(logits.dtype).tiny))
 
 
 def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
@@ -207,7 +207,7 @@ def _keep_top_p(log_probs: Tensor, top_p: float) -> Tensor:
 def _keep_selected(log_probs: Tensor, top_p: float) -> Tensor:
     """The same by selection."""
     rows = log_probs.reshape(-1, log_probs.shape[-1])
-    kept = [(row, kept_by_top_p(row, top_p)) for row in rows]
+    kept = [(row, selected_by_top_p(row, top_p)) for row in rows]
     return torch.stack([spread(row[ids], ids, len(row), -math.inf) for row, ids in kept]).reshape(log_probs.shape)
 
 

@@ -1,0 +1,121 @@
+"""Loops over one row of a large vocabulary, compiled by numba (`pip install 'cospec[numba]'`); see `select.kernels`.
+
+They take a row through memory once where torch takes it several times. Comparisons and hashes are right to the bit.
+Sums are rounded in another way than torch's, so that they decide nothing that lies within `select.MARGIN`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from .gumbel import FIRST, SECOND, STEP
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+# Tokens that are looked at together: where none is high, all are passed over.
+BLOCK = 256
+LEAST = np.float32(np.finfo(np.float32).min)
+# 2^f for f in (-1, 0], from f^0 on, to 2e-9.
+C0, C1, C2, C3, C4, C5, C6 = map(
+    np.float32, (0.9999999981, 0.6931470102, 0.2402239391, 0.05548930914, 0.009576802342, 0.001272872351, 1.08453046e-4)
+)
+# Nothing below 2^-126, the least normal number, adds to a sum. A float32's exponent, off by 127, starts at bit 23.
+LOWEST, BIAS, MANTISSA = np.float32(-126), np.int32(127), np.int32(23)
+# Of the hash.
+BY_STEP, BY_FIRST, BY_SECOND, SHIFT_FIRST, SHIFT_SECOND = map(np.uint64, (STEP, FIRST, SECOND, 30, 27))
+
+
+def _compiled(*signatures: str, **options: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: compiles a function, and keeps it on disk where there is a folder to write to."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        compile_ = numba.njit([*signatures], error_model="numpy", cache=True, **options)
+        try:
+            return compile_(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # no such folder
+            return numba.njit([*signatures], error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+# Without regard to NaN, which the sums have where a row has it: else a maximum is not vectorised.
+@_compiled("float32(float32[::1])", fastmath={"nnan", "nsz"})
+def _highest(part: Floats) -> np.float32:
+    highest = LEAST
+    for value in part:
+        if value > highest:
+            highest = value
+    return highest
+
+
+@_compiled("float32(float32[::1], float32, float32)", fastmath={"reassoc", "contract"})
+def _powers_summed(part: Floats, highest: np.float32, factor: np.float32) -> np.float32:
+    """The sum of 2^((x - highest) * factor)."""
+    total = np.float32(0)
+    for at in range(len(part)):
+        power = (part[at] - highest) * factor
+        # In this order NaN stays.
+        power = LOWEST if power < LOWEST else power
+        whole = np.int32(power)
+        rest = power - np.float32(whole)
+        of_rest = (((((C6 * rest + C5) * rest + C4) * rest + C3) * rest + C2) * rest + C1) * rest + C0
+        total += of_rest * np.int32((whole + BIAS) << MANTISSA).view(np.float32)
+    return total
+
+
+@_compiled("UniTuple(float64, 2)(float32[::1], float32, float32[::1])")
+def summed(row: Floats, factor: float, highest_in: Floats) -> tuple[float, float]:
+    """The maximum of a row [vocab], and the sum of 2^((x - maximum) * factor), to 1e-6 of it: NaN where the row has NaN
+    or an infinite maximum, or forbids every token. Fills highest_in [blocks]: the maximum of each block."""
+    highest, total = LEAST, 0.0
+    for block in range(len(highest_in)):
+        part = row[block * BLOCK : (block + 1) * BLOCK]
+        own = _highest(part)
+        highest_in[block] = own
+        if own > highest:
+            total *= math.exp2((float(highest) - float(own)) * float(factor))
+            highest = own
+        total += _powers_summed(part, highest, factor)
+    return float(highest), total
+
+
+@_compiled("int64(float32[::1], float32[::1], float32, int64[::1])")
+def above(row: Floats, highest_in: Floats, floor: float, ids: Ids) -> int:
+    """Fills ids [vocab + 1] with the tokens of a row that are no lower than the floor, ascending; how many they are."""
+    count = 0
+    is_high = np.empty(BLOCK, dtype=np.uint8)
+    eights = is_high.view(np.uint64)
+    for block in range(len(highest_in)):
+        if highest_in[block] >= floor:
+            part = row[block * BLOCK : (block + 1) * BLOCK]
+            is_high[len(part) :] = 0
+            for at in range(len(part)):
+                is_high[at] = part[at] >= floor
+            for eight in range(BLOCK // 8):
+                if eights[eight]:
+                    for at in range(8 * eight, 8 * eight + 8):
+                        ids[count] = block * BLOCK + at
+                        count += is_high[at]
+    return count
+
+
+@_compiled("int64(uint64, int64, uint64, int64[::1])")
+def hashed_above(key: int, vocab_size: int, least: int, ids: Ids) -> int:
+    """Fills ids [vocab] with the tokens whose hash, right in its first bits alone as `gumbel.first_bits` is, is no
+    lower; how many they are."""
+    count = 0
+    number = key
+    for token in range(vocab_size):
+        number += BY_STEP
+        x = number
+        x = (x ^ (x >> SHIFT_FIRST)) * BY_FIRST
+        x = (x ^ (x >> SHIFT_SECOND)) * BY_SECOND
+        if x >= least:
+            ids[count] = token
+            count += 1
+    return count
