@@ -16,7 +16,7 @@ from cospec.core import draws, select
 from cospec.core.combine import log_mixed
 from cospec.core.gumbel import LIKELY, gumbel, noisy_best
 from cospec.core.rows import NO_TOKEN, LogProbs, picked
-from cospec.core.select import LEAST_SELECTED, selected_by_top_p
+from cospec.core.select import LEAST_SELECTED
 from cospec.core.transforms import History, biased, shape, shape_members, warp, warped
 
 SIZE = LEAST_SELECTED + 37
@@ -57,28 +57,34 @@ def row_of(kept: dict[int, float]) -> torch.Tensor:
     return torch.full((SIZE,), -math.inf).index_put_((torch.tensor([*kept]),), torch.tensor([*kept.values()]).log())
 
 
+def kept_of(logits: torch.Tensor, top_p: float) -> list[int]:
+    return select.kept_by_top_p(select.HotRow.of(logits, 1.0, is_summed=True), top_p)[0].tolist()
+
+
 @pytest.mark.parametrize(("top_p", "count"), [(0.25, 1), (0.5, 2), (0.5001, 3), (0.75, 3), (0.999, 4)])
 def test_top_p_keeps_the_token_that_reaches_it_and_no_more_and_of_equals_the_lowest(top_p, count):
     ids = [7, 100, 5000, SIZE - 1]
-    assert selected_by_top_p(row_of(dict.fromkeys(ids, 0.25)), top_p).tolist() == ids[:count]
+    assert kept_of(row_of(dict.fromkeys(ids, 0.25)), top_p) == ids[:count]
 
 
 def test_of_a_row_that_is_sure_only_the_likely_tokens_are_looked_at(monkeypatch):
     looked_at = []
-    monkeypatch.setattr(select, "num_kept", lambda before, top_p: looked_at.append(len(before)) or 1)
-    assert selected_by_top_p(row_of({5: 0.99} | dict.fromkeys(range(6, SIZE), 0.01 / SIZE)), 0.9).tolist() == [5]
+    weights = select._weights
+    monkeypatch.setattr(select, "_weights", lambda values: looked_at.append(len(values)) or weights(values))
+    assert kept_of(row_of({5: 0.99} | dict.fromkeys(range(6, SIZE), 0.01 / SIZE)), 0.9) == [5]
     assert looked_at == [1]
 
 
 @pytest.mark.parametrize("depth", select.DEPTHS)
 def test_top_p_finds_a_threshold_that_lies_at_a_depth_it_looks_at(depth):
-    """Nearly all of the mass lies on equal tokens of that very log-probability."""
-    num = min(int(math.exp(depth)), SIZE)
-    log_p = torch.full((SIZE,), -math.inf)
-    log_p[:num] = -depth
-    log_p = torch.log_softmax(log_p, 0)
-    expected = (warp(log_p[None], SamplingParams(top_p=0.5))[0] > -math.inf).nonzero()[:, 0]
-    assert torch.equal(selected_by_top_p(log_p, 0.5), expected)
+    """Half of the mass and more lies on equal tokens that stand so far below the first one."""
+    for num in (int(math.exp(depth)), SIZE - 1):
+        logits = torch.full((SIZE,), -math.inf)
+        logits[1 : 1 + num] = -depth
+        logits[0] = 0
+        for top_p in (0.3, 0.51, 0.9):
+            expected = (warp(logits[None], SamplingParams(top_p=top_p))[0] > -math.inf).nonzero()[:, 0]
+            assert kept_of(logits, top_p) == expected.tolist()
 
 
 def test_of_equals_temperature_0_takes_the_lowest():

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .select import kernels
+
 STEP, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 # The bits of a number in [1, 2), of which 52 are free: below 1 by half a step less, it is (k + 0.5) / 2^52, to the bit.
 ONE, BELOW_ONE = 0x3FF << 52, 1 - 2**-53
@@ -49,7 +51,7 @@ def noisy_best(key: int, log_p: Tensor) -> int:
     if not len(likely):
         return int((gumbel([key], log_p)[0] + log_p).numpy().argmax())
     least = _least_hash(float(_sums(key, log_p, likely).max()) - LIKELY)
-    ids = np.union1d(likely, np.flatnonzero(_first_bits(key, len(log_p)) >= least))
+    ids = np.union1d(likely, hashed_above(key, len(log_p), least))
     return int(ids[_sums(key, log_p, ids).argmax()])
 
 
@@ -83,9 +85,17 @@ def _steps(vocab_size: int) -> Bits:
     return np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(STEP)
 
 
-def _first_bits(key: int, vocab_size: int) -> Bits:
+def first_bits(key: int, vocab_size: int) -> Bits:
     """The hash of each token, right in its first NUM_FIRST_BITS bits alone."""
     return _mixed(_steps(vocab_size) + np.uint64(key % 2**64))
+
+
+def hashed_above(key: int, vocab_size: int, least: np.uint64) -> NDArray[np.int64]:
+    """The tokens whose first bits are no lower, ascending."""
+    if kernels() is None:
+        return np.flatnonzero(first_bits(key, vocab_size) >= least)
+    ids = np.empty(vocab_size + 1, dtype=np.int64)
+    return ids[: kernels().hashed_above(key % 2**64, vocab_size, least, ids)]
 
 
 def _mixed(x: Bits) -> Bits:

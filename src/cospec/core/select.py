@@ -21,8 +21,8 @@ from torch import Tensor
 LEAST_SELECTED = 2**13
 # How far below 0 the candidates go, at most.
 DEPTHS = (9.0, 13.0)
-# By how much a sum of probabilities must pass or miss top_p for that to be certain, whatever sums round to.
-MARGIN = 1e-5
+# By how much of itself a sum of weights may be off that is not taken token by token in float64.
+ROUNDING = 3e-6
 
 
 @functools.cache
@@ -59,7 +59,7 @@ class HotRow:
     """One row [vocab] under a temperature, of which few tokens are looked at.
 
     highest: the maximum of its logits; not finite where the row has NaN, an infinite maximum, or forbids every token.
-    total: the sum of exp((logit - highest) / temperature), as exact as MARGIN needs, where it is read.
+    total: the sum of exp((logit - highest) / temperature) up to ROUNDING, where it is read.
     highest_in: of each block of `kernels`.
     """
 
@@ -81,7 +81,7 @@ class HotRow:
         best = int(row.argmax())
         highest, total = float(row[best]), math.nan
         if is_summed and math.isfinite(highest):
-            total = 1 / float(torch.softmax((logits - highest).div_(temperature), dim=-1)[best])
+            total = float((logits - highest).div_(temperature).exp_().sum())
         return cls(row, temperature, highest, total)
 
     def values(self, ids: NDArray[np.int64] | slice) -> Row:
@@ -89,6 +89,10 @@ class HotRow:
         with np.errstate(over="ignore"):
             heated: Row = (self.logits[ids] - self.highest) / self.temperature
         return heated
+
+    def exact_total(self) -> float:
+        """The total, up to float64's rounding."""
+        return float(_weights(self.values(slice(None))).sum(dtype=np.float64))
 
     def above(self, depth: float) -> tuple[NDArray[np.int64], float]:
         """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; and what
@@ -124,28 +128,31 @@ def kept_by_top_k(row: HotRow, top_k: int) -> Kept:
 def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
     """The smallest set of most probable tokens whose sum reaches top_p, ties to the lowest id.
 
-    among: the tokens that are possible, where not all are. Where a sum lies within MARGIN of top_p, the set is that of
-    `selected_by_top_p`, which rounds as plain torch does.
+    among: the tokens that are possible, where not all are.
     """
     for ids, values, highest_left in row.candidates() if among is None else [(*among, -math.inf)]:
         ordered = np.sort(values)[::-1]
-        probs = np.exp(ordered)
-        running = probs.cumsum(dtype=np.float64)
-        total = row.total if among is None else running[-1]
-        if highest_left > -math.inf and running[-1] <= (top_p + MARGIN) * total:
+        weights = _weights(ordered)
+        running = weights.cumsum(dtype=np.float64)
+        are_all = highest_left == -math.inf
+        edge = top_p * (running[-1] if are_all else row.total)
+        if not are_all and running[-1] <= edge * (1 + ROUNDING):
             continue
-        edges = (top_p - MARGIN) * total, (top_p + MARGIN) * total
-        # The most probable one stays, whatever top_p is.
-        fewest, most = np.searchsorted(running - probs, edges).clip(1).tolist()
-        if fewest == most and ordered[fewest - 1] > highest_left:
-            kept = _highest(values, fewest, ordered[fewest - 1])
+        before = running - weights
+        if not are_all and np.ptp(np.searchsorted(before, (edge * (1 - ROUNDING), edge * (1 + ROUNDING)))):
+            edge = top_p * row.exact_total()
+        # The most probable one stays, whatever top_p rounds to.
+        count = max(1, int(np.searchsorted(before, edge)))
+        if are_all or ordered[count - 1] > highest_left:
+            kept = _highest(values, count, ordered[count - 1])
             return ids[kept], values[kept]
-        break
-    log_p = torch.from_numpy(np.full_like(row.logits, -math.inf))
-    ids, values = among or (slice(None), row.values(slice(None)))
-    log_p.numpy()[ids] = values
-    ids = selected_by_top_p(torch.log_softmax(log_p, dim=-1), top_p).numpy()
-    return ids, row.values(ids)
+    raise AssertionError("the last candidates are all tokens")
+
+
+def _weights(values: Row) -> Row:
+    """exp, to the bit as torch has it."""
+    weights: Row = torch.from_numpy(values.copy()).exp_().numpy()
+    return weights
 
 
 def kept_by_min_p(row: HotRow, min_p: float, among: Kept | None = None) -> Kept:
@@ -155,32 +162,6 @@ def kept_by_min_p(row: HotRow, min_p: float, among: Kept | None = None) -> Kept:
     values = row.values(ids)
     is_kept = values >= -depth
     return ids[is_kept], values[is_kept]
-
-
-def before_each(ordered: Tensor) -> Tensor:
-    """Of log-probabilities in descending order, the sum of the probabilities before each."""
-    probs = ordered.exp()
-    return probs.cumsum(-1) - probs
-
-
-def num_kept(before: Tensor, top_p: float) -> Tensor:
-    """How many of the most probable tokens top-p keeps, [..., 1]: as long as the sum before each is less than top_p.
-    The most probable one stays, whatever top_p rounds to."""
-    return (before < max(top_p, torch.finfo(before.dtype).tiny)).sum(-1, keepdim=True)
-
-
-def selected_by_top_p(log_p: Tensor, top_p: float) -> Tensor:
-    """Of one row [vocab] of log-probabilities the tokens that top-p keeps, to the bit those of plain torch: [kept],
-    ascending."""
-    for depth in (*DEPTHS, math.inf):
-        ids = torch.from_numpy(np.flatnonzero(log_p.numpy() >= max(-depth, torch.finfo(log_p.dtype).min)))
-        likely = log_p[ids]
-        # All other tokens come behind the candidates, whose sum must reach top_p.
-        if depth == math.inf or float(likely.exp().sum()) > top_p + MARGIN:
-            ordered = torch.from_numpy(np.sort(likely.numpy())[::-1].copy())
-            count = int(num_kept(before_each(ordered), top_p))
-            return ids[torch.from_numpy(_highest(likely.numpy(), count, float(ordered[count - 1])))]
-    raise AssertionError("the last candidates are all tokens")
 
 
 def _highest(values: Row, count: int, least: float) -> NDArray[np.int64]:

@@ -14,14 +14,11 @@ from .params import SamplingParams
 from .rows import NO_TOKEN, LogProbs, spread
 from .select import (
     HotRow,
-    before_each,
     heated,
     is_selected,
     kept_by_min_p,
     kept_by_top_k,
     kept_by_top_p,
-    num_kept,
-    selected_by_top_p,
 )
 
 
@@ -44,8 +41,8 @@ def shape_members(logits: Tensor, params: SamplingParams) -> Tensor:
         logits = heated(logits, params.member_temperature)
     if params.member_top_p < 1:
         log_p = torch.log_softmax(logits, dim=-1)
-        keep = _keep_selected if _can_be_selected(log_p) else _keep_top_p
-        logits = keep(log_p, params.member_top_p)
+        is_kept = (_is_selected if _can_be_selected(log_p) else _is_kept)(heated(logits, 1.0), params.member_top_p)
+        logits = log_p.masked_fill_(~is_kept, -math.inf)
     return logits
 
 
@@ -93,9 +90,7 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
         kth = logits.topk(min(params.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
     if params.top_p < 1:
-        kept = _keep_top_p(torch.log_softmax(logits, dim=-1), params.top_p)
-        # The logits themselves stay: their log-probabilities are rounded once, over what is kept.
-        logits = logits.masked_fill(kept == -math.inf, -math.inf)
+        logits = logits.masked_fill(~_is_kept(logits, params.top_p), -math.inf)
     if params.min_p > 0:
         floor = logits.amax(-1, keepdim=True) + math.log(params.min_p)
         logits = logits.masked_fill(logits < floor, -math.inf)
@@ -196,19 +191,27 @@ def _repeat(logits: Tensor, tokens: list[int], penalty: float) -> None:
         logits[ids] = torch.where(own > 0, own / penalty, own * penalty)
 
 
-def _keep_top_p(log_probs: Tensor, top_p: float) -> Tensor:
-    """-inf outside the smallest set of most probable tokens whose sum reaches top_p (ties to the lowest id)."""
-    ordered, order = log_probs.sort(dim=-1, descending=True, stable=True)
-    is_cut = torch.arange(ordered.shape[-1], device=ordered.device) >= num_kept(before_each(ordered), top_p)
-    kept = ordered.masked_fill(is_cut, -math.inf)
-    return torch.empty_like(log_probs).scatter_(-1, order, kept)
+def _is_kept(logits: Tensor, top_p: float) -> Tensor:
+    """Which tokens are in the smallest set of most probable ones whose sum reaches top_p, ties to the lowest id, from
+    logits [..., vocab] whose maximum is 0.
+
+    Weights are summed in float64: a sum of 150,000 in float32 is off by more than a token's own share.
+    """
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    weights = ordered.exp()
+    running = weights.cumsum(-1, dtype=torch.float64)
+    is_kept = running - weights < top_p * running[..., -1:]
+    # The most probable one stays, whatever top_p rounds to.
+    is_kept[..., 0] = True
+    return torch.empty_like(is_kept).scatter_(-1, order, is_kept)
 
 
-def _keep_selected(log_probs: Tensor, top_p: float) -> Tensor:
+def _is_selected(logits: Tensor, top_p: float) -> Tensor:
     """The same by selection."""
-    rows = log_probs.reshape(-1, log_probs.shape[-1])
-    kept = [(row, selected_by_top_p(row, top_p)) for row in rows]
-    return torch.stack([spread(row[ids], ids, len(row), -math.inf) for row, ids in kept]).reshape(log_probs.shape)
+    is_kept = torch.zeros_like(logits, dtype=torch.bool)
+    for row, own in zip(logits.flatten(0, -2), is_kept.flatten(0, -2), strict=True):
+        own[torch.from_numpy(kept_by_top_p(HotRow.of(row, 1.0, is_summed=True), top_p)[0])] = True
+    return is_kept
 
 
 def _one_hot(logits: Tensor) -> Tensor:
