@@ -47,35 +47,44 @@ class Lane:
     @property
     def first(self) -> int:
         """The first position with a row."""
-        return self.seen + 1 - sum(map(len, self.rows))
+        return self.seen + 1 - _num_rows(self.rows)
 
     def has(self, position: int) -> bool:
         """Whether the lane has a row for this position."""
-        return self.first <= position <= self.seen
+        seen = self.seen
+        return position <= seen and seen - _num_rows(self.rows) < position
 
     def between(self, start: int, stop: int) -> Tensor:
         """Rows for positions start .. stop - 1, [stop - start, vocab]."""
-        assert self.first <= start < stop <= self.seen + 1
-        own = _sliced(self.rows, start - self.first, stop - self.first)
+        first = self.first
+        assert first <= start < stop <= self.seen + 1
+        own = _sliced(self.rows, start - first, stop - first)
         return own[0] if len(own) == 1 else torch.cat(own)
 
     def forget_after(self, seen: int) -> None:
         """Keep nothing of what was fed beyond the position `seen`."""
         extra = self.seen - seen
         if extra > 0:
-            count = sum(map(len, self.rows)) - extra
+            count = _num_rows(self.rows) - extra
             self.length -= extra
             self.rows = _sliced(self.rows, 0, count)
+
+
+def _num_rows(rows: Sequence[Tensor]) -> int:
+    # Not len(), which torch has in Python.
+    return sum([each.shape[0] for each in rows])
 
 
 def _sliced(rows: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
     """Of stretches one after the other, what lies between two positions."""
     own = []
     for each in rows:
-        part = each[max(start, 0) : max(stop, 0)]
-        if len(part):
-            own.append(part)
-        start, stop = start - len(each), stop - len(each)
+        size = each.shape[0]
+        if start <= 0 and stop >= size:
+            own.append(each)
+        elif start < size and stop > 0:
+            own.append(each[max(start, 0) : stop])
+        start, stop = start - size, stop - size
     return tuple(own)
 
 
@@ -269,10 +278,11 @@ class Sheet:
 
     def forget(self) -> None:
         """Drop the rows that are no longer needed."""
+        wanted = self.wanted
         for lane in self.lanes:
-            unwanted = self.wanted - lane.first
-            if lane.rows and unwanted > 0:
-                lane.rows = _sliced(lane.rows, unwanted, lane.seen + 1 - lane.first)
+            first = lane.first
+            if lane.rows and first < wanted:
+                lane.rows = _sliced(lane.rows, wanted - first, lane.seen + 1 - first)
 
     def release(self) -> None:
         """The sequence has left the engine: drop all rows."""
