@@ -13,6 +13,7 @@ import torch
 
 from cospec import Ensemble, Mixture, Product, SamplingParams
 from cospec.core import draws, select
+from cospec.core import gumbel as gumbels
 from cospec.core.combine import log_mixed
 from cospec.core.gumbel import LIKELY, gumbel, noisy_best
 from cospec.core.rows import NO_TOKEN, LogProbs, picked
@@ -33,6 +34,16 @@ CUTS = [
     {"top_k": 40, "top_p": 0.9, "min_p": 0.02, "temperature": 0.7},
     {"temperature": 0},
 ]
+
+
+@pytest.fixture(autouse=True, params=["numba", "torch alone"])
+def compiled(request, monkeypatch):
+    """Both with compiled loops, where numba is installed, and without them."""
+    if request.param == "torch alone":
+        for module in (select, gumbels):
+            monkeypatch.setattr(module, "kernels", lambda: None)
+    elif select.kernels() is None:
+        pytest.skip("numba is not installed")
 
 
 def rows(num: int, sharpness: float = 3.0, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -237,6 +248,7 @@ def test_texts_are_those_that_plain_torch_samples(script, monkeypatch, combine):
 
     selected = texts()
     monkeypatch.setattr(select, "LEAST_SELECTED", 2 * SIZE)
+    monkeypatch.setattr(select, "LEAST_CUT", 2 * SIZE)
     assert texts() == selected
 
 

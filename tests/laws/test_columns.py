@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from cospec import SamplingParams
 from cospec.core import rows, select, settle, transforms
+from cospec.core.select import HotRow, Kept
 
 from .cases import BLENDS
 from .test_faults import BLOCK, CASCADE, FIXED, NOTICEABLE, ROUNDING
@@ -28,6 +30,7 @@ CASES = {
 @pytest.fixture(autouse=True)
 def small_vocabularies_are_large(monkeypatch):
     monkeypatch.setattr(select, "LEAST_SELECTED", 1)
+    monkeypatch.setattr(select, "LEAST_CUT", 1)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -35,14 +38,17 @@ def test_columns_have_the_law_of_naive_decoding(name):
     assert CASES[name].distance() < ROUNDING
 
 
-def one_token_too_few(log_p: Tensor, top_p: float) -> Tensor:
+def one_token_too_few(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
     """An off-by-one at the threshold: the token that reaches top_p goes."""
-    kept = select.kept_by_top_p(log_p, top_p)
-    return kept[log_p[kept] > log_p[kept].min()] if len(kept) > 1 else kept
+    ids, values = select.kept_by_top_p(row, top_p, among)
+    is_above = values > values.min() if len(ids) > 1 else slice(None)
+    return ids[is_above], values[is_above]
 
 
-def the_next_token_too(log_p: Tensor, top_p: float) -> Tensor:
-    return log_p.topk(min(len(select.kept_by_top_p(log_p, top_p)) + 1, len(log_p))).indices.sort().values
+def the_next_token_too(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
+    count = len(select.kept_by_top_p(row, top_p, among)[0])
+    ids = np.sort(np.argsort(-row.logits)[: count + 1])
+    return ids, row.values(ids)
 
 
 def by_column(probs: Tensor, ids: Tensor | None, wanted: Tensor) -> Tensor:
@@ -54,7 +60,7 @@ def by_column(probs: Tensor, ids: Tensor | None, wanted: Tensor) -> Tensor:
     )
 
 
-FAULTS: dict[str, tuple[object, str, Callable[..., Tensor], str]] = {
+FAULTS: dict[str, tuple[object, str, Callable[..., object], str]] = {
     "one too few": (transforms, "kept_by_top_p", one_token_too_few, "token"),
     "one too many": (transforms, "kept_by_top_p", the_next_token_too, "token"),
     "columns mistaken": (settle, "picked", by_column, "token"),

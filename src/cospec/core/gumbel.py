@@ -95,7 +95,7 @@ def hashed_above(key: int, vocab_size: int, least: np.uint64) -> NDArray[np.int6
     if kernels() is None:
         return np.flatnonzero(first_bits(key, vocab_size) >= least)
     ids = np.empty(vocab_size + 1, dtype=np.int64)
-    return ids[: kernels().hashed_above(key % 2**64, vocab_size, least, ids)]
+    return ids[: kernels().hashed_above(np.uint64(key % 2**64), vocab_size, least, ids)]
 
 
 def _mixed(x: Bits) -> Bits:

@@ -105,14 +105,12 @@ def above(row: Floats, highest_in: Floats, floor: float, ids: Ids) -> int:
 
 
 @_compiled("int64(uint64, int64, uint64, int64[::1])")
-def hashed_above(key: int, vocab_size: int, least: int, ids: Ids) -> int:
+def hashed_above(key: np.uint64, vocab_size: int, least: np.uint64, ids: Ids) -> int:
     """Fills ids [vocab] with the tokens whose hash, right in its first bits alone as that of `gumbel.first_bits`, is no
     lower; how many they are."""
     count = 0
-    number = key
     for token in range(vocab_size):
-        number += BY_STEP
-        x = number
+        x = key + np.uint64(token + 1) * BY_STEP
         x = (x ^ (x >> SHIFT_FIRST)) * BY_FIRST
         x = (x ^ (x >> SHIFT_SECOND)) * BY_SECOND
         if x >= least:

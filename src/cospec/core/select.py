@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Shorter rows are sorted as they are: that takes no longer than to look for what to sort.
+# Of shorter rows all tokens are drawn from, mixed and given noise at once: that takes no longer than to look for few.
 LEAST_SELECTED = 2**13
+# Shorter rows are sorted as they are: that takes no longer than to look for what to sort.
+LEAST_CUT = 2**11
 # How far below 0 the candidates go, at most.
 DEPTHS = (9.0, 13.0)
 # By how much of itself a sum of weights may be off that is not taken token by token in float64.
-ROUNDING = 3e-6
+ROUNDING = 1e-6
 
 
 @functools.cache
@@ -34,8 +36,16 @@ def kernels() -> Any:
 
 def is_selected(rows: Tensor) -> bool:
     """Whether rows are long enough, and on a CPU, to be selected from."""
-    is_known = rows.dtype in (torch.float32, torch.float64)
-    return is_known and rows.device.type == "cpu" and rows.shape[-1] >= LEAST_SELECTED
+    return rows.shape[-1] >= LEAST_SELECTED and _are_floats_here(rows)
+
+
+def is_cut(rows: Tensor) -> bool:
+    """The same for what top-p, top-k and min-p keep of them, as columns."""
+    return rows.shape[-1] >= LEAST_CUT and _are_floats_here(rows)
+
+
+def _are_floats_here(rows: Tensor) -> bool:
+    return rows.is_cpu and rows.dtype in (torch.float32, torch.float64)
 
 
 def heated(logits: Tensor, temperature: float) -> Tensor:
@@ -81,7 +91,7 @@ class HotRow:
         best = int(row.argmax())
         highest, total = float(row[best]), math.nan
         if is_summed and math.isfinite(highest):
-            total = float((logits - highest).div_(temperature).exp_().sum())
+            total = float((logits - highest).div_(temperature).exp_().sum(dtype=torch.float64))
         return cls(row, temperature, highest, total)
 
     def values(self, ids: NDArray[np.int64] | slice) -> Row:
@@ -139,10 +149,11 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
         if not are_all and running[-1] <= edge * (1 + ROUNDING):
             continue
         before = running - weights
-        if not are_all and np.ptp(np.searchsorted(before, (edge * (1 - ROUNDING), edge * (1 + ROUNDING)))):
-            edge = top_p * row.exact_total()
+        fewest, most = before.searchsorted((edge * (1 - ROUNDING), edge * (1 + ROUNDING))).tolist()
+        if fewest < most:
+            fewest = before.searchsorted(edge if are_all else top_p * row.exact_total())
         # The most probable one stays, whatever top_p rounds to.
-        count = max(1, int(np.searchsorted(before, edge)))
+        count = max(1, int(fewest))
         if are_all or ordered[count - 1] > highest_left:
             kept = _highest(values, count, ordered[count - 1])
             return ids[kept], values[kept]
@@ -166,9 +177,10 @@ def kept_by_min_p(row: HotRow, min_p: float, among: Kept | None = None) -> Kept:
 
 def _highest(values: Row, count: int, least: float) -> NDArray[np.int64]:
     """Where the `count` highest values [n] stand, down to `least`, of equals the first: [count], ascending."""
-    places = np.flatnonzero(values >= least)
+    places: NDArray[np.int64] = np.flatnonzero(values >= least)
     if len(places) == count:
         return places
     is_least = values[places] == least
     num_more = count - int((~is_least).sum())
-    return places[~is_least | (is_least.cumsum() <= num_more)]
+    is_kept: NDArray[np.bool_] = ~is_least | (is_least.cumsum() <= num_more)
+    return places[is_kept]

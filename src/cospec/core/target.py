@@ -13,7 +13,7 @@ from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFai
 from .certain import certain_tokens, has_shortcut
 from .combine import Combination, is_member_alone, level
 from .rows import LogProbs, by_place, joined, parted
-from .select import is_selected
+from .select import is_cut
 from .sheet import Lane, Sheet
 from .transforms import History, biased, shape_members, warped
 
@@ -243,7 +243,7 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
             continue
         if not params.is_biased:
             # Rows that are selected from have columns of their own.
-            own = i if params.cuts and is_selected(item.log_probs) else None
+            own = i if params.cuts and is_cut(item.log_probs) else None
             alike[*params.warpers, item.log_probs.device, item.log_probs.dtype, own].append(i)
             continue
         output = [*sheet.output, *(draft.token for draft in sheet.drafts)]

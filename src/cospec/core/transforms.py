@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .params import SamplingParams
-from .rows import NO_TOKEN, LogProbs, spread
+from .rows import NO_TOKEN, LogProbs
 from .select import (
     HotRow,
     heated,
-    is_selected,
+    is_cut,
     kept_by_min_p,
     kept_by_top_k,
     kept_by_top_p,
@@ -41,7 +41,7 @@ def shape_members(logits: Tensor, params: SamplingParams) -> Tensor:
         logits = heated(logits, params.member_temperature)
     if params.member_top_p < 1:
         log_p = torch.log_softmax(logits, dim=-1)
-        is_kept = (_is_selected if _can_be_selected(log_p) else _is_kept)(heated(logits, 1.0), params.member_top_p)
+        is_kept = (_is_selected if _can_be_cut(log_p) else _is_kept)(heated(logits, 1.0), params.member_top_p)
         logits = log_p.masked_fill_(~is_kept, -math.inf)
     return logits
 
@@ -107,7 +107,7 @@ def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) 
     """
     if params.is_identity:
         return LogProbs(torch.log_softmax(logits, dim=-1))
-    if not (params.cuts and is_selected(logits)):
+    if not (params.cuts and is_cut(logits)):
         return LogProbs(warp(logits, params))
     kept = []
     for row, token in itertools.zip_longest(logits, drafted[: len(logits)]):
@@ -117,9 +117,9 @@ def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) 
     return _below_each_other(kept)
 
 
-def _can_be_selected(logits: Tensor) -> bool:
+def _can_be_cut(logits: Tensor) -> bool:
     """Whether each row has a maximum, too: one with NaN has none, nor one that allows nothing."""
-    return is_selected(logits) and bool(logits.amax(-1).isfinite().all())
+    return is_cut(logits) and bool(logits.amax(-1).isfinite().all())
 
 
 def _kept(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
