@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cospec import Ensemble, Mixture, SamplingParams, __version__
+from cospec.core.select import kernels
 from cospec.runner import Feed, Slot
 
 VOCABULARIES = (49_152, 151_936, 248_320)
@@ -129,12 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     own = {str(size): measure(size, options) for size in options.vocabularies}
     most = CALL_MS * 0.03
     print(f"The engine's own milliseconds a token ({options.clock} clock); 3 % of a call of {CALL_MS} ms are {most}")
+    print("Loops over rows are compiled by numba" if kernels() else "Without numba: pip install 'cospec[numba]'")
     print(table(own))
     figures = {
         "own_ms_per_token": own,
         "settings": {name: getattr(options, name) for name in ("members", "tokens", "repeats", "threads", "clock")},
         "cospec": __version__,
         "torch": torch.__version__,
+        "numba": kernels() is not None,
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
     }
     if options.json:

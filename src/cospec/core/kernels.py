@@ -1,7 +1,7 @@
 """Loops over one row of a large vocabulary, compiled by numba (`pip install 'cospec[numba]'`); see `select.kernels`.
 
 They take a row through memory once where torch takes it several times. Comparisons and hashes are right to the bit.
-Sums are rounded in another way than torch's, so that they decide nothing that lies within `select.MARGIN`.
+Sums are rounded in another way than torch's, so that they decide nothing that lies within `select.ROUNDING`.
 """
 
 import math

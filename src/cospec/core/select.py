@@ -1,12 +1,12 @@
 """The tokens that top-p and top-k keep, found without sorting a vocabulary, on a CPU.
 
 Few of a row's log-probabilities can be large: at most e^d tokens have -d or more. So the tokens among which a
-threshold lies are found by comparing the row with a few depths d, and those alone are sorted.
+threshold lies are found by comparing the row with a few depths d, and those alone are sorted. Of all others top-p reads
+the sum alone: where its rounding might matter, it is taken in float64.
 """
 
 import functools
 import importlib
-import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,9 +29,11 @@ ROUNDING = 1e-6
 
 @functools.cache
 def kernels() -> Any:
-    """`cospec.core.kernels`, compiled when it is first asked for; None without numba."""
-    has_numba = importlib.util.find_spec("numba") is not None
-    return importlib.import_module(f"{__package__}.kernels") if has_numba else None
+    """`cospec.core.kernels`, compiled when it is first asked for; None without a numba that knows this numpy."""
+    try:
+        return importlib.import_module(f"{__package__}.kernels")
+    except ImportError:
+        return None
 
 
 def is_selected(rows: Tensor) -> bool:
