@@ -27,16 +27,18 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 
 from cospec import demo
+from cospec.storage import keep
 
 COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
-# vLLM compiles at its first start.
-SECONDS_TO_START = 600
+# vLLM compiles at its first start, member by member; so often it is said that the server is not ready yet.
+SECONDS_TO_START, SECONDS_BETWEEN_NOTES = 2400, 30
 MIB = 2**20
 # Of vLLM's CPU build, where the environment says nothing else: all cores, as cospec has them, and room for its caches.
 VLLM_SETTINGS = {"VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
@@ -64,6 +66,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="tokens a completion (64)")
     parser.add_argument("--temperature", type=float, default=1.0, help="that texts are sampled at (1)")
     parser.add_argument("--flood", type=int, default=0, help="short completions, to watch the server's memory (0)")
+    parser.add_argument("--enforce-eager", action="store_true", help="with --vllm: do not compile")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="FOLDER",
+        help="with --vllm: keep what is exported, and what the server prints, there",
+    )
     arguments = parser.parse_args()
     if arguments.url and arguments.flood:
         parser.exit(2, "--flood reads the memory of a server that it starts itself; leave --url out\n")
@@ -79,7 +88,7 @@ def main() -> None:
                 report["mib"] = asyncio.run(flood(url, process.pid, arguments.flood))
     except aiohttp.ClientError as error:
         sys.exit(f"the server does not answer: {error}")
-    print(json.dumps(report))
+    print(json.dumps(report, default=str))
 
 
 def serve_options(arguments: argparse.Namespace) -> list[str]:
@@ -91,19 +100,32 @@ def serve_options(arguments: argparse.Namespace) -> list[str]:
 @contextlib.contextmanager
 def started(arguments: argparse.Namespace) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """cospec's own server, or vLLM's with --vllm, of the ensemble."""
-    options = serve_options(arguments)
     if arguments.vllm is None:
-        with served([*COSPEC, "serve", *options]) as running:
+        with served([*COSPEC, "serve", *serve_options(arguments)]) as running:
             yield running
         return
-    with tempfile.TemporaryDirectory() as folder:
-        exported = [*COSPEC, "export", *options, f"{folder}/ensemble", "--for", "vllm", "--json"]
-        answer = subprocess.run(exported, check=True, capture_output=True, text=True).stdout
-        _, _, *rest = json.loads(answer)["command"]
+    with contextlib.ExitStack() as stack:
+        work = arguments.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        _, _, *rest = exported(arguments, work.resolve())
         # `vllm serve` is this module's, by another name.
         module = [arguments.vllm, "-m", "vllm.entrypoints.openai.api_server", "--model"]
-        with served([*module, *rest, "--max-num-seqs", "32"]) as running:
-            yield running
+        eager = ["--enforce-eager"] if arguments.enforce_eager else []
+        command = [*module, *rest, "--max-num-seqs", "32", *eager]
+        log = work / "server.log" if arguments.work else None
+        yield stack.enter_context(served(command, log))
+
+
+def exported(arguments: argparse.Namespace, work: Path) -> list[str]:
+    """The command of `cospec export`, which is run unless the folder has what it wrote."""
+    done = work / "command.json"
+    if not done.is_file():
+        print("exporting", flush=True)
+        command = [*COSPEC, "export", *serve_options(arguments), str(work / "ensemble"), "--for", "vllm", "--json"]
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        keep(done, json.dumps(json.loads(answer)["command"]))
+    command = json.loads(done.read_text())
+    assert isinstance(command, list)
+    return command
 
 
 def memory_of(pid: int) -> float:
@@ -113,29 +135,37 @@ def memory_of(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def served(command: list[str]) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """The address and process of a server that ends with the block. command: without --port."""
+def served(command: list[str], log: Path | None = None) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The address and process of a server that ends with the block. command: without --port. log: of what it prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([*command, "--port", str(port)], env=VLLM_SETTINGS | os.environ)
-    try:
-        wait_for(url, process)
-        yield url, process
-    finally:
-        process.terminate()
-        process.wait()
+    with contextlib.ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("wb"))
+        environment = VLLM_SETTINGS | os.environ
+        process = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=output, stderr=output)
+        try:
+            wait_for(url, process, log)
+            yield url, process
+        finally:
+            process.terminate()
+            process.wait()
 
 
-def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < until and process.poll() is None:
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path | None) -> None:
+    """Until the server answers; how long that took is printed, and meanwhile how long it takes already."""
+    begin = noted = time.monotonic()
+    while (now := time.monotonic()) < begin + SECONDS_TO_START and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health") as answer:
             if answer.status == 200:
+                print(f"the server is ready after {now - begin:.0f} s", flush=True)
                 return
+        if now > noted + SECONDS_BETWEEN_NOTES:
+            noted = now
+            print(f"the server has been starting for {now - begin:.0f} s", flush=True)
         time.sleep(0.1)
-    sys.exit("the server did not start")
+    sys.exit("the server did not start" + (f"; see {log}" if log else ""))
 
 
 def connected(url: str, limit: int = 0) -> aiohttp.ClientSession:
@@ -146,24 +176,30 @@ def connected(url: str, limit: int = 0) -> aiohttp.ClientSession:
 
 async def measure(url: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each number of clients, printed as it is measured."""
-    rows = []
+    await warm_up(url, arguments)
+    return [await row_of(url, int(clients), arguments) for clients in arguments.concurrency.split(",")]
+
+
+async def warm_up(url: str, arguments: argparse.Namespace) -> None:
+    """So that `auto`'s first measurements, compilation and allocation are not timed; then the head of the table."""
     async with connected(url) as client:
-        # A warm-up, so that `auto`'s first measurements, compilation and allocation are not timed.
         await load(client, 2, 2, arguments)
-        print("| clients | tokens/s | over 1 | first token, ms: median, 95 % | a token, ms: median |")
-        print("| --- | --- | --- | --- | --- |")
-        for clients in map(int, arguments.concurrency.split(",")):
-            started = time.perf_counter()
-            timings = await load(client, clients, arguments.requests, arguments)
-            row = summary(clients, timings, time.perf_counter() - started)
-            rows.append(row)
-            over = row["tokens_per_second"] / rows[0]["tokens_per_second"]
-            print(
-                f"| {clients} | {row['tokens_per_second']:.1f} | {over:.2f} | {row['first_ms_median']:.0f}, "
-                f"{row['first_ms_95']:.0f} | {row['token_ms_median']:.1f} |",
-                flush=True,
-            )
-    return rows
+    print("| clients | tokens/s | first token, ms: median, 95 % | a token, ms: median |")
+    print("| --- | --- | --- | --- |")
+
+
+async def row_of(url: str, clients: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What so many clients at a time measure, which is printed."""
+    async with connected(url) as client:
+        started = time.perf_counter()
+        timings = await load(client, clients, arguments.requests, arguments)
+        row = summary(clients, timings, time.perf_counter() - started)
+    print(
+        f"| {clients} | {row['tokens_per_second']:.1f} | {row['first_ms_median']:.0f}, {row['first_ms_95']:.0f} | "
+        f"{row['token_ms_median']:.1f} |",
+        flush=True,
+    )
+    return row
 
 
 async def load(

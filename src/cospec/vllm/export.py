@@ -22,6 +22,7 @@ from ..members import (
 )
 from ..runner.hf.whole import GENERATION, Outline, outline, place_of, write_whole
 from ..runner.schemes import DEFAULT, LOOKUPS, split
+from ..schedule.plain import Plain
 from ..storage import keep, refusal
 from . import ARCHITECTURE
 from .described import KEY, DescribedMember, Description
@@ -114,6 +115,8 @@ class Export:
     def _drafter(self) -> tuple[Member | None, dict[str, Any], list[str]]:
         """The model that drafts, vLLM's settings of drafting, and what is left out; nothing drafts by default."""
         schedule = self.settings.get("schedule") or "auto"
+        if schedule in (Plain, Plain.name):
+            return None, {}, []
         drafting = as_drafters(self.settings.get("proposer"), self._members, self._names, schedule)
         models = [member for member in drafting.models if member.model not in LOOKUPS]
         gamma = self.settings.get("gamma")
@@ -238,7 +241,14 @@ def _outlined(name: str, member: Member, folder: Path) -> Outline:
     if parts.is_whole and path.is_dir():
         return outline(model, path, parts.options)
     if path.is_dir():
-        _refuse_outline(name, outline(parts.whole, path, parts.options))
+        whole = outline(parts.whole, path, parts.options)
+        _refuse_outline(name, whole)
+        if getattr(whole.config, "quantization_config", None):
+            raise UnsupportedModel(
+                f"{name!r} stands on {parts.whole!r}, whose weights are stored quantised and cannot be written as "
+                f"another model; give {'an adapter on' if parts.adapter else 'layers of'} unquantised weights, or "
+                f"{_INSTEAD}"
+            )
     write_whole(model, member.options, folder)
     return outline(str(folder), folder, replace(parts.options, gguf_file=None, revision=None))
 

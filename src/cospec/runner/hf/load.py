@@ -84,6 +84,7 @@ def load_both(name: str, options: LoadOptions, path: Path) -> tuple[PreTrainedMo
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
     config = config_of(name, folder, options)
+    _check_quantisation(name, folder, options)
     check_weights(name, folder, options)
     tokenizer = read_tokenizer(name, folder, options)
     # A folder that was given was counted before, with all others.
@@ -163,17 +164,21 @@ def _why_not_captured(model: PreTrainedModel) -> str | None:
 
 
 def config_of(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig:
-    """The model's configuration. Raises ModelNotFound, UnsupportedModel or MissingExtra for one that cannot be run."""
+    """The model's configuration. Raises ModelNotFound or UnsupportedModel for one that cannot be run."""
     settings = read_config(name, folder, options)
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **_trust(options))
     has_code = "AutoModelForCausalLM" in (settings.get("auto_map") or ())
     if has_code and not options.trust_remote_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(remote_code_message(name, folder, settings))
     refuse_by_config(name, config)
-    for quantised in (settings.get("quantization_config"), quantization_of(options)):
+    return config
+
+
+def _check_quantisation(name: str, folder: Path, options: LoadOptions) -> None:
+    """Raises UnsupportedModel or MissingExtra for weights that transformers cannot read here."""
+    for quantised in (read_config(name, folder, options).get("quantization_config"), quantization_of(options)):
         if quantised:
             check_quantisation(name, quantised)
-    return config
 
 
 def read_tokenizer(name: str, folder: Path, options: LoadOptions) -> HfTokenizer | None:
