@@ -9,22 +9,26 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from cospec import Contrastive, Custom, Ensemble, Guided, Mixture, SamplingParams, demo
 from cospec.cli import app
 from cospec.core.combine import combination_settings, make_combination
-from cospec.errors import InvalidCombination, UnsupportedModel
+from cospec.errors import InvalidCombination, InvalidEnsemble, ModelNotFound, UnsupportedModel
 from cospec.identity import identity
-from cospec.vllm import ARCHITECTURE
+from cospec.vllm import ARCHITECTURE, export
 from cospec.vllm.described import KEY, Description
-from cospec.vllm.limits import DRAFTING, check
+from cospec.vllm.limits import DRAFTING, check, check_members
 from cospec.vllm.middleware import REFUSED, RefuseOthers, refused
 
 from .adapters import adapted
 from .models import saved
 
 ENTRIES = 100
+# A method for which transformers needs packages that are not installed here; vLLM has its own.
+QUANTISED = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,15 @@ def folder(tmp_path_factory):
     saved(folder / "b", num_entries=ENTRIES, seed=2, vocab_size=112, eos_token_id=5, max_position_embeddings=64)
     saved(folder / "hybrid", "lfm2", num_entries=ENTRIES)
     adapted(folder / "adapter", folder / "a")
+    saved(folder / "quantised", num_entries=ENTRIES)
+    add(folder / "quantised", quantization_config=QUANTISED)
+    assert exported(folder, folder / "exported").exit_code == 0
     return folder
+
+
+def add(model, **settings):
+    """To its configuration."""
+    (model / "config.json").write_text(json.dumps(config_of(model) | settings))
 
 
 def exported(folder, out, *arguments, **settings):
@@ -131,6 +143,15 @@ REFUSALS = {
     "a hybrid that drafts": ({"proposer": "./hybrid"}, "'hybrid' (lfm2) keeps a recurrent state"),
     "quantising at loading": ({"quantization": "4bit"}, "stored quantised"),
     "an end that vLLM adds": ({"end_tokens": [7]}, "without the tokenizer's own end 1"),
+    "an adapter beside a hybrid": (
+        {"members": [{"model": "./adapter", "base": "./a"}, "./hybrid"]},
+        "'hybrid' (lfm2) keeps a recurrent state",
+    ),
+    "an adapter on quantised weights": (
+        {"members": ["./a", {"model": "./adapter", "base": "./quantised"}]},
+        "whose weights are stored quantised",
+    ),
+    "an exported ensemble": ({"members": ["./a", "./exported"]}, "'exported' is an exported ensemble"),
     "other tokenizers": ({"members": ["./a", "demo:math"]}, "Choose members of one tokenizer family"),
 }
 
@@ -153,6 +174,94 @@ def test_a_folder_with_other_files_is_left_alone(folder, tmp_path):
     assert ran.exit_code == 2
     assert "holds other files" in ran.stderr
     assert exported(folder, tmp_path / "out", "--for", "sglang").exit_code == 2
+
+
+def test_an_export_that_was_interrupted_is_done_again(folder, tmp_path, monkeypatch):
+    given = {"members": ["./a", {"model": "./b", "layers": 1}]}
+    whole = export.write_whole
+
+    def interrupted(*arguments):
+        whole(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_whole", interrupted)
+    assert exported(folder, tmp_path / "out", **given).exit_code != 0
+    with pytest.raises(InvalidEnsemble, match="export the ensemble again"):
+        Description.from_json(config_of(tmp_path / "out")[KEY])
+    monkeypatch.undo()
+    assert exported(folder, tmp_path / "out", **given).exit_code == 0
+    assert len(Description.from_json(config_of(tmp_path / "out")[KEY]).members) == 2
+
+
+def test_a_later_export_leaves_nothing_of_an_earlier_one_that_is_served(folder, tmp_path):
+    saved(folder / "chat", num_entries=ENTRIES, seed=3)
+    (folder / "chat" / "chat_template.jinja").write_text("earlier")
+    assert exported(folder, tmp_path / "out", members=["./chat"]).exit_code == 0
+    assert exported(folder, tmp_path / "out").exit_code == 0
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_no_member_is_written_over(folder, tmp_path):
+    saved(tmp_path / "member", num_entries=ENTRIES)
+    before = (tmp_path / "member" / "config.json").read_text()
+    ran = exported(folder, tmp_path / "member", members=[str(tmp_path / "member")])
+    assert "holds other files" in ran.stderr
+    assert exported(folder, tmp_path / "member" / "out", members=[str(tmp_path / "member")]).exit_code == 0
+    saved(tmp_path / "out" / "models" / "first", num_entries=ENTRIES)
+    (tmp_path / "out" / "config.json").write_text(json.dumps({KEY: "unfinished"}))
+    ran = exported(folder, tmp_path / "out", members=[str(tmp_path / "out" / "models" / "first")])
+    assert "which is to be written" in ran.stderr
+    assert (tmp_path / "member" / "config.json").read_text() == before
+
+
+def test_a_member_that_was_moved_is_named(folder, tmp_path):
+    saved(tmp_path / "moved", num_entries=ENTRIES)
+    assert exported(folder, tmp_path / "out", members=["./a", str(tmp_path / "moved")]).exit_code == 0
+    described = Description.from_json(config_of(tmp_path / "out")[KEY])
+    check_members(described)
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelNotFound, match=r"the member 'moved' was at '.*moved'.*export the ensemble again"):
+        check_members(described)
+
+
+def test_members_that_are_stored_quantised_stay_as_they_are(folder, tmp_path):
+    ran = exported(folder, tmp_path / "out", members=["./quantised", "./a"])
+    assert ran.exit_code == 0, ran.output
+    config = config_of(tmp_path / "out")
+    assert config[KEY]["members"][0]["model"] == str((folder / "quantised").resolve())
+    assert "quantization_config" not in config
+
+
+def test_a_member_may_stand_in_the_ensemble_twice(folder, tmp_path):
+    assert exported(folder, tmp_path / "out", members=["./a", "./a", "./b"]).exit_code == 0
+    described = Description.from_json(config_of(tmp_path / "out")[KEY])
+    assert len({member.name for member in described.members}) == 3
+    assert described.members[0].model == described.members[1].model
+
+
+def test_prompts_that_vllm_would_begin_otherwise_are_noted(folder, tmp_path):
+    padded = AutoTokenizer.from_pretrained(saved(folder / "padded", num_entries=ENTRIES))
+    padded.add_special_tokens({"pad_token": "<pad>"})
+    padded.save_pretrained(folder / "padded")
+
+    def noted(name, template):
+        """What is said of an ensemble whose second tokenizer lacks the first's last entry, and puts tokens around."""
+        own = AutoTokenizer.from_pretrained(saved(folder / name, num_entries=ENTRIES))
+        own._tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[("w5", 5), ("w6", 6)])
+        own.save_pretrained(folder / name)
+        return exported(folder, tmp_path / name, members=["./padded", f"./{name}"]).stderr
+
+    assert "vLLM puts w5 around a prompt, and cospec nothing" in noted("front", "w5 $A")
+    assert "vLLM puts w6 around a prompt, and cospec nothing" in noted("behind", "$A w6")
+    assert "around a prompt" not in noted("as it is", "$A")
+    assert "around a prompt" not in exported(folder, tmp_path / "alone", members=["./front"]).stderr
+
+
+def test_where_plain_is_asked_nothing_drafts(folder, tmp_path):
+    ran = exported(folder, tmp_path / "out", schedule="plain", proposer="lookup")
+    assert ran.exit_code == 0, ran.output
+    assert "--speculative-config" not in ran.stdout
 
 
 def test_a_description_of_another_version_is_refused():
@@ -240,7 +349,8 @@ def answer(body):
 
 @pytest.mark.parametrize("field", REFUSED)
 def test_a_field_that_vllm_would_ignore_is_refused(field):
-    for given in ({field: 1}, {"vllm_xargs": {field: 1}}):
+    within = [{"vllm_xargs": {field: 1}}, {"extra_args": {field: 1}}, {"sampling_params": {"extra_args": {field: [1]}}}]
+    for given in ({field: 1}, *within):
         sent, seen = answer(json.dumps({"prompt": "x"} | given).encode())
         assert sent[0]["status"] == 400
         assert f"{field} is not supported here" in json.loads(sent[1]["body"])["error"]["message"]

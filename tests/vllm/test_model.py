@@ -106,6 +106,13 @@ def test_a_member_that_slides_keeps_its_window_to_itself(tiny_models, tmp_path, 
         assert_same(llm, Ensemble.load(path, schedule="plain"), prompts())
 
 
+def test_five_members_decode_the_same_and_one_of_them_twice(tiny_models, tmp_path):
+    path = ensemble_file(tmp_path, [tiny_models / name for name in ("small", "small", "wide", "deep", "sliding")])
+    export(path, tmp_path / "out")
+    with engine(tmp_path / "out") as llm:
+        assert_same(llm, Ensemble.load(path, schedule="plain"), prompts())
+
+
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory):
     """The bundled models, with vLLM's own lookup."""

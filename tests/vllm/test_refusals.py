@@ -1,10 +1,12 @@
 """vLLM's own configuration is refused where it would not give r, before an engine starts."""
 
 import json
+import shutil
 
 import pytest
 
-from cospec.errors import UnsupportedModel
+from cospec.errors import InvalidEnsemble, ModelNotFound, UnsupportedModel
+from cospec.vllm.export import _mark
 
 from .members import ensemble_file, export
 
@@ -43,3 +45,18 @@ def test_a_drafter_that_reads_hidden_states_is_refused(out, tiny_models, tmp_pat
 def test_adapters_that_requests_choose_are_refused(out):
     with pytest.raises(UnsupportedModel, match="it is merged then"):
         configured(out, enable_lora=True)
+
+
+def test_a_member_that_was_moved_is_named(tiny_models, tmp_path):
+    shutil.copytree(tiny_models / "small", tmp_path / "moved")
+    export(ensemble_file(tmp_path, [tiny_models / "deep", tmp_path / "moved"]), tmp_path / "out")
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelNotFound, match=r"the member 'moved' was at .* export the ensemble again"):
+        configured(tmp_path / "out")
+
+
+def test_an_export_that_was_not_finished_is_named(out, tmp_path):
+    shutil.copytree(out, tmp_path / "out")
+    _mark(tmp_path / "out")
+    with pytest.raises(InvalidEnsemble, match="export the ensemble again"):
+        configured(tmp_path / "out")

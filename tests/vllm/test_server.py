@@ -132,6 +132,62 @@ def test_what_belongs_to_cospec_alone_is_refused(client, field):
         client.completions.create(model="mine", prompt="w3", extra_body={field: 1})
 
 
+def test_weights_are_refused_wherever_a_request_has_them(client):
+    weights = {"vllm_xargs": {"weights": [0.9, 0.1]}}
+    chat = [{"role": "user", "content": "w3"}]
+    for ask in (
+        lambda: client.completions.create(model="mine", prompt=["w3", "w4"], n=2, max_tokens=2, extra_body=weights),
+        lambda: client.chat.completions.create(model="mine", messages=chat, max_tokens=2, extra_body=weights),
+        lambda: client.responses.create(model="mine", input="w3", max_output_tokens=2, extra_body=weights),
+    ):
+        with pytest.raises(BadRequestError, match="weights is not supported here"):
+            ask()
+
+
+SHAPED = {
+    "a token that is forced": {"logit_bias": {7: 100.0}},
+    "a token that is forbidden": {"logit_bias": {4: -100.0, 34: -100.0, 63: -100.0}},
+    "penalties": {"presence_penalty": 1.5, "frequency_penalty": 1.0},
+    "a penalty that multiplies": {"repetition_penalty": 1.4},
+    "the likeliest alone": {"min_p": 1.0, "temperature": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", SHAPED)
+def test_what_shapes_r_shapes_it_as_with_cospec(client, served, case):
+    asked = {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True} | SHAPED[case]
+    found = client.completions.create(
+        model="mine", prompt="w3 w4 w5", max_tokens=16, extra_body=asked | {"return_token_ids": True}
+    )
+    (result,) = Ensemble.load(served[1], schedule="plain").generate(["w3 w4 w5"], SamplingParams(**asked))
+    assert found.choices[0].token_ids == result.token_ids
+
+
+def test_structure_and_a_prompts_own_log_probabilities(client, served):
+    choice = {"structured_outputs": {"choice": ["w7w8", "w9"]}}
+    found = client.completions.create(model="mine", prompt="w3", max_tokens=8, extra_body=choice)
+    assert found.choices[0].text in ("w7w8", "w9")
+    asked = {"model": "mine", "prompt": "w3 w4 w5", "temperature": 0, "max_tokens": 2}
+    (echoed,) = client.completions.create(**asked, echo=True, logprobs=0).choices
+    assert echoed.text.startswith("w3 w4 w5")
+    (result,) = Ensemble.load(served[1], schedule="plain").generate(
+        ["w3 w4 w5"], SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=0, logprobs=0)
+    )
+    own = [entry.logprob for entry in (*result.prompt_logprobs[1:], *result.logprobs)]
+    assert echoed.logprobs.token_logprobs[1:] == pytest.approx(own, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [([3] * 600, "maximum context length"), ([3, 120], "out of vocabulary"), ("", "non-empty")],
+    ids=["too long", "an entry of padding", "empty"],
+)
+def test_prompts_that_r_does_not_have_are_refused_and_others_go_on(client, prompt, message):
+    with pytest.raises(BadRequestError, match=message):
+        client.completions.create(model="mine", prompt=prompt, max_tokens=2)
+    assert client.completions.create(model="mine", prompt="w3 \u6f22\u5b57 \U0001f600", max_tokens=2).choices[0].text
+
+
 def test_the_verification_passes_where_nothing_is_drafted(served):
     status, checks = verified(*served)
     assert (status, [check["outcome"] for check in checks.values()]) == (0, ["equal", "equal", "passed"])

@@ -20,6 +20,7 @@ from ..members import (
     end_ids_of,
     unique_names,
 )
+from ..runner.hf.tokenizer import HfTokenizer
 from ..runner.hf.whole import GENERATION, Outline, outline, place_of, write_whole
 from ..runner.schemes import DEFAULT, LOOKUPS, split
 from ..schedule.plain import Plain
@@ -36,6 +37,11 @@ MODELS, DRAFTER = "models", "drafter"
 _INSTEAD = "use cospec serve"
 # What a configuration says of one model and not of the ensemble.
 _OF_ONE_MODEL = ("quantization_config", "auto_map", "rope_scaling", "rope_parameters", "_name_or_path")
+# What transformers writes of tokenizers, of one kind or another.
+_TOKENIZER_FILES = (
+    "chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "merges.txt",
+)  # fmt: skip
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float32"}
 
 
@@ -64,12 +70,15 @@ class Export:
         self._refuse(members)
         drafter, speculation, notes = self._drafter()
         _check_empty(out)
+        for name, member in (*members.items(), *(() if drafter is None else ((drafter.default_name, drafter),))):
+            _check_source(name, member, out)
+        _mark(out)
         outlines = {name: _outlined(name, member, out / MODELS / name) for name, member in members.items()}
         for name, own in outlines.items():
             _refuse_outline(name, own)
         check_vocabularies(outlines)
         described = self._described(members, outlines)
-        notes += _template_notes(outlines)
+        notes += [*_template_notes(outlines), *_prompt_notes(outlines)]
         self._write_model(out, described, outlines)
         if drafter is not None:
             speculation["model"] = str(_drafter_folder(drafter, out / DRAFTER, described, outlines))
@@ -161,15 +170,13 @@ class Export:
 
     def _write_model(self, out: Path, described: Description, outlines: Mapping[str, Outline]) -> None:
         _write_folder(out, described, outlines, self._end_ids(described, outlines))
-        # The tokenizer with the fewest entries spells what all members know.
-        named = [own for own in outlines.values() if own.tokenizer is not None]
-        template = next((own.tokenizer for own in named if own.tokenizer and own.tokenizer.has_chat_template), None)
+        named = [own.tokenizer for own in outlines.values() if own.tokenizer is not None]
         if named:
-            own = min(named, key=lambda each: len(each.tokenizer.entries()) if each.tokenizer else 0)
-            assert own.tokenizer is not None
-            own.tokenizer.save(out)
-            if template is not None and not own.tokenizer.has_chat_template:
-                keep(out / "chat_template.jinja", str(template.chat_template))
+            own = _spelling(named)
+            own.save(out)
+            template = next((each.chat_template for each in named if each.has_chat_template), None)
+            if template is not None and not own.has_chat_template:
+                keep(out / "chat_template.jinja", str(template))
 
     def _end_ids(self, described: Description, outlines: Mapping[str, Outline]) -> list[int]:
         """The ensemble's own ends, or those of all members. Raises InvalidEnsemble where vLLM would end elsewhere."""
@@ -212,6 +219,19 @@ def _check_empty(out: Path) -> None:
         raise CospecError(f"{out} holds other files, and no exported ensemble; give a folder that is empty or new")
 
 
+def _mark(out: Path) -> None:
+    """Make the folder one that a later export may write again, wherever this one ends, and that vLLM refuses until
+    then. What an earlier one wrote of the tokenizer goes."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _TOKENIZER_FILES:
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(out, error) from None
+    unfinished = {"architectures": [ARCHITECTURE], "model_type": "llama", KEY: "unfinished"}
+    keep(out / "config.json", json.dumps(unfinished) + "\n")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -234,27 +254,38 @@ def _refuse_model(name: str, member: Member) -> None:
         )
 
 
+def _check_source(name: str, member: Member, out: Path) -> None:
+    """Raises a CospecError for a model that cannot be exported, as far as that can be told without its weights."""
+    path, parts = place_of(str(member.model), member.options)
+    if path.resolve().is_relative_to(out.resolve()):
+        raise InvalidEnsemble(f"{name!r} lies in {str(out)!r}, which is to be written; give another folder to write")
+    if not path.is_dir():
+        return
+    whole = outline(parts.whole, path, parts.options)
+    _refuse_outline(name, whole)
+    if not parts.is_whole and getattr(whole.config, "quantization_config", None):
+        raise UnsupportedModel(
+            f"{name!r} stands on {parts.whole!r}, whose weights are stored quantised and cannot be written as another "
+            f"model; give {'an adapter on' if parts.adapter else 'layers of'} weights that are not, or {_INSTEAD}"
+        )
+
+
 def _outlined(name: str, member: Member, folder: Path) -> Outline:
     """The model's outline, written whole first where it is a part, an adapter, or a GGUF file."""
     model = str(member.model)
     path, parts = place_of(model, member.options)
     if parts.is_whole and path.is_dir():
         return outline(model, path, parts.options)
-    if path.is_dir():
-        whole = outline(parts.whole, path, parts.options)
-        _refuse_outline(name, whole)
-        if getattr(whole.config, "quantization_config", None):
-            raise UnsupportedModel(
-                f"{name!r} stands on {parts.whole!r}, whose weights are stored quantised and cannot be written as "
-                f"another model; give {'an adapter on' if parts.adapter else 'layers of'} unquantised weights, or "
-                f"{_INSTEAD}"
-            )
     write_whole(model, member.options, folder)
     return outline(str(folder), folder, replace(parts.options, gguf_file=None, revision=None))
 
 
 def _refuse_outline(name: str, own: Outline) -> None:
     kind = own.config.model_type
+    if getattr(own.config, KEY, None) is not None:
+        raise InvalidEnsemble(
+            f"{name!r} is an exported ensemble; give its members, with the weights that they have in it"
+        )
     if own.has_state:
         raise UnsupportedModel(
             f"{name!r} ({kind}) keeps a recurrent state, for which vLLM has no room beside other members' caches; "
@@ -274,6 +305,29 @@ def _template_notes(outlines: Mapping[str, Outline]) -> list[str]:
         return []
     first = next(iter(given))
     return [f"chat templates differ: vLLM renders chats by that of {first!r} for all members; {_INSTEAD} for their own"]
+
+
+def _spelling(named: Sequence[HfTokenizer]) -> HfTokenizer:
+    """The tokenizer with the fewest entries, which spells what all members know."""
+    return min(named, key=lambda tokenizer: len(tokenizer.entries()))
+
+
+def _prompt_notes(outlines: Mapping[str, Outline]) -> list[str]:
+    """Where vLLM puts other special tokens around a prompt than cospec, which puts those of the first tokenizer in
+    front, and none behind."""
+    named = [own.tokenizer for own in outlines.values() if own.tokenizer is not None]
+    if not named:
+        return []
+    own, first = _spelling(named), named[0]
+    if (own.in_front, own.behind) == (first.in_front, ()):
+        return []
+    entries = first.entries()
+    theirs = ", ".join(entries[token] for token in (*own.in_front, *own.behind))
+    ours = ", ".join(entries[token] for token in first.in_front)
+    return [
+        f"vLLM puts {theirs or 'nothing'} around a prompt, and cospec {ours or 'nothing'}: send prompts as token ids, "
+        "or with add_special_tokens false"
+    ]
 
 
 def _write_folder(out: Path, described: Description, outlines: Mapping[str, Outline], end_ids: Sequence[int]) -> None:

@@ -1,8 +1,9 @@
 """What vLLM cannot hold of an ensemble, told before weights are read. Its objects are asked, and not imported."""
 
+from pathlib import Path
 from typing import Any
 
-from ..errors import UnsupportedModel, shown
+from ..errors import ModelNotFound, UnsupportedModel, shown
 from .described import KEY, Description
 
 # Drafts that depend on tokens alone, or on a model of its own; all are verified against r.
@@ -21,8 +22,18 @@ class EnsembleLimits:
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
-        """Raises what a description raises that cannot be read."""
-        Description.from_json(getattr(model_config.hf_config, KEY, None))
+        """Raises what a description raises that cannot be read, and ModelNotFound."""
+        check_members(Description.from_json(getattr(model_config.hf_config, KEY, None)))
+
+
+def check_members(described: Description) -> None:
+    """Raises ModelNotFound for a member that does not lie where it lay at the export."""
+    for member in described.members:
+        if not (Path(member.model) / "config.json").is_file():
+            raise ModelNotFound(
+                f"the member {member.name!r} was at {member.model!r} when the ensemble was exported, and no model is "
+                "there now; move it back, or export the ensemble again (cospec export --for vllm)"
+            )
 
 
 def check(vllm_config: Any) -> None:

@@ -24,8 +24,8 @@ REFUSED = {
     "verification": _COSPEC,
     "trace": _COSPEC,
 }
-# Where vLLM's clients put what vLLM itself does not know.
-_EXTRA = "vllm_xargs"
+# Where vLLM's endpoints take what vLLM itself does not know, one within another.
+_EXTRA = ("vllm_xargs", "sampling_params", "extra_args")
 
 
 class RefuseOthers:
@@ -57,13 +57,14 @@ def refused(body: bytes) -> str | None:
         value = json.loads(body)
     except ValueError:
         return None
-    return next(_refused(value), None) if isinstance(value, Mapping) else None
+    return next(_refused(value), None)
 
 
-def _refused(value: Mapping[str, Any]) -> Iterator[str]:
-    for given in (value, value.get(_EXTRA)):
-        if isinstance(given, Mapping):
-            yield from (name for name in REFUSED if given.get(name) is not None)
+def _refused(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from (name for name in REFUSED if value.get(name) is not None)
+        for name in _EXTRA:
+            yield from _refused(value.get(name))
 
 
 async def _body(receive: Receive) -> Any:

@@ -33,7 +33,7 @@ class HfTokenizer:
         """A whole prompt, with the special tokens that the model wants in front. None is put behind it: an answer goes
         on where the prompt ends."""
         ids = list(self._tokenizer.encode(text))
-        behind = self._behind
+        behind = list(self.behind)
         return ids[: len(ids) - len(behind)] if behind and ids[-len(behind) :] == behind else ids
 
     def encode_bare(self, text: str) -> list[int]:
@@ -87,8 +87,9 @@ class HfTokenizer:
         return tuple(self._around[0])
 
     @property
-    def _behind(self) -> list[int]:
-        return self._around[1]
+    def behind(self) -> tuple[int, ...]:
+        """The special tokens that the tokenizer would put behind a text, and `encode` does not."""
+        return tuple(self._around[1])
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
