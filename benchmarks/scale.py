@@ -74,9 +74,10 @@ def main() -> None:
     try:
         report = read(path)
         for name in names:
-            case = case_of(name, work / f"{name}-{arguments.dtype}", arguments.dtype)
+            folder = work / (f"{name}-{arguments.dtype}" if name == "400m" else name)
+            case = case_of(name, folder, arguments.dtype)
             for server in servers:
-                for own in measured(case, server, report.get(name, {}).get(server), work / name, arguments):
+                for own in measured(case, server, report.get(name, {}).get(server), folder, arguments):
                     report.setdefault(name, {})[server] = own
                     if path is not None:
                         keep(path, json.dumps(report) + "\n")
@@ -130,7 +131,7 @@ def case_of(name: str, folder: Path, dtype: str) -> Case:
         # Its tokenizer is written last.
         if not (own / "tokenizer_config.json").is_file():
             inflate(f"demo:{model}", own, SHAPES["400m"], getattr(torch, dtype))
-    file = folder / "large.yaml"
+    file = folder / f"{folder.name}.yaml"
     keep(file, yaml.safe_dump({"members": [*map(str, models.values())], "dtype": dtype}))
     return Case(str(file), "demo:drafter", requests=1, least=2, tokens=16)
 
@@ -142,8 +143,7 @@ def measured(
 
     Raises CospecError where they were measured with other settings."""
     tokens = arguments.tokens or case.tokens
-    settings = asdict(case) | {"tokens": tokens, "dtype": arguments.dtype}
-    settings["ensemble"] = Path(case.ensemble).name
+    settings = asdict(case) | {"tokens": tokens, "ensemble": Path(case.ensemble).name}
     if kept is not None:
         remedy = "Give the same settings to go on, or another file"
         check_settings(f"{arguments.out}: {server!r}", kept.get("settings"), settings, remedy)
