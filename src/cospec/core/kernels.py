@@ -30,15 +30,17 @@ LOWEST, BIAS, MANTISSA = np.float32(-126), np.int32(127), np.int32(23)
 BY_STEP, BY_FIRST, BY_SECOND, SHIFT_FIRST, SHIFT_SECOND = map(np.uint64, (STEP, FIRST, SECOND, 30, 27))
 
 
-def _compiled(*signatures: str, **options: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _compiled(*signatures: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: compiles a function, and keeps it on disk where there is a folder to write to."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         compile_ = numba.njit([*signatures], error_model="numpy", cache=True, **options)
+        compiled: Callable[..., Any]
         try:
-            return compile_(function)  # type: ignore[no-any-return]
+            compiled = compile_(function)
         except RuntimeError:  # no such folder
-            return numba.njit([*signatures], error_model="numpy", **options)(function)  # type: ignore[no-any-return]
+            compiled = numba.njit([*signatures], error_model="numpy", **options)(function)
+        return compiled
 
     return decorate
 
