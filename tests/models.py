@@ -103,6 +103,22 @@ _KINDS: dict[str, tuple[str, dict[str, object]]] = {
             "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8,
         },
     ),
+    "granitemoehybrid experts": (
+        "granitemoehybrid",
+        {
+            "layer_types": ["linear_attention", "full_attention"], "shared_intermediate_size": 48,
+            "position_embedding_type": None, **_EXPERTS, **_MAMBA,
+        },
+    ),
+    "nemotron_h experts": (
+        "nemotron_h",
+        {
+            "layers_block_type": ["linear_attention", "moe", "full_attention"], "head_dim": 8, "mamba_num_heads": 4,
+            "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8, "n_routed_experts": 4,
+            "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16,
+            "moe_shared_expert_intermediate_size": 16, "moe_latent_size": 16,
+        },
+    ),
     "mamba2": (
         "mamba2", {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 8},
     ),

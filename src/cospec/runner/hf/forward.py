@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from .adapter import Adapter
 from .batch import ForwardBatch
 from .cache import SlotCache, cache_parameter
+from .experts import of_batch
 from .flat import FlatBatch, laid_out
 from .lowrank import ModuleTerms
 from .masks import Masks
@@ -63,7 +64,7 @@ class ModelForward:
         if batch.blocks is not None:
             return self._flat_logits(Ragged.of(input_ids, batch), input_ids, batch, num_logits, cache)
         cache.batch = batch
-        with self._terms.applied(batch.adapters):
+        with self._terms.applied(batch.adapters), of_batch(batch):
             logits = self._logits(input_ids, batch.position_ids, batch, max(num_logits), cache)
         # Counted from the last, since a model may not know `logits_to_keep` and give all.
         if min(num_logits) == max(num_logits):

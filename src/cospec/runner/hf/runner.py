@@ -15,6 +15,7 @@ from ..protocol import Feed, Slot, Tokenizer
 from .adapter import Adapter
 from .batch import RaggedBatch
 from .cache import SlotCache
+from .experts import compute_by_sequence
 from .forward import Forward, ModelForward
 from .graphs import SCRATCH, FixedBatch, FixedShapes, Shapes
 from .invariant import Blocks
@@ -83,6 +84,7 @@ class HfRunner:
         if self._has_state:
             assert shapes is Shapes.AS_GIVEN, "what a rollback does to recurrent states is no fixed shape"
             lead_over_slots(model)
+            compute_by_sequence(model)
         self._cache = SlotCache(config.num_hidden_layers, num_spare, time_steps(model) if self._has_state else None)
         self._forward = forward or ModelForward(model)
         self.vocabulary = vocabulary

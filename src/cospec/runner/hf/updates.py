@@ -19,6 +19,10 @@ from .masks import ATTENTION, RECURRENT
 from .states import StateView
 
 _NO_LIMIT = (0.0, math.inf)
+# Tokens of a chunk of the gated delta rule on a CPU, at most. Within a chunk the logarithms of decays are summed in
+# float32, and their differences taken: over transformers' 64 tokens, rounding is twice to four times as large as over 16,
+# and the update takes no less time.
+MOST_CHUNK = 16
 
 
 def has_state(model: Any, config: PreTrainedConfig | None = None) -> bool:
@@ -72,8 +76,8 @@ class DeltaRule:
         options = {**self._options, "initial_state": state, "output_final_state": True}
         width = key.shape[1]
         if width > 1 and key.device.type == "cpu":
-            # A shorter block is padded to one chunk.
-            options["chunk_size"] = min(64, width)
+            # Chunks of equal size, since the last one is padded to it.
+            options["chunk_size"] = -(-width // -(-width // MOST_CHUNK))
         update = self._step if width == 1 else self._chunk
         output, state = update(key if reads is None else reads, key, value, g=g, beta=beta, **options)
         return output, state
