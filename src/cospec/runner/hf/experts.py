@@ -1,7 +1,7 @@
 """Experts of which a product has the tokens of one sequence alone.
 
-How a product rounds depends on how many rows it has. Joined over a pass, as transformers joins them, products of experts
-have as many as tokens of all sequences chose them, so that another sequence's tokens would change a recurrent state.
+How a product rounds depends on how many rows it has. Joined over a pass, as transformers joins them, products of
+experts have as many as tokens of all sequences chose them: another sequence's tokens would change a recurrent state.
 """
 
 from collections.abc import Callable, Iterator

@@ -30,7 +30,7 @@ from .graphs import NUM_UNCAPTURED, Shapes
 from .invariant import Sizes
 from .joined import separate
 from .prepacked import is_native, prepack, widen_head
-from .proof import check_device, prove
+from .proof import check_device, check_kind, prove
 from .quantised import check_quantisation
 from .resident import trim_heap
 from .runner import HfRunner
@@ -85,6 +85,8 @@ def load_both(name: str, options: LoadOptions, path: Path) -> tuple[PreTrainedMo
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
     config = config_of(name, folder, options)
     _check_quantisation(name, folder, options)
+    if options.is_invariant:
+        check_kind(name, config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config.get_text_config()), None))
     check_weights(name, folder, options)
     tokenizer = read_tokenizer(name, folder, options)
     # A folder that was given was counted before, with all others.

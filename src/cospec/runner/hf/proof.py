@@ -8,6 +8,7 @@ lengths of them, token by token and in chunks; and its attention at lengths of s
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ..protocol import Feed, Slot
 from .flat import attend_by_layout
 from .forward import Forward, ModelForward
 from .invariant import LAST_CHUNK, Blocks, chunk_end
+from .masks import RECURRENT
 from .prepacked import prepack
 from .runner import HfRunner
 from .support import distance, tolerance
@@ -58,16 +60,7 @@ def prove(name: str, runner: HfRunner) -> Blocks:
     """
     model = runner.model
     where = f"{name!r} ({model.config.model_type})"
-    if has_experts(model.config.get_text_config()):
-        raise UnsupportedModel(
-            f"{where} sends tokens to experts, whose products are as large as a pass has tokens for them, so that rows "
-            f"are no function of the tokens before them alone (numerics: invariant); {_ADVICE}"
-        )
-    if has_state(model):
-        raise UnsupportedModel(
-            f"{where} keeps a recurrent state, whose update sums a block as a whole, so that rows depend on how long "
-            f"blocks are (numerics: invariant); {_ADVICE}"
-        )
+    check_kind(name, model.config, type(model))
     try:
         if isinstance(runner.forward, ModelForward):
             attend_by_layout(model)
@@ -79,6 +72,25 @@ def prove(name: str, runner: HfRunner) -> Blocks:
     if proof.blocks is None:
         raise UnsupportedModel(f"{where} cannot be run with numerics: invariant: {proof.why_not}; {_ADVICE}")
     return proof.blocks
+
+
+def check_kind(name: str, config: PreTrainedConfig, model_class: Any) -> None:
+    """Raises UnsupportedModel for a kind of model whose rows are no functions of the tokens before them alone."""
+    text = config.get_text_config()
+    reason = None
+    if has_experts(text):
+        reason = (
+            "sends tokens to experts, whose products are as large as a pass has tokens for them, so that rows are no "
+            "function of the tokens before them alone"
+        )
+    elif set(getattr(text, "layer_types", None) or ()) & RECURRENT == {"conv"}:
+        reason = "has short convolutions, which are computed over blocks of a text as they come, and not token by token"
+    elif has_state(model_class, text):
+        reason = (
+            "keeps a recurrent state, whose update sums a block as a whole, so that rows depend on how long blocks are"
+        )
+    if reason is not None:
+        raise UnsupportedModel(f"{name!r} ({config.model_type}) {reason} (numerics: invariant); {_ADVICE}")
 
 
 def has_experts(config: PreTrainedConfig) -> bool:

@@ -20,8 +20,8 @@ from .states import StateView
 
 _NO_LIMIT = (0.0, math.inf)
 # Tokens of a chunk of the gated delta rule on a CPU, at most. Within a chunk the logarithms of decays are summed in
-# float32, and their differences taken: over transformers' 64 tokens, rounding is twice to four times as large as over 16,
-# and the update takes no less time.
+# float32, and their differences taken: over transformers' 64 tokens, rounding is twice to four times as large as over
+# 16, and the update takes no less time.
 MOST_CHUNK = 16
 
 
