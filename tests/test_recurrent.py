@@ -238,7 +238,8 @@ def test_a_pass_that_raises_half_way_has_changed_nothing() -> None:
 def rows_beside(
     runner: HfRunner, histories: list[list[tuple[int, int]]], neighbours: random.Random, *, is_rejected: bool
 ) -> list[torch.Tensor]:
-    """Rows of the first sequence. neighbours: draws the tokens of the others, which are rejected or not."""
+    """Rows of the first sequence, which is the longest: attention rounds by how many keys a pass reads. neighbours: draws
+    the tokens of the others, which are rejected or not."""
     own = random.Random(0)
     slots = [runner.open() for _ in histories[0]]
 
@@ -246,7 +247,7 @@ def rows_beside(
         tokens = [words(neighbours if i else own, count) for i, count in enumerate(counts)]
         return runner.feed([Feed(slot, own, len(own)) for slot, own in zip(slots, tokens, strict=True)])[0]
 
-    rows = [feed([own.randint(1, 30) for _ in slots])]
+    rows = [feed([80, *(own.randint(1, 30) for _ in slots[1:])])]
     for rounds in histories:
         rows.append(feed([drafted for drafted, _ in rounds]))
         for i, (slot, (drafted, rejected)) in enumerate(zip(slots, rounds, strict=True)):
@@ -263,6 +264,7 @@ def rows_beside(
 def test_a_neighbours_tokens_and_rejections_change_no_bit(
     kind: str, histories: list[list[tuple[int, int]]], seed: int
 ) -> None:
+    """Of passes whose longest text is as long."""
     runner, _ = in_both(kind)
     expected = rows_beside(runner, histories, random.Random(100), is_rejected=False)
     for own, found in zip(expected, rows_beside(runner, histories, random.Random(seed), is_rejected=True), strict=True):

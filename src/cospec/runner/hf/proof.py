@@ -78,16 +78,16 @@ def check_kind(name: str, config: PreTrainedConfig, model_class: Any) -> None:
     """Raises UnsupportedModel for a kind of model whose rows are no functions of the tokens before them alone."""
     text = config.get_text_config()
     reason = None
-    if has_experts(text):
-        reason = (
-            "sends tokens to experts, whose products are as large as a pass has tokens for them, so that rows are no "
-            "function of the tokens before them alone"
-        )
-    elif set(getattr(text, "layer_types", None) or ()) & RECURRENT == {"conv"}:
+    if set(getattr(text, "layer_types", None) or ()) & RECURRENT == {"conv"}:
         reason = "has short convolutions, which are computed over blocks of a text as they come, and not token by token"
     elif has_state(model_class, text):
         reason = (
             "keeps a recurrent state, whose update sums a block as a whole, so that rows depend on how long blocks are"
+        )
+    elif has_experts(text):
+        reason = (
+            "sends tokens to experts, whose products are as large as a pass has tokens for them, so that rows are no "
+            "function of the tokens before them alone"
         )
     if reason is not None:
         raise UnsupportedModel(f"{name!r} ({config.model_type}) {reason} (numerics: invariant); {_ADVICE}")
@@ -95,7 +95,7 @@ def check_kind(name: str, config: PreTrainedConfig, model_class: Any) -> None:
 
 def has_experts(config: PreTrainedConfig) -> bool:
     """Whether the model of this configuration is a mixture of experts."""
-    counts = [value for key, value in config.to_dict().items() if "expert" in key]
+    counts = [value for key, value in config.to_dict().items() if key.endswith("experts")]
     return any(isinstance(count, int) and count > 1 for count in counts)
 
 

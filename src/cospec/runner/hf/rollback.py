@@ -18,6 +18,9 @@ from .batch import RaggedBatch
 LONGEST_BLOCK = 24
 # The most tokens behind a snapshot. Drafts that are fed one by one add up.
 CAPACITY = 48
+# Tokens of an update that advances a snapshot by what stood: the next of these, so that its width, and so its rounding,
+# does not depend on what stood of other rows.
+RESTORED = (4, 8, 16, CAPACITY)
 # In a pass of one row, so many tokens that stood behind its snapshot are computed again together with what is fed,
 # which takes less time than an update of their own, and the snapshot stays. Behind more of them it moves, so that they
 # do not become many. In a pass of several rows one's rejection would change another's rounding by that.
@@ -122,19 +125,19 @@ class StatePlan:
         return self._index(self._fresh) if self._fresh else None
 
     @cached_property
-    def restored(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Rows that were rolled back, their slots, and how many tokens behind the snapshot stood."""
-        return self._columns(self._restored)
+    def restored(self) -> list[tuple[int, Tensor, Tensor, Tensor]]:
+        """By the width of their updates, rows that were rolled back, their slots, and how many tokens behind the
+        snapshot stood."""
+        by_width: dict[int, list[tuple[int, int, int]]] = {}
+        for each in self._restored:
+            width = min(self.capacity, next(width for width in RESTORED if width >= each[2]))
+            by_width.setdefault(width, []).append(each)
+        return [(width, *self._index(rows).T) for width, rows in by_width.items()]
 
     @cached_property
     def num_joined(self) -> int:
         """How many tokens, which stood behind the snapshot of the only row, are computed again with what it is fed."""
         return self._offsets[0] if self.only and self._restored and not self._moved else 0
-
-    @cached_property
-    def most_restored(self) -> int:
-        """Of the tokens that stood, those of the row with the most."""
-        return max(count for _, _, count in self._restored)
 
     @cached_property
     def moved(self) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -50,10 +50,10 @@ class History:
         places = plan.offsets[:, None] + torch.arange(self.lead, device=plan.offsets.device)
         return self.stored[plan.batch.slot_ids[:, None], places]
 
-    def first(self, slots: Tensor, counts: Tensor, most: int) -> Tensor:
-        """[slots, most, ...]: of each slot the first `counts` inputs behind the snapshot, and zeros."""
-        found = self.stored[slots, self.lead : self.lead + most]
-        is_other = torch.arange(most, device=slots.device) >= counts[:, None]
+    def first(self, slots: Tensor, counts: Tensor, width: int) -> Tensor:
+        """[slots, width, ...]: of each slot the first `counts` inputs behind the snapshot, and zeros."""
+        found = self.stored[slots, self.lead : self.lead + width]
+        is_other = torch.arange(width, device=slots.device) >= counts[:, None]
         return found.masked_fill(_like(is_other, found), 0)
 
     def write(self, plan: StatePlan, values: Tensor) -> None:
@@ -145,12 +145,11 @@ class RecurrentState:
         moved there that are to be."""
         if plan.fresh is not None:
             self._states[plan.fresh] = 0
-        if plan.only is not None and (plan.num_joined or plan.restored is None):
+        if plan.only is not None and (plan.num_joined or not plan.restored):
             return self._states[plan.batch.slots[0], plan.source][None]
         state = self._states[plan.batch.slot_ids, plan.sources]
-        if plan.restored is not None:
-            rows, slots, counts = plan.restored
-            given = [history.first(slots, counts, plan.most_restored) for history in self._histories]
+        for width, rows, slots, counts in plan.restored:
+            given = [history.first(slots, counts, width) for history in self._histories]
             state[rows] = update.run(given, None, state[rows])[1]
         if plan.moved is not None:
             rows, slots, places = plan.moved
