@@ -238,8 +238,8 @@ def test_a_pass_that_raises_half_way_has_changed_nothing() -> None:
 def rows_beside(
     runner: HfRunner, histories: list[list[tuple[int, int]]], neighbours: random.Random, *, is_rejected: bool
 ) -> list[torch.Tensor]:
-    """Rows of the first sequence, which is the longest: attention rounds by how many keys a pass reads. neighbours: draws
-    the tokens of the others, which are rejected or not."""
+    """Rows of the first sequence, which is the longest: attention rounds by how many keys a pass reads. neighbours:
+    draws the tokens of the others, which are rejected or not."""
     own = random.Random(0)
     slots = [runner.open() for _ in histories[0]]
 
@@ -256,6 +256,15 @@ def rows_beside(
     for slot in slots:
         runner.close(slot)
     return rows
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "mamba2"])
+def test_how_much_of_a_neighbour_stood_changes_no_bit(kind: str) -> None:
+    runner, _ = in_both(kind)
+    one, two = (
+        rows_beside(runner, [[(6, 5), (6, rejected)]] * 4, random.Random(1), is_rejected=True) for rejected in (5, 1)
+    )
+    assert all(torch.equal(*pair) for pair in zip(one, two, strict=True))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *EXPERTS[2:]])
