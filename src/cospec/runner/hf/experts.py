@@ -72,7 +72,7 @@ def _by_sequence(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor, s
     # By expert first: all products that read an expert's weights follow one another.
     order = (chosen * (sequences.max() + 1) + sequences[:, None]).flatten().argsort(stable=True)
     experts, sources = chosen.flatten()[order], order // k
-    groups = torch.stack([experts, sequences[sources]]).unique_consecutive(dim=1, return_counts=True)
+    groups = torch.stack([experts, sequences[sources]]).unique_consecutive(dim=1, return_counts=True)  # type: ignore[no-untyped-call]
     spans = [*zip(groups[0][0].tolist(), groups[1].tolist(), strict=True)]
     up = "gate_up_proj" if module.has_gate else "up_proj"
     inner = _products(module, up, hidden[sources], experts, spans)
