@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import CospecError, InvalidCombination, UnknownName, shown
 from ..inputs import Key
 from ..names import COMBINATIONS, DEFAULT_COMBINATION, DEFAULT_MU, DEFAULT_SCALE
-from .select import is_selected
+from .select import is_cut
 
 # Stands for minus infinity, below a row's highest logit, where logits are subtracted: inf - inf is not a number.
 _FLOOR = -1e4
@@ -169,7 +169,7 @@ class Mixture:
         if len(self.weights) == 1:
             # The sum is that one row, to the bit.
             return torch.log_softmax(logits, dim=-1)[0]
-        if not is_selected(logits) or logits.requires_grad:
+        if not is_cut(logits) or logits.requires_grad:
             return log_mixed(logits, self.weights)
         mixed = _mixed(logits, self.weights)
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Of shorter rows all tokens are drawn from, mixed and given noise at once: that takes no longer than to look for few.
+# Of shorter rows all tokens are drawn from and given noise at once: that takes no longer than to look for few.
 LEAST_SELECTED = 2**13
-# Shorter rows are sorted as they are: that takes no longer than to look for what to sort.
+# Shorter rows are sorted as they are: that takes no longer than to look for what to sort. Nor are they worth a look for
+# what a mixture of probabilities rounds to 0.
 LEAST_CUT = 2**11
 # How far below 0 the candidates go, at most.
 DEPTHS = (9.0, 13.0)
@@ -42,7 +43,7 @@ def is_selected(rows: Tensor) -> bool:
 
 
 def is_cut(rows: Tensor) -> bool:
-    """The same for what top-p, top-k and min-p keep of them, as columns."""
+    """The same for what top-p, top-k and min-p keep of them, as columns, and for mixtures by probabilities."""
     return rows.shape[-1] >= LEAST_CUT and _are_floats_here(rows)
 
 
