@@ -45,7 +45,14 @@ def script(monkeypatch):
 
 @pytest.fixture
 def benchmark(script, monkeypatch):
-    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine", "cospec.schedule.calibration", "regret")
+    use_clock(
+        monkeypatch,
+        "cospec.core.passes",
+        "cospec.core.engine",
+        "cospec.schedule.auto",
+        "cospec.schedule.calibration",
+        "regret",
+    )
     # The same texts on each run.
     seeds = types.SimpleNamespace(randbits=random.Random(1).getrandbits)
     monkeypatch.setattr("cospec.ensemble.secrets", seeds)

@@ -21,7 +21,7 @@ HOPELESS = [0.001, 0.001, 0.001, 0.001, 0.001, 0.995]
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine")
+    use_clock(monkeypatch, "cospec.core.passes", "cospec.core.engine", "cospec.schedule.auto")
 
 
 class Server:
