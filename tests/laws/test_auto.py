@@ -19,6 +19,8 @@ from cospec.core.tokens import Token
 from cospec.runner import Feed
 from cospec.schedule import Plan, Setting
 from cospec.schedule.auto import Auto
+from cospec.schedule.blocks import BlockDrafting
+from cospec.schedule.cascade import Cascade
 from cospec.schedule.mixture import DrawnMember
 from cospec.schedule.registry import plans
 from cospec.schedule.trials import Window
@@ -146,6 +148,47 @@ def test_it_holds_whatever_auto_decides(blend, proposer, max_tokens, verificatio
     assert len({plan for change in changes for plan in change}) > 2
 
 
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Sequences go on to the end of what they have begun."""
+    with (
+        mock.patch.object(BlockDrafting, "winding_down", lambda self: self),
+        mock.patch.object(Cascade, "winding_down", lambda self: self),
+    ):
+        yield
+
+
+@pytest.mark.parametrize("verification", VERIFICATIONS)
+def test_it_holds_where_sequences_finish_what_they_have_begun(verification):
+    with finishing():
+        assert planned("mixture", "run drafter", verification, Restless).distance() < ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class WoundDown(Case):
+    """A sequence that is to leave its schedule from the start on, and has none to go over to."""
+
+    def schedule_of(self, plan: Plan, setting: Setting) -> Schedule:
+        return super().schedule_of(plan, setting).winding_down()
+
+
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize(
+    ("schedule", "gamma"), [("fixed", 2), ("cascade", (2, 2)), ("mixture", 2), ("mixture", None), ("alternate", None)]
+)
+def test_a_text_goes_on_under_a_schedule_that_is_wound_down(schedule, gamma, verification):
+    proposer = None if gamma is None else "drafter"
+    own = WoundDown(
+        blend=BLENDS["mixture"],
+        schedule=schedule,
+        gamma=gamma,
+        proposer=proposer,
+        verification=verification,
+        params=SamplingParams(max_tokens=3),
+    )
+    assert own.distance() < ROUNDING
+
+
 def test_it_does_not_if_a_member_that_was_drawn_loses_its_turn():
-    with mock.patch.object(DrawnMember, "may_be_left", return_value=True):
+    with finishing(), mock.patch.object(DrawnMember, "may_be_left", return_value=True):
         assert planned("mixture", "run drafter", "token", Restless).distance() > 0.001

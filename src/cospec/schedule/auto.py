@@ -236,7 +236,7 @@ class Auto(Choice, Schedule):
         window = self._window
         if window is None or window.bucket != beliefs.bucket:
             # Those that join before one round all run what is the fastest for so many.
-            window = self._window = self._next()
+            window = self._begin_window()
             for other in [each for each in self._joined if each is not sheet]:
                 self._running[other].schedule.on_end(other)
                 self._begin(other, window)
@@ -309,10 +309,7 @@ class Auto(Choice, Schedule):
             trial.seconds_mixed += done.seconds
         self._drafter_seconds = self._learning_seconds = 0.0
         if self._is_over(window, has_drafts=any(sheet.drafts for sheet in done.sheets)):
-            self._window = self._next()
-            for own in self._running.values():
-                if own.window.plan != self._window.plan:
-                    own.schedule = own.schedule.winding_down()
+            self._begin_window()
 
     def _has_new_drafters(self) -> bool:
         """Whether several sequences would wait for a drafter of which it is not known yet what it is good for."""
@@ -340,6 +337,14 @@ class Auto(Choice, Schedule):
         )
 
     # The decision.
+
+    def _begin_window(self) -> Window:
+        """The next window; sequences that run another plan leave it as soon as their drafts are verified."""
+        window = self._window = self._next()
+        for own in self._running.values():
+            if own.window.plan != window.plan:
+                own.schedule = own.schedule.winding_down()
+        return window
 
     def _is_over(self, window: Window, *, has_drafts: bool) -> bool:
         """Whether another window is to begin. A trial is judged at the end of a cycle: drafts are time spent for tokens

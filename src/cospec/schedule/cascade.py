@@ -51,7 +51,7 @@ class Cascade(Schedule):
 
     def _is_deep(self, sheet: Sheet) -> bool:
         is_full = sheet.num_refined >= self.depth or sheet.num_draftable <= 0
-        return is_full and sheet.num_refined == len(sheet.drafts)
+        return is_full and 0 < sheet.num_refined == len(sheet.drafts)
 
     def _may_draft(self, sheet: Sheet) -> bool:
         num_raw = len(sheet.drafts) - sheet.num_refined
