@@ -23,7 +23,6 @@ COMMANDS = {
     "cospec bench --ensemble NAME …": "a name that stands for others",
     "cospec bench --num-prompts …": "hours, on the models and machine that its table names",
     "cospec bench --member demo:smollm2 …": "minutes, each method on a real model of 135 M parameters",
-    "python -m cospec.bench …": "as it was called at the commit that its table names",
     "python -m training --gsm8k FILE…": "hours, and a data set that is not in the repository",
     "python -m benchmarks.llamacpp …": "minutes, with llama-cpp-python; tests/llamacpp run what it measures",
     'CMAKE_ARGS="-DGGML_CUDA=on" pip install …': "builds llama.cpp for a GPU",
