@@ -172,8 +172,10 @@ def _weights(values: Row) -> Row:
 def kept_by_min_p(row: HotRow, min_p: float, among: Kept | None = None) -> Kept:
     """The tokens whose probability is no lower than min_p of the highest. among: those that are possible."""
     depth = -math.log(min_p)
-    ids = row.above(depth + 1)[0] if among is None else among[0]
-    values = row.values(ids)
+    if among is None:
+        possible = row.above(depth + 1)[0]
+        among = possible, row.values(possible)
+    ids, values = among
     is_kept = values >= -depth
     return ids[is_kept], values[is_kept]
 

@@ -230,17 +230,17 @@ class Auto(Choice, Schedule):
     def on_begin(self, sheet: Sheet) -> None:
         if self._window is None:
             self._budget.first_tokens = min(self._budget.first_tokens, FIRST_SHARE * sheet.limit)
-        self._joined[sheet] = None
         num_running, beliefs = len(self._running) + 1, self.beliefs
         beliefs.num_live = max(num_running, beliefs.num_live) if self._running else num_running
         window = self._window
         if window is None or window.bucket != beliefs.bucket:
             # Those that join before one round all run what is the fastest for so many.
             window = self._begin_window()
-            for other in [each for each in self._joined if each is not sheet]:
+            for other in self._joined:
                 self._running[other].schedule.on_end(other)
                 self._begin(other, window)
         self._begin(sheet, window)
+        self._joined[sheet] = None
 
     def _begin(self, sheet: Sheet, window: Window) -> None:
         """Let a sequence for which nothing was fed or drafted run the window's plan."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from .base import Schedule
 from .beliefs import Beliefs, Pair
-from .snapshot import Snapshot, as_feared, as_hoped, as_measured, at_best
+from .snapshot import Snapshot, as_feared, as_hoped, at_best
 
 # A plan is left only for one whose predicted speed is so much higher.
 HYSTERESIS = 1.03
@@ -37,11 +37,10 @@ class Choice:
         """The plan that is predicted to be the fastest, of those that may be run without a trial."""
         self._weigh()
         safe = self._safe()
-        known = {plan: speed for plan, speed in self.predictions.items() if plan in safe}
         # A single plan, whose draft lengths alone are planned, is chosen unknown.
-        known = known or self.predictions
-        best = max(known, key=known.__getitem__)
-        if self._chosen not in known or known[best] > HYSTERESIS * known[self._chosen]:
+        speeds = {plan: speed for plan, speed in self.predictions.items() if plan in safe} or self.predictions
+        best = max(speeds, key=speeds.__getitem__)
+        if self._chosen not in speeds or speeds[best] > HYSTERESIS * speeds[self._chosen]:
             self._chosen = best
         self._compared = self._worth_comparing()
 
@@ -56,8 +55,9 @@ class Choice:
     def _hoped_for(self) -> str:
         """The plan that is the fastest if its speed is as little known as it was timed, and its acceptances are as high
         as they may be; of several sequences, as they were measured."""
-        bonus = as_hoped if self.beliefs.bucket == 1 else as_measured
-        hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, bonus)))
+        hoped = self.predictions
+        if self.beliefs.bucket == 1:
+            hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_hoped)))
         optimistic = {
             plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
             for plan, speed in hoped.items()
