@@ -11,6 +11,7 @@ from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.schedule import Plan
 from cospec.schedule.auto import Auto, Window
+from cospec.schedule.beliefs import Beliefs
 from cospec.schedule.costs import Costs
 from cospec.study.tune import Tuning, tune, write_plan
 
@@ -385,6 +386,20 @@ def test_a_plan_that_is_slower_than_its_theory_is_left():
     planner._choose()
     assert planner.chosen != best
     assert planner.predictions[best] < planner._theory(best)
+
+
+@pytest.mark.parametrize("theory", [17.0, 20.0, 25.0])
+@pytest.mark.parametrize("paces", [[0.02, 0.08], [0.02, 0.02, 0.11], [0.05]])
+def test_stretches_of_a_text_count_by_the_time_that_they_take(theory, paces):
+    """Windows are of as many tokens each: a plan's speed is all their tokens over all their seconds, and not the mean
+    of their speeds, which is that of the fast stretches."""
+    beliefs = Beliefs(Mixture([1.0]), 1, SamplingParams())
+    predicted = []
+    for number in range(240):
+        beliefs.record_window("uneven", theory, tokens=24, seconds=24 * paces[number % len(paces)])
+        predicted.append(1 / beliefs.predicted({"uneven": theory})["uneven"])
+    mean = sum(paces) / len(paces)
+    assert sum(predicted[120:]) / 120 == pytest.approx(mean, rel=0.1)
 
 
 def test_a_drafter_stops_earlier_where_a_draft_more_costs_more():

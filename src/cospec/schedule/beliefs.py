@@ -26,7 +26,7 @@ PRIOR_ACCEPTANCE = 0.7
 LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # The least weight of a new measurement.
-OVERHEAD_RATE, ACCEPTANCE_RATE, WINDOW_RATE, SPEED_RATE = 0.2, 0.03, 0.05, 0.1
+OVERHEAD_RATE, ACCEPTANCE_RATE, WINDOW_RATE, PACE_RATE = 0.2, 0.03, 0.05, 0.1
 # The most that an average of an earlier process weighs, in comparisons.
 NUM_KEPT = 24
 # Optimism bonus of a drafter for a member, .3 / sqrt(1 + comparisons).
@@ -36,8 +36,8 @@ OPTIMISM = 0.3
 WINDOWS_OF_OTHERS, WINDOWS_ELSEWHERE = 0.3, 1
 # Pseudo-count of the corrected theory beside the measured speed, in windows.
 WINDOWS_OF_THEORY = 0.3
-# A window's speed is clipped to within this factor of theory: more is an accident of the machine.
-MOST_OFF = 2.0
+# A window's seconds are clipped to within this factor of theory's: more is an accident of the machine.
+MOST_OFF = 3.0
 
 
 class Pair(NamedTuple):
@@ -65,9 +65,11 @@ class Beliefs:
         self.by_place: dict[tuple[int, int | None, int], Average] = {}
         self._combination, self._params = combination, params
         self._overhead = Average(OVERHEAD_RATE)
-        # By plan and batch bucket: log of measured over predicted speed, and log of the measured speed.
+        # By plan and batch bucket: measured over predicted seconds, and the seconds of a token. Windows are of about as
+        # many tokens each, and texts have stretches that take ten times as long as others: the mean of seconds is what
+        # a text takes, where the mean of speeds would be that of its fast stretches.
         self._corrections: dict[tuple[str, int], Average] = {}
-        self._speeds: dict[tuple[str, int], Average] = {}
+        self._paces: dict[tuple[str, int], Average] = {}
 
     def state(self) -> dict[str, Any]:
         """What was measured, in JSON's types."""
@@ -91,7 +93,7 @@ class Beliefs:
         """Keep of what an earlier process measured what holds on: acceptances, the cost of forward passes, and how far
         plans were from theory, each so that what is measured now soon outweighs it; but no speeds by the clock."""
         self.num_live = 1
-        self._speeds.clear()
+        self._paces.clear()
         most = {"acceptances": NUM_KEPT, "by_place": NUM_KEPT, "corrections": WINDOWS_ELSEWHERE}
         for name, kept, _ in self._averages():
             for average in kept.values():
@@ -103,7 +105,7 @@ class Beliefs:
             ("acceptances", self.acceptances, ACCEPTANCE_RATE),
             ("by_place", self.by_place, ACCEPTANCE_RATE),
             ("corrections", self._corrections, WINDOW_RATE),
-            ("speeds", self._speeds, SPEED_RATE),
+            ("paces", self._paces, PACE_RATE),
         ]
 
     # What is measured.
@@ -164,10 +166,10 @@ class Beliefs:
 
     def record_window(self, plan: str, theory: float, tokens: int, seconds: float) -> None:
         """A measurement window of this plan, for which theory predicts `theory` tokens a second."""
-        measured, bound, key = math.log(tokens / seconds), math.log(MOST_OFF), (plan, self.bucket)
-        off = min(bound, max(-bound, measured - math.log(theory)))
+        key, pace = (plan, self.bucket), 1 / theory
+        off = min(MOST_OFF, max(1 / MOST_OFF, seconds / tokens / pace))
         self._corrections.setdefault(key, Average(WINDOW_RATE)).add(off)
-        self._speeds.setdefault(key, Average(SPEED_RATE)).add(measured)
+        self._paces.setdefault(key, Average(PACE_RATE)).add(off * pace)
 
     # What follows from it.
 
@@ -225,16 +227,21 @@ class Beliefs:
         return {plan: self._predicted(plan, theory, usual) if theory > 0 else 0.0 for plan, theory in theories.items()}
 
     def _predicted(self, plan: str, theory: float, usual: float) -> float:
-        timed = self._speeds.get((plan, self.bucket), Average(SPEED_RATE))
-        expected = math.log(theory) + self._correction(plan, usual)
-        return math.exp((timed.value * timed.count + expected * WINDOWS_OF_THEORY) / (timed.count + WINDOWS_OF_THEORY))
+        timed = self._paces.get((plan, self.bucket))
+        expected = math.log(theory) - self._correction(plan, usual)
+        if timed is None:
+            return math.exp(expected)
+        measured = -math.log(timed.value)
+        return math.exp((measured * timed.count + expected * WINDOWS_OF_THEORY) / (timed.count + WINDOWS_OF_THEORY))
 
     def _correction(self, plan: str, usual: float) -> float:
-        """log of what is expected over theory: by the plan's windows at this batch size, its others, and all plans'."""
-        here = self._corrections.get((plan, self.bucket), Average(WINDOW_RATE))
+        """log of the expected seconds over theory's: by the plan's windows at this batch size, its others, and all
+        plans'."""
+        here = self._corrections.get((plan, self.bucket))
         own = [average for (other, _), average in self._corrections.items() if other == plan and average is not here]
         elsewhere = min(sum(average.count for average in own), WINDOWS_ELSEWHERE)
-        parts = ((here.value, here.count), (_mean(own), elsewhere), (usual, WINDOWS_OF_OTHERS))
+        parts = [(_log_mean(own), elsewhere), (usual, WINDOWS_OF_OTHERS)]
+        parts += [] if here is None else [(_log_mean([here]), here.count)]
         return sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
 
     def _usual_correction(self) -> float:
@@ -242,12 +249,13 @@ class Beliefs:
         by_plan: dict[str, list[Average]] = {}
         for (plan, _), average in self._corrections.items():
             by_plan.setdefault(plan, []).append(average)
-        return sum(map(_mean, by_plan.values())) / (len(by_plan) + 1)
+        return sum(map(_log_mean, by_plan.values())) / (len(by_plan) + 1)
 
 
-def _mean(averages: Sequence[Average]) -> float:
-    """Over all that went into them; 0 if nothing did."""
-    return sum(each.value * each.count for each in averages) / max(1, sum(each.count for each in averages))
+def _log_mean(averages: Sequence[Average]) -> float:
+    """log of the mean over all that went into them; 0 if nothing did."""
+    count = sum(each.count for each in averages)
+    return math.log(sum(each.value * each.count for each in averages) / count) if count else 0.0
 
 
 def _with_run(rows: Tensor, lane: int, tokens: Sequence[Token]) -> Tensor:

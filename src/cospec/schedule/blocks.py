@@ -41,7 +41,7 @@ class BlockDrafting(Schedule):
 
     def cycle(self, estimates: Estimates) -> Cycle:
         """A block of `gamma` tokens, or of the best length where that is paced."""
-        return self.blocks_of(self.gamma if self.stop is None else self.best_gamma(estimates), estimates)
+        return self.best_block(estimates)[1]
 
     def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
         """Set the threshold to the survival probability at which one more draft yields exactly the plan's mean tokens
@@ -52,7 +52,7 @@ class BlockDrafting(Schedule):
         """
         if self.stop is None:
             return self
-        gamma = self.best_gamma(measured)
+        gamma, _ = self.best_block(measured)
         pays = speed * self.seconds_of_one_more(gamma, measured)
         floor = pays / max(self.acceptance(measured, None), 1e-3)
         return replace(self, stop=replace(self.stop, floor=min(MOST_FLOOR, max(LEAST_FLOOR, floor))))
@@ -62,14 +62,12 @@ class BlockDrafting(Schedule):
             return self
         return replace(self, stop=replace(self.stop, acceptances=tuple(by_confidence)))
 
-    def best_gamma(self, estimates: Estimates) -> int:
-        """The length of the blocks that give the most tokens a second."""
-        return max(PACED_GAMMAS, key=lambda gamma: self.blocks_of(gamma, estimates).speed)
-
-    def blocks_of(self, gamma: int, estimates: Estimates) -> Cycle:
-        """The cycle with blocks of `gamma` drafts."""
-        stand = standing([self.acceptance(estimates, place) for place in range(gamma)])
-        return self.cycle_of(stand, estimates)
+    def best_block(self, estimates: Estimates) -> tuple[int, Cycle]:
+        """The length of the blocks that give the most tokens a second, of those that may be had, and their cycle."""
+        gammas = (self.gamma,) if self.stop is None else PACED_GAMMAS
+        stand = standing([self.acceptance(estimates, place) for place in range(max(gammas))])
+        cycles = {gamma: self.cycle_of(stand[: gamma + 1], estimates) for gamma in gammas}
+        return max(cycles.items(), key=lambda item: item[1].speed)
 
     def seconds_of_one_more(self, gamma: int, estimates: Estimates) -> float:
         """What one more draft costs all who are fed it, in a block of about `gamma`."""

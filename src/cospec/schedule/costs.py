@@ -32,7 +32,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._cells: dict[int, dict[int, _Cell]] = defaultdict(dict)
-        # By lane, tokens and seconds of its cells, sorted by tokens.
+        # By lane, tokens and seconds of its cells, sorted by tokens, of those that were asked for since the last pass.
         self._lines: dict[int, list[tuple[float, float]]] = {}
 
     def add(self, lane: int, num_tokens: int, seconds: float) -> None:
@@ -43,13 +43,13 @@ class Costs:
             seconds = min(seconds, STALL * cell.seconds.value)
         cell.num_tokens.add(num_tokens)
         cell.seconds.add(seconds)
-        self._lines[lane] = _line(cells)
+        self._lines.pop(lane, None)
 
     def put(self, lane: int, num_tokens: int, seconds: float, count: int) -> None:
         """So many passes of this size took so long, each."""
         cell = _Cell(Average(RATE, num_tokens, count), Average(RATE, seconds, count))
         self._cells[lane][_key(num_tokens)] = cell
-        self._lines[lane] = _line(self._cells[lane])
+        self._lines.pop(lane, None)
 
     def state(self) -> list[Any]:
         """What was measured, in JSON's types."""
@@ -62,21 +62,21 @@ class Costs:
     def restore(self, state: list[Any]) -> None:
         """Take over what `state` gave, in place of what was measured here."""
         self._cells.clear()
+        self._lines.clear()
         for lane, key, tokens, seconds in state:
             self._cells[lane][key] = _Cell(Average(RATE, *tokens), Average(RATE, *seconds))
-        self._lines = {lane: _line(cells) for lane, cells in self._cells.items()}
 
     def is_known(self, lane: int) -> bool:
         """Whether a pass of this runner was measured."""
-        return lane in self._lines
+        return lane in self._cells
 
     def seconds(self, lane: int, num_tokens: float, *, is_hoped: bool = False) -> float:
         """Interpolated between the two nearest sizes that were measured. Below all, the least; above, on the line
         through the least and the most, and in proportion if there is but one, or `is_hoped`, no more than that. 0 for a
         lane that was never fed."""
-        known = self._lines.get(lane)
-        if known is None:
+        if not self.is_known(lane):
             return 0.0
+        known = self._line(lane)
         index = bisect.bisect_left(known, (num_tokens,))
         if index == 0 or (len(known) == 1 and is_hoped):
             return known[0][1]
@@ -86,14 +86,17 @@ class Costs:
         line = low[1] + (high[1] - low[1]) * (num_tokens - low[0]) / (high[0] - low[0])
         return line if index < len(known) else max(line, high[1])
 
+    def _line(self, lane: int) -> list[tuple[float, float]]:
+        """Tokens and seconds of the lane's cells, sorted by tokens."""
+        known = self._lines.get(lane)
+        if known is None:
+            cells = self._cells[lane].values()
+            known = self._lines[lane] = sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells)
+        return known
+
     def seconds_more(self, lane: int, num_tokens: int) -> float:
         """Seconds that one token more takes in a pass of about so many."""
         return max(0.0, self.seconds(lane, 2 * num_tokens) - self.seconds(lane, num_tokens)) / num_tokens
-
-
-def _line(cells: dict[int, _Cell]) -> list[tuple[float, float]]:
-    """Tokens and seconds of the cells, sorted by tokens."""
-    return sorted((cell.num_tokens.value, cell.seconds.value) for cell in cells.values())
 
 
 def _key(num_tokens: int) -> int:
