@@ -89,6 +89,7 @@ def test_a_drafter_is_accepted_more_often_than_the_layers_it_was_made_of(distill
     assert printed["num_held_out_prompts"] == 1
     own = json.loads((out / "cospec.json").read_text())
     assert own["layers"] == 2
+    assert own["acceptance"] == round(printed["acceptance_after"], 4)
     assert len(own["vocabulary"]) == printed["vocabulary"] == 512
     config = json.loads((out / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"]) == ("demo:math", 8)

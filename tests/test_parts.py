@@ -15,6 +15,7 @@ from cospec.runner import Feed, LoadOptions
 from cospec.runner.hf import load
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.pool import one_pool
+from cospec.schedule.beliefs import Pair
 
 from .adapters import adapted
 from .models import VOCAB, saved
@@ -146,6 +147,8 @@ def test_a_drafter_s_folder_says_what_it_is(whole, tmp_path):
         ('{"layers": 9}', "has 3 layers, and layers is 9"),
         ('{"vocabulary": [1, 1]}', "a list of token ids, each once"),
         ('{"vocabulary": 5}', "a list of token ids, each once"),
+        ('{"acceptance": 1.5}', r"acceptance of its cospec\.json is 1\.5; it must be a number from 0 to 1"),
+        ('{"acceptance": true}', "a number from 0 to 1"),
         ('{"vocabulary": [1, 4000]}', "its vocabulary lists the id 4000"),
         ("[]", "not an object"),
         ("{", "not JSON"),
@@ -156,6 +159,19 @@ def test_a_broken_description_of_a_drafter_is_refused(whole, tmp_path, content, 
     (folder / "cospec.json").write_text(content)
     with pytest.raises((UnsupportedModel, InvalidEnsemble), match=message):
         load(str(folder), options())
+
+
+@pytest.mark.parametrize("told", [0.0, 0.03, 1])
+def test_auto_begins_with_what_a_drafters_folder_says_of_its_acceptance(whole, tmp_path, told):
+    folder = shutil.copytree(whole, tmp_path / "drafter")
+    (folder / "cospec.json").write_text(json.dumps({"layers": 2, "acceptance": told}))
+    ensemble = Ensemble([str(whole)], schedule="auto", proposer=str(folder), keep_measurements=False)
+    expected = ensemble.planner_for(SamplingParams()).beliefs.acceptances
+    assert {pair: own.value for pair, own in expected.items()} == {Pair(1, None): told, Pair(1, 0): told}
+    # Of another part of it the folder says nothing.
+    cut = Member(model=str(folder), options=options(layers=1))
+    other = Ensemble([str(whole)], schedule="auto", proposer=cut, keep_measurements=False)
+    assert not other.planner_for(SamplingParams()).beliefs.acceptances
 
 
 def test_an_ensemble_file_takes_parts(whole, tmp_path):

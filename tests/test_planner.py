@@ -94,6 +94,45 @@ def test_a_hopeless_drafter_is_left():
     assert result.drafters["member"].calls < 80
 
 
+def told(acceptance, row, num_members, length):
+    """The planner after a text of members that write like A, and a drafter of this row, which costs a quarter of them,
+    as calibration knows, and says that so much of it is accepted; and what the text cost."""
+    runners = [*(Slow(LIKE_A, 0.004) for _ in range(num_members)), Slow(row, 0.001)]
+    runners[-1].acceptance = acceptance
+    drafter = Member(model=runners[-1], name="drafter")
+    ensemble = Ensemble(runners[:-1], proposer=drafter, schedule="auto")
+    params = SamplingParams(max_tokens=length)
+    costs = Costs()
+    for lane, seconds in enumerate([0.004] * num_members + [0.001]):
+        for size in (1, 17):
+            costs.put(lane, size, seconds, count=5)
+    planner = ensemble.planner_for(params)
+    planner.begin_with_costs(costs.state())
+    (result,) = ensemble.generate([[0]], params)
+    return planner, result.counts
+
+
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_a_drafter_that_says_that_it_is_hopeless_is_not_tried(num_members):
+    _, counts = told(0.02, HOPELESS, num_members, length=40)
+    assert "drafter" not in counts.proposers
+    _, counts = told(None, HOPELESS, num_members, length=40)
+    assert counts.proposers["drafter"].drafted > 0
+
+
+@pytest.mark.parametrize("num_members", [1, 2])
+def test_a_drafter_that_says_that_it_is_good_drafts_from_the_start(num_members):
+    planner, counts = told(0.98, LIKE_A, num_members, length=40)
+    assert counts.proposers["drafter"].accepted > 20
+    assert planner._budget.lost == 0
+
+
+@pytest.mark.parametrize(("said", "row", "is_used"), [(0.98, HOPELESS, False), (0.3, LIKE_A, True)])
+def test_what_a_drafter_says_of_itself_is_measured_again(said, row, is_used):
+    planner, _ = told(said, row, num_members=1, length=1500)
+    assert ("by drafter" in planner.chosen) == is_used
+
+
 def test_where_every_token_costs_the_same_nothing_is_drafted():
     members = {"a": Slow(LIKE_A, 0.0, 0.002), "b": Slow(HOPELESS, 0.0, 0.002)}
     planner, _ = learned(members, Slow(HOPELESS, 0.002), temperature=0)

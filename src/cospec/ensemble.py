@@ -50,7 +50,7 @@ from .prompts import Prompt as Prompt
 from .rendering import Renderer, check_template_kwargs
 from .runner.memory import check_states
 from .runner.padded import padded
-from .runner.protocol import is_invariant, proposes_runs, server_of
+from .runner.protocol import is_invariant, proposes_runs, server_of, told_acceptance
 from .runner.schemes import LOOKUPS
 from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, schedule_class, under_schedule
 from .schedule.auto import Auto
@@ -119,6 +119,7 @@ class Ensemble:
         self._planners: dict[object, Auto] = {}
         self._servers: tuple[int, ...] = ()
         self._runs: tuple[int, ...] = ()
+        self._told: dict[int, float] = {}
         self.schedule_for(SamplingParams())
         sources, num_members = self.sources, len(self._members)
         self.runners = load_runners(sources[:num_members], sources[num_members:])
@@ -132,6 +133,8 @@ class Ensemble:
         servers = [id(server_of(runner)) for runner in self.runners]
         self._servers = tuple(map(servers.index, servers))
         self._runs = tuple(lane for lane, runner in enumerate(self.runners) if proposes_runs(runner))
+        told = {lane: told_acceptance(runner) for lane, runner in enumerate(self.runners) if lane >= num_members}
+        self._told = {lane: acceptance for lane, acceptance in told.items() if acceptance is not None}
         self._renderers = [
             Renderer(name=name, member=source, tokenizer=runner.tokenizer or self.tokenizer, common=self.tokenizer)
             for name, source, runner in zip(self.names, self.sources, self.runners, strict=True)
@@ -374,6 +377,7 @@ class Ensemble:
             params=params,
             servers=self._servers,
             runs=self._runs,
+            acceptances=self._told,
         )
 
     @property

@@ -59,7 +59,7 @@ class DistilRun:
             steps=training.num_steps,
             seconds=training.progress.seconds,
             num_parameters=sum(each.numel() for each in layers.trained.values()),
-            num_bytes=write_drafter(asked.out, layers, asked.training_recipe, self.ensemble.tokenizer),
+            num_bytes=write_drafter(asked.out, layers, asked.training_recipe, self.ensemble.tokenizer, after),
             vocabulary=layers.width,
             num_texts=len(trained_on),
             num_tokens=sum(len(text.tokens) for text in trained_on),

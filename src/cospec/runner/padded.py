@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .protocol import Feed, Runner, Slot
+from .protocol import Feed, Runner, Slot, told_acceptance
 
 # What stands for an entry that the drafter does not know, in what it reads. Its proposals are verified all the same.
 UNKNOWN = 0
@@ -21,6 +21,7 @@ class PaddedRunner:
         self.vocab_size = vocab_size
         self.context, self.tokenizer, self.end_ids = runner.context, runner.tokenizer, runner.end_ids
         self.dtype: torch.dtype = runner.dtype
+        self.acceptance = told_acceptance(runner)
 
     def open(self) -> Slot:
         return self._runner.open()

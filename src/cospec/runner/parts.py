@@ -26,7 +26,8 @@ class Parts:
 
     whole: the model, as a member names it. options: how it is read. adapter: the folder of an adapter that is put on
     it, or the GGUF file of one; None for none. layers: its first so many; None for all. vocabulary: the tokens that it
-    proposes among, or how many of the most frequent; None for all.
+    proposes among, or how many of the most frequent; None for all. acceptance: the mean 1 - TV of its proposals where
+    it was distilled; None where nothing says so.
     """
 
     whole: str
@@ -34,6 +35,7 @@ class Parts:
     adapter: Path | None = None
     layers: int | None = None
     vocabulary: int | tuple[int, ...] | None = None
+    acceptance: float | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -47,7 +49,7 @@ def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Pa
     """
     folder = folder or local_folder(model)
     own = read_json(model, folder / DRAFTER) if folder and is_there(folder / DRAFTER) else {}
-    layers, vocabulary = _layers(model, own), _vocabulary(model, own)
+    layers, vocabulary, acceptance = _layers(model, own), _vocabulary(model, own), _acceptance(model, own)
     whole, whole_options = model, replace(options, base=None, layers=None, vocabulary=None)
     adapter = folder if folder and is_there(folder / ADAPTER) else None
     if adapter is not None:
@@ -70,6 +72,8 @@ def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Pa
         adapter=adapter,
         layers=options.layers or layers,
         vocabulary=options.vocabulary or vocabulary,
+        # Of another part it says nothing.
+        acceptance=None if options.layers or options.vocabulary else acceptance,
     )
 
 
@@ -115,6 +119,13 @@ def _vocabulary(model: str, own: Mapping[str, Any]) -> tuple[int, ...] | None:
             f"{model!r}: vocabulary of its {DRAFTER} is {shown(ids)}; it must be a list of token ids, each once"
         )
     return tuple(ids)
+
+
+def _acceptance(model: str, own: Mapping[str, Any]) -> float | None:
+    value = own.get("acceptance")
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1):
+        return value
+    raise UnsupportedModel(f"{model!r}: acceptance of its {DRAFTER} is {shown(value)}; it must be a number from 0 to 1")
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:

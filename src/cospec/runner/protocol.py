@@ -66,8 +66,9 @@ class Runner(Protocol):
     slots of all that name one runner are fed to that one, in one batch. And `vocabulary`, the ids of the tokens that a
     drafter proposes among; the others have probability zero in its rows. And `numerics`, which is "invariant" where a
     row is a function of the tokens before it alone, to the last bit, whatever else is fed with it. And `slot_bytes`,
-    what an open slot takes of the memory of its `device` whatever its length, such as a recurrent state. And it may be
-    a `CopyingRunner`, so that sequences of one prompt read it once. A drafter may have
+    what an open slot takes of the memory of its `device` whatever its length, such as a recurrent state. And
+    `acceptance`, the mean 1 - TV of a drafter's proposals where it was distilled, with which `auto` begins. And it may
+    be a `CopyingRunner`, so that sequences of one prompt read it once. A drafter may have
     `propose_run(slot, most) -> Sequence[int]`: the tokens that it proposes behind what the slot holds, `most` at most,
     each with probability one given those before it, as its rows would say one by one. It changes nothing.
     """
@@ -125,6 +126,12 @@ def is_invariant(runner: Runner) -> bool:
 def placed_on(runner: Runner) -> str:
     """The device that its rows are computed on, such as cpu or cuda:0; cpu of a runner that does not say."""
     return str(getattr(server_of(runner), "device", "cpu"))
+
+
+def told_acceptance(runner: Runner) -> float | None:
+    """The acceptance that a drafter had where it was made, where it says so."""
+    told: float | None = getattr(runner, "acceptance", None)
+    return told
 
 
 def proposes_runs(runner: Runner) -> bool:

@@ -93,10 +93,13 @@ class Auto(Choice, Schedule):
         """An `auto` over these plans, which has measured nothing yet."""
         # One plan a drafter, so that its cost and its acceptance are measured.
         first_of = {plan.proposer: str(plan) for plan in reversed(plans) if plan.proposer in setting.drafters}
+        beliefs = Beliefs(setting.combination, len(setting.members), setting.params, setting.servers)
+        for drafter, acceptance in setting.acceptances.items():
+            beliefs.expect(drafter, acceptance)
         return cls(
             candidates={str(plan): make_schedule(plan, setting) for plan in plans},
             explorations=[*dict.fromkeys(first_of.values())],
-            beliefs=Beliefs(setting.combination, len(setting.members), setting.params, setting.servers),
+            beliefs=beliefs,
             name=name,
         )
 

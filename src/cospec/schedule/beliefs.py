@@ -27,8 +27,8 @@ LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # The least weight of a new measurement.
 OVERHEAD_RATE, ACCEPTANCE_RATE, WINDOW_RATE, PACE_RATE = 0.2, 0.03, 0.05, 0.1
-# The most that an average of an earlier process weighs, in comparisons.
-NUM_KEPT = 24
+# The most that an average of an earlier process weighs, in comparisons, and what a drafter's own folder says of it.
+NUM_KEPT, NUM_TOLD = 24, 8
 # Optimism bonus of a drafter for a member, .3 / sqrt(1 + comparisons).
 OPTIMISM = 0.3
 # Pseudo-counts of the shrinkage: the mean correction of all plans weighs .3 windows; this plan's own at other batch
@@ -107,6 +107,12 @@ class Beliefs:
             ("corrections", self._corrections, WINDOW_RATE),
             ("paces", self._paces, PACE_RATE),
         ]
+
+    def expect(self, drafter: int, acceptance: float) -> None:
+        """Begin with the acceptance by r that the drafter had where it was made, which stands for that by each member
+        too, to be measured again."""
+        for target in (None, *range(self.num_members)):
+            self.acceptances[Pair(drafter, target)] = Average(ACCEPTANCE_RATE, acceptance, NUM_TOLD)
 
     # What is measured.
 

@@ -1,7 +1,7 @@
 """Plans: which schedule, and how it is set, as a user writes it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..core.certain import has_shortcut
@@ -116,6 +116,7 @@ class Setting:
 
     servers: for each lane the first one that the same runner serves, with which it is fed in one forward pass; empty
     where each lane has a runner of its own, or none is loaded yet. runs: lanes that propose several tokens at once.
+    acceptances: of drafters' lanes, as far as their folders tell it.
     """
 
     combination: Combination
@@ -124,6 +125,7 @@ class Setting:
     params: SamplingParams
     servers: tuple[int, ...] = ()
     runs: tuple[int, ...] = ()
+    acceptances: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def lanes(self) -> tuple[str, ...]:

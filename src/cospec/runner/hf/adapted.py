@@ -14,7 +14,10 @@ class AdaptedRunner:
     """The base's runner, whose slots are opened for one of its adapters. It may be fed beside the base's other views.
 
     served_by: the base's runner. tokenizer: the adapter's own, or the base's. end_ids: the base's, and the tokenizer's.
+    acceptance: see Runner.
     """
+
+    acceptance: float | None = None
 
     def __init__(self, base: HfRunner, adapter: Adapter, tokenizer: Tokenizer | None) -> None:
         assert adapter in base.adapters, "an adapter of this base"

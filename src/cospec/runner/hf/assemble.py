@@ -39,9 +39,12 @@ def load(model: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
 def load_parts(model: str, options: LoadOptions, parts: Parts) -> HfRunner | AdaptedRunner:
     """The same of a model whose parts are known. Raises as `load` does, but for what its parts raise."""
     if parts.adapter is None:
-        return _part(model, _whole(parts.whole, parts.options), parts)
-    with explained(model, parts.adapter):
-        return _adapted(model, parts, parts.adapter, options)
+        runner: HfRunner | AdaptedRunner = _part(model, _whole(parts.whole, parts.options), parts)
+    else:
+        with explained(model, parts.adapter):
+            runner = _adapted(model, parts, parts.adapter, options)
+    runner.acceptance = parts.acceptance
+    return runner
 
 
 def located(model: str, options: LoadOptions) -> Path:

@@ -53,8 +53,10 @@ class HfRunner:
     padded to few shapes, and captured. forward: the forward pass, the model's own by default. vocabulary: ids of the
     columns that the model gives, where its head was cut to them; all others have probability zero. blocks: shapes that
     were proven to give the same bits (see `proof`), to which all passes are to keep; None for passes as they come.
-    `load`, or `check_supported`, tests whether a model gives the right logits so.
+    `load`, or `check_supported`, tests whether a model gives the right logits so. acceptance: see Runner.
     """
+
+    acceptance: float | None = None
 
     def __init__(
         self,
