@@ -306,9 +306,7 @@ class Auto(Choice, Schedule):
             window.prompt_seconds += self._drafter_seconds
         elif all(own.window is window for own in running):
             window.tokens += done.num_settled
-            # One sequence's plans are all compared with what theory has of rounds, which learning is a part of.
-            learning = self._learning_seconds if window.bucket > 1 else 0.0
-            window.seconds += max(0.0, done.seconds - learning) + deferred
+            window.seconds += max(0.0, done.seconds - self._learning_seconds) + deferred
         elif (trial := self._budget.trial) is window or any(own.window is trial for own in running):
             trial.tokens_mixed += done.num_settled
             trial.seconds_mixed += done.seconds
@@ -344,7 +342,8 @@ class Auto(Choice, Schedule):
     # The decision.
 
     def _begin_window(self) -> Window:
-        """The next window. Several sequences that run another plan leave it as soon as their drafts are verified."""
+        """The next window. Several sequences that run another plan leave it as soon as their drafts are verified, so
+        that all are soon together; one alone goes on to the end of its cycle."""
         window = self._window = self._next()
         for own in self._running.values():
             if own.window.plan != window.plan and window.bucket > 1:
