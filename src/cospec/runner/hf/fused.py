@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from .adapter import HEAD, Adapter
-from .attention import attend
+from .attention import attend, repeated
 from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
 from .invariant import Sizes
@@ -90,6 +90,7 @@ class FusedForward:
         config, body = model.config, model.model
         self._sizes = sizes
         self._masks = Masks(config, model.dtype, may_omit=True)
+        self._share = int(config.num_attention_heads) // int(config.num_key_value_heads)
         self._embed: Callable[[Tensor], Tensor] = body.embed_tokens
         self._rotations = Rotations(body.rotary_emb, model.dtype)
         self._layers = [FusedLayer(layer, config) for layer in body.layers]
@@ -131,12 +132,15 @@ class FusedForward:
         rotation = self._rotations.at(ragged.flattened(batch.position_ids), batch.length)
         hidden = self._embed(ragged.flattened(input_ids))
         all_tokens = TokenAdapters.of(batch.adapters, ragged, None)
+        # Once for all layers that compute all tokens.
+        whole = masks if ragged.blocks is not None else {kind: repeated(own, self._share) for kind, own in masks.items()}
         for layer, layer_type, stored, terms in zip(
             self._layers, self._masks.layer_types, cache.slot_layers, self._terms, strict=True
         ):
             selected = Selection.last(num_logits, ragged) if layer is self._layers[-1] else None
             adapters = all_tokens if selected is None else TokenAdapters.of(batch.adapters, ragged, selected)
-            inputs = LayerInputs(ragged, rotation, masks[layer_type], stored, selected, terms, adapters)
+            mask = whole[layer_type] if selected is None else masks[layer_type]
+            inputs = LayerInputs(ragged, rotation, mask, stored, selected, terms, adapters)
             hidden = layer(hidden, inputs)
         hidden = self._norm(hidden)
         logits = self._head(hidden)
@@ -192,8 +196,8 @@ Terms = Mapping[str, LowRank]
 class LayerInputs(NamedTuple):
     """What a layer takes beside hidden states.
 
-    rotation: see `Rotations.at`. mask: None where none is needed. selected: None where all tokens are wanted.
-    adapters: None where no token has one.
+    rotation: see `Rotations.at`. mask: None where none is needed, as `attend` takes it. selected: None where all tokens
+    are wanted. adapters: None where no token has one.
     """
 
     ragged: Ragged
@@ -269,7 +273,7 @@ class FusedLayer:
         if mask is None and width > 1:
             # is_causal takes the first query to stand at the first key, so no query may be left out.
             width = ragged.width
-        allowed = None if mask is None else mask[:, :, -width:]
+        allowed = mask if mask is None or selected is None else mask[:, :, -width:]
         attending = attend if ragged.blocks is None else ragged.blocks.attend
         attended = attending(qk[:, : self._heads, -width:], keys, values, allowed, self._scale).transpose(1, 2)
         attended = (ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1)
@@ -285,8 +289,9 @@ class RmsNorm:
         self._eps = torch.tensor(float(eps), dtype=self._wide)
 
     def __call__(self, x: Tensor) -> Tensor:
-        # F.rms_norm takes twice as long, mostly for its mean.
-        wide = x.to(self._wide)
+        # F.rms_norm takes twice as long, mostly for its mean; conversions that change nothing would take a third more.
+        is_wide = x.dtype == self._wide
+        wide = x if is_wide else x.to(self._wide)
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         normed = wide * torch.addcmul(self._eps, length, length, value=1 / x.shape[-1]).rsqrt_()
-        return normed.to(x.dtype).mul_(self._weight)
+        return (normed if is_wide else normed.to(x.dtype)).mul_(self._weight)
