@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cospec.runner.hf.attention import MOST_QUERIES, attend
+from cospec.runner.hf.attention import MOST_QUERIES, attend, repeated
 
 
 def drawn(heads: int, kv_heads: int, width: int, keys: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -33,6 +33,16 @@ def test_few_queries_attend_as_torch_computes_it_in_double_precision(heads, kv_h
     assert found.dtype == dtype
     tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 2, MOST_QUERIES, MOST_QUERIES + 1])
+def test_a_mask_repeated_once_for_all_layers_gives_the_bits_that_the_mask_itself_gives(width, dtype):
+    queries, keys, values = drawn(9, 3, width, 40, dtype)
+    mask = hidden_beyond([40, 38, 34], width, 40).to(dtype)
+    once = repeated(mask, 3)
+    assert once.shape[2] == (3 * width if 1 < width <= MOST_QUERIES else width)
+    assert torch.equal(attend(queries, keys, values, once, 0.25), attend(queries, keys, values, mask, 0.25))
 
 
 def test_a_single_query_without_a_mask_attends_to_all_keys():

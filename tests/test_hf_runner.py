@@ -191,6 +191,19 @@ def test_joined_layers_become_layers_of_their_own_where_the_fused_forward_is_not
     assert all(torch.equal(model.get_submodule(name).weight, weight) for name, weight in before.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_fused_norm_is_the_one_in_double_precision_and_leaves_hidden_states_as_they_were(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in ((5, 48), (48,)))
+    before = x.clone()
+    found = fused.RmsNorm(weight, 1e-2)(x)
+    exact = torch.nn.functional.rms_norm(x.double(), (48,), weight.double(), 1e-2)
+    assert found.dtype == dtype
+    assert torch.equal(x, before)
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=tolerance)
+
+
 def test_padding_is_not_multiplied_with_a_fused_forward_s_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[int] = []
     call = fused.FusedLayer.__call__
@@ -204,6 +217,34 @@ def test_padding_is_not_multiplied_with_a_fused_forward_s_weights(monkeypatch: p
     book = Book(HfRunner(model, forward=FusedForward(model)))
     book.feed((book.open(), [1, 2, 3, 4, 5], 2), (book.open(), [6], 1), (book.open(), [7, 8, 9], 3))
     assert set(fed) == {9}
+
+
+def test_a_mask_is_repeated_once_for_all_layers_that_compute_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
+    seen: list[tuple[int, ...]] = []
+    repeat, attend = fused.repeated, fused.attend
+
+    def repeating(mask: Tensor | None, share: int) -> Tensor | None:
+        made.append((share, *mask.shape) if mask is not None else ())
+        return repeat(mask, share)
+
+    def attending(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        seen.append(tuple(mask.shape) if mask is not None else ())
+        return attend(queries, keys, values, mask, scale)
+
+    monkeypatch.setattr(fused, "repeated", repeating)
+    monkeypatch.setattr(fused, "attend", attending)
+    model = tiny("llama", num_hidden_layers=3)
+    share = model.config.num_attention_heads // model.config.num_key_value_heads
+    assert share > 1
+    book = Book(HfRunner(model, forward=FusedForward(model)))
+    slots = [book.open(), book.open()]
+    book.feed((slots[0], [1, 2, 3], 0), (slots[1], [4], 0))
+    made.clear(), seen.clear()
+    book.feed((slots[0], [5, 6, 7], 1), (slots[1], [8, 9, 1], 1))
+    assert made == [(share, 2, 1, 3, 6)]
+    # The last layer attends from the tokens alone whose logits are wanted.
+    assert seen == [(2, 1, 3 * share, 6)] * 2 + [(2, 1, 1, 6)]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,9 @@ class FusedForward:
         hidden = self._embed(ragged.flattened(input_ids))
         all_tokens = TokenAdapters.of(batch.adapters, ragged, None)
         # Once for all layers that compute all tokens.
-        whole = masks if ragged.blocks is not None else {kind: repeated(own, self._share) for kind, own in masks.items()}
+        whole = masks
+        if ragged.blocks is None:
+            whole = {kind: repeated(own, self._share) for kind, own in masks.items()}
         for layer, layer_type, stored, terms in zip(
             self._layers, self._masks.layer_types, cache.slot_layers, self._terms, strict=True
         ):
@@ -266,16 +268,19 @@ class FusedLayer:
         if self._head_norm is not None:
             qk = self._head_norm(qk)
         cos, sin = rotation
-        qk = torch.addcmul(qk * cos, qk.roll(self._dim // 2, dims=-1), sin)
+        qk = (qk * cos).addcmul_(qk.roll(self._dim // 2, -1), sin)
         qk, v = ragged.padded(qk).transpose(1, 2), ragged.padded(v).transpose(1, 2)
         keys, values = stored.update(qk[:, self._heads :], v)
         width = ragged.width if selected is None else selected.width
         if mask is None and width > 1:
             # is_causal takes the first query to stand at the first key, so no query may be left out.
             width = ragged.width
-        allowed = mask if mask is None or selected is None else mask[:, :, -width:]
+        queries = qk[:, : self._heads]
+        if width < ragged.width:
+            queries = queries[:, :, -width:]
+            mask = None if mask is None else mask[:, :, -width:]
         attending = attend if ragged.blocks is None else ragged.blocks.attend
-        attended = attending(qk[:, : self._heads, -width:], keys, values, allowed, self._scale).transpose(1, 2)
+        attended = attending(queries, keys, values, mask, self._scale).transpose(1, 2)
         attended = (ragged.flattened(attended) if selected is None else selected.of(attended)).flatten(1)
         return inputs.added("out", attended, self._out(attended))
 

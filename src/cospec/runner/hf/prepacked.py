@@ -68,7 +68,8 @@ class TransposedLinear(PrepackedLinear):
         return self._weight.t().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x @ self._weight
+        # `@` is the same product, found in a few more steps.
+        out = torch.mm(x, self._weight) if x.dim() == 2 else x @ self._weight
         return out if self._bias is None else out.add_(self._bias)
 
 
