@@ -173,6 +173,10 @@ def test_a_draw_is_that_of_the_running_sum_to_the_last_bit(dtype, size):
         assert int(draws.draw(probs, [uniform])) == int(draws.draw_by_running_sum(probs, [uniform]))
 
 
+def test_a_draw_is_made_from_rows_that_have_gradients():
+    assert int(draws.draw(torch.tensor([[0.25, 0.75]], requires_grad=True), [0.3])) == 1
+
+
 def test_a_draw_by_blocks_never_takes_a_token_of_probability_0():
     for kept in itertools.product([0, 255, 256, SIZE - 1], repeat=2):
         probs = row_of(dict.fromkeys(kept, 0.5)).exp()

@@ -74,7 +74,7 @@ def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
         rows = zip(probs, uniforms, strict=True)
         return torch.tensor([[_found(row, uniform)] for row, uniform in rows])
     if len(probs) == 1 and are_floats_here(probs):
-        return torch.tensor([[_by_running_sum(probs[0].numpy(), *uniforms)]])
+        return torch.tensor([[_by_running_sum(probs[0].detach().numpy(), *uniforms)]])
     return draw_by_running_sum(probs, uniforms)
 
 

@@ -135,7 +135,7 @@ def _of_tokens(drafts: Sequence[Draft], like: Tensor) -> Tensor:
 
 def _of_token(draft: Draft) -> float:
     """The probability that one was drawn with, on a CPU."""
-    probs = _probs(draft).numpy()
+    probs = _probs(draft).detach().numpy()
     if draft.ids is None:
         return float(probs[draft.token])
     ids = draft.ids.numpy()
