@@ -70,8 +70,7 @@ def token_for_column(draft: Draft) -> float:
 FAULTS: dict[str, tuple[object, str, Callable[..., object], str]] = {
     "one too few": (transforms, "kept_by_top_p", one_token_too_few, "token"),
     "one too many": (transforms, "kept_by_top_p", the_next_token_too, "token"),
-    "a token taken for a column": (settle, "_of_token", token_for_column, "token"),
-    "a token taken for a column, in blocks": (settle, "_of_token", token_for_column, "block"),
+    "a token taken for a column": (settle, "_of_token", token_for_column, "block"),
     "columns mistaken": (settle, "picked", by_column, "token"),
     "columns mistaken, in blocks": (settle, "picked", by_column, "block"),
 }

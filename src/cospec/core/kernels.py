@@ -150,7 +150,7 @@ def fewest(values: Floats, highest_left: float, least_sum: float, most_sum: floa
     _exponentials(values, weights)
     by_depth = NUM_BINS / max(-highest_left, 1.0)
     for at in range(len(values)):
-        bins[at] = min(np.int32(float(-values[at]) * by_depth), NUM_BINS - 1)
+        bins[at] = min(int(float(-values[at]) * by_depth), NUM_BINS - 1)
     sums = np.zeros(NUM_BINS)
     for at in range(len(values)):
         sums[bins[at]] += weights[at]

@@ -221,8 +221,8 @@ def distributions(items: Sequence[Unshaped]) -> list[LogProbs | CospecError | No
     distribution; an error where a transform raised it.
     """
     shaped = _shaped(items)
-    pairs = zip(items, shaped, strict=True)
-    counts = iter(_num_distributions([_telling(*pair) for pair in pairs if isinstance(pair[1], LogProbs)]))
+    known = [(item, log_p) for item, log_p in zip(items, shaped, strict=True) if isinstance(log_p, LogProbs)]
+    counts = iter(_num_distributions([_telling(item, log_p) for item, log_p in known]))
     return [log_p if isinstance(log_p, CospecError) else _first(log_p, next(counts)) for log_p in shaped]
 
 
