@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("numba")
 
 from cospec import SamplingParams
-from cospec.core import gumbel, kernels, select
+from cospec.core import draws, gumbel, kernels, select
 from cospec.core.transforms import warp, warped
 
 SIZES = (1, 7, kernels.BLOCK - 1, kernels.BLOCK, kernels.BLOCK + 1, 9_001, 151_936)
@@ -95,6 +95,66 @@ def test_a_floor_that_is_left_out_is_noticed():
     assert not finds_all_above(only_above_the_floor, 9_001)
 
 
+VALUES = {
+    "wide": lambda generator: -3 * torch.rand(4_000, generator=generator) ** 0.5,
+    "equal in steps": lambda generator: (-8 * torch.rand(4_000, generator=generator)).round(),
+    "all equal": lambda generator: torch.full((3_000,), -2.0),
+    "one": lambda generator: torch.zeros(1),
+}
+
+
+def fewest_of(values: np.ndarray, least: float, most: float, highest_left: float = -9.0) -> list[int] | int:
+    """Their places; 0 and -1 as they are."""
+    places = np.empty(len(values) + 1, dtype=np.int64)
+    count = kernels.fewest(values, highest_left, least, most, places)
+    return places[:count].tolist() if count > 0 else count
+
+
+def by_sorting(values: np.ndarray, wanted: float) -> list[int]:
+    order = np.argsort(-values, kind="stable")
+    count = 1 + int(np.exp(values[order].astype(np.float64)).cumsum().searchsorted(wanted))
+    return sorted(order[:count].tolist())
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_the_fewest_that_sum_to_enough_are_those_of_sorting_and_of_equals_the_first(kind):
+    values = VALUES[kind](torch.Generator().manual_seed(0)).numpy()
+    total = float(np.exp(values.astype(np.float64)).sum())
+    for share in (1e-9, 0.1001, 0.5001, 0.9001, 0.9999):
+        expected = by_sorting(values, share * total)
+        assert fewest_of(values, share * total, share * total) == expected
+
+
+def test_which_are_the_fewest_is_left_open_where_it_hangs_by_the_rounding_of_a_sum():
+    values = np.log(np.array([0.25, 0.5, 0.125], dtype=np.float32))
+    assert fewest_of(values, 0.74, 0.74) == [0, 1]
+    assert fewest_of(values, 0.76, 0.76) == [0, 1, 2]
+    assert fewest_of(values, 0.74, 0.76) == 0
+    # What is not among the values may be as high as the last of them.
+    assert fewest_of(values, 0.74, 0.74, highest_left=float(values[0])) == 0
+    assert fewest_of(values, 0.88, 0.9) == -1
+    many = np.full(kernels.MOST_SORTED + 1, -1, dtype=np.float32)
+    assert fewest_of(many, 0.5, 0.5) == 0
+    assert fewest_of(many[1:], 0.5, 0.5) == [0, 1]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_sum_of_each_block_is_that_of_numpy(size):
+    row = torch.softmax(row_of("wide", size), 0).numpy()
+    sums = np.empty(size // kernels.BLOCK + 1)
+    kernels.summed_by_block(row, sums)
+    expected = [row[at : at + kernels.BLOCK].sum(dtype=np.float64) for at in range(0, size + 1, kernels.BLOCK)]
+    assert sums.tolist() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 1.3])
+def test_heated_logits_are_to_the_bit_those_of_torch(temperature):
+    row = row_of("wide", 9_001)
+    hot = select.HotRow.of(row, temperature, is_summed=True)
+    ids = np.arange(0, 9_001, 7)
+    assert np.array_equal(hot.values(ids), select.heated(row, temperature).numpy()[ids])
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_hashes_that_reach_a_number_are_those_of_numpy(size):
     for key in KEYS:
@@ -115,6 +175,9 @@ def agree(size: int = 20_001) -> bool:
                     if not torch.equal(is_kept, warp(logits[None], params) > -math.inf):
                         return False
             log_p = torch.log_softmax(row, 0)
+            probs = log_p.exp()[None]
+            if any(draws.draw(probs, [u]) != draws.draw_by_running_sum(probs, [u]) for u in (1e-9, 0.37, 0.999)):
+                return False
             for key in KEYS:
                 if gumbel.noisy_best(key, log_p) != int((gumbel.gumbel([key], log_p)[0] + log_p).argmax()):
                     return False
@@ -149,18 +212,42 @@ def the_hash_beside(key, vocab_size, least, ids):
     return count
 
 
+def the_logit_beside(row, ids, highest, temperature, values):
+    kernels.heated(row, np.minimum(ids + 1, len(row) - 1), highest, temperature, values)
+
+
+def one_too_few(values, highest_left, least_sum, most_sum, places):
+    return kernels.fewest(values, highest_left, least_sum, most_sum, places) - 1
+
+
+def of_equals_the_last(values, highest_left, least_sum, most_sum, places):
+    """The values from behind."""
+    count = kernels.fewest(values[::-1].copy(), highest_left, least_sum, most_sum, places)
+    places[:count] = len(values) - 1 - places[:count][::-1]
+    return count
+
+
+def sums_that_miss_a_token(row, sums):
+    kernels.summed_by_block(row, sums)
+    sums[len(sums) // 2] -= row[len(sums) // 2 * kernels.BLOCK :][: kernels.BLOCK].max()
+
+
 FAULTS = {
     "a sum that is short": {"summed": a_sum_that_is_short},
     "a block without its last token": {"summed": a_block_without_its_last_token},
     "the token beside": {"above": the_token_beside},
     "the hash beside": {"hashed_above": the_hash_beside},
+    "the logit beside": {"heated": the_logit_beside},
+    "one too few": {"fewest": one_too_few},
+    "of equals the last": {"fewest": of_equals_the_last},
+    "sums that miss a token": {"summed_by_block": sums_that_miss_a_token},
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_noticed(name, monkeypatch):
-    sound = {each: getattr(kernels, each) for each in ("BLOCK", "summed", "above", "hashed_above")}
-    faulty = SimpleNamespace(**{**sound, **FAULTS[name]})
-    for module in (select, gumbel):
+    sound = ("BLOCK", "summed", "above", "hashed_above", "heated", "fewest", "summed_by_block")
+    faulty = SimpleNamespace(**{**{each: getattr(kernels, each) for each in sound}, **FAULTS[name]})
+    for module in (select, gumbel, draws):
         monkeypatch.setattr(module, "kernels", lambda: faulty)
     assert not agree()

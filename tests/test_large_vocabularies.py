@@ -40,7 +40,7 @@ CUTS = [
 def compiled(request, monkeypatch):
     """Both with compiled loops, where numba is installed, and without them."""
     if request.param == "torch alone":
-        for module in (select, gumbels):
+        for module in (select, gumbels, draws):
             monkeypatch.setattr(module, "kernels", lambda: None)
     elif select.kernels() is None:
         pytest.skip("numba is not installed")
@@ -80,8 +80,8 @@ def test_top_p_keeps_the_token_that_reaches_it_and_no_more_and_of_equals_the_low
 
 def test_of_a_row_that_is_sure_only_the_likely_tokens_are_looked_at(monkeypatch):
     looked_at = []
-    weights = select._weights
-    monkeypatch.setattr(select, "_weights", lambda values: looked_at.append(len(values)) or weights(values))
+    values = select.HotRow.values
+    monkeypatch.setattr(select.HotRow, "values", lambda self, ids: looked_at.append(len(ids)) or values(self, ids))
     assert kept_of(row_of({5: 0.99} | dict.fromkeys(range(6, SIZE), 0.01 / SIZE)), 0.9) == [5]
     assert looked_at == [1]
 
@@ -162,14 +162,19 @@ def test_a_token_that_is_unlikely_wins_by_its_noise():
     assert [(gumbel([key], log_p)[0] + log_p).argmax().item() for key in range(400)] == drawn
 
 
+@pytest.mark.parametrize("size", [3, 300, 1500, SIZE])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_draw_by_blocks_is_that_of_the_running_sum_to_the_last_bit(dtype):
-    probs = torch.softmax(rows(1, 2, dtype=dtype), -1)
+def test_a_draw_is_that_of_the_running_sum_to_the_last_bit(dtype, size):
+    probs = torch.softmax(rows(1, 2, dtype=dtype)[:, :size], -1)
     running = (probs.double().cumsum(-1)[0] / probs.double().cumsum(-1)[0, -1]).numpy()
-    edges = running[[0, 5, 255, 256, 257, 4000, SIZE - 2]]
+    edges = running[[at for at in (0, 5, 255, 256, 257, 4000, size - 2) if at < size - 1]]
     near = [float(np.nextafter(edge, side)) for edge in edges for side in (0, 1)]
     for uniform in (1e-15, 1 - 1e-15, *edges.tolist(), *near, *torch.rand(200).tolist()):
         assert int(draws.draw(probs, [uniform])) == int(draws.draw_by_running_sum(probs, [uniform]))
+
+
+def test_a_draw_is_made_from_rows_that_have_gradients():
+    assert int(draws.draw(torch.tensor([[0.25, 0.75]], requires_grad=True), [0.3])) == 1
 
 
 def test_a_draw_by_blocks_never_takes_a_token_of_probability_0():
@@ -252,11 +257,44 @@ def test_texts_are_those_that_plain_torch_samples(script, monkeypatch, combine):
     assert texts() == selected
 
 
-def test_a_member_of_a_large_vocabulary_whose_row_is_broken_is_named(script):
+BROKEN = {
+    "NaN": lambda row: row.index_fill(-1, torch.tensor([11]), math.nan),
+    "infinite": lambda row: row.index_fill(-1, torch.tensor([11]), math.inf),
+    "forbidding": lambda row: torch.full_like(row, -math.inf),
+}
+SHAPED = [{}, {"temperature": 0.8}, {"top_p": 0.9}, {"top_k": 3}, {"temperature": 0}, {"presence_penalty": 0.5}]
+
+
+@pytest.mark.parametrize("params", SHAPED, ids=str)
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_member_of_a_large_vocabulary_whose_row_is_broken_is_named(script, fault, params):
     member = script.RandomRows(SIZE, 0.0, seed=0)
-    member._rows[:, 11] = math.nan
-    (result,) = Ensemble([member]).generate([[1]], SamplingParams(max_tokens=2, top_p=0.9))
+    member._rows = BROKEN[fault](member._rows)
+    (result,) = Ensemble([member]).generate([[1]], SamplingParams(max_tokens=2, **params))
     assert "gave a row that is no distribution" in result.error
+
+
+@pytest.mark.parametrize("params", SHAPED, ids=str)
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_drafter_of_a_large_vocabulary_whose_row_is_broken_drafts_nothing(script, fault, params):
+    member, drafter = script.RandomRows(SIZE, 0.0, seed=0), script.RandomRows(SIZE, 0.0, seed=1)
+    drafter._rows = BROKEN[fault](drafter._rows)
+    ensemble = Ensemble([member], schedule="fixed", gamma=2, proposer=drafter)
+    (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=3, ignore_eos=True, **params))
+    assert result.error is None
+    assert len(result.token_ids) == 3
+    assert not sum(counts.proposed for counts in result.proposers.values())
+
+
+@pytest.mark.parametrize("params", SHAPED, ids=str)
+def test_a_row_that_forbids_its_first_token_is_a_distribution(script, params):
+    member, drafter = script.RandomRows(SIZE, 0.0, seed=0), script.RandomRows(SIZE, 0.7, seed=1)
+    for runner in (member, drafter):
+        runner._rows[:, 0] = -math.inf
+    ensemble = Ensemble([member], schedule="fixed", gamma=2, proposer=drafter)
+    (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=3, ignore_eos=True, seed=0, **params))
+    assert result.error is None
+    assert result.proposers
 
 
 class Nothing:

@@ -10,6 +10,7 @@ from torch import Tensor
 from cospec import SamplingParams
 from cospec.core import rows, select, settle, transforms
 from cospec.core.select import HotRow, Kept
+from cospec.core.tokens import Draft
 
 from .cases import BLENDS
 from .test_faults import BLOCK, CASCADE, FIXED, NOTICEABLE, ROUNDING
@@ -60,9 +61,16 @@ def by_column(probs: Tensor, ids: Tensor | None, wanted: Tensor) -> Tensor:
     )
 
 
+def token_for_column(draft: Draft) -> float:
+    """A draft's token is taken for its column."""
+    assert draft.probs is not None
+    return float(draft.probs[min(draft.token, len(draft.probs) - 1)])
+
+
 FAULTS: dict[str, tuple[object, str, Callable[..., object], str]] = {
     "one too few": (transforms, "kept_by_top_p", one_token_too_few, "token"),
     "one too many": (transforms, "kept_by_top_p", the_next_token_too, "token"),
+    "a token taken for a column": (settle, "_of_token", token_for_column, "block"),
     "columns mistaken": (settle, "picked", by_column, "token"),
     "columns mistaken, in blocks": (settle, "picked", by_column, "block"),
 }

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .gumbel import gumbel
-from .select import is_selected
+from .select import Row, are_floats_here, is_selected, kernels
 
 # A large vocabulary is summed in blocks of so many tokens.
 BLOCK = 256
@@ -72,6 +73,8 @@ def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     if is_selected(probs):
         rows = zip(probs, uniforms, strict=True)
         return torch.tensor([[_found(row, uniform)] for row, uniform in rows])
+    if len(probs) == 1 and are_floats_here(probs):
+        return torch.tensor([[_by_running_sum(probs[0].detach().numpy(), *uniforms)]])
     return draw_by_running_sum(probs, uniforms)
 
 
@@ -82,14 +85,18 @@ def draw_by_running_sum(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     return torch.searchsorted(running, running[:, -1:] * parts, right=True)
 
 
+def _by_running_sum(probs: Row, uniform: float) -> int:
+    """The same of one row [columns] in numpy, which takes less time than torch for few columns."""
+    running = np.cumsum(probs, dtype=np.float64)
+    return int(running.searchsorted(running[-1] * uniform, side="right"))
+
+
 def _found(probs: Tensor, uniform: float) -> int:
     """The same of one row [columns], by the sums of blocks and a running sum within the one that is passed.
 
     Sums in another order differ in their last bits: where that might matter, the running sum itself is made.
     """
-    size = len(probs) // BLOCK * BLOCK
-    sums = torch.cat([probs[:size].view(-1, BLOCK).sum(-1, dtype=torch.float64), probs[size:].double().sum()[None]])
-    ends = np.cumsum(sums.numpy())
+    ends = np.cumsum(_sums_of_blocks(probs))
     wanted = ends[-1] * uniform
     block = int(np.searchsorted(ends, wanted, side="right"))
     start, before = block * BLOCK, ends[block - 1] if block else 0.0
@@ -99,4 +106,15 @@ def _found(probs: Tensor, uniform: float) -> int:
     low, high = running[column - 1] if column else before, running[column] if column < len(running) else wanted
     if low + margin < wanted < high - margin:
         return start + column
-    return int(draw_by_running_sum(probs[None], [uniform]))
+    return _by_running_sum(probs.numpy(), uniform)
+
+
+def _sums_of_blocks(probs: Tensor) -> NDArray[np.float64]:
+    """Of one row [columns] the sum of each BLOCK, the last of which may be shorter or empty."""
+    size = len(probs) // BLOCK * BLOCK
+    if kernels() is not None and probs.dtype == torch.float32 and probs.is_contiguous():
+        sums = np.empty(len(probs) // BLOCK + 1)
+        kernels().summed_by_block(probs.numpy(), sums)
+        return sums
+    whole, rest = probs[:size].view(-1, BLOCK).sum(-1, dtype=torch.float64), probs[size:].double().sum()
+    return torch.cat([whole, rest[None]]).numpy()

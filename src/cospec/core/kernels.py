@@ -26,6 +26,9 @@ C0, C1, C2, C3, C4, C5 = map(
 )
 # Nothing below 2^-126, the least normal number, adds to a sum. A float32's exponent, off by 127, starts at bit 23.
 LOWEST, BIAS, MANTISSA = np.float32(-126), np.int32(127), np.int32(23)
+LOG2_E = math.log2(math.e)
+# Weights are added up in so many bins of heated logits; of one bin so many are sorted, at most.
+NUM_BINS, MOST_SORTED = 512, 4096
 # Of the hash.
 BY_STEP, BY_FIRST, BY_SECOND, SHIFT_FIRST, SHIFT_SECOND = map(np.uint64, (STEP, FIRST, SECOND, 30, 27))
 
@@ -104,6 +107,95 @@ def above(row: Floats, highest_in: Floats, floor: float, ids: Ids) -> int:
                         ids[count] = block * BLOCK + at
                         count += is_high[at]
     return count
+
+
+@_compiled("void(float32[::1], float32[::1])")
+def _exponentials(values: Floats, weights: Floats) -> None:
+    """Fills weights [n] with exp of values [n], all from -87 to 0, to 3e-7 of it."""
+    for at in range(len(values)):
+        power = float(values[at]) * LOG2_E
+        whole = np.int32(power)
+        rest = np.float32(power - whole)
+        of_rest = ((((C5 * rest + C4) * rest + C3) * rest + C2) * rest + C1) * rest + C0
+        weights[at] = of_rest * np.int32((whole + BIAS) << MANTISSA).view(np.float32)
+
+
+@_compiled("UniTuple(int64, 2)(float32[::1], float64, float64, float64)")
+def _last_of(ordered: Floats, before: float, least_sum: float, most_sum: float) -> tuple[int, int]:
+    """Of values [n], ascending: where the one stands, from the highest down, with which exp of them, added to `before`,
+    sums to most_sum or more, and how many of its equals were added; -1 where it is not the first that sums to
+    least_sum or more, and where none does."""
+    weights = np.empty(len(ordered), dtype=np.float32)
+    _exponentials(ordered, weights)
+    num_equal = 0
+    for at in range(len(ordered) - 1, -1, -1):
+        if before >= least_sum:
+            return -1, 0
+        num_equal = num_equal + 1 if at + 1 < len(ordered) and ordered[at] == ordered[at + 1] else 1
+        before += weights[at]
+        if before >= most_sum:
+            return at, num_equal
+    return -1, 0
+
+
+@_compiled("int64(float32[::1], float64, float64, float64, int64[::1])")
+def fewest(values: Floats, highest_left: float, least_sum: float, most_sum: float, places: Ids) -> int:
+    """Fills places [n] with those of the highest of values [n], ascending, of equals the first: as few as sum, exp of
+    each, to least_sum or more, and to most_sum or more; how many they are. Values are from -87 to 0.
+
+    -1 where all of them sum to less. 0 where it is not certain which they are: one sum is reached before the other, the
+    last is no higher than highest_left, or too many are nearly equal.
+    """
+    weights, bins = np.empty(len(values), dtype=np.float32), np.empty(len(values), dtype=np.int32)
+    _exponentials(values, weights)
+    by_depth = NUM_BINS / max(-highest_left, 1.0)
+    for at in range(len(values)):
+        bins[at] = min(int(float(-values[at]) * by_depth), NUM_BINS - 1)
+    sums = np.zeros(NUM_BINS)
+    for at in range(len(values)):
+        sums[bins[at]] += weights[at]
+    before, last = 0.0, 0
+    while last < NUM_BINS and before + sums[last] < least_sum:
+        before += sums[last]
+        last += 1
+    if last == NUM_BINS:
+        return -1
+    within = values[bins == last]
+    if len(within) > MOST_SORTED:
+        return 0
+    within.sort()
+    place, num_equal = _last_of(within, before, least_sum, most_sum)
+    if place < 0 or within[place] <= highest_left:
+        return 0
+    least, count = within[place], 0
+    for at in range(len(values)):
+        is_equal = values[at] == least and num_equal > 0
+        places[count] = at
+        count += values[at] > least or is_equal
+        num_equal -= is_equal
+    return count
+
+
+@_compiled("void(float32[::1], int64[::1], float32, float32, float32[::1])")
+def heated(row: Floats, ids: Ids, highest: np.float32, temperature: np.float32, values: Floats) -> None:
+    """Fills values [n] with (x - highest) / temperature of the tokens ids [n] of a row."""
+    for at in range(len(ids)):
+        values[at] = (row[ids[at]] - highest) / temperature
+
+
+@_compiled("float64(float32[::1])", fastmath={"reassoc"})
+def _sum(part: Floats) -> float:
+    total = 0.0
+    for value in part:
+        total += float(value)
+    return total
+
+
+@_compiled("void(float32[::1], float64[::1])")
+def summed_by_block(row: Floats, sums: NDArray[np.float64]) -> None:
+    """Fills sums [blocks] with the sum, in float64, of each BLOCK of a row [columns]; the last may be shorter."""
+    for block in range(len(sums)):
+        sums[block] = _sum(row[block * BLOCK : (block + 1) * BLOCK])
 
 
 @_compiled("int64(uint64, int64, uint64, int64[::1])")

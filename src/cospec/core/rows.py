@@ -74,13 +74,14 @@ def _found(ids: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_place(rows: Sequence[LogProbs]) -> list[list[int]]:
-    """Indices of the rows that can stand in one tensor: those on one device, of one type and of the whole vocabulary.
-    Others stand alone."""
+    """Indices of the rows that can stand in one tensor: those on one device, of one type and width, and of the whole
+    vocabulary. Others stand alone."""
     if len(rows) == 1:
         return [[0]]
     same: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
-        same[row.values.device, row.values.dtype, index if row.ids is not None else None].append(index)
+        values = row.values
+        same[values.device, values.dtype, values.shape[-1], index if row.ids is not None else None].append(index)
     return list(same.values())
 
 

@@ -26,6 +26,8 @@ LEAST_CUT = 2**11
 DEPTHS = (9.0, 13.0)
 # By how much of itself a sum of weights may be off that is not taken token by token in float64.
 ROUNDING = 1e-6
+# Of a whole row, so many weights are taken at once.
+AT_ONCE = 2**14
 
 
 @functools.cache
@@ -39,15 +41,15 @@ def kernels() -> Any:
 
 def is_selected(rows: Tensor) -> bool:
     """Whether rows are long enough, and on a CPU, to be selected from."""
-    return rows.shape[-1] >= LEAST_SELECTED and _are_floats_here(rows)
+    return rows.shape[-1] >= LEAST_SELECTED and are_floats_here(rows)
 
 
 def is_cut(rows: Tensor) -> bool:
     """The same for what top-p, top-k and min-p keep of them, as columns, and for mixtures by probabilities."""
-    return rows.shape[-1] >= LEAST_CUT and _are_floats_here(rows)
+    return rows.shape[-1] >= LEAST_CUT and are_floats_here(rows)
 
 
-def _are_floats_here(rows: Tensor) -> bool:
+def are_floats_here(rows: Tensor) -> bool:
     return rows.is_cpu and rows.dtype in (torch.float32, torch.float64)
 
 
@@ -99,13 +101,18 @@ class HotRow:
 
     def values(self, ids: NDArray[np.int64] | slice) -> Row:
         """Heated logits of these tokens, at most 0; to the bit those of `heated`."""
+        if self.highest_in is not None and not isinstance(ids, slice):
+            own = np.empty(len(ids), dtype=np.float32)
+            kernels().heated(self.logits, ids, self.highest, self.temperature, own)
+            return own
         with np.errstate(over="ignore"):
-            heated: Row = (self.logits[ids] - self.highest) / self.temperature
-        return heated
+            values: Row = (self.logits[ids] - self.highest) / self.temperature
+        return values
 
     def exact_total(self) -> float:
-        """The total, up to float64's rounding."""
-        return float(_weights(self.values(slice(None))).sum(dtype=np.float64))
+        """The total, up to float64's rounding, by stretches that a cache holds."""
+        starts = range(0, len(self.logits), AT_ONCE)
+        return math.fsum(_weights(self.values(slice(start, start + AT_ONCE))).sum(dtype=np.float64) for start in starts)
 
     def above(self, depth: float) -> tuple[NDArray[np.int64], float]:
         """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; and what
@@ -144,6 +151,14 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
     among: the tokens that are possible, where not all are.
     """
     for ids, values, highest_left in row.candidates() if among is None else [(*among, -math.inf)]:
+        if row.highest_in is not None and highest_left > -math.inf:
+            places = np.empty(len(ids) + 1, dtype=np.int64)
+            around = (top_p * row.total * (1 - ROUNDING), top_p * row.total * (1 + ROUNDING))
+            count = kernels().fewest(values, highest_left, *around, places)
+            if count > 0:
+                return ids[places[:count]], values[places[:count]]
+            if count < 0:
+                continue
         ordered = np.sort(values)[::-1]
         weights = _weights(ordered)
         running = weights.cumsum(dtype=np.float64)

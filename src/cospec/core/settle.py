@@ -12,6 +12,7 @@ from ..errors import CospecError, MemberFailed
 from .draws import Purpose, probabilities
 from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined, picked, spread
+from .select import are_floats_here
 from .sheet import Sheet
 from .target import Span, Unshaped, distributions, log_targets, no_distribution
 from .tokens import Draft, Token
@@ -105,10 +106,7 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
     # Rows with columns of their own are one block's.
     target = LogProbs(joined([block.log_target.values for block in blocks]), blocks[0].log_target.ids)
     tokens = [draft.token for draft in drafts]
-    of_tokens = torch.stack(
-        [target.at(tokens).exp(), torch.cat([_of_token(draft).to(target.values) for draft in drafts])]
-    )
-    p, q = of_tokens.tolist()
+    p, q = torch.stack([target.at(tokens).exp(), _of_tokens(drafts, target.values)]).tolist()
     runs = Runs(
         lengths=[len(block.drafts) for block in blocks],
         p=p,
@@ -125,10 +123,24 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
     )
 
 
-def _of_token(draft: Draft) -> Tensor:
-    """The probability that the draft was drawn with, [1]."""
-    probs = _probs(draft)
-    return picked(probs, draft.ids, torch.tensor([draft.token], device=probs.device))
+def _of_tokens(drafts: Sequence[Draft], like: Tensor) -> Tensor:
+    """The probabilities that the drafts were drawn with, [drafts]."""
+    if all(are_floats_here(_probs(draft)) for draft in drafts):
+        return like.new_tensor([_of_token(draft) for draft in drafts])
+    tokens = [torch.tensor([draft.token], device=_probs(draft).device) for draft in drafts]
+    return torch.cat(
+        [picked(_probs(draft), draft.ids, token).to(like) for draft, token in zip(drafts, tokens, strict=True)]
+    )
+
+
+def _of_token(draft: Draft) -> float:
+    """The probability that one was drawn with, on a CPU."""
+    probs = _probs(draft).detach().numpy()
+    if draft.ids is None:
+        return float(probs[draft.token])
+    ids = draft.ids.numpy()
+    column = int(ids.searchsorted(draft.token))
+    return float(probs[column]) if column < len(ids) and ids[column] == draft.token else 0.0
 
 
 def _in_columns(draft: Draft, target: LogProbs, at: int) -> Tensor:

@@ -221,7 +221,8 @@ def distributions(items: Sequence[Unshaped]) -> list[LogProbs | CospecError | No
     distribution; an error where a transform raised it.
     """
     shaped = _shaped(items)
-    counts = iter(_num_distributions([log_p for log_p in shaped if isinstance(log_p, LogProbs)]))
+    known = [(item, log_p) for item, log_p in zip(items, shaped, strict=True) if isinstance(log_p, LogProbs)]
+    counts = iter(_num_distributions([_telling(item, log_p) for item, log_p in known]))
     return [log_p if isinstance(log_p, CospecError) else _first(log_p, next(counts)) for log_p in shaped]
 
 
@@ -262,6 +263,16 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
         for i, part in zip(same, parted(log_probs.values, [len(items[i].log_probs) for i in same]), strict=True):
             shaped[i] = LogProbs(part)
     return shaped
+
+
+def _telling(item: Unshaped, log_p: LogProbs) -> LogProbs:
+    """Rows whose maxima are finite where those of log_p are. What a transform has normalised is NaN throughout or
+    nowhere, so that one probability tells."""
+    params = item.sheet.params
+    is_unchanged = params.is_identity and not item.are_logits
+    if log_p.ids is None and (params.temperature == 0 or is_unchanged):
+        return log_p
+    return LogProbs(log_p.values[:, :1].exp())
 
 
 def _num_distributions(rows: Sequence[LogProbs]) -> list[int]:
