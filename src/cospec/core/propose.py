@@ -1,7 +1,7 @@
 """Drafting: the token at a sheet's frontier, from a lane's bonus row."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ def propose(proposals: Sequence[Proposal]) -> list[CospecError | None]:
     drafting: dict[bool, dict[int, LogProbs]] = {False: {}, True: {}}
     log_qs = distributions(
         [
-            Unshaped(sheet, sheet.frontier, row, [lane], are_logits=True)
+            # Where nothing shapes them, draws need logits alone: their softmax is that of log-probabilities.
+            Unshaped(sheet, sheet.frontier, row, [lane], are_logits=not _is_drawn_as_it_is(sheet))
             for (sheet, lane), row in zip(proposals, rows, strict=True)
         ]
     )
@@ -69,20 +70,25 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
     the transforms, of one position each."""
     tokens: list[int] = [0] * len(proposals)
     probs: list[Tensor | None] = [None] * len(proposals)
+    known: dict[int, float] = {}
     for same in by_place(log_qs):
         rows = probabilities(joined([log_qs[i].values for i in same]))
         sheets = [proposals[i][0] for i in same]
         drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])[:, 0]
         for i, row, token in zip(same, rows, log_qs[same[0]].tokens(drawn).tolist(), strict=True):
             tokens[i], probs[i] = token, row
-    return _drafts(proposals, tokens, probs, [log_q.ids_at(0) for log_q in log_qs], own)
+        if all(map(_is_drawn_as_it_is, sheets)) and any(sheet.schedule.reads_confidence for sheet in sheets):
+            known |= zip(same, rows.gather(1, drawn[:, None])[:, 0].tolist(), strict=True)
+    ids = [log_q.ids_at(0) for log_q in log_qs]
+    return _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
 
 
 def _draft_coupled(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequence[LogProbs]) -> list[Draft]:
     """The same by the noise that settles the position."""
     items = [(sheet, sheet.frontier, log_q) for (sheet, _), log_q in zip(proposals, log_qs, strict=True)]
     nothing = [None] * len(proposals)
-    return _drafts(proposals, [token for (token,) in noisy_argmax(items)], nothing, nothing, own)
+    tokens = [token for (token,) in noisy_argmax(items)]
+    return _drafts(proposals, tokens, nothing, nothing, _confidences(proposals, tokens, own, {}))
 
 
 def _drafts(
@@ -90,21 +96,29 @@ def _drafts(
     tokens: Sequence[int],
     probs: Sequence[Tensor | None],
     ids: Sequence[Tensor | None],
-    own: Sequence[Tensor],
+    confidences: Sequence[float | None],
 ) -> list[Draft]:
-    rows = zip(proposals, tokens, probs, ids, _confidences(proposals, tokens, own), strict=True)
+    rows = zip(proposals, tokens, probs, ids, confidences, strict=True)
     return [
         Draft(token, lane, row, place=len(sheet.drafts), confidence=confidence, ids=columns)
         for (sheet, lane), token, row, columns, confidence in rows
     ]
 
 
-def _confidences(proposals: Sequence[Proposal], tokens: Sequence[int], own: Sequence[Tensor]) -> list[float | None]:
-    """The lanes' own probabilities of the tokens, where they are read."""
-    confidences: list[float | None] = [None] * len(proposals)
+def _is_drawn_as_it_is(sheet: Sheet) -> bool:
+    """Whether drafts are drawn from a lane's own distribution."""
+    return sheet.params.is_identity and not sheet.is_coupled
+
+
+def _confidences(
+    proposals: Sequence[Proposal], tokens: Sequence[int], own: Sequence[Tensor], known: Mapping[int, float]
+) -> list[float | None]:
+    """The lanes' own probabilities of the tokens, where they are read. known: of some, from what they were drawn."""
     read = [i for i, (sheet, _) in enumerate(proposals) if sheet.schedule.reads_confidence]
-    for places in by_place([LogProbs(own[i]) for i in read]):
-        same = [read[place] for place in places]
+    confidences: list[float | None] = [known.get(i) if i in read else None for i in range(len(proposals))]
+    unknown = [i for i in read if i not in known]
+    for places in by_place([LogProbs(own[i]) for i in unknown]):
+        same = [unknown[place] for place in places]
         log_own = torch.log_softmax(joined([own[i] for i in same]), dim=-1)
         for i, log_p in zip(same, LogProbs(log_own).at([tokens[i] for i in same]).tolist(), strict=True):
             confidences[i] = math.exp(log_p)

@@ -185,7 +185,7 @@ class Unshaped:
     """Log-probabilities [positions, vocab] for positions from `start` on, before the transforms.
 
     lanes: those whose rows they were made from, all members' together or one. are_logits: whether they are one lane's
-    rows as they are, so that each position is normalised up to a constant.
+    rows as they are, so that each position is normalised up to a constant, which what reads them must not depend on.
     """
 
     sheet: Sheet
