@@ -178,11 +178,14 @@ def test_auto_is_never_slower_than_plain_by_more_than_trials_may_lose(member, dr
 
 
 def test_a_drafter_that_is_tried_again_and_again_costs_what_trials_may_lose(monkeypatch):
-    """Every second window is to try one that is as slow as a member and never right."""
+    """Every second window is to try one that is as slow as a member and never right. Of one text in a hundred a trial's
+    first block is luckier than the drafter is, which the mean of several forgives."""
     monkeypatch.setattr("cospec.schedule.auto.WINDOWS_AN_EXPLORATION", 2)
-    costs, length = (0.02, 0.0005), 600
-    ensemble = ensemble_of({"a": alone(LIKE_A, *costs)}, Mixture([1.0]), proposer=alone(HOPELESS, *costs))
-    taken = seconds_of(ensemble, length)
-    plain = seconds_of(ensemble.with_plan(schedule="plain"), length)
+    costs, length, num_texts = (0.02, 0.0005), 600, 5
+    taken = plain = 0.0
+    for _ in range(num_texts):
+        ensemble = ensemble_of({"a": alone(LIKE_A, *costs)}, Mixture([1.0]), proposer=alone(HOPELESS, *costs))
+        taken += seconds_of(ensemble, length)
+        plain += seconds_of(ensemble.with_plan(schedule="plain"), length)
     # One cycle is a few drafts and the pass that rejects them.
-    assert taken <= plain * (1 + SHARE + 0.01 + FIRST_TOKENS / length) + 6 * sum(costs)
+    assert taken <= plain * (1 + SHARE + 0.01 + FIRST_TOKENS / length) + num_texts * 6 * sum(costs)
