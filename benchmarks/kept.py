@@ -46,6 +46,7 @@ from cospec.errors import CospecError
 from cospec.prompts import Prompt
 from cospec.runner import Feed, Runner
 from cospec.runner.lookup import LookupRunner
+from cospec.study.exactness import first_difference
 
 GAMMAS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 # What is kept is compared with new drafts, rejection by rejection, in blocks of this length.
@@ -74,7 +75,7 @@ class Slots:
 
     def rows(self, text: Text, first: int) -> Tensor:
         """Logits for positions first .. len(text), given the text before each, [runners, positions, vocab]."""
-        shared = min(first - 1, _num_equal(text, self._text))
+        shared = min(first - 1, first_difference(text, self._text))
         self._text = text
         answers = []
         for runner, slot, prompt in self._lanes:
@@ -223,8 +224,8 @@ def simulated(way: Way, gamma: int, decoding: Decoding, num_tokens: int) -> tupl
         block, passes = drafted(way.use, gamma, settled, kept, decoding.proposer, position - fed)
         branches = [block, kept] if kept and way.use == "both" else [block]
         verified = [(branch, decoding.target.along((*settled, *branch), position)) for branch in branches]
-        best, tokens = max(verified, key=lambda pair: _num_equal(*pair))
-        num_accepted = _num_equal(best, tokens)
+        best, tokens = max(verified, key=lambda pair: first_difference(*pair))
+        num_accepted = first_difference(best, tokens)
         rounds.append(Round(sum(map(len, branches)), num_accepted, tuple(passes)))
         kept = []
         if num_accepted < len(best):
@@ -232,7 +233,7 @@ def simulated(way: Way, gamma: int, decoding: Decoding, num_tokens: int) -> tupl
             kept = rejections[-1].kept(way.keeping) if way.keeping else []
         if passes:
             # The last draft is not fed.
-            fed = position + min(_num_equal(block, decoding.text[position:]), len(block) - 1)
+            fed = position + min(first_difference(block, decoding.text[position:]), len(block) - 1)
         position += num_accepted + 1
     return rounds, rejections
 
@@ -255,13 +256,8 @@ def drafted(
         return block, []
     if kept and use == "checked":
         num_checked = min(len(kept), gamma - 1)
-        return block, [behind + num_checked] + [1] * (gamma - 1 - _num_equal(kept[:num_checked], block))
+        return block, [behind + num_checked] + [1] * (gamma - 1 - first_difference(kept[:num_checked], block))
     return block, [behind + len(block) - new] + [1] * (new - 1)
-
-
-def _num_equal(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences share from the first on."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def decoded(ensemble: Ensemble, prompt: Prompt, temperature: float, num_tokens: int, seed: int) -> Decoding:
@@ -345,15 +341,15 @@ def compared(decodings: Sequence[Decoding], num_tokens: int) -> dict[str, Any]:
             start = rejected.start + rejected.num_accepted + 1
             follows = each.text[start:]
             new = each.proposer.draft(each.text[:start], start, COMPARED)
-            count("new, matching", _num_equal(new, follows))
-            count("new, first matches", bool(_num_equal(new, follows)))
+            count("new, matching", first_difference(new, follows))
+            count("new, first matches", bool(first_difference(new, follows)))
             for keeping in KEEPING:
                 kept = rejected.kept(keeping)
                 count(f"{keeping}, drafts", len(kept))
-                count(f"{keeping}, matching", _num_equal(kept, follows))
-                count(f"{keeping}, agreeing with new", _num_equal(kept, new))
+                count(f"{keeping}, matching", first_difference(kept, follows))
+                count(f"{keeping}, agreeing with new", first_difference(kept, new))
                 if kept:
-                    count(f"{keeping}, first matches", bool(_num_equal(kept, follows)))
+                    count(f"{keeping}, first matches", bool(first_difference(kept, follows)))
                     count(f"{keeping}, probability of first", each.target.probability(each.text[:start], kept[0]))
     return {"rejections": len(counts.get("new, matching", ())), **{k: statistics.mean(v) for k, v in counts.items()}}
 

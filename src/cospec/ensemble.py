@@ -133,8 +133,11 @@ class Ensemble:
         servers = [id(server_of(runner)) for runner in self.runners]
         self._servers = tuple(map(servers.index, servers))
         self._runs = tuple(lane for lane, runner in enumerate(self.runners) if proposes_runs(runner))
-        told = {lane: told_acceptance(runner) for lane, runner in enumerate(self.runners) if lane >= num_members}
-        self._told = {lane: acceptance for lane, acceptance in told.items() if acceptance is not None}
+        self._told = {
+            lane: told
+            for lane, runner in enumerate(self.runners[num_members:], num_members)
+            if (told := told_acceptance(runner)) is not None
+        }
         self._renderers = [
             Renderer(name=name, member=source, tokenizer=runner.tokenizer or self.tokenizer, common=self.tokenizer)
             for name, source, runner in zip(self.names, self.sources, self.runners, strict=True)

@@ -78,7 +78,8 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
         for i, row, token in zip(same, rows, log_qs[same[0]].tokens(drawn).tolist(), strict=True):
             tokens[i], probs[i] = token, row
         if all(map(_is_drawn_as_it_is, sheets)) and any(sheet.schedule.reads_confidence for sheet in sheets):
-            known |= zip(same, rows.gather(1, drawn[:, None])[:, 0].tolist(), strict=True)
+            drawn_with = zip(same, sheets, rows.gather(1, drawn[:, None])[:, 0].tolist(), strict=True)
+            known |= {i: prob for i, sheet, prob in drawn_with if sheet.schedule.reads_confidence}
     ids = [log_q.ids_at(0) for log_q in log_qs]
     return _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
 
@@ -114,9 +115,8 @@ def _confidences(
     proposals: Sequence[Proposal], tokens: Sequence[int], own: Sequence[Tensor], known: Mapping[int, float]
 ) -> list[float | None]:
     """The lanes' own probabilities of the tokens, where they are read. known: of some, from what they were drawn."""
-    read = [i for i, (sheet, _) in enumerate(proposals) if sheet.schedule.reads_confidence]
-    confidences: list[float | None] = [known.get(i) if i in read else None for i in range(len(proposals))]
-    unknown = [i for i in read if i not in known]
+    confidences: list[float | None] = [known.get(i) for i in range(len(proposals))]
+    unknown = [i for i, (sheet, _) in enumerate(proposals) if sheet.schedule.reads_confidence and i not in known]
     for places in by_place([LogProbs(own[i]) for i in unknown]):
         same = [unknown[place] for place in places]
         log_own = torch.log_softmax(joined([own[i] for i in same]), dim=-1)

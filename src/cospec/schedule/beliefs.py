@@ -243,11 +243,10 @@ class Beliefs:
     def _correction(self, plan: str, usual: float) -> float:
         """log of the expected seconds over theory's: by the plan's windows at this batch size, its others, and all
         plans'."""
-        here = self._corrections.get((plan, self.bucket))
+        here = self._corrections.get((plan, self.bucket), Average(WINDOW_RATE))
         own = [average for (other, _), average in self._corrections.items() if other == plan and average is not here]
         elsewhere = min(sum(average.count for average in own), WINDOWS_ELSEWHERE)
-        parts = [(_log_mean(own), elsewhere), (usual, WINDOWS_OF_OTHERS)]
-        parts += [] if here is None else [(_log_mean([here]), here.count)]
+        parts = ((_log_mean([here]), here.count), (_log_mean(own), elsewhere), (usual, WINDOWS_OF_OTHERS))
         return sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
 
     def _usual_correction(self) -> float:
