@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from cospec import Arithmetic, DoesNotFit, Ensemble, Member, ModelNotFound, SamplingParams, UnsupportedModel
 from cospec.members import shared_runners
 from cospec.runner import Feed, LoadOptions, Runner
-from cospec.runner.hf import HfRunner, load, storages
+from cospec.runner.hf import HfRunner, load, packing, storages
+from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.load import load_whole
 from cospec.runner.pool import one_pool
@@ -74,7 +75,7 @@ def play(runners: list[Runner], models: list, rng: random.Random) -> None:
             texts[slot] += tokens
         for feed, rows, (slot, model) in zip(feeds, server.feed(feeds), fed, strict=True):
             wanted = plain(model, texts[slot], feed.rows)
-            torch.testing.assert_close(rows, wanted, atol=1e-4 * max(1.0, float(wanted.std())), rtol=0)
+            torch.testing.assert_close(rows, wanted, atol=5e-4 * max(1.0, float(wanted.std())), rtol=0)
 
 
 def loaded(*folders: Path, options: LoadOptions = CPU) -> list:
@@ -100,8 +101,17 @@ CONFIGS = st.fixed_dictionaries(
 def test_rows_are_those_of_the_model_that_peft_merges(base, tmp_path, one, other, seed):
     merged = [adapted(tmp_path / str(i), base, seed=seed + i, **config) for i, config in enumerate((one, other))]
     runners = loaded(base, tmp_path / "0", tmp_path / "1")
-    assert isinstance(runners[0].forward, FusedForward)
+    assert isinstance(runners[0].forward, FusedForward | CompiledForward)
     play(runners, [runners[0].model, *merged], random.Random(seed))
+
+
+def test_rows_are_those_without_a_compiled_pass_too(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "can_panel", lambda dtype: False)
+    merged = [adapted(tmp_path / str(i), base, seed=i, r=3 + 2 * i) for i in range(2)]
+    runners = loaded(base, tmp_path / "0", tmp_path / "1")
+    assert isinstance(runners[0].forward, FusedForward)
+    for seed in range(3):
+        play(runners, [runners[0].model, *merged], random.Random(seed))
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "mistral", "gemma2", "phi3", "gpt2", "gpt_neox", "opt", "smollm3"])

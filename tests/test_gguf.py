@@ -28,6 +28,7 @@ from cospec.runner import Feed, LoadOptions, memory
 from cospec.runner.fingerprint import fingerprint
 from cospec.runner.gguf import read_gguf_header
 from cospec.runner.hf import gguf, load, unpacked
+from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.fused import FusedForward
 
 from .gguf import tiny_for, write_gguf
@@ -65,7 +66,7 @@ def test_rows_are_those_of_the_weights_unpacked_and_saved(tmp_path, words, quant
     file = write_gguf(tmp_path / "tiny.gguf", tiny_for(words), words, quantization=quantization)
     theirs(file).save_pretrained(tmp_path / "unpacked")
     ours, plain = load(str(file), CPU), load(str(tmp_path / "unpacked"), CPU)
-    assert isinstance(ours._forward, FusedForward)
+    assert isinstance(ours._forward, FusedForward | CompiledForward)
     assert torch.equal(rows(ours), rows(plain))
 
 

@@ -16,12 +16,15 @@ from torch.nn import Linear
 from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
 from cospec.runner import Feed, Slot
 from cospec.runner.hf import HfRunner, LoadOptions, check_supported, fused, load
+from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.fused import FusedForward, can_fuse
 from cospec.runner.hf.invariant import Sizes
 from cospec.runner.hf.joined import join, separate
 from cospec.runner.hf.layouts import Layout
 from cospec.runner.hf.load import load_whole
+from cospec.runner.hf.packing import packing
+from cospec.runner.hf.panels import PanelLinear, can_panel
 from cospec.runner.hf.prepacked import JoinedPart, PrepackedLinear, TransposedLinear, can_prepack
 from cospec.runner.hf.runner import _groups
 
@@ -146,7 +149,11 @@ def test_the_fused_forward_gives_the_logits_of_the_model_s_own(kind: str) -> Non
     book.feed((book.open(), words(rng, 300), 2))
 
 
-@pytest.mark.parametrize("kind", [None, PrepackedLinear, TransposedLinear], ids=["separate", "packed", "transposed"])
+@pytest.mark.parametrize(
+    "kind",
+    [None, PrepackedLinear, TransposedLinear, PanelLinear],
+    ids=["separate", "packed", "transposed", "panels"],
+)
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 def test_layers_that_read_the_same_are_joined_in_a_fused_forward(
     name: str, kind: type[PrepackedLinear] | None, monkeypatch: pytest.MonkeyPatch
@@ -154,14 +161,16 @@ def test_layers_that_read_the_same_are_joined_in_a_fused_forward(
     """Passes of fewer tokens are filled up then."""
     if kind is PrepackedLinear and not can_prepack(torch.float32):
         pytest.skip("this build of torch packs no weights")
+    if kind is PanelLinear and not can_panel(torch.float32):
+        pytest.skip("this machine keeps no weights in panels")
     model = tiny(name)
     first = model.model.layers[0].self_attn.q_proj.weight.clone()
     sizes = None
     if kind is not None:
         monkeypatch.setattr(fused, "fastest", lambda *_: Layout(kind, Sizes((3, 8))))
-        monkeypatch.setattr(fused, "can_prepack", lambda _: True)
+        monkeypatch.setattr(fused, "packing", lambda _: PrepackedLinear)
         monkeypatch.setattr(fused, "FEWEST_WEIGHTS", 1)
-        sizes = fused.join_products(model)
+        sizes = fused.join_products(model).sizes
     q_proj = model.model.layers[0].self_attn.q_proj
     assert isinstance(q_proj, Linear if kind is None else JoinedPart)
     assert torch.equal(q_proj.weight, first)
@@ -182,7 +191,7 @@ def test_joined_layers_become_layers_of_their_own_where_the_fused_forward_is_not
     ids = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
         expected = model(ids).logits
-        groups = [(layer, names) for layer in model.model.layers for names in fused._PRODUCTS.values()]
+        groups = [(layer, names) for layer in model.model.layers for names in fused.PRODUCTS.values()]
         join(groups, TransposedLinear)
         assert torch.allclose(model(ids).logits, expected, atol=1e-5)
         separate(model)
@@ -281,7 +290,7 @@ def test_a_plain_decoder_is_loaded_fused_unless_that_changes_its_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = str(saved(tmp_path / "llama"))
-    assert isinstance(load(folder, CPU)._forward, FusedForward)
+    assert isinstance(load(folder, CPU)._forward, FusedForward | CompiledForward)
     assert isinstance(load(str(saved(tmp_path / "gpt2", "gpt2")), CPU)._forward, ModelForward)
     # Some layers large enough to be packed, and some not.
     large = str(saved(tmp_path / "large", hidden_size=512, intermediate_size=768, num_hidden_layers=1))
@@ -289,9 +298,12 @@ def test_a_plain_decoder_is_loaded_fused_unless_that_changes_its_logits(
         runner = load(large, replace(CPU, dtype=dtype))
         modules = [*runner.model.modules()]
         # Which layout is the fastest is measured; all of them are kinds of this one.
-        assert any(isinstance(each, PrepackedLinear) for each in modules) == can_prepack(runner.dtype)
-        assert any(type(each) is Linear for each in modules)
-        assert isinstance(runner._forward, FusedForward)
+        assert any(isinstance(each, PrepackedLinear) for each in modules) == (packing(runner.dtype) is not None)
+        # A head of fewer bits gives float32, if it can.
+        assert any(type(each) is Linear for each in modules) == (
+            packing(runner.dtype) is not PanelLinear or dtype == "float32"
+        )
+        assert isinstance(runner._forward, FusedForward | CompiledForward)
     turned = fused.Rotations._compute
 
     def turned_the_other_way(self: fused.Rotations, length: int) -> None:
@@ -311,6 +323,7 @@ def test_the_fused_forward_that_was_tested_is_the_one_that_is_used(folder: Path,
         original(self, *args)
 
     monkeypatch.setattr(FusedForward, "__init__", counting)
+    monkeypatch.setattr(sys.modules[load_whole.__module__], "can_compile", lambda model: False)
     runner = load(str(folder), CPU)
     assert built == [runner._forward]
 
@@ -569,6 +582,7 @@ def test_half_precision_gives_rows_in_float32(dtype: str | torch.dtype, folder: 
 @pytest.mark.parametrize("is_native", [False, True])
 def test_a_type_that_the_cpu_does_not_multiply_in_is_told(is_native, folder: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(sys.modules[load_whole.__module__], "is_native", lambda dtype: is_native)
+    monkeypatch.setattr(sys.modules[packing.__module__], "can_panel", lambda dtype: False)
     load(str(folder), LoadOptions(device="cpu", dtype="bfloat16"))
     assert ["in bfloat16" in record.getMessage() for record in caplog.records] == ([] if is_native else [True])
 

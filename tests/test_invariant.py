@@ -14,7 +14,7 @@ from cospec.core.combine import Mixture
 from cospec.errors import InvalidEnsemble
 from cospec.identity import identity
 from cospec.runner import Feed, LoadOptions, toy
-from cospec.runner.hf import HfRunner, load, proof
+from cospec.runner.hf import HfRunner, load, packing, proof
 from cospec.runner.hf.adapted import AdaptedRunner
 from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.fused import FusedForward
@@ -42,6 +42,14 @@ MODELS = [
 ]
 LENGTH = 150
 PROMPTS = [[5, 9, 3], [7] * 40, [2, 4, 6, 8, 10, 12, 14], [11], [3] * 90, [8, 8], [1, 2, 3, 4], [90, 80, 70, 60, 50]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_compiled():
+    """Rows of compiled passes are functions of the tokens before them by themselves: see test_compiled.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "can_panel", lambda dtype: False)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cospec.machine import CACHE
-from cospec.runner.hf import LoadOptions, fused, layouts, load, prepacked
+from cospec.runner.hf import LoadOptions, fused, layouts, load, packing, prepacked
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.invariant import Sizes
 from cospec.runner.hf.layouts import SIZES, fastest
@@ -38,6 +38,9 @@ def measured(monkeypatch):
         return times[kind]
 
     monkeypatch.setattr(layouts, "_times", told)
+    # Panels, which are taken unmeasured where the CPU does not multiply in the type.
+    for module in (layouts, packing):
+        monkeypatch.setattr(module, "can_panel", lambda dtype: False)
     return times, asked
 
 

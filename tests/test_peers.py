@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cospec import Ensemble, SamplingParams
-from cospec.runner.hf import HfRunner, is_packed, prepacked, unpacked
+from cospec.runner.hf import HfRunner, is_packed, packing, prepacked, unpacked
 from cospec.study.peers import LOOKUP_TOKENS, PACKED, Models, bench_methods, generated, generating
 
 from .models import saved
@@ -20,7 +20,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
 def everything_is_large(monkeypatch):
     if not prepacked.can_prepack(torch.float32):
         pytest.skip("this build of torch packs no weights")
-    monkeypatch.setattr(prepacked, "FEWEST_WEIGHTS", 1)
+    monkeypatch.setattr(packing, "FEWEST_WEIGHTS", 1)
 
 
 def decoded(ensemble, params=GREEDY):

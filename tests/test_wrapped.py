@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from cospec import Ensemble, SamplingParams, UnsupportedModel
 from cospec.runner import Feed, LoadOptions
 from cospec.runner.hf import load, unpacked, wrapped
+from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.fused import FusedForward
 
 from .models import VOCAB, saved, tiny, tokenizer
@@ -89,7 +90,7 @@ def test_the_text_part_gives_the_wrappers_logits(tmp_path, kind):
     assert used == sum(p.numel() for p in whole.parameters()) - sum(
         p.numel() for part in seeing for p in part.parameters()
     )
-    assert isinstance(runner.forward, FusedForward) == (kind in ("mistral3", "smolvlm", "idefics3"))
+    assert isinstance(runner.forward, FusedForward | CompiledForward) == (kind in ("mistral3", "smolvlm", "idefics3"))
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "smolvlm"])

@@ -5,7 +5,7 @@ from .adapted import AdaptedRunner
 from .assemble import load, load_parts
 from .cache import cache_argument
 from .joined import separated
-from .prepacked import is_packed, unpacked
+from .packing import is_packed, unpacked
 from .runner import HfRunner
 from .support import check_supported
 from .weights import storages

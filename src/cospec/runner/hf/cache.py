@@ -10,6 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
@@ -46,6 +49,7 @@ class SlotCache(Cache):
     ) -> None:
         self.num_spare = num_spare
         self.num_growths = 0
+        self._addresses: tuple[int, NDArray[np.int64]] | None = None
         self.slot_layers = [SlotLayer(self) for _ in range(num_layers)]
         self.state_layers: dict[int, StateLayer] = defaultdict(StateLayer)
         self.ledger = StateLedger()
@@ -76,6 +80,14 @@ class SlotCache(Cache):
         for layer in self.slot_layers:
             if layer.is_initialized:
                 layer.reserve(num_slots, length)
+
+    def addresses(self) -> NDArray[np.int64]:
+        """[layers, 3]: of each attention layer the addresses of keys and of values, and the positions of a slot."""
+        if self._addresses is None or self._addresses[0] != self.num_growths:
+            assert all(each.keys.dtype == torch.float32 for each in self.slot_layers), "compiled passes keep float32"
+            found = [(each.keys.data_ptr(), each.values.data_ptr(), each.keys.shape[2]) for each in self.slot_layers]
+            self._addresses = self.num_growths, np.array(found)
+        return self._addresses[1]
 
     def clear(self, slot: int) -> None:
         """Zero a slot, whose last sequence may have overflowed: a masked NaN is still multiplied by 0."""
@@ -155,9 +167,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.lazy_initialization(key_states, value_states)
         batch = self._cache.batch
         self.reserve(batch.num_slots, batch.length)
-        batch.write(self.keys, key_states)
-        batch.write(self.values, value_states)
-        return batch.read(self.keys), batch.read(self.values)
+        # A compiled pass keeps float32, whatever the model's type.
+        batch.write(self.keys, key_states.to(self.keys.dtype))
+        batch.write(self.values, value_states.to(self.values.dtype))
+        return batch.read(self.keys).to(key_states.dtype), batch.read(self.values).to(value_states.dtype)
 
     def reserve(self, num_slots: int, length: int) -> None:
         """Grow to at least so many slots and positions. Both double, so that copies stay in proportion to the size."""

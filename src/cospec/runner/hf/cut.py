@@ -9,7 +9,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import UnsupportedModel
-from .prepacked import PrepackedLinear, prepack
+from .packing import prepack
+from .prepacked import PrepackedLinear
 
 
 def first_layers(model: PreTrainedModel, count: int) -> PreTrainedModel:

@@ -19,10 +19,12 @@ from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
 from .invariant import Sizes
 from .joined import join, product
-from .layouts import fastest
+from .layouts import Layout, fastest
 from .lowrank import LowRank, LowRanks, RowAdapters
 from .masks import Masks
-from .prepacked import FEWEST_WEIGHTS, PrepackedLinear, TransposedLinear, can_prepack
+from .packing import FEWEST_WEIGHTS, packing
+from .panels import PanelLinear
+from .prepacked import PrepackedLinear, TransposedLinear
 from .ragged import Ragged, Selection
 
 # Architectures whose layers are all: norm, attention with rotary positions, norm, gated MLP, each half with a residual.
@@ -32,7 +34,7 @@ _STATIC_ROTATIONS = ("default", "linear", "llama3", "yarn")
 _FIRST_POSITIONS = 256
 
 # A layer's products, by the modules whose outputs each gives side by side.
-_PRODUCTS = {
+PRODUCTS = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.o_proj",),
     "gate_and_up": ("mlp.gate_proj", "mlp.up_proj"),
@@ -50,31 +52,34 @@ def can_fuse(model: PreTrainedModel) -> bool:
     return is_supported and model.device.type == "cpu" and not is_hooked
 
 
-def join_products(model: PreTrainedModel, *, is_invariant: bool = False) -> Sizes:
-    """Join what each layer's products stand on, in the layout that is the fastest here; the numbers of tokens that
-    passes are best filled up to. is_invariant: the layout may not depend on a measurement."""
+def join_products(model: PreTrainedModel, *, is_invariant: bool = False) -> Layout:
+    """Join what each layer's products stand on, in the layout that is the fastest here, which is returned.
+
+    is_invariant: it may not depend on a measurement.
+    """
     layers = model.model.layers
-    linears = {name: layers[0].get_submodule(name) for names in _PRODUCTS.values() for name in names}
+    linears = {name: layers[0].get_submodule(name) for names in PRODUCTS.values() for name in names}
     if any(type(linear) is not nn.Linear for linear in linears.values()):
-        return Sizes(())
-    groups = [(layer, names) for layer in layers for names in _PRODUCTS.values()]
+        return Layout(None, Sizes(()))
+    groups = [(layer, names) for layer in layers for names in PRODUCTS.values()]
     is_small = all(linear.weight.numel() < FEWEST_WEIGHTS for linear in linears.values())
-    if is_small and (model.dtype == torch.float32 or not can_prepack(model.dtype)):
+    kind = packing(model.dtype)
+    if is_small and kind is not PanelLinear and (model.dtype == torch.float32 or kind is None):
         # They lie in a cache while they are measured, and not between the passes of a text: packed ones seem too fast.
-        join(groups, TransposedLinear)
-        return Sizes(())
-    if not can_prepack(model.dtype):
-        return Sizes(())
-    if is_invariant:
-        join(groups, PrepackedLinear)
-        return Sizes(())
+        kind = TransposedLinear
+    if kind is None:
+        return Layout(None, Sizes(()))
+    if is_invariant or kind is not PrepackedLinear:
+        join(groups, kind)
+        return Layout(kind, Sizes(()))
     shapes = tuple(
         (sum(linears[name].out_features for name in names), linears[names[0]].in_features)
-        for names in _PRODUCTS.values()
+        for names in PRODUCTS.values()
     )
     layout = fastest(shapes, len(layers), model.dtype)
-    join(groups, layout.kind)
-    return layout.sizes
+    if layout.kind is not None:
+        join(groups, layout.kind)
+    return layout
 
 
 class FusedForward:
@@ -98,21 +103,21 @@ class FusedForward:
         self._head: Linear = model.lm_head
         self._num_columns: int = model.lm_head.out_features
         # What adapters add to each layer's products, by their names in `FusedLayer.products`, and to the head's.
-        self._terms: list[Terms] = [{} for _ in self._layers]
-        self._head_term: LowRank | None = None
+        self.terms: list[Terms] = [{} for _ in self._layers]
+        self.head_term: LowRank | None = None
 
     def adapt(self, adapters: Sequence[Adapter]) -> None:
         """Take these adapters in place of others. All of their modules are the model's."""
         low_ranks = LowRanks(adapters)
-        self._head_term = low_ranks.of([(HEAD, self._num_columns)])
-        self._terms = []
+        self.head_term = low_ranks.of([(HEAD, self._num_columns)])
+        self.terms = []
         for index, layer in enumerate(self._layers):
             parts = {
                 name: [(f"model.layers.{index}.{module}", width) for module, width in own]
                 for name, own in layer.products.items()
             }
             terms = {name: low_ranks.of(own) for name, own in parts.items()}
-            self._terms.append({name: term for name, term in terms.items() if term is not None})
+            self.terms.append({name: term for name, term in terms.items() if term is not None})
 
     def part(self, model: PreTrainedModel) -> "FusedForward":
         """The pass of a model that is the first layers of this one, or has a smaller head: of the same weights."""
@@ -137,7 +142,7 @@ class FusedForward:
         if ragged.blocks is None:
             whole = {kind: repeated(own, self._share) for kind, own in masks.items()}
         for layer, layer_type, stored, terms in zip(
-            self._layers, self._masks.layer_types, cache.slot_layers, self._terms, strict=True
+            self._layers, self._masks.layer_types, cache.slot_layers, self.terms, strict=True
         ):
             selected = Selection.last(num_logits, ragged) if layer is self._layers[-1] else None
             adapters = all_tokens if selected is None else TokenAdapters.of(batch.adapters, ragged, selected)
@@ -146,8 +151,8 @@ class FusedForward:
             hidden = layer(hidden, inputs)
         hidden = self._norm(hidden)
         logits = self._head(hidden)
-        if self._head_term is not None and adapters is not None:
-            logits = self._head_term(hidden, logits, adapters.selected)
+        if self.head_term is not None and adapters is not None:
+            logits = self.head_term(hidden, logits, adapters.selected)
         return logits[: sum(num_logits)]
 
 
@@ -161,9 +166,14 @@ class Rotations:
 
     def at(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines at positions [tokens] below `length`, [tokens, 1, dim] each."""
+        cos, sin = self.tables(length)
+        return cos[positions], sin[positions]
+
+    def tables(self, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines at all positions below `length` and some more, [positions, 1, dim] each."""
         if length > self._cos.shape[0]:
             self._compute(2 * length)
-        return self._cos[positions], self._sin[positions]
+        return self._cos, self._sin
 
     def _compute(self, length: int) -> None:
         # In blocks of fixed positions: a position's angles do not depend on how many there are.
@@ -172,7 +182,7 @@ class Rotations:
         cos, sin = (torch.cat(parts, dim=1) for parts in zip(*angles, strict=True))
         first, second = sin[0, :, None].chunk(2, dim=-1)
         # rotate_half(x) * sin = roll(x) * (-sin of the first half, sin of the second).
-        self._cos, self._sin = cos[0, :, None], torch.cat((-first, second), dim=-1)
+        self._cos, self._sin = cos[0, :, None].contiguous(), torch.cat((-first, second), dim=-1)
 
 
 class TokenAdapters(NamedTuple):
@@ -245,7 +255,7 @@ class FusedLayer:
         self._activation: Callable[[Tensor], Tensor] = mlp.act_fn
         self.products = {
             name: [(module, int(layer.get_submodule(module).out_features)) for module in modules]
-            for name, modules in _PRODUCTS.items()
+            for name, modules in PRODUCTS.items()
         }
 
     def __call__(self, hidden: Tensor, inputs: LayerInputs) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .prepacked import JoinedPart, PrepackedLinear, Replaced, shared_copy
+from .packing import Replaced, shared_copy
+from .prepacked import JoinedPart, PrepackedLinear
 
 
 def join(groups: Sequence[tuple[nn.Module, Sequence[str]]], kind: type[PrepackedLinear]) -> None:
@@ -52,8 +53,14 @@ def separated(model: PreTrainedModel) -> PreTrainedModel:
 
 def product(linears: Sequence[Any]) -> Callable[[Tensor], Tensor]:
     """One function that gives the layers' outputs for the same input, side by side."""
-    wholes = [linear.whole if isinstance(linear, JoinedPart) else linear for linear in linears]
-    if all(whole is wholes[0] for whole in wholes):
+    whole = whole_of(linears)
+    if whole is not None:
         # `forward` is taken, since a module's call looks for hooks.
-        return wholes[0].forward if isinstance(wholes[0], PrepackedLinear) else wholes[0]
+        return whole.forward if isinstance(whole, PrepackedLinear) else whole
     return lambda x: torch.cat([linear(x) for linear in linears], dim=-1)
+
+
+def whole_of(linears: Sequence[Any]) -> Any:
+    """The one layer that gives all of these layers' outputs side by side; None where there is none."""
+    wholes = [linear.whole if isinstance(linear, JoinedPart) else linear for linear in linears]
+    return wholes[0] if all(whole is wholes[0] for whole in wholes) else None

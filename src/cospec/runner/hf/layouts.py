@@ -21,9 +21,10 @@ from ...machine import cache_folder, described
 from ...resume import digest
 from ...storage import keep, to_json
 from .invariant import Sizes
+from .panels import PanelLinear, can_panel
 from .prepacked import PrepackedLinear, TransposedLinear
 
-FORMAT = 2
+FORMAT = 3
 # Fewer tokens than the last of these may be filled up.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
 # A layout is judged by so many passes of a token for one that checks so many.
@@ -33,7 +34,11 @@ LEAST_GAIN = 0.05
 # Weights measured together: more than a cache holds, as those of a large model are.
 MOST_BYTES = 2**26
 ROUNDS = 5
-_KINDS: dict[str, type[PrepackedLinear]] = {"packed": PrepackedLinear, "transposed": TransposedLinear}
+_KINDS: dict[str, type[PrepackedLinear]] = {
+    "packed": PrepackedLinear,
+    "transposed": TransposedLinear,
+    "panels": PanelLinear,
+}
 
 Shapes = tuple[tuple[int, int], ...]
 """[out, in] of each of a layer's products."""
@@ -41,20 +46,22 @@ Shapes = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """kind: of the products. sizes: the numbers of tokens that passes are filled up to."""
+    """kind: of the products, None for those of torch. sizes: the numbers of tokens that passes are filled up to."""
 
-    kind: type[PrepackedLinear]
+    kind: type[PrepackedLinear] | None
     sizes: Sizes
 
 
 @cache
 def fastest(shapes: Shapes, num_layers: int, dtype: torch.dtype) -> Layout:
     """The layout for a decoder of so many layers; `can_prepack` its type."""
+    names = [name for name, kind in _KINDS.items() if kind is not PanelLinear or can_panel(dtype)]
     binding = {
         "format": FORMAT,
         "torch": torch.__version__,
         "machine": described(),
         "dtype": str(dtype),
+        "kinds": names,
         "layers": num_layers,
         "shapes": [[*shape] for shape in shapes],
     }
@@ -65,7 +72,7 @@ def fastest(shapes: Shapes, num_layers: int, dtype: torch.dtype) -> Layout:
             kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             if kept["binding"] == binding:
                 return Layout(_KINDS[kept["kind"]], Sizes((*map(int, kept["sizes"]),)))
-    times = {name: _times(_products(kind, shapes, num_layers, dtype)) for name, kind in _KINDS.items()}
+    times = {name: _times(_products(_KINDS[name], shapes, num_layers, dtype)) for name in names}
     name = min(times, key=lambda name: _cost(times[name]))
     sizes = _worth_filling(times[name])
     if file is not None:

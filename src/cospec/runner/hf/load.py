@@ -23,13 +23,16 @@ from ..memory import check_memory, is_want_of_memory
 from ..options import LoadOptions, device_of, dtype_of, is_on_cuda, quantization_of
 from ..protocol import Feed
 from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
+from .compiled.forward import CompiledForward, can_compile
 from .forward import Forward, ModelForward
 from .fused import FusedForward, can_fuse, join_products
 from .gguf import read_gguf, read_gguf_tokenizer
 from .graphs import NUM_UNCAPTURED, Shapes
-from .invariant import Sizes
 from .joined import separate
-from .prepacked import is_native, prepack, widen_head
+from .layouts import Layout
+from .packing import packing, prepack, widen_head
+from .panels import PanelLinear
+from .prepacked import is_native
 from .proof import check_device, check_kind, prove
 from .quantised import check_quantisation
 from .resident import trim_heap
@@ -58,11 +61,13 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
         read = _read_file if path.is_file() else _read_folder
         weights, tokenizer = read(model, path, options)
         _warn_if_slow(model, weights)
-        if options.is_invariant:
-            widen_head(weights)
-        sizes = join_products(weights, is_invariant=options.is_invariant) if can_fuse(weights) else None
+        layout = join_products(weights, is_invariant=options.is_invariant) if can_fuse(weights) else None
+        kind = packing(weights.dtype) if layout is None else layout.kind
+        if options.is_invariant or kind is PanelLinear:
+            # Other kinds take two products for it.
+            widen_head(weights, kind)
         prepack(weights)
-        forward = _forward(model, weights, sizes)
+        forward = _forward(model, weights, layout)
         trim_heap()
         runner = HfRunner(weights, tokenizer, _shapes(model, weights, options), forward)
         if options.is_invariant:
@@ -105,7 +110,7 @@ def _read_file(name: str, file: Path, options: LoadOptions) -> tuple[PreTrainedM
 
 def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
     """Log where the CPU does not multiply in the model's type: each pass then converts all weights."""
-    if model.device.type == "cpu" and not is_native(model.dtype):
+    if model.device.type == "cpu" and not is_native(model.dtype) and packing(model.dtype) is None:
         dtype = str(model.dtype).removeprefix("torch.")
         logger.warning(
             "%s computes in %s, in which this CPU does not multiply: in float32 it would be several times as fast, "
@@ -115,19 +120,29 @@ def _warn_if_slow(name: str, model: PreTrainedModel) -> None:
         )
 
 
-def _forward(name: str, model: PreTrainedModel, sizes: Sizes | None) -> Forward:
-    """The fastest forward pass that gives the model's logits. sizes: of `join_products`, None for a model that cannot
+def _forward(name: str, model: PreTrainedModel, layout: Layout | None) -> Forward:
+    """The fastest forward pass that gives the model's logits. layout: of `join_products`, None for a model that cannot
     be fused. Raises UnsupportedModel if there is none."""
-    if sizes is not None:
+    if layout is not None:
         try:
-            forward = FusedForward(model, sizes)
+            forward = FusedForward(model, layout.sizes)
             if distance(model, forward) < tolerance(model):
-                return forward
+                return _compiled(name, model, forward)
         except Exception:  # weights may be of any type, and not all can be joined; the model's own pass is tested below
             logger.debug("%s cannot be fused", name, exc_info=True)
         separate(model)
     check_supported(name, model)
     return ModelForward(model)
+
+
+def _compiled(name: str, model: PreTrainedModel, fused: FusedForward) -> Forward:
+    """The fused pass in one call, where that gives the model's logits too."""
+    try:
+        if can_compile(model) and distance(model, forward := CompiledForward(model, fused)) < tolerance(model):
+            return forward
+    except Exception:  # of numba or the machine; the fused pass remains
+        logger.debug("%s cannot be compiled", name, exc_info=True)
+    return fused
 
 
 def _shapes(name: str, model: PreTrainedModel, options: LoadOptions) -> Shapes:

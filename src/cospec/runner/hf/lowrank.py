@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .adapter import Adapter, Factors
-from .prepacked import PrepackedLinear, can_prepack
+from .packing import packing
 
 
 class RowAdapters:
@@ -75,6 +75,7 @@ class LowRank:
     def __init__(self, down: Tensor, up: Tensor, spans: Sequence[slice], table: Tensor) -> None:
         self.down, self.up = down, up
         self._table = table
+        self.spans = spans
         self._own = [Factors(down[:, span], up[span]) for span in spans]
         self._products: dict[int, tuple[Product, Product]] = {}
 
@@ -100,9 +101,9 @@ class LowRank:
         """An adapter's two products. Of plain weights as small as these, kernels are chosen by the number of rows."""
         if number not in self._products:
             own = self._own[number - 1]
-            if can_prepack(own.up.dtype):
-                packed = PrepackedLinear(own.down.t(), None), PrepackedLinear(own.up.t(), None)
-                self._products[number] = packed[0].forward, packed[1].forward
+            kind = packing(own.up.dtype)
+            if kind is not None:
+                self._products[number] = kind(own.down.t(), None).forward, kind(own.up.t(), None).forward
             else:
                 self._products[number] = partial(torch.matmul, other=own.down), partial(torch.matmul, other=own.up)
         return self._products[number]

@@ -36,6 +36,11 @@ class Masks:
         self._dtype = dtype
         self._may_omit = may_omit
 
+    @property
+    def windows(self) -> list[int | None]:
+        """Of each layer how many tokens it attends to at most; None for all."""
+        return [self._windows.get(layer_type) for layer_type in self.layer_types]
+
     def of(self, batch: ForwardBatch) -> Mapping[str, Tensor | None]:
         """For each layer type a mask [rows, 1, width, length], or None where attention needs none; nothing for a model
         without attention."""

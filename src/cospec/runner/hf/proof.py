@@ -20,7 +20,7 @@ from .flat import attend_by_layout
 from .forward import Forward, ModelForward
 from .invariant import LAST_CHUNK, Blocks, chunk_end
 from .masks import RECURRENT
-from .prepacked import prepack
+from .packing import prepack
 from .runner import HfRunner
 from .support import distance, tolerance
 from .updates import has_state

@@ -1,0 +1,459 @@
+"""A Llama-like decoder's forward pass as one compiled function, called once: between the products of a small model
+Python and dispatch take longer than the products.
+
+Each step is shared among the threads, which wait for each other behind it. Every number that a token gives is computed
+in the same order whatever tokens are beside it, so that its bits are a function of the tokens before it alone.
+"""
+
+import math
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np.unsafe.ndarray import to_fixed_tuple
+
+from .pool import SOURCES, barrier, compiled, inlined, num_threads, run, thread
+from .tiles import columns_of, product
+
+# Sums may be taken in any order that the loop's length decides; NaN stays.
+_SUMMED = {"reassoc", "contract", "nsz"}
+# 2^f for f in (-1, 0], from f^0 on, to 8e-8. Nothing below 2^-126, the least normal number, is told from 0.
+_C0, _C1, _C2, _C3, _C4, _C5 = map(
+    np.float32, (0.9999999251, 0.6931422525, 0.2401721889, 0.05527972159, 0.00918861064, 9.387879139e-4)
+)
+_LOWEST, _BIAS, _MANTISSA, _LOG2_E = np.float32(-126), np.int32(127), np.int32(23), np.float32(math.log2(math.e))
+_ONE = np.float32(1)
+# Gates that a thread takes at once.
+_AT_ONCE = 512
+
+
+class PassArguments(NamedTuple):
+    """Arguments of a pass: numbers, and addresses. All rows are of float32, all ids of int64.
+
+    layers: of `LayerArguments`. floats: the scale of scores, the epsilon of a layer's norms, that of heads' norms.
+    norm: the last norm's weights. inner: gates of a token. cache: of each layer the addresses of keys and of values,
+    [slots, kv_heads, positions, head_dim], and how many positions those are. chosen: [num_chosen], ascending: the
+    tokens whose outputs are wanted. hidden: [tokens, hidden_width], of which dim are used. positions, slots: [tokens].
+    cos, sin: [positions, head_dim], see `Rotations`.
+
+    adapters: [tokens], the number of each token's, 0 for none. terms: of each layer those of each product; 0 where no
+    token has an adapter.
+
+    The others are room: normed [tokens, dim], in which the last norm's outputs of the chosen tokens stand in the end,
+    qkv [tokens, qkv_width], attended [tokens, heads * head_dim], gates [tokens, gates_width], own [threads, own_width]
+    for scores and for sums of low rank.
+    """
+
+    layers: int
+    num_layers: int
+    floats: int
+    norm: int
+    hidden_width: int
+    qkv_width: int
+    gates_width: int
+    dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inner: int
+    cache: int
+    num_tokens: int
+    num_chosen: int
+    hidden: int
+    positions: int
+    slots: int
+    chosen: int
+    adapters: int
+    terms: int
+    cos: int
+    sin: int
+    normed: int
+    qkv: int
+    attended: int
+    gates: int
+    own: int
+    own_width: int
+
+
+class LayerArguments(NamedTuple):
+    """Arguments of a layer. Of each product: the addresses of weights and bias.
+
+    before_attention, before_mlp: the addresses of norms' weights; head_norm: [heads + kv_heads, head_dim], 0 for none.
+    out_bias, down_bias: 0 for none. window: tokens that are attended to at most, 0 for all.
+    """
+
+    before_attention: int
+    qkv: int
+    qkv_bias: int
+    head_norm: int
+    window: int
+    out: int
+    out_bias: int
+    before_mlp: int
+    gates: int
+    gates_bias: int
+    down: int
+    down_bias: int
+
+
+class LayerCache(NamedTuple):
+    """Where a layer's keys and values stand."""
+
+    keys: int
+    values: int
+    positions: int
+
+
+class Term(NamedTuple):
+    """What adapters add to a product, see `LowRank`: down [inputs, ranks], up [ranks, outputs], and each adapter's own
+    ranks, spans [adapters + 1, 2], from the first to behind the last. ranks: 0 where they add nothing."""
+
+    down: int
+    up: int
+    spans: int
+    ranks: int
+    outputs: int
+
+
+NUM_ARGUMENTS, NUM_OF_LAYER, NUM_OF_CACHE, NUM_OF_TERM = (
+    len(kind._fields) for kind in (PassArguments, LayerArguments, LayerCache, Term)
+)
+# Products of a layer, in this order.
+QKV, OUT, GATES, DOWN = range(4)
+NUM_PRODUCTS = 4
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(_: Any, address: Any) -> Any:
+    """An address as a pointer to float32."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(address), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer_to_ids(_: Any, address: Any) -> Any:
+    """An address as a pointer to int64."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.int64)(address), codegen
+
+
+@inlined()
+def _floats(address: int, count: int) -> Any:
+    """So many float32 at an address."""
+    return numba.carray(_pointer(address), (count,))
+
+
+@inlined()
+def _rows(address: int, count: int, dim: int) -> Any:
+    """So many rows of float32, [count, dim]."""
+    return numba.carray(_pointer(address), (count, dim))
+
+
+@inlined()
+def _ids(address: int, count: int) -> Any:
+    """So many int64 at an address."""
+    return numba.carray(_pointer_to_ids(address), (count,))
+
+
+@inlined()
+def _group(address: int, index: int, size: int) -> Any:
+    """One of groups of so many int64."""
+    return _ids(address + 8 * index * size, size)
+
+
+@inlined(fastmath={"contract"})
+def _exp(x: Any) -> Any:
+    """exp of a float32 up to 0, to 3e-7 of it."""
+    power = x * _LOG2_E
+    power = _LOWEST if power < _LOWEST else power
+    whole = np.int32(power)
+    rest = power - np.float32(whole)
+    of_rest = ((((_C5 * rest + _C4) * rest + _C3) * rest + _C2) * rest + _C1) * rest + _C0
+    return of_rest * np.int32((whole + _BIAS) << _MANTISSA).view(np.float32)
+
+
+@inlined(fastmath=_SUMMED)
+def _normed(x: Any, weight: Any, eps: Any, out: Any) -> None:
+    """out = x / sqrt(mean of x^2 + eps) * weight, [dim] each."""
+    total = np.float32(0)
+    for value in x:
+        total += value * value
+    scale = _ONE / np.sqrt(total / np.float32(len(x)) + eps)
+    for at in range(len(x)):
+        out[at] = x[at] * scale * weight[at]
+
+
+@inlined()
+def _share(count: int) -> Any:
+    """This thread's share of so many."""
+    own, threads = thread(), num_threads()
+    return count * own // threads, count * (own + 1) // threads
+
+
+@inlined()
+def _own(args: Any) -> Any:
+    """This thread's own room."""
+    return _floats(args.own + 4 * args.own_width * thread(), args.own_width)
+
+
+@inlined()
+def _norm_rows(args: Any, weight: int, rows: int) -> None:
+    """This thread's share of the first rows of `hidden`, into `normed`."""
+    eps, of_norm = _floats(args.floats, 3)[1], _floats(weight, args.dim)
+    first, stop = _share(rows)
+    for row in range(first, stop):
+        x = _floats(args.hidden + 4 * args.hidden_width * row, args.dim)
+        _normed(x, of_norm, eps, _floats(args.normed + 4 * args.dim * row, args.dim))
+
+
+@inlined(fastmath={"contract"})
+def _rotated(x: Any, cos: Any, sin: Any) -> None:
+    """x [dim] in place: x * cos + roll(x) * sin, by half of its length."""
+    half = len(x) // 2
+    for at in range(half):
+        first, second = x[at], x[at + half]
+        x[at] = first * cos[at] + second * sin[at]
+        x[at + half] = second * cos[at + half] + first * sin[at + half]
+
+
+@inlined()
+def _offset(args: Any, cache: Any, slot: int, head: int, position: int) -> Any:
+    """Bytes in front of a position's keys, and of its values."""
+    return 4 * args.head_dim * ((slot * args.kv_heads + head) * cache.positions + position)
+
+
+@inlined()
+def _place_heads(args: Any, layer: Any, cache: Any) -> None:
+    """This thread's share of queries and keys rotated in place, and of keys and values put into the cache."""
+    dim, eps = args.head_dim, _floats(args.floats, 3)[2]
+    num_rotated = args.heads + args.kv_heads
+    num_heads = num_rotated + args.kv_heads
+    positions, slots = _ids(args.positions, args.num_tokens), _ids(args.slots, args.num_tokens)
+    first, stop = _share(args.num_tokens * num_heads)
+    for item in range(first, stop):
+        row, head = item // num_heads, item % num_heads
+        x, position = _floats(args.qkv + 4 * (args.qkv_width * row + dim * head), dim), positions[row]
+        if head < num_rotated:
+            if layer.head_norm != 0:
+                _normed(x, _floats(layer.head_norm + 4 * dim * head, dim), eps, x)
+            _rotated(x, _floats(args.cos + 4 * dim * position, dim), _floats(args.sin + 4 * dim * position, dim))
+        if head >= args.heads:
+            stored = cache.keys if head < num_rotated else cache.values
+            group = (head - args.heads) % args.kv_heads
+            kept = _floats(stored + _offset(args, cache, slots[row], group, position), dim)
+            for at in range(dim):
+                kept[at] = x[at]
+
+
+@inlined(fastmath=_SUMMED)
+def _scores_of(query: Any, keys: Any, scale: Any, scores: Any) -> Any:
+    """scores [n] = query [dim] . keys [n, dim] * scale; their maximum."""
+    highest, dim = np.float32(-np.inf), len(query)
+    for at in range(len(scores)):
+        total = np.float32(0)
+        for place in range(dim):
+            total += query[place] * keys[at, place]
+        scores[at] = total * scale
+        highest = max(highest, scores[at])
+    return highest
+
+
+@inlined(fastmath=_SUMMED)
+def _shares_of(scores: Any, highest: Any) -> Any:
+    """scores [n] become exp of their distance to the highest; their sum."""
+    total = np.float32(0)
+    for at in range(len(scores)):
+        scores[at] = _exp(scores[at] - highest)
+    for at in range(len(scores)):
+        total += scores[at]
+    return total
+
+
+@inlined(fastmath={"contract"})
+def _add_values(shares: Any, values: Any, total: Any, out: Any) -> None:
+    """out [dim] = shares [n] @ values [n, dim] / total."""
+    out[:] = np.float32(0)
+    for at in range(len(shares)):
+        share = shares[at]
+        for place in range(len(out)):
+            out[place] += share * values[at, place]
+    for place in range(len(out)):
+        out[place] /= total
+
+
+@inlined()
+def _attend(args: Any, window: int, cache: Any, num_chosen: int, is_last: bool) -> None:
+    """This thread's share of the heads of the first tokens, or, in the last layer, of those that are chosen."""
+    dim, scale = args.head_dim, _floats(args.floats, 3)[0]
+    share = args.heads // args.kv_heads
+    positions, slots = _ids(args.positions, args.num_tokens), _ids(args.slots, args.num_tokens)
+    chosen, room = _ids(args.chosen, args.num_chosen), _own(args)
+    first, stop = _share(num_chosen * args.heads)
+    for item in range(first, stop):
+        place, head = item // args.heads, item % args.heads
+        row = chosen[place] if is_last else place
+        end = positions[row] + 1
+        start = max(0, end - window) if window > 0 else 0
+        query, scores = _floats(args.qkv + 4 * (args.qkv_width * row + dim * head), dim), room[: end - start]
+        offset = _offset(args, cache, slots[row], head // share, start)
+        highest = _scores_of(query, _rows(cache.keys + offset, end - start, dim), scale, scores)
+        total = _shares_of(scores, highest)
+        out = _floats(args.attended + 4 * dim * (args.heads * place + head), dim)
+        _add_values(scores, _rows(cache.values + offset, end - start, dim), total, out)
+
+
+@inlined()
+def _choose(args: Any) -> None:
+    """The chosen rows of `hidden` moved to its first ones."""
+    chosen = _ids(args.chosen, args.num_chosen)
+    for place in range(args.num_chosen):
+        source = _floats(args.hidden + 4 * args.hidden_width * chosen[place], args.hidden_width)
+        goal = _floats(args.hidden + 4 * args.hidden_width * place, args.hidden_width)
+        for at in range(args.hidden_width):
+            goal[at] = source[at]
+
+
+@inlined()
+def _gate(args: Any, rows: int) -> None:
+    """This thread's share of silu(gates) * ups, in place of the gates."""
+    num_parts = (args.inner + _AT_ONCE - 1) // _AT_ONCE
+    first, stop = _share(rows * num_parts)
+    for item in range(first, stop):
+        row, begin = item // num_parts, item % num_parts * _AT_ONCE
+        count = min(_AT_ONCE, args.inner - begin)
+        gates = args.gates + 4 * (args.gates_width * row + begin)
+        _gated(_floats(gates, count), _floats(gates + 4 * args.inner, count))
+
+
+@inlined(fastmath={"contract"})
+def _gated(gates: Any, ups: Any) -> None:
+    for at in range(len(gates)):
+        x = gates[at]
+        power = _exp(-abs(x))
+        gates[at] = x * (_ONE if x >= 0 else power) / (_ONE + power) * ups[at]
+
+
+@inlined(fastmath=_SUMMED)
+def _add_low_rank(x: Any, down: Any, up: Any, sums: Any, out: Any) -> None:
+    """out [outputs] += x [inputs] @ down [inputs, ranks] @ up [ranks, outputs]; sums [ranks] is room."""
+    sums[:] = np.float32(0)
+    for column in range(len(x)):
+        value = x[column]
+        for rank in range(len(sums)):
+            sums[rank] += value * down[column, rank]
+    for rank in range(len(sums)):
+        factor = sums[rank]
+        for at in range(len(out)):
+            out[at] += factor * up[rank, at]
+
+
+@inlined()
+def _add_terms(args: Any, terms: int, which: int, x: Any, out: Any, shape: Any, is_last: bool) -> None:
+    """What adapters add to a product's outputs of this thread's columns. terms: of the layer. x, out, shape: see
+    `product`. is_last: whether rows are those of chosen tokens."""
+    if terms == 0:
+        return
+    term = Term(*to_fixed_tuple(_group(terms, which, NUM_OF_TERM), NUM_OF_TERM))
+    if term.ranks == 0:
+        return
+    rows, columns, width = shape
+    first, stop = columns_of(width)
+    stop = min(stop, term.outputs)
+    chosen, adapters = _ids(args.chosen, args.num_chosen), _ids(args.adapters, args.num_tokens)
+    for row in range(rows):
+        adapter = adapters[chosen[row] if is_last else row]
+        span = _ids(term.spans + 16 * adapter, 2)
+        if first < stop and span[0] < span[1]:
+            down = _rows(term.down, columns, term.ranks)[:, span[0] : span[1]]
+            up = _rows(term.up, term.ranks, term.outputs)[span[0] : span[1], first:stop]
+            sums, own = _own(args)[: span[1] - span[0]], _floats(out[0] + out[1] * row, term.outputs)[first:stop]
+            _add_low_rank(_floats(x[0] + x[1] * row, columns), down, up, sums, own)
+
+
+@inlined()
+def _add_to_hidden(stored: int, args: Any, weights: int, bias: int, x: Any, shape: Any) -> None:
+    """hidden += x @ weights + bias, of this thread's columns. shape: rows of both, and columns of x."""
+    numba.literally(stored)
+    rows, columns = shape
+    hidden = (args.hidden, 4 * args.hidden_width)
+    if bias != 0:
+        first, stop = columns_of(args.hidden_width)
+        added = _floats(bias, args.hidden_width)
+        for row in range(rows):
+            own = _floats(args.hidden + 4 * args.hidden_width * row, args.hidden_width)
+            for at in range(first, stop):
+                own[at] += added[at]
+    product(stored, weights, hidden, x, hidden, (rows, columns, args.hidden_width))
+
+
+@inlined()
+def _layer(stored: int, args: Any, layer: Any, cache: Any, terms: int, is_last: bool) -> None:
+    """A layer's steps, with a barrier behind each. is_last: whether it is the last one, of which not all tokens are
+    wanted."""
+    numba.literally(stored)
+    rows, dim, attended = args.num_tokens, args.dim, args.heads * args.head_dim
+    normed, of_heads = (args.normed, 4 * dim), (args.attended, 4 * attended)
+    qkv, gates, hidden = (args.qkv, 4 * args.qkv_width), (args.gates, 4 * args.gates_width), args.hidden_width
+    _norm_rows(args, layer.before_attention, rows)
+    barrier()
+    product(stored, layer.qkv, (layer.qkv_bias, 0), normed, qkv, (rows, dim, args.qkv_width))
+    _add_terms(args, terms, QKV, normed, qkv, (rows, dim, args.qkv_width), False)
+    barrier()
+    _place_heads(args, layer, cache)
+    barrier()
+    if is_last:
+        rows = args.num_chosen
+        if thread() == 0:
+            _choose(args)
+    _attend(args, layer.window, cache, rows, is_last)
+    barrier()
+    _add_to_hidden(stored, args, layer.out, layer.out_bias, of_heads, (rows, attended))
+    _add_terms(args, terms, OUT, of_heads, (args.hidden, 4 * hidden), (rows, attended, hidden), is_last)
+    barrier()
+    _norm_rows(args, layer.before_mlp, rows)
+    barrier()
+    product(stored, layer.gates, (layer.gates_bias, 0), normed, gates, (rows, dim, args.gates_width))
+    _add_terms(args, terms, GATES, normed, gates, (rows, dim, args.gates_width), is_last)
+    barrier()
+    _gate(args, rows)
+    barrier()
+    _add_to_hidden(stored, args, layer.down, layer.down_bias, gates, (rows, args.inner))
+    _add_terms(args, terms, DOWN, gates, (args.hidden, 4 * hidden), (rows, args.inner, hidden), is_last)
+    barrier()
+
+
+@inlined()
+def _pass(stored: int, arguments: Any) -> None:
+    numba.literally(stored)
+    args = PassArguments(*to_fixed_tuple(numba.carray(arguments, (NUM_ARGUMENTS,)), NUM_ARGUMENTS))
+    for index in range(args.num_layers):
+        layer = LayerArguments(*to_fixed_tuple(_group(args.layers, index, NUM_OF_LAYER), NUM_OF_LAYER))
+        cache = LayerCache(*to_fixed_tuple(_group(args.cache, index, NUM_OF_CACHE), NUM_OF_CACHE))
+        is_last = index == args.num_layers - 1 and args.num_chosen < args.num_tokens
+        terms = args.terms + 8 * index * NUM_PRODUCTS * NUM_OF_TERM if args.terms != 0 else 0
+        _layer(stored, args, layer, cache, terms, is_last)
+    _norm_rows(args, args.norm, args.num_chosen)
+
+
+@cache
+def _compiled(stored: int, sources: int = SOURCES) -> int:
+    def entry(arguments: Any) -> None:
+        if sources:
+            _pass(stored, arguments)
+
+    return compiled(entry)
+
+
+def decode(stored: int, args: PassArguments, most_threads: int) -> None:
+    """Compute a pass in so many threads at most. stored: the number of the type of all products' weights."""
+    run(_compiled(stored), args, most_threads)

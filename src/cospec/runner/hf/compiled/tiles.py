@@ -1,0 +1,212 @@
+"""Products with weights in panels.
+
+Each output is summed over the same columns in the same order, whatever rows stand beside it: a row's bits depend on the
+row alone. A weight is read once for up to six rows, which then take hardly longer than one: memory is what a product of
+few rows waits for.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numba
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .pool import SOURCES, compiled, inlined, num_threads, run, thread
+
+# Outputs that stand side by side in a panel, and panels that one thread takes at once: sixteen registers of a common
+# CPU hold six rows of a panel, or one row of four.
+PANEL, PANELS_AT_ONCE = 16, 4
+MOST_ROWS = 6
+# Columns that are summed by themselves: one long sum loses more than a sum of short ones.
+CHUNK = 128
+# Fewer multiplications are not worth a second thread.
+FEWEST_A_THREAD = 2**16
+
+# Types that weights are stored in, by number.
+STORED = (torch.float32, torch.bfloat16, torch.float16)
+FLOAT32, BFLOAT16, FLOAT16 = range(len(STORED))
+_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_FLOATS = ir.VectorType(_FLOAT, PANEL)
+
+
+def _bytes_of(stored: int) -> int:
+    return STORED[stored].itemsize
+
+
+def _widened(builder: Any, address: Any, stored: int) -> Any:
+    """PANEL weights from an address on, in float32."""
+    kind = {FLOAT32: _FLOAT, BFLOAT16: ir.IntType(16), FLOAT16: ir.HalfType()}[stored]
+    weights = builder.load(builder.inttoptr(address, ir.VectorType(kind, PANEL).as_pointer()), align=_bytes_of(stored))
+    if stored == FLOAT32:
+        return weights
+    if stored == FLOAT16:
+        return builder.fpext(weights, _FLOATS)
+    # bfloat16 is the upper half of a float32.
+    ints = ir.VectorType(_INT, PANEL)
+    return builder.bitcast(builder.shl(builder.zext(weights, ints), ir.Constant(ints, [16] * PANEL)), _FLOATS)
+
+
+def _repeated(builder: Any, value: Any) -> Any:
+    """PANEL times this float."""
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
+
+
+def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> dict[tuple[int, int], Any]:
+    """A loop over columns, and the sums [rows, panels] that it holds in registers. places: see `_tile`."""
+    weights, by_panel, x, by_row, columns = places
+    rows, panels = shape
+    cells = [(row, panel) for row in range(rows) for panel in range(panels)]
+    function = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.v{PANEL}f32")
+    of_panels = [_at(builder, weights, by_panel, panel) for panel in range(panels)]
+    of_rows = [_at(builder, x, by_row, row) for row in range(rows)]
+    before, loop, behind = (builder.basic_block, *map(builder.append_basic_block, ("columns", "sums")))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    column = builder.phi(_LONG)
+    sums = {cell: builder.phi(_FLOATS) for cell in cells}
+    wide = [_widened(builder, _at(builder, start, column, PANEL * _bytes_of(stored)), stored) for start in of_panels]
+    factors = [
+        _repeated(builder, builder.load(builder.inttoptr(_at(builder, start, column, 4), _FLOAT.as_pointer())))
+        for start in of_rows
+    ]
+    added = {cell: builder.call(fma, (wide[cell[1]], factors[cell[0]], sums[cell])) for cell in cells}
+    following = builder.add(column, ir.Constant(_LONG, 1))
+    column.add_incoming(ir.Constant(_LONG, 0), before)
+    column.add_incoming(following, loop)
+    for cell in cells:
+        sums[cell].add_incoming(ir.Constant(_FLOATS, [0.0] * PANEL), before)
+        sums[cell].add_incoming(added[cell], loop)
+    builder.cbranch(builder.icmp_signed("<", following, columns), loop, behind)
+    builder.position_at_end(behind)
+    return added
+
+
+def _at(builder: Any, base: Any, step: Any, count: int) -> Any:
+    """The address `count` steps behind a base."""
+    return builder.add(base, builder.mul(step, ir.Constant(_LONG, count)))
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
+    """Fills outputs [rows, panels * PANEL] with what was before and the products of so many columns.
+
+    places: addresses, with distances in bytes: of the weights of the first panel, to the next panel; of x, to the next
+    row; the number of columns; of what was before, to the next row; of the outputs, to the next row.
+    """
+    shape, kind = (rows.literal_value, panels.literal_value), stored.literal_value
+
+    def codegen(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        *of_sums, before, by_before, out, by_out = cgutils.unpack_tuple(builder, args[3])
+        for (row, panel), total in _sums(builder, shape, kind, *of_sums).items():
+            column = ir.Constant(_LONG, 4 * PANEL * panel)
+            known, new = (
+                builder.inttoptr(builder.add(_at(builder, start, step, row), column), _FLOATS.as_pointer())
+                for start, step in ((before, by_before), (out, by_out))
+            )
+            builder.store(builder.fadd(builder.load(known, align=4), total), new, align=4)
+        return context.get_dummy_value()
+
+    return types.void(rows, panels, stored, places), codegen
+
+
+@inlined()
+def _panels(stored: int, places: Any, rows: int) -> None:
+    """`_tile` of any number of rows and PANELS_AT_ONCE panels."""
+    numba.literally(stored)
+    weights, by_panel, x, by_row, columns, before, by_before, out, by_out = places
+    row = 0
+    while row < rows:
+        num = min(rows - row, MOST_ROWS)
+        at_once = 4 if num == 1 else 2 if num <= 3 else 1
+        for panel in range(0, PANELS_AT_ONCE, at_once):
+            behind = panel * PANEL * 4
+            of_weights, of_x = (weights + panel * by_panel, by_panel), (x + row * by_row, by_row)
+            known, new = (before + row * by_before + behind, by_before), (out + row * by_out + behind, by_out)
+            own = (*of_weights, *of_x, columns, *known, *new)
+            if num == 1:
+                _tile(1, 4, stored, own)
+            elif num == 2:
+                _tile(2, 2, stored, own)
+            elif num == 3:
+                _tile(3, 2, stored, own)
+            elif num == 4:
+                _tile(4, 1, stored, own)
+            elif num == 5:
+                _tile(5, 1, stored, own)
+            else:
+                _tile(6, 1, stored, own)
+        row += num
+
+
+@inlined()
+def _groups_of(width: int) -> Any:
+    """From which group of panels to which this thread computes outputs, of so many."""
+    num_groups = width // (PANELS_AT_ONCE * PANEL)
+    own, threads = thread(), num_threads()
+    return num_groups * own // threads, num_groups * (own + 1) // threads
+
+
+@inlined()
+def columns_of(width: int) -> Any:
+    """From which column to which this thread computes outputs of `product`, of so many."""
+    first, stop = _groups_of(width)
+    return first * PANELS_AT_ONCE * PANEL, stop * PANELS_AT_ONCE * PANEL
+
+
+@inlined()
+def product(stored: int, weights: int, before: Any, x: Any, out: Any, shape: Any) -> None:
+    """This thread's share of before [rows, width] + x [rows, columns] @ weights, into out [rows, width], which may be
+    where `before` is. All are in float32 but the weights.
+
+    stored: the number of their type, a literal. weights: their address, of [width / PANEL, columns, PANEL]. before, x,
+    out: an address, and bytes from row to row, 0 for one row that is before each. shape: rows, columns, and width, a
+    multiple of `PANELS_AT_ONCE` panels.
+    """
+    numba.literally(stored)
+    rows, columns, width = shape
+    size = 4 if stored == FLOAT32 else 2
+    by_panel = columns * PANEL * size
+    first, stop = _groups_of(width)
+    for group in range(first, stop):
+        of_group, behind = weights + group * PANELS_AT_ONCE * by_panel, group * PANELS_AT_ONCE * PANEL * 4
+        known, by_known = before[0] + behind, before[1]
+        new, by_new = out[0] + behind, out[1]
+        for start in range(0, columns, CHUNK):
+            of_chunk, of_x = of_group + start * PANEL * size, x[0] + 4 * start
+            count = min(CHUNK, columns - start)
+            _panels(stored, (of_chunk, by_panel, of_x, x[1], count, known, by_known, new, by_new), rows)
+            known, by_known = new, by_new
+
+
+@inlined()
+def _linear(stored: int, arguments: Any) -> None:
+    numba.literally(stored)
+    given = numba.carray(arguments, 7)
+    rows, columns, width = given[4], given[5], given[6]
+    product(stored, given[0], (given[1], 0), (given[2], 4 * columns), (given[3], 4 * width), (rows, columns, width))
+
+
+@cache
+def _compiled(stored: int, sources: int = SOURCES) -> int:
+    def entry(arguments: Any) -> None:
+        if sources:
+            _linear(stored, arguments)
+
+    return compiled(entry)
+
+
+def linear(stored: int, addresses: Sequence[int], rows: int, columns: int, width: int) -> None:
+    """Fills out [rows, width] with bias [width] + x [rows, columns] @ weights.
+
+    addresses: of the weights, as `product` takes them, bias, x and out, in float32. stored: see `product`.
+    """
+    most_threads = rows * columns * width // FEWEST_A_THREAD
+    run(_compiled(stored), (*addresses, rows, columns, width), most_threads)

@@ -1,0 +1,133 @@
+"""A model's linear layers replaced by packed ones, and back."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .panels import PanelLinear, can_panel
+from .prepacked import JoinedPart, PrepackedLinear, WideHead, can_prepack, can_widen, is_native
+from .resident import MappedFiles, copy_out_of_files, trim_heap
+
+# In float32, a smaller layer's fixed time a call outweighs what packing saves. Of passes that `fused` runs, layers are
+# joined first, in a layout that was measured (see `layouts`).
+FEWEST_WEIGHTS = 2**18
+# Bytes of freed weights that the C library may keep while a model is packed.
+TRIM_EVERY = 2**25
+
+
+def packing(dtype: torch.dtype) -> type[PrepackedLinear] | None:
+    """The kind of linear layer that is usually the fastest for a few tokens of this type on a CPU; None where none is
+    faster than torch's own."""
+    if can_panel(dtype) and (dtype == torch.float32 or not is_native(dtype)):
+        return PanelLinear
+    return PrepackedLinear if can_prepack(dtype) else None
+
+
+def widen_head(model: PreTrainedModel, kind: type[PrepackedLinear] | None) -> None:
+    """Replace the model's head by one whose outputs are in float32, where it is a linear layer of fewer bits on a CPU
+    that can have such a one. kind: of the model's other layers."""
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if type(head) is not nn.Linear or head.weight.device.type != "cpu" or head.weight.dtype.itemsize > 2:
+        return
+    wide: PrepackedLinear | None = None
+    if kind is PanelLinear:
+        wide = PanelLinear(head.weight, head.bias, is_wide=True)
+    elif head.weight.dtype == torch.bfloat16 and can_widen():
+        wide = WideHead(head.weight, head.bias)
+    if wide is not None:
+        model.set_output_embeddings(wide)  # type: ignore[no-untyped-call]
+
+
+def prepack(model: nn.Module, fewest_weights: int | None = None) -> int:
+    """Replace the model's linear layers on a CPU by those of `packing`, of so many weights, by default of
+    FEWEST_WEIGHTS; how many were replaced.
+
+    A weight that is shared, as a head's with
+    the embedding, is packed beside the original; any other original is freed before the next is packed, so that no more
+    than one weight is ever held twice. What is left in a mapped file is copied out of it.
+    """
+    # The places alone: a list of the layers would hold all originals until the last is packed.
+    found = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and _can_be_packed(child, fewest_weights or FEWEST_WEIGHTS)
+    ]
+    if not found and not is_packed(model):
+        return 0
+    replaced = Replaced()
+    for parent, name in found:
+        linear = getattr(parent, name)
+        kind = packing(linear.weight.dtype)
+        assert kind is not None, "it can be packed"
+        setattr(parent, name, kind(linear.weight, linear.bias))
+        replaced.note(linear.weight)
+        del linear
+        replaced.trim()
+    # One tensor that lies in a mapped file keeps all of it mapped.
+    copy_out_of_files(model, replaced.files)
+    return len(found)
+
+
+class Replaced:
+    """Gives back the memory of weights that were replaced, those in mapped files too."""
+
+    def __init__(self) -> None:
+        self.files = MappedFiles()
+        self._freed = 0
+
+    def note(self, weight: Tensor) -> None:
+        """This weight is needed no longer."""
+        self.files.release(weight)
+        self._freed += weight.nbytes
+
+    def trim(self) -> None:
+        """Give back what was freed, where that is much."""
+        if self._freed >= TRIM_EVERY:
+            trim_heap()
+            self._freed = 0
+
+
+def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model's modules, with the same tensors."""
+    packed = [module for module in model.modules() if isinstance(module, PrepackedLinear)]
+    tensors = [*model.parameters(), *model.buffers(), *(tensor for module in packed for tensor in module.tensors())]
+    made: PreTrainedModel = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    return made
+
+
+def unpacked(model: PreTrainedModel) -> PreTrainedModel:
+    """The model as it was before it was packed, bit by bit: its linear layers are ordinary ones again, with copies of
+    their weights. All that was not packed is shared with the model."""
+    made = shared_copy(model)
+    embedding = getattr(model.get_input_embeddings(), "weight", None)
+    for parent in [*made.modules()]:
+        for name, child in [*parent.named_children()]:
+            if isinstance(child, PrepackedLinear | JoinedPart) and not isinstance(parent, JoinedPart):
+                setattr(parent, name, _ordinary(child, embedding))
+    return made
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether any of the model's layers were replaced by packed ones."""
+    return any(isinstance(module, PrepackedLinear) for module in model.modules())
+
+
+def _ordinary(packed: PrepackedLinear | JoinedPart, embedding: Tensor | None) -> nn.Linear:
+    """embedding: what a tied head stands on, and holds no copy of."""
+    weight, bias = packed.weight, packed.bias
+    if embedding is not None and embedding.shape == weight.shape and torch.equal(embedding, weight):
+        weight = embedding.detach()
+    linear = nn.Linear(packed.in_features, packed.out_features, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def _can_be_packed(linear: nn.Linear, fewest_weights: int) -> bool:
+    weight = linear.weight
+    return weight.device.type == "cpu" and weight.numel() >= fewest_weights and packing(weight.dtype) is not None

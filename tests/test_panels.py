@@ -1,0 +1,157 @@
+"""Weights in panels give what a linear layer gives, row by row, in the type that they were stored in."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cospec.runner.hf import LoadOptions, load, panels, unpacked
+from cospec.runner.hf.panels import PanelLinear, can_panel, stored_in
+from cospec.runner.hf.prepacked import is_native
+from cospec.runner.hf.weights import storages
+
+pytestmark = pytest.mark.skipif(not can_panel(torch.float32), reason="this machine keeps no weights in panels")
+
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+# Outputs and inputs: fewer than a panel, panels that are not full, a chunk of columns and a column more.
+SHAPES = [(1, 1), (7, 3), (64, 512), (65, 513), (200, 1100)]
+# One row, each number that is taken at once, and more.
+NUM_ROWS = [1, 2, 3, 4, 5, 6, 7, 11, 12, 40]
+
+
+def drawn(*shape, stored=torch.float32):
+    return torch.randn(shape).to(stored).float()
+
+
+def layer(shape, stored, *, has_bias=True):
+    weight = drawn(*shape, stored=stored)
+    return weight, drawn(shape[0]) if has_bias else None
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(5)
+
+
+@pytest.mark.parametrize("stored", TYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_outputs_are_the_products_and_a_row_s_bits_are_its_own(shape, stored):
+    for has_bias in (True, False):
+        weight, bias = layer(shape, stored, has_bias=has_bias)
+        made = PanelLinear(weight, bias)
+        for num_rows in NUM_ROWS:
+            x = drawn(num_rows, shape[1])
+            found, exact = made(x), x.double() @ weight.double().t()
+            exact += 0 if bias is None else bias
+            # What sums of so many numbers in float32 may be off.
+            assert ((found - exact).abs() <= 1e-6 * (x.abs() @ weight.abs().t() + 1)).all()
+            for at in (0, num_rows // 2, num_rows - 1):
+                assert torch.equal(made(x[at : at + 1]), found[at : at + 1])
+
+
+@torch.inference_mode()
+def test_a_row_s_bits_do_not_depend_on_the_number_of_threads():
+    made = PanelLinear(*layer((1000, 700), torch.bfloat16))
+    x, before = drawn(9, 700), torch.get_num_threads()
+    found = []
+    try:
+        for num_threads in (1, 2, 3):
+            torch.set_num_threads(num_threads)
+            found.append(made(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("stored", TYPES)
+def test_weights_are_held_in_the_narrowest_type_that_changes_none(stored):
+    weight = drawn(80, 32, stored=stored)
+    made = PanelLinear(weight, None)
+    assert stored_in(weight) == stored
+    assert made.tensors()[0].dtype == stored
+    assert torch.equal(made.weight, weight)
+    assert made.weight.is_contiguous()
+    assert made.bias is None
+
+
+def test_one_weight_that_a_narrower_type_does_not_hold_keeps_all_as_they_are():
+    weight = drawn(80, 32, stored=torch.bfloat16)
+    weight[-1, -1] += 2.0**-20
+    assert stored_in(weight) == torch.float32
+    # More than float16 has, and less.
+    assert stored_in(torch.tensor([[2.0**-100, 2.0**100]])) == torch.bfloat16
+    assert stored_in(torch.tensor([[1 + 2.0**-10]])) == torch.float16
+    assert stored_in(torch.tensor([[torch.nan]])) == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_a_layer_of_two_bytes_gives_its_own_type_or_float32_as_it_is_asked(dtype):
+    linear = nn.Linear(300, 90, dtype=dtype)
+    x = torch.randn(2, 3, 300, dtype=dtype)
+    exact = nn.functional.linear(x.double(), linear.weight.double(), linear.bias.double())
+    wide, own = (PanelLinear(linear.weight, linear.bias, is_wide=is_wide)(x) for is_wide in (True, False))
+    assert wide.dtype == torch.float32
+    assert torch.allclose(wide.double(), exact, atol=1e-5)
+    assert torch.equal(own, wide.to(dtype))
+    assert torch.equal(PanelLinear(linear.weight, linear.bias).bias, linear.bias)
+
+
+@torch.inference_mode()
+def test_x_may_be_of_any_layout_and_length_but_not_of_another_width():
+    weight, bias = layer((70, 48), torch.bfloat16)
+    made = PanelLinear(weight, bias)
+    x = drawn(48, 6).t()
+    assert torch.equal(made(x), made(x.contiguous()))
+    assert made(drawn(0, 48)).shape == (0, 70)
+    assert made(drawn(48)).shape == (70,)
+    assert made(drawn(2, 3, 48)).shape == (2, 3, 70)
+    for columns in (47, 96):
+        with pytest.raises(ValueError, match=f"x has {columns} columns, and the layer reads 48"):
+            made(drawn(1, columns))
+
+
+@torch.inference_mode()
+def test_what_is_no_number_stays_in_its_row():
+    made = PanelLinear(*layer((70, 48), torch.bfloat16))
+    x = drawn(4, 48)
+    expected = made(x)
+    x[1, 7], x[2, 0] = torch.nan, torch.inf
+    found = made(x)
+    assert found[1].isnan().all()
+    assert not found[2].isfinite().any()
+    assert torch.equal(found[[0, 3]], expected[[0, 3]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_model_stored_in_two_bytes_is_held_in_two_bytes_whatever_it_computes_in(tmp_path, dtype):
+    config = LlamaConfig(
+        vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=2, tie_word_embeddings=False
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    runner = load(str(tmp_path), LoadOptions(dtype=dtype, device="cpu"))
+    layers = [module for module in runner.model.modules() if isinstance(module, PanelLinear)]
+    if dtype != "float32" and is_native(getattr(torch, dtype)):
+        pytest.skip(f"this CPU multiplies in {dtype}, and packs weights for that")
+    assert {each.tensors()[0].dtype for each in layers} <= {torch.bfloat16, torch.float16}
+    plain = unpacked(runner.model)
+    num_packed = sum(each.weight.numel() for each in layers)
+    others = sum(each.numel() for each in plain.parameters()) - num_packed
+    held = sum(storages(runner).values())
+    assert held < 2.2 * num_packed + 4.2 * others
+
+
+def test_where_nothing_can_be_compiled_the_other_layouts_remain(monkeypatch, tmp_path):
+    def missing():
+        raise ImportError("numba")
+
+    monkeypatch.setattr(panels, "tiles", missing)
+    can_panel.cache_clear()
+    try:
+        assert not any(map(can_panel, TYPES))
+        LlamaForCausalLM(LlamaConfig(vocab_size=512, hidden_size=64, num_hidden_layers=1)).save_pretrained(tmp_path)
+        runner = load(str(tmp_path), LoadOptions(dtype="float32", device="cpu"))
+        assert not any(isinstance(module, PanelLinear) for module in runner.model.modules())
+    finally:
+        can_panel.cache_clear()
