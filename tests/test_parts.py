@@ -131,7 +131,8 @@ def test_a_drafter_s_folder_says_what_it_is(whole, tmp_path):
     drafter = ensemble.runners[1]
     assert drafter.vocabulary == (1, 3, 5, 9, 60)
     assert drafter.served_by.model.config.num_hidden_layers == 2
-    assert drafter.served_by.model.model.layers[1].mlp.down_proj is ensemble.runners[0].model.model.layers[1].mlp.down_proj
+    layers, of_whole = (runner.model.model.layers for runner in (drafter.served_by, ensemble.runners[0]))
+    assert layers[1].mlp.down_proj is of_whole[1].mlp.down_proj
     plain_text = Ensemble([str(whole)], schedule="plain").generate("w3 w4", GREEDY)[0].token_ids
     assert ensemble.generate("w3 w4", GREEDY)[0].token_ids == plain_text
     # What an entry says holds.
