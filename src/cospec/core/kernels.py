@@ -16,6 +16,7 @@ from .gumbel import FIRST, SECOND, STEP
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Bits = NDArray[np.int32]
 
 # Tokens that are looked at together: where none is high, all are passed over.
 BLOCK = 256
@@ -26,6 +27,7 @@ C0, C1, C2, C3, C4, C5 = map(
 )
 # Nothing below 2^-126, the least normal number, adds to a sum. A float32's exponent, off by 127, starts at bit 23.
 LOWEST, BIAS, MANTISSA = np.float32(-126), np.int32(127), np.int32(23)
+SIGN, BUT_SIGN, LEAST_ORDERED = np.int32(31), np.int32(2**31 - 1), np.int32(-0x7F800000)
 LOG2_E = math.log2(math.e)
 # Weights are added up in so many bins of heated logits; of one bin so many are sorted, at most.
 NUM_BINS, MOST_SORTED = 512, 4096
@@ -48,14 +50,21 @@ def _compiled(*signatures: str, **options: Any) -> Callable[[Callable[..., Any]]
     return decorate
 
 
-# Without regard to NaN, which the sums have where a row has it: else a maximum is not vectorised.
-@_compiled("float32(float32[::1])", fastmath={"nnan", "nsz"})
-def _highest(part: Floats) -> np.float32:
-    highest = LEAST
-    for value in part:
-        if value > highest:
-            highest = value
-    return highest
+@_compiled("int32(int32)")
+def _ordered(bits: np.int32) -> np.int32:
+    """The bits of a float32 -> a number of the same order, and back."""
+    return np.int32(bits ^ ((bits >> SIGN) & BUT_SIGN))
+
+
+# As whole numbers, since a maximum of floats is not vectorised. NaN is above all or below; the sums have it, too.
+@_compiled("float32(int32[::1])")
+def _highest(bits: Bits) -> np.float32:
+    """The maximum of float32's, given by their bits, and of LEAST."""
+    highest = LEAST_ORDERED
+    for at in range(len(bits)):
+        own = _ordered(bits[at])
+        highest = own if own > highest else highest
+    return np.int32(_ordered(highest)).view(np.float32)
 
 
 @_compiled("float32(float32[::1], float32, float32)", fastmath={"reassoc", "contract"})
@@ -78,9 +87,10 @@ def summed(row: Floats, factor: float, highest_in: Floats) -> tuple[float, float
     """The maximum of a row [vocab], and the sum of 2^((x - maximum) * factor), to 1e-6 of it: NaN where the row has NaN
     or an infinite maximum, or forbids every token. Fills highest_in [blocks]: the maximum of each block."""
     highest, total = LEAST, 0.0
+    bits = row.view(np.int32)
     for block in range(len(highest_in)):
         part = row[block * BLOCK : (block + 1) * BLOCK]
-        own = _highest(part)
+        own = _highest(bits[block * BLOCK : (block + 1) * BLOCK])
         highest_in[block] = own
         if own > highest:
             total *= math.exp2((float(highest) - float(own)) * float(factor))
@@ -186,8 +196,9 @@ def heated(row: Floats, ids: Ids, highest: np.float32, temperature: np.float32, 
 @_compiled("float64(float32[::1])", fastmath={"reassoc"})
 def _sum(part: Floats) -> float:
     total = 0.0
-    for value in part:
-        total += float(value)
+    # By places: over values the loop is not vectorised.
+    for at in range(len(part)):
+        total += float(part[at])
     return total
 
 
