@@ -355,20 +355,13 @@ def test_a_token_of_probability_0_is_never_drawn(dtype, uniform):
 @pytest.mark.parametrize("uniform", NEAR)
 def test_a_draw_from_a_large_vocabulary_stays_inside_it(uniform):
     probs = torch.softmax(torch.randn(150_000), 0)
-    assert 0 <= int(draw(probs[None], [uniform])) < 150_000
+    assert 0 <= draw(probs[None], [uniform])[0] < 150_000
 
 
 def test_a_draw_is_the_token_at_which_the_running_sum_passes_the_uniform():
     probs = torch.tensor([0.25, 0.0, 0.5, 0.25])
-    assert draw(probs.expand(6, -1), (0.1, 0.2499, 0.2501, 0.7499, 0.7501, 0.99)).flatten().tolist() == [
-        0,
-        0,
-        2,
-        2,
-        3,
-        3,
-    ]
+    assert draw(probs.expand(6, -1), (0.1, 0.2499, 0.2501, 0.7499, 0.7501, 0.99)) == [0, 0, 2, 2, 3, 3]
 
 
 def test_a_draw_does_not_need_normalised_weights():
-    assert draw(torch.tensor([[2.0, 6.0], [2.0, 6.0]]), (0.24, 0.26)).flatten().tolist() == [0, 1]
+    assert draw(torch.tensor([[2.0, 6.0], [2.0, 6.0]]), (0.24, 0.26)) == [0, 1]

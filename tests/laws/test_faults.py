@@ -81,7 +81,7 @@ def faulty_block(run: Runs, accept: Uniforms, replace: Uniforms, *, stops: bool,
     if accepted == len(ratios):
         return [Verdict(accepted, None)]
     residual = residuals[accepted] if is_adjusted else (target[accepted] - draft[accepted]).clamp(min=0)
-    return [Verdict(accepted, int(verify.draw(residual[None], [replace(0, accepted)])))]
+    return [Verdict(accepted, *verify.draw(residual[None], [replace(0, accepted)]))]
 
 
 def block_with(*, stops: bool = False, is_adjusted: bool = True) -> AbstractContextManager[object]:

@@ -27,8 +27,7 @@ def by_noise(draws: Draws, num_positions: int) -> list[int]:
 def by_uniforms(purpose: Purpose) -> list[int]:
     draws = Draws(3)
     uniforms = [draws.uniform(i // 4, purpose, i % 4) for i in range(NUM_DRAWS)]
-    tokens: list[int] = draw(torch.tensor(P).expand(NUM_DRAWS, -1), uniforms)[:, 0].tolist()
-    return tokens
+    return draw(torch.tensor(P).expand(NUM_DRAWS, -1), uniforms)
 
 
 def test_noise_at_one_position_after_the_other_draws_from_r():

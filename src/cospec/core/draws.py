@@ -67,22 +67,22 @@ def probabilities(log_probs: Tensor) -> Tensor:
     return torch.softmax(log_probs, dim=-1)
 
 
-def draw(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+def draw(probs: Tensor, uniforms: Sequence[float]) -> list[int]:
     """For each row of `probs` [rows, columns] the column at which its running sum, in float64, passes that uniform of
-    its total: [rows, 1]."""
+    its total."""
     if is_selected(probs):
-        rows = zip(probs, uniforms, strict=True)
-        return torch.tensor([[_found(row, uniform)] for row, uniform in rows])
+        return [_found(row, uniform) for row, uniform in zip(probs, uniforms, strict=True)]
     if len(probs) == 1 and are_floats_here(probs):
-        return torch.tensor([[_by_running_sum(probs[0].detach().numpy(), *uniforms)]])
+        return [_by_running_sum(probs.detach().numpy()[0], *uniforms)]
     return draw_by_running_sum(probs, uniforms)
 
 
-def draw_by_running_sum(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
+def draw_by_running_sum(probs: Tensor, uniforms: Sequence[float]) -> list[int]:
     """`draw` in plain torch."""
     running = probs.cumsum(-1, dtype=torch.float64)
     parts = torch.tensor([[uniform] for uniform in uniforms], dtype=torch.float64, device=running.device)
-    return torch.searchsorted(running, running[:, -1:] * parts, right=True)
+    columns: list[int] = torch.searchsorted(running, running[:, -1:] * parts, right=True)[:, 0].tolist()
+    return columns
 
 
 def _by_running_sum(probs: Row, uniform: float) -> int:

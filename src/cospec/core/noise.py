@@ -18,23 +18,22 @@ def noisy_argmax(items: Sequence[tuple[Sheet, int, LogProbs]]) -> list[list[int]
     for same in by_place([log_probs for _, _, log_probs in items]):
         rows = joined([items[i][2].values for i in same])
         keys = [key for i in same for key in _keys(*items[i])]
-        best = iter(items[same[0]][2].tokens(_argmax(rows, keys, items[same[0]][2].ids)).tolist())
+        best = iter(items[same[0]][2].tokens(_argmax(rows, keys, items[same[0]][2].ids)))
         for i in same:
             tokens[i] = [next(best) for _ in range(len(items[i][2]))]
     return tokens
 
 
-def _argmax(rows: Tensor, keys: Sequence[int | None], ids: Tensor | None) -> Tensor:
-    """The columns [rows] of the highest log p + G; of the highest log p where there is no key.
+def _argmax(rows: Tensor, keys: Sequence[int | None], ids: Tensor | None) -> list[int]:
+    """For each row the column of the highest log p + G; of the highest log p where there is no key.
 
     ids: the tokens of the columns, None for the whole vocabulary.
     """
     if ids is None and is_selected(rows):
-        best = [
+        return [
             int(row.numpy().argmax()) if key is None else noisy_best(key, row)
             for key, row in zip(keys, rows, strict=True)
         ]
-        return torch.tensor(best)
     sampled = {row: key for row, key in enumerate(keys) if key is not None}
     if sampled:
         noise = gumbel([*sampled.values()], rows, ids)
@@ -42,7 +41,8 @@ def _argmax(rows: Tensor, keys: Sequence[int | None], ids: Tensor | None) -> Ten
             rows = noise.add_(rows)
         else:
             rows = rows.index_add(0, torch.tensor([*sampled], device=rows.device), noise)
-    return rows.argmax(-1)
+    columns: list[int] = rows.argmax(-1).tolist()
+    return columns
 
 
 def _keys(sheet: Sheet, start: int, log_probs: LogProbs) -> Sequence[int | None]:

@@ -74,11 +74,11 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
     for same in by_place(log_qs):
         rows = probabilities(joined([log_qs[i].values for i in same]))
         sheets = [proposals[i][0] for i in same]
-        drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])[:, 0]
-        for i, row, token in zip(same, rows, log_qs[same[0]].tokens(drawn).tolist(), strict=True):
+        drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])
+        for i, row, token in zip(same, rows, log_qs[same[0]].tokens(drawn), strict=True):
             tokens[i], probs[i] = token, row
         if all(map(_is_drawn_as_it_is, sheets)) and any(sheet.schedule.reads_confidence for sheet in sheets):
-            drawn_with = zip(same, sheets, rows.gather(1, drawn[:, None])[:, 0].tolist(), strict=True)
+            drawn_with = zip(same, sheets, LogProbs(rows).at(drawn).tolist(), strict=True)
             known |= {i: prob for i, sheet, prob in drawn_with if sheet.schedule.reads_confidence}
     ids = [log_q.ids_at(0) for log_q in log_qs]
     return _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))

@@ -38,9 +38,9 @@ class LogProbs:
         """The tokens [columns] of one position's columns."""
         return None if self.ids is None else self.ids[position]
 
-    def tokens(self, columns: Tensor) -> Tensor:
-        """The tokens that columns stand for, one of each position: [positions]."""
-        return columns if self.ids is None else self.ids.gather(1, columns[:, None])[:, 0]
+    def tokens(self, columns: Sequence[int]) -> Sequence[int]:
+        """The tokens that columns stand for, one of each position."""
+        return columns if self.ids is None else [int(self.ids[at, column]) for at, column in enumerate(columns)]
 
     def at(self, tokens: Sequence[int]) -> Tensor:
         """[positions]: of one token at each."""

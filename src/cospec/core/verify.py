@@ -143,10 +143,10 @@ def _replaced(runs: Runs, accepted: list[int], residuals: Mapping[int, Residual]
         left = [residuals[at] for at in ends.values()]
         # p and q may agree to the last bit and still reject by rounding: then p itself is the residual.
         rows = torch.stack([own.weights if own.mass > 0 else own.target for own in left])
-        drawn = draw(rows, [replace(run, accepted[run]) for run in ends])[:, 0]
+        drawn = draw(rows, [replace(run, accepted[run]) for run in ends])
         if runs.ids is not None:
-            drawn = runs.ids[[*ends.values()]].gather(1, drawn[:, None])[:, 0]
-        tokens = dict(zip(ends, drawn.tolist(), strict=True))
+            drawn = [int(runs.ids[at, column]) for at, column in zip(ends.values(), drawn, strict=True)]
+        tokens = dict(zip(ends, drawn, strict=True))
     return [Verdict(count, tokens.get(run)) for run, count in enumerate(accepted)]
 
 

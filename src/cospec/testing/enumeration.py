@@ -97,9 +97,9 @@ class Uniform:
         return self.path.cell(self.key, (running / running[-1]).tolist()[:-1])
 
 
-def draw(probs: Tensor, uniforms: Sequence[Uniform]) -> Tensor:
+def draw(probs: Tensor, uniforms: Sequence[Uniform]) -> list[int]:
     """Stands in for `draws.draw`."""
-    return torch.tensor([[uniform.token(row)] for row, uniform in zip(probs, uniforms, strict=True)])
+    return [uniform.token(row) for row, uniform in zip(probs, uniforms, strict=True)]
 
 
 @contextmanager
