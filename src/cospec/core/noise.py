@@ -14,14 +14,22 @@ from .sheet import Sheet
 def noisy_argmax(items: Sequence[tuple[Sheet, int, LogProbs]]) -> list[list[int]]:
     """argmax log p + G for each sheet at positions from `start` on, given as sheet, start and log p: draws from p (the
     Gumbel-max trick). The noise of all is drawn at once."""
-    tokens: list[list[int]] = [[] for _ in items]
-    for same in by_place([log_probs for _, _, log_probs in items]):
+    tokens = [_certain(log_probs) for _, _, log_probs in items]
+    open_ = [i for i, own in enumerate(tokens) if not own]
+    for places in by_place([items[i][2] for i in open_]) if open_ else ():
+        same = [open_[place] for place in places]
         rows = joined([items[i][2].values for i in same])
         keys = [key for i in same for key in _keys(*items[i])]
         best = iter(items[same[0]][2].tokens(_argmax(rows, keys, items[same[0]][2].ids)))
         for i in same:
             tokens[i] = [next(best) for _ in range(len(items[i][2]))]
     return tokens
+
+
+def _certain(log_probs: LogProbs) -> list[int]:
+    """The tokens of positions that have a single column; none of others."""
+    is_certain = log_probs.ids is not None and log_probs.ids.shape[-1] == 1
+    return log_probs.ids[:, 0].tolist() if is_certain else []
 
 
 def _argmax(rows: Tensor, keys: Sequence[int | None], ids: Tensor | None) -> list[int]:

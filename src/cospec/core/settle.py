@@ -14,7 +14,7 @@ from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined, picked, spread
 from .select import are_floats_here
 from .sheet import Sheet
-from .target import Span, Unshaped, distributions, log_targets, no_distribution
+from .target import Span, Unshaped, distributions, log_targets, no_distribution, unshaped_targets
 from .tokens import Draft, Token
 from .verify import Runs, Verdict, verify_block, verify_coupled, verify_token
 
@@ -25,24 +25,37 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
     A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. All that can
     raise, a schedule, a combination, verification and the draws, comes before the first sheet is changed.
     """
-    targets = log_targets(sheets)
-    blocks = {
-        index: Block(sheet, sheet.position, sheet.drafts[: len(target)], target.between(0, len(sheet.drafts)))
-        for index, (sheet, target) in enumerate(zip(sheets, targets, strict=True))
-        if isinstance(target, LogProbs) and sheet.drafts
-    }
+    rows = {i: own for i, own in enumerate(unshaped_targets(sheets)) if own is not None}
+    if not rows:
+        return [[] for _ in sheets]
+    # The row behind the drafts is not shaped before they are all accepted.
+    drafted = [own.between(0, max(1, len(own.sheet.drafts))) for own in rows.values()]
+    targets = dict(zip(rows, log_targets(drafted), strict=True))
+    blocks, free = {}, {}
+    for i, target in targets.items():
+        sheet = sheets[i]
+        if isinstance(target, LogProbs) and sheet.drafts:
+            blocks[i] = Block(sheet, sheet.position, sheet.drafts[: len(target)], target)
+        elif isinstance(target, LogProbs):
+            free[i] = sheet, sheet.position, target
     verdicts = dict(zip(blocks, _verdicts([*blocks.values()]), strict=True)) if blocks else {}
     # Where nothing is drafted and all cells are filled, the target's own token follows, for free.
-    free = {
-        i: (sheet, sheet.position + (len(blocks[i].drafts) if i in blocks else 0), target.between(-1, len(target)))
-        for i, (sheet, target) in enumerate(zip(sheets, targets, strict=True))
-        if isinstance(target, LogProbs) and (i not in blocks or _is_open(blocks[i], verdicts[i], target))
+    behind = {
+        i: rows[i].between(len(block.drafts), len(block.drafts) + 1)
+        for i, block in blocks.items()
+        if _is_open(block, verdicts[i], rows[i])
     }
+    for (i, own), target in zip(behind.items(), distributions([*behind.values()]), strict=True):
+        if isinstance(target, LogProbs):
+            free[i] = own.sheet, own.start, target
+        elif target is not None:
+            targets[i] = target
     tokens = dict(zip(free, noisy_argmax([*free.values()]), strict=True))
     outcomes: list[list[Token] | CospecError] = []
-    for i, (sheet, target) in enumerate(zip(sheets, targets, strict=True)):
-        if isinstance(target, CospecError):
-            outcomes.append(target)
+    for i, sheet in enumerate(sheets):
+        failed = targets.get(i)
+        if isinstance(failed, CospecError):
+            outcomes.append(failed)
             continue
         settled = _committed(blocks[i], verdicts[i]) if i in blocks else []
         for token in tokens.get(i, ()):
@@ -65,11 +78,11 @@ class Block:
         return self.sheet.draws.uniform(self.start + index, purpose, self.sheet.epoch)
 
 
-def _is_open(block: Block, verdict: Verdict, target: LogProbs) -> bool:
-    """Whether a token may follow the drafts in this round: all were accepted, none ends the sequence, and the target
-    has a row for the position behind them."""
+def _is_open(block: Block, verdict: Verdict, rows: Unshaped) -> bool:
+    """Whether a token may follow the drafts in this round: all were accepted, none ends the sequence, and there is a
+    row for the position behind them."""
     has_ended = verdict.token is not None or block.drafts[-1].token in block.sheet.end_ids
-    return len(block.drafts) < len(target) and not has_ended
+    return len(block.drafts) == len(block.sheet.drafts) < len(rows.log_probs) and not has_ended
 
 
 def _verdicts(blocks: Sequence[Block]) -> list[Verdict]:

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,29 +50,25 @@ def log_combined(spans: Sequence[Span], combination: Combination) -> list[Tensor
     return parted(log_r, [span.stop - span.start for span in spans])
 
 
-def log_targets(sheets: Sequence[Sheet]) -> list[LogProbs | CospecError | None]:
-    """For each sheet, log of what tokens are drawn from, from the next position on as far as cells are filled: drafted
-    positions and one more. None if no position can be settled.
+def unshaped_targets(sheets: Sequence[Sheet]) -> list["Unshaped | None"]:
+    """For each sheet log r before the transforms, from the next position on as far as cells are filled: drafted
+    positions and one more. None if no position can be settled."""
+    return [
+        Unshaped(sheet, sheet.position, joined(own), sheet.members, are_logits=_is_alone(sheet)) if own else None
+        for sheet, own in zip(sheets, _parts(sheets), strict=True)
+    ]
+
+
+def log_targets(rows: Sequence["Unshaped"]) -> list[LogProbs | CospecError]:
+    """Of each, log of what tokens are drawn from, from the next position on.
 
     A row that is no distribution ends its sequence once it is the next position's. Before, a rejected draft may take it
     away, and so positions from it on are left out.
     """
-    parts = _parts(sheets)
-    known = [i for i, own in enumerate(parts) if own]
-    if not known:
-        return [None] * len(sheets)
-    log_rs = distributions(
-        [
-            Unshaped(
-                sheets[i], sheets[i].position, joined(parts[i]), sheets[i].members, are_logits=_is_alone(sheets[i])
-            )
-            for i in known
-        ]
-    )
-    targets: list[LogProbs | CospecError | None] = [None] * len(sheets)
-    for i, log_r in zip(known, log_rs, strict=True):
-        targets[i] = no_distribution(_whose(sheets[i])) if log_r is None else log_r
-    return targets
+    return [
+        no_distribution(_whose(own.sheet)) if log_r is None else log_r
+        for own, log_r in zip(rows, distributions(rows), strict=True)
+    ]
 
 
 def _whose(sheet: Sheet) -> str:
@@ -194,6 +190,10 @@ class Unshaped:
     lanes: Sequence[int]
     are_logits: bool = False
 
+    def between(self, start: int, stop: int) -> "Unshaped":
+        """The same of some of the positions, counted from the first."""
+        return replace(self, start=self.start + start, log_probs=self.log_probs[start:stop])
+
     @property
     def drafted(self) -> list[int]:
         """The tokens drafted at these positions, as far as some are."""
@@ -217,12 +217,12 @@ def distributions(items: Sequence[Unshaped]) -> list[LogProbs | CospecError | No
     """Of each the log-probabilities under its sheet's transforms, up to the first row that is no distribution; without
     the positions behind a draft that these forbid, where rows are selected from.
 
-    At temperature 0 the temperature is left out, since only the maximum is read. None where the first row is no
-    distribution; an error where a transform raised it.
+    At temperature 0 the temperature is left out of rows that are not selected from, since only the maximum is read.
+    None where the first row is no distribution; an error where a transform raised it.
     """
     shaped = _shaped(items)
     known = [(item, log_p) for item, log_p in zip(items, shaped, strict=True) if isinstance(log_p, LogProbs)]
-    counts = iter(_num_distributions([_telling(item, log_p) for item, log_p in known]))
+    counts = iter(_num_distributions(known))
     return [log_p if isinstance(log_p, CospecError) else _first(log_p, next(counts)) for log_p in shaped]
 
 
@@ -239,12 +239,12 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         sheet, params = item.sheet, item.sheet.params
-        if params.is_argmax or (params.is_identity and not item.are_logits):
+        # Rows that are selected from have columns of their own.
+        own = i if params.cuts and is_cut(item.log_probs) else None
+        if (params.is_argmax and own is None) or (params.is_identity and not item.are_logits):
             # Only the row's maximum is read, or nothing changes it.
             continue
         if not params.is_biased:
-            # Rows that are selected from have columns of their own.
-            own = i if params.cuts and is_cut(item.log_probs) else None
             alike[*params.warpers, item.log_probs.device, item.log_probs.dtype, own].append(i)
             continue
         output = [*sheet.output, *(draft.token for draft in sheet.drafts)]
@@ -265,27 +265,31 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     return shaped
 
 
+def _num_distributions(known: Sequence[tuple[Unshaped, LogProbs]]) -> list[int]:
+    """Of each, how many rows from the first on are ones."""
+    counts = [_num_finite(log_p.values[:, 0].tolist()) if log_p.ids is not None else 0 for _, log_p in known]
+    whole = [i for i, (_, log_p) in enumerate(known) if log_p.ids is None]
+    telling = [_telling(*known[i]) for i in whole]
+    for places in by_place(telling) if whole else ():
+        highest = joined([telling[place].values for place in places]).amax(-1).tolist()
+        end = 0
+        for place in places:
+            start, end = end, end + len(telling[place])
+            counts[whole[place]] = _num_finite(highest[start:end])
+    return counts
+
+
+def _num_finite(values: Sequence[float]) -> int:
+    """How many are finite before the first that is not."""
+    return len([*itertools.takewhile(math.isfinite, values)])
+
+
 def _telling(item: Unshaped, log_p: LogProbs) -> LogProbs:
-    """Rows whose maxima are finite where those of log_p are. What a transform has normalised is NaN throughout or
-    nowhere, so that one probability tells."""
+    """Rows of the whole vocabulary whose maxima are finite where those of log_p are: NaN if any entry is, and -inf if
+    all are. What a transform has normalised is NaN throughout or nowhere, so that one probability tells."""
     params = item.sheet.params
     is_unchanged = params.is_identity and not item.are_logits
-    if log_p.ids is None and (params.temperature == 0 or is_unchanged):
-        return log_p
-    return LogProbs(log_p.values[:, :1].exp())
-
-
-def _num_distributions(rows: Sequence[LogProbs]) -> list[int]:
-    """Of each, how many rows from the first on are ones. A row's maximum is NaN if any entry is, and -inf if all
-    are."""
-    counts = [0] * len(rows)
-    for same in by_place(rows):
-        are_finite = [*map(math.isfinite, joined([rows[i].values for i in same]).amax(-1).tolist())]
-        end = 0
-        for i in same:
-            start, end = end, end + len(rows[i])
-            counts[i] = len([*itertools.takewhile(bool, are_finite[start:end])])
-    return counts
+    return log_p if params.temperature == 0 or is_unchanged else LogProbs(log_p.values[:, :1].exp())
 
 
 def no_distribution(whose: str) -> MemberFailed:

@@ -109,8 +109,10 @@ def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) 
         return LogProbs(torch.log_softmax(logits, dim=-1))
     if not (params.cuts and is_cut(logits)):
         return LogProbs(warp(logits, params))
+    if params.temperature == 0:
+        return _best(logits, drafted)
     kept = []
-    for row, token in itertools.zip_longest(logits, drafted[: len(logits)]):
+    for row, token in itertools.zip_longest(logits.unbind(), drafted[: len(logits)]):
         kept.append(_kept(row, params))
         if token is not None and not bool((kept[-1][0] == token).any()):
             break
@@ -122,12 +124,22 @@ def _can_be_cut(logits: Tensor) -> bool:
     return is_cut(logits) and bool(logits.amax(-1).isfinite().all())
 
 
+def _best(logits: Tensor, drafted: Sequence[int]) -> LogProbs:
+    """`warped` at temperature 0: one column at each position, NaN for a row without a maximum."""
+    tokens: list[int] = []
+    log_probs: list[float] = []
+    for row, token in itertools.zip_longest(logits.detach().numpy(), drafted[: len(logits)]):
+        tokens.append(int(row.argmax()))
+        highest = float(row[tokens[-1]])
+        log_probs.append(highest - highest)
+        if token is not None and token != tokens[-1]:
+            break
+    return LogProbs(logits.new_tensor([[own] for own in log_probs]), torch.tensor([[token] for token in tokens]))
+
+
 def _kept(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Of one row [vocab] the tokens that are kept, ascending, and their log-probabilities, [kept] each: NaN for a row
     without a maximum (NaN, or nothing allowed)."""
-    if params.temperature == 0:
-        best = int(logits.numpy().argmax())
-        return torch.tensor([best]), logits[best : best + 1] - logits[best]
     row = HotRow.of(logits, params.temperature, is_summed=params.top_p < 1 and not params.top_k)
     if not math.isfinite(row.highest):
         return torch.tensor([0]), logits.new_tensor([math.nan])
