@@ -91,7 +91,7 @@ def test_the_law_notices_columns_taken_for_tokens(monkeypatch):
 def test_the_law_notices_that_all_positions_have_the_columns_of_the_first(monkeypatch):
     at = rows.LogProbs.at
 
-    def faulty(self: rows.LogProbs, tokens: list[int]) -> Tensor:
+    def faulty(self: rows.LogProbs, tokens: list[int]) -> list[float]:
         ids = None if self.ids is None else self.ids[:1].repeat(len(self), 1)
         return at(rows.LogProbs(self.values, ids), tokens)
 

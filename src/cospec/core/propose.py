@@ -75,10 +75,10 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
         rows = probabilities(joined([log_qs[i].values for i in same]))
         sheets = [proposals[i][0] for i in same]
         drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])
-        for i, row, token in zip(same, rows, log_qs[same[0]].tokens(drawn), strict=True):
+        for i, row, token in zip(same, rows.unbind(), log_qs[same[0]].tokens(drawn), strict=True):
             tokens[i], probs[i] = token, row
         if all(map(_is_drawn_as_it_is, sheets)) and any(sheet.schedule.reads_confidence for sheet in sheets):
-            drawn_with = zip(same, sheets, LogProbs(rows).at(drawn).tolist(), strict=True)
+            drawn_with = zip(same, sheets, LogProbs(rows).at(drawn), strict=True)
             known |= {i: prob for i, sheet, prob in drawn_with if sheet.schedule.reads_confidence}
     ids = [log_q.ids_at(0) for log_q in log_qs]
     return _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
@@ -120,6 +120,6 @@ def _confidences(
     for places in by_place([LogProbs(own[i]) for i in unknown]):
         same = [unknown[place] for place in places]
         log_own = torch.log_softmax(joined([own[i] for i in same]), dim=-1)
-        for i, log_p in zip(same, LogProbs(log_own).at([tokens[i] for i in same]).tolist(), strict=True):
+        for i, log_p in zip(same, LogProbs(log_own).at([tokens[i] for i in same]), strict=True):
             confidences[i] = math.exp(log_p)
     return confidences

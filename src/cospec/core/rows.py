@@ -1,10 +1,13 @@
 """Log-probabilities of one sequence's positions: of the whole vocabulary, or of the tokens that sampling keeps."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Stands in the columns that a position has too many of: no token's id.
@@ -42,13 +45,14 @@ class LogProbs:
         """The tokens that columns stand for, one of each position."""
         return columns if self.ids is None else [int(self.ids[at, column]) for at, column in enumerate(columns)]
 
-    def at(self, tokens: Sequence[int]) -> Tensor:
-        """[positions]: of one token at each."""
-        columns = torch.tensor(tokens, device=self.values.device)[:, None]
+    def at(self, tokens: Sequence[int]) -> list[float]:
+        """Of one token at each position."""
         if self.ids is None:
-            return self.values.gather(1, columns)[:, 0]
-        columns, have_one = _found(self.ids, columns)
-        return torch.where(have_one, self.values.gather(1, columns), -torch.inf)[:, 0]
+            columns = torch.tensor(tokens, device=self.values.device)[:, None]
+            values: list[float] = self.values.gather(1, columns)[:, 0].tolist()
+            return values
+        rows = zip(self.values.detach().numpy(), self.ids.numpy(), tokens, strict=True)
+        return [value_of(*row, -math.inf) for row in rows]
 
 
 def spread(values: Tensor, ids: Tensor, vocab_size: int, elsewhere: float) -> Tensor:
@@ -65,6 +69,17 @@ def picked(probs: Tensor, ids: Tensor | None, wanted: Tensor) -> Tensor:
         return probs[wanted.clamp(max=len(probs) - 1)]
     columns, have_one = _found(ids, wanted)
     return torch.where(have_one, probs[columns], 0.0)
+
+
+def value_of(
+    values: NDArray[np.floating], ids: NDArray[np.int64] | None, token: int, elsewhere: float
+) -> float:
+    """Of columns [columns] on a CPU, those of the tokens `ids`, None for the whole vocabulary: the value of one token,
+    `elsewhere` where it has none."""
+    if ids is None:
+        return float(values[token])
+    column = int(ids.searchsorted(token))
+    return float(values[column]) if column < len(ids) and ids[column] == token else elsewhere
 
 
 def _found(ids: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

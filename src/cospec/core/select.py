@@ -26,8 +26,6 @@ LEAST_CUT = 2**11
 DEPTHS = (9.0, 13.0)
 # By how much of itself a sum of weights may be off that is not taken token by token in float64.
 ROUNDING = 1e-6
-# Of a whole row, so many weights are taken at once.
-AT_ONCE = 2**14
 
 
 @functools.cache
@@ -110,9 +108,9 @@ class HotRow:
         return values
 
     def exact_total(self) -> float:
-        """The total, up to float64's rounding, by stretches that a cache holds."""
-        starts = range(0, len(self.logits), AT_ONCE)
-        return math.fsum(_weights(self.values(slice(start, start + AT_ONCE))).sum(dtype=np.float64) for start in starts)
+        """The total, up to float64's rounding."""
+        weights = torch.from_numpy(self.logits).sub(self.highest).div_(self.temperature).exp_()
+        return float(weights.sum(dtype=torch.float64))
 
     def above(self, depth: float) -> tuple[NDArray[np.int64], float]:
         """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; and what

@@ -1,5 +1,6 @@
 """Settling: drafts are verified against the target, and where nothing is drafted a token is drawn from it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..errors import CospecError, MemberFailed
 from .draws import Purpose, probabilities
 from .noise import noisy_argmax
-from .rows import LogProbs, by_place, joined, picked, spread
+from .rows import LogProbs, by_place, joined, picked, spread, value_of
 from .select import are_floats_here
 from .sheet import Sheet
 from .target import Span, Unshaped, distributions, log_targets, no_distribution, unshaped_targets
@@ -119,11 +120,10 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
     # Rows with columns of their own are one block's.
     target = LogProbs(joined([block.log_target.values for block in blocks]), blocks[0].log_target.ids)
     tokens = [draft.token for draft in drafts]
-    p, q = torch.stack([target.at(tokens).exp(), _of_tokens(drafts, target.values)]).tolist()
     runs = Runs(
         lengths=[len(block.drafts) for block in blocks],
-        p=p,
-        q=q,
+        p=[*map(math.exp, target.at(tokens))],
+        q=_of_tokens(drafts),
         log_target=target.values,
         draft=[partial(_in_columns, draft, target, at) for at, draft in enumerate(drafts)],
         ids=target.ids,
@@ -136,24 +136,20 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
     )
 
 
-def _of_tokens(drafts: Sequence[Draft], like: Tensor) -> Tensor:
-    """The probabilities that the drafts were drawn with, [drafts]."""
+def _of_tokens(drafts: Sequence[Draft]) -> list[float]:
+    """The probabilities that the drafts were drawn with."""
     if all(are_floats_here(_probs(draft)) for draft in drafts):
-        return like.new_tensor([_of_token(draft) for draft in drafts])
+        return [_of_token(draft) for draft in drafts]
     tokens = [torch.tensor([draft.token], device=_probs(draft).device) for draft in drafts]
-    return torch.cat(
-        [picked(_probs(draft), draft.ids, token).to(like) for draft, token in zip(drafts, tokens, strict=True)]
-    )
+    own = [picked(_probs(draft), draft.ids, token) for draft, token in zip(drafts, tokens, strict=True)]
+    probs: list[float] = torch.cat([each.to(own[0]) for each in own]).tolist()
+    return probs
 
 
 def _of_token(draft: Draft) -> float:
     """The probability that one was drawn with, on a CPU."""
-    probs = _probs(draft).detach().numpy()
-    if draft.ids is None:
-        return float(probs[draft.token])
-    ids = draft.ids.numpy()
-    column = int(ids.searchsorted(draft.token))
-    return float(probs[column]) if column < len(ids) and ids[column] == draft.token else 0.0
+    ids = None if draft.ids is None else draft.ids.numpy()
+    return value_of(_probs(draft).detach().numpy(), ids, draft.token, 0.0)
 
 
 def _in_columns(draft: Draft, target: LogProbs, at: int) -> Tensor:

@@ -3,9 +3,12 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -14,6 +17,7 @@ from .params import SamplingParams
 from .rows import NO_TOKEN, LogProbs
 from .select import (
     HotRow,
+    are_floats_here,
     heated,
     is_cut,
     kept_by_min_p,
@@ -181,26 +185,29 @@ def _penalise(logits: Tensor, params: SamplingParams, history: History, level: T
     """Under the penalties. They touch the tokens alone that stand before each position."""
     # The level is no penalty: it shifts a row as a whole.
     logits = logits + level if params.repetition_penalty != 1 else logits.clone()
+    prompt = dict.fromkeys(history.prompt, 0) if params.repetition_penalty != 1 else {}
     counts = Counter(history.output[: history.start])
-    prompt = [*history.prompt]
-    for row, logits_here in enumerate(logits):
+    if are_floats_here(logits):
+        # What few entries take in numpy is a small part of what they take in torch.
+        rows, array, where = logits.detach().numpy(), np.array, np.where
+    else:
+        rows, array, where = logits, partial(torch.tensor, device=logits.device), torch.where
+    for row, logits_here in enumerate(rows):
         if row:
             counts[history.output[history.start + row - 1]] += 1
-        if params.repetition_penalty != 1:
-            _repeat(logits_here, [*prompt, *counts], params.repetition_penalty)
-        if counts:
-            seen = torch.tensor([*counts], device=logits.device)
-            times = torch.tensor([*counts.values()], dtype=logits.dtype, device=logits.device)
-            logits_here[seen] = logits_here[seen] - params.frequency_penalty * times - params.presence_penalty
+        before = {**prompt, **counts}
+        if before:
+            tokens = array([*before])
+            times = array([*before.values()], dtype=rows.dtype)
+            logits_here[tokens] = _penalised(logits_here[tokens], times, params, where)
     return logits
 
 
-def _repeat(logits: Tensor, tokens: list[int], penalty: float) -> None:
-    """The repetition penalty of these tokens, some of which may stand there twice, in one row [vocab]."""
-    if tokens:
-        ids = torch.tensor(tokens, device=logits.device)
-        own = logits[ids]
-        logits[ids] = torch.where(own > 0, own / penalty, own * penalty)
+def _penalised(own: Any, times: Any, params: SamplingParams, where: Callable[..., Any]) -> Any:
+    """Logits [tokens] of tokens that stand in the prompt or so many times in the output; arrays of numpy or torch."""
+    if params.repetition_penalty != 1:
+        own = where(own > 0, own / params.repetition_penalty, own * params.repetition_penalty)
+    return where(times > 0, own - params.frequency_penalty * times - params.presence_penalty, own)
 
 
 def _is_kept(logits: Tensor, top_p: float) -> Tensor:
