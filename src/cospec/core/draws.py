@@ -70,10 +70,10 @@ def probabilities(log_probs: Tensor) -> Tensor:
 def draw(probs: Tensor, uniforms: Sequence[float]) -> list[int]:
     """For each row of `probs` [rows, columns] the column at which its running sum, in float64, passes that uniform of
     its total."""
-    if is_selected(probs):
-        return [_found(row, uniform) for row, uniform in zip(probs, uniforms, strict=True)]
-    if len(probs) == 1 and are_floats_here(probs):
-        return [_by_running_sum(probs.detach().numpy()[0], *uniforms)]
+    is_long = is_selected(probs)
+    if is_long or (len(probs) == 1 and are_floats_here(probs)):
+        found = _found if is_long else _by_running_sum
+        return [found(row, uniform) for row, uniform in zip(probs.detach().numpy(), uniforms, strict=True)]
     return draw_by_running_sum(probs, uniforms)
 
 
@@ -91,7 +91,7 @@ def _by_running_sum(probs: Row, uniform: float) -> int:
     return int(running.searchsorted(running[-1] * uniform, side="right"))
 
 
-def _found(probs: Tensor, uniform: float) -> int:
+def _found(probs: Row, uniform: float) -> int:
     """The same of one row [columns], by the sums of blocks and a running sum within the one that is passed.
 
     Sums in another order differ in their last bits: where that might matter, the running sum itself is made.
@@ -100,21 +100,23 @@ def _found(probs: Tensor, uniform: float) -> int:
     wanted = ends[-1] * uniform
     block = int(np.searchsorted(ends, wanted, side="right"))
     start, before = block * BLOCK, ends[block - 1] if block else 0.0
-    running = before + np.cumsum(probs[start : start + BLOCK].numpy(), dtype=np.float64)
+    running = before + np.cumsum(probs[start : start + BLOCK], dtype=np.float64)
     column = int(np.searchsorted(running, wanted, side="right"))
     margin = NEAR * ends[-1]
     low, high = running[column - 1] if column else before, running[column] if column < len(running) else wanted
     if low + margin < wanted < high - margin:
         return start + column
-    return _by_running_sum(probs.numpy(), uniform)
+    return _by_running_sum(probs, uniform)
 
 
-def _sums_of_blocks(probs: Tensor) -> NDArray[np.float64]:
+def _sums_of_blocks(probs: Row) -> NDArray[np.float64]:
     """Of one row [columns] the sum of each BLOCK, the last of which may be shorter or empty."""
     size = len(probs) // BLOCK * BLOCK
-    if kernels() is not None and probs.dtype == torch.float32 and probs.is_contiguous():
+    if kernels() is not None and probs.dtype == np.float32 and probs.flags.c_contiguous:
         sums = np.empty(len(probs) // BLOCK + 1)
-        kernels().summed_by_block(probs.numpy(), sums)
+        kernels().summed_by_block(probs, sums)
         return sums
-    whole, rest = probs[:size].view(-1, BLOCK).sum(-1, dtype=torch.float64), probs[size:].double().sum()
+    # Which torch sums in less time than numpy.
+    row = torch.from_numpy(probs)
+    whole, rest = row[:size].view(-1, BLOCK).sum(-1, dtype=torch.float64), row[size:].double().sum()
     return torch.cat([whole, rest[None]]).numpy()

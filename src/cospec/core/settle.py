@@ -26,9 +26,12 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
     A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. All that can
     raise, a schedule, a combination, verification and the draws, comes before the first sheet is changed.
     """
-    rows = {i: own for i, own in enumerate(unshaped_targets(sheets)) if own is not None}
-    if not rows:
+    # In most rounds of a schedule that drafts nothing can be settled.
+    may_settle = [i for i, sheet in enumerate(sheets) if any(sheet.lanes[m].has(sheet.position) for m in sheet.members)]
+    if not may_settle:
         return [[] for _ in sheets]
+    unshaped = zip(may_settle, unshaped_targets([sheets[i] for i in may_settle]), strict=True)
+    rows = {i: own for i, own in unshaped if own is not None}
     # The row behind the drafts is not shaped before they are all accepted.
     drafted = [own.between(0, max(1, len(own.sheet.drafts))) for own in rows.values()]
     targets = dict(zip(rows, log_targets(drafted), strict=True))

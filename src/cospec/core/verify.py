@@ -52,22 +52,32 @@ class Runs:
         return list(zip(itertools.accumulate(self.lengths, initial=0), self.lengths, strict=False))
 
     def residuals(self, reach: Mapping[int, float]) -> dict[int, "Residual"]:
-        """Of the rows named, in ascending order, each with its a: max(a p - q, 0), and p itself."""
+        """Of the rows named, in ascending order, each with its a: max(a p - q, 0)."""
         if not reach:
             return {}
-        p = probabilities(self.log_target if len(reach) == len(self.draft) else self.log_target[[*reach]])
-        a = torch.tensor([*reach.values()], dtype=p.dtype, device=p.device)
-        q = torch.stack([self.draft[at]() for at in reach])
-        rows = (a[:, None] * p).sub_(q).clamp_(min=0)
-        return {at: Residual(*each) for at, *each in zip(reach, rows, p, rows.sum(-1).tolist(), strict=True)}
+        rows = self.target([*reach])
+        a = torch.tensor([*reach.values()], dtype=rows.dtype, device=rows.device)
+        rows = rows.mul_(a[:, None]).sub_(_stacked([self.draft[at]() for at in reach])).clamp_(min=0)
+        return {at: Residual(*each) for at, *each in zip(reach, rows.unbind(), rows.sum(-1).tolist(), strict=True)}
+
+    def target(self, rows: Sequence[int]) -> Tensor:
+        """p of the rows named, in ascending order: [rows, columns]."""
+        # A single row, which is the common case, is not copied.
+        if len(rows) == 1:
+            return probabilities(self.log_target[rows[0] : rows[0] + 1])
+        return probabilities(self.log_target if len(rows) == len(self.draft) else self.log_target[[*rows]])
 
 
 class Residual(NamedTuple):
-    """What a draft leaves of the target: weights [columns], the target's own probabilities, and the weights' sum."""
+    """What a draft leaves of the target: weights [columns], and their sum."""
 
     weights: Tensor
-    target: Tensor
     mass: float
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """[rows, columns]; a single row is not copied."""
+    return rows[0][None] if len(rows) == 1 else torch.stack([*rows])
 
 
 Uniforms = Callable[[int, int], float]
@@ -140,10 +150,10 @@ def _replaced(runs: Runs, accepted: list[int], residuals: Mapping[int, Residual]
     ends = {run: start + accepted[run] for run, (start, length) in enumerate(runs.spans) if accepted[run] < length}
     tokens: dict[int, int] = {}
     if ends:
-        left = [residuals[at] for at in ends.values()]
+        left = {at: residuals[at] for at in ends.values()}
         # p and q may agree to the last bit and still reject by rounding: then p itself is the residual.
-        rows = torch.stack([own.weights if own.mass > 0 else own.target for own in left])
-        drawn = draw(rows, [replace(run, accepted[run]) for run in ends])
+        rows = [own.weights if own.mass > 0 else runs.target([at])[0] for at, own in left.items()]
+        drawn = draw(_stacked(rows), [replace(run, accepted[run]) for run in ends])
         if runs.ids is not None:
             drawn = [int(runs.ids[at, column]) for at, column in zip(ends.values(), drawn, strict=True)]
         tokens = dict(zip(ends, drawn, strict=True))
