@@ -62,12 +62,12 @@ def test_a_row_with_nan_or_an_infinite_maximum_has_none(fault, at):
     for kind in ("wide", "forbidding"):
         row = row_of(kind, 9_001)
         row[at] = fault
-        assert math.isnan(select.HotRow.of(row, 0.8, is_summed=True).highest)
+        assert math.isnan(select.HotRow.of(row.numpy(), 0.8, is_summed=True).highest)
 
 
 def test_a_row_that_forbids_every_token_has_no_maximum():
     row = torch.full((9_001,), -math.inf)
-    assert math.isnan(select.HotRow.of(row, 0.8, is_summed=True).highest)
+    assert math.isnan(select.HotRow.of(row.numpy(), 0.8, is_summed=True).highest)
 
 
 def finds_all_above(above, size: int) -> bool:
@@ -150,7 +150,7 @@ def test_the_sum_of_each_block_is_that_of_numpy(size):
 @pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 1.3])
 def test_heated_logits_are_to_the_bit_those_of_torch(temperature):
     row = row_of("wide", 9_001)
-    hot = select.HotRow.of(row, temperature, is_summed=True)
+    hot = select.HotRow.of(row.numpy(), temperature, is_summed=True)
     ids = np.arange(0, 9_001, 7)
     assert np.array_equal(hot.values(ids), select.heated(row, temperature).numpy()[ids])
 

@@ -69,7 +69,7 @@ def row_of(kept: dict[int, float]) -> torch.Tensor:
 
 
 def kept_of(logits: torch.Tensor, top_p: float) -> list[int]:
-    return select.kept_by_top_p(select.HotRow.of(logits, 1.0, is_summed=True), top_p)[0].tolist()
+    return select.kept_by_top_p(select.HotRow.of(logits.numpy(), 1.0, is_summed=True), top_p)[0].tolist()
 
 
 @pytest.mark.parametrize(("top_p", "count"), [(0.25, 1), (0.5, 2), (0.5001, 3), (0.75, 3), (0.999, 4)])

@@ -87,7 +87,7 @@ def draw_by_running_sum(probs: Tensor, uniforms: Sequence[float]) -> list[int]:
 
 def _by_running_sum(probs: Row, uniform: float) -> int:
     """The same of one row [columns] in numpy, which takes less time than torch for few columns."""
-    running = np.cumsum(probs, dtype=np.float64)
+    running = probs.cumsum(dtype=np.float64)
     return int(running.searchsorted(running[-1] * uniform, side="right"))
 
 
@@ -96,12 +96,12 @@ def _found(probs: Row, uniform: float) -> int:
 
     Sums in another order differ in their last bits: where that might matter, the running sum itself is made.
     """
-    ends = np.cumsum(_sums_of_blocks(probs))
+    ends = _sums_of_blocks(probs).cumsum()
     wanted = ends[-1] * uniform
-    block = int(np.searchsorted(ends, wanted, side="right"))
+    block = int(ends.searchsorted(wanted, side="right"))
     start, before = block * BLOCK, ends[block - 1] if block else 0.0
-    running = before + np.cumsum(probs[start : start + BLOCK], dtype=np.float64)
-    column = int(np.searchsorted(running, wanted, side="right"))
+    running = before + probs[start : start + BLOCK].cumsum(dtype=np.float64)
+    column = int(running.searchsorted(wanted, side="right"))
     margin = NEAR * ends[-1]
     low, high = running[column - 1] if column else before, running[column] if column < len(running) else wanted
     if low + margin < wanted < high - margin:

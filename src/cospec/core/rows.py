@@ -71,9 +71,7 @@ def picked(probs: Tensor, ids: Tensor | None, wanted: Tensor) -> Tensor:
     return torch.where(have_one, probs[columns], 0.0)
 
 
-def value_of(
-    values: NDArray[np.floating], ids: NDArray[np.int64] | None, token: int, elsewhere: float
-) -> float:
+def value_of(values: NDArray[np.floating], ids: NDArray[np.int64] | None, token: int, elsewhere: float) -> float:
     """Of columns [columns] on a CPU, those of the tokens `ids`, None for the whole vocabulary: the value of one token,
     `elsewhere` where it has none."""
     if ids is None:

@@ -54,12 +54,12 @@ def are_floats_here(rows: Tensor) -> bool:
 def heated(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, shifted so that their maximum is 0: it stays finite under a temperature that rounds
     to 0 in the rows' type."""
-    return (logits - logits.amax(-1, keepdim=True)).div_(_in_range(temperature, logits.dtype))
+    return (logits - logits.amax(-1, keepdim=True)).div_(_in_range(temperature, torch.finfo(logits.dtype)))
 
 
-def _in_range(temperature: float, dtype: torch.dtype) -> float:
-    kind = torch.finfo(dtype)
-    return min(max(temperature, kind.tiny), kind.max)
+def _in_range(temperature: float, kind: Any) -> float:
+    """kind: what torch or numpy says of the rows' type."""
+    return min(max(temperature, float(kind.tiny)), float(kind.max))
 
 
 Row = NDArray[np.floating]
@@ -83,9 +83,9 @@ class HotRow:
     highest_in: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, temperature: float, *, is_summed: bool) -> "HotRow":
+    def of(cls, row: Row, temperature: float, *, is_summed: bool) -> "HotRow":
         """is_summed: whether the total is read."""
-        temperature, row, compiled = _in_range(temperature, logits.dtype), logits.numpy(), kernels()
+        temperature, compiled = _in_range(temperature, np.finfo(row.dtype)), kernels()
         if compiled and is_summed and row.dtype == np.float32 and row.flags.c_contiguous:
             highest_in = np.empty(-(-len(row) // compiled.BLOCK), dtype=np.float32)
             highest, total = compiled.summed(row, math.log2(math.e) / temperature, highest_in)
@@ -94,7 +94,7 @@ class HotRow:
         best = int(row.argmax())
         highest, total = float(row[best]), math.nan
         if is_summed and math.isfinite(highest):
-            total = float((logits - highest).div_(temperature).exp_().sum(dtype=torch.float64))
+            total = _total(row, highest, temperature)
         return cls(row, temperature, highest, total)
 
     def values(self, ids: NDArray[np.int64] | slice) -> Row:
@@ -109,8 +109,7 @@ class HotRow:
 
     def exact_total(self) -> float:
         """The total, up to float64's rounding."""
-        weights = torch.from_numpy(self.logits).sub(self.highest).div_(self.temperature).exp_()
-        return float(weights.sum(dtype=torch.float64))
+        return _total(self.logits, self.highest, self.temperature)
 
     def above(self, depth: float) -> tuple[NDArray[np.int64], float]:
         """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; and what
@@ -174,6 +173,12 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
             kept = _highest(values, count, ordered[count - 1])
             return ids[kept], values[kept]
     raise AssertionError("the last candidates are all tokens")
+
+
+def _total(logits: Row, highest: float, temperature: float) -> float:
+    """The sum of exp((logit - highest) / temperature), each to the bit as torch has it, up to float64's rounding."""
+    weights = torch.from_numpy(logits).sub(highest).div_(temperature).exp_()
+    return float(weights.sum(dtype=torch.float64))
 
 
 def _weights(values: Row) -> Row:

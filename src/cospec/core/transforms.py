@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from .params import SamplingParams
-from .rows import NO_TOKEN, LogProbs
+from .rows import NO_TOKEN, LogProbs, value_of
 from .select import (
     HotRow,
+    Kept,
+    Row,
     are_floats_here,
     heated,
     is_cut,
@@ -116,9 +117,10 @@ def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) 
     if params.temperature == 0:
         return _best(logits, drafted)
     kept = []
-    for row, token in itertools.zip_longest(logits.unbind(), drafted[: len(logits)]):
-        kept.append(_kept(row, params))
-        if token is not None and not bool((kept[-1][0] == token).any()):
+    for row, token in itertools.zip_longest(logits.detach().numpy(), drafted[: len(logits)]):
+        ids, values = _kept(row, params)
+        kept.append((ids, values))
+        if token is not None and value_of(values, ids, token, -math.inf) == -math.inf:
             break
     return _below_each_other(kept)
 
@@ -141,29 +143,29 @@ def _best(logits: Tensor, drafted: Sequence[int]) -> LogProbs:
     return LogProbs(logits.new_tensor([[own] for own in log_probs]), torch.tensor([[token] for token in tokens]))
 
 
-def _kept(logits: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def _kept(logits: Row, params: SamplingParams) -> Kept:
     """Of one row [vocab] the tokens that are kept, ascending, and their log-probabilities, [kept] each: NaN for a row
     without a maximum (NaN, or nothing allowed)."""
     row = HotRow.of(logits, params.temperature, is_summed=params.top_p < 1 and not params.top_k)
     if not math.isfinite(row.highest):
-        return torch.tensor([0]), logits.new_tensor([math.nan])
+        return np.array([0]), np.array([math.nan], dtype=logits.dtype)
     kept = kept_by_top_k(row, params.top_k) if params.top_k else None
     if params.top_p < 1:
         kept = kept_by_top_p(row, params.top_p, kept)
     if params.min_p > 0:
         kept = kept_by_min_p(row, params.min_p, kept)
     assert kept is not None, "there is something to be cut"
-    ids, values = map(torch.from_numpy, kept)
-    return ids, torch.log_softmax(values, dim=-1)
+    ids, values = kept
+    return ids, torch.log_softmax(torch.from_numpy(values), dim=-1).numpy()
 
 
-def _below_each_other(kept: Sequence[tuple[Tensor, Tensor]]) -> LogProbs:
+def _below_each_other(kept: Sequence[Kept]) -> LogProbs:
     """A block's positions, [kept] tokens and log-probabilities each."""
-    if len(kept) == 1:
-        ((ids, values),) = kept
-        return LogProbs(values[None], ids[None])
-    values = pad_sequence([own for _, own in kept], batch_first=True, padding_value=-math.inf)
-    return LogProbs(values, pad_sequence([own for own, _ in kept], batch_first=True, padding_value=NO_TOKEN))
+    shape = len(kept), max(len(own) for own, _ in kept)
+    ids, values = np.full(shape, NO_TOKEN), np.full(shape, -math.inf, dtype=kept[0][1].dtype)
+    for position, (own, own_values) in enumerate(kept):
+        ids[position, : len(own)], values[position, : len(own)] = own, own_values
+    return LogProbs(torch.from_numpy(values), torch.from_numpy(ids))
 
 
 def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
@@ -228,7 +230,7 @@ def _is_kept(logits: Tensor, top_p: float) -> Tensor:
 def _is_selected(logits: Tensor, top_p: float) -> Tensor:
     """The same by selection."""
     is_kept = torch.zeros_like(logits, dtype=torch.bool)
-    for row, own in zip(logits.flatten(0, -2), is_kept.flatten(0, -2), strict=True):
+    for row, own in zip(logits.detach().flatten(0, -2).numpy(), is_kept.flatten(0, -2), strict=True):
         own[torch.from_numpy(kept_by_top_p(HotRow.of(row, 1.0, is_summed=True), top_p)[0])] = True
     return is_kept
 
