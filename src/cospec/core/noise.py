@@ -28,8 +28,10 @@ def noisy_argmax(items: Sequence[tuple[Sheet, int, LogProbs]]) -> list[list[int]
 
 def _certain(log_probs: LogProbs) -> list[int]:
     """The tokens of positions that have a single column; none of others."""
-    is_certain = log_probs.ids is not None and log_probs.ids.shape[-1] == 1
-    return log_probs.ids[:, 0].tolist() if is_certain else []
+    if log_probs.ids is None or log_probs.ids.shape[-1] > 1:
+        return []
+    tokens: list[int] = log_probs.ids[:, 0].tolist()
+    return tokens
 
 
 def _argmax(rows: Tensor, keys: Sequence[int | None], ids: Tensor | None) -> list[int]:

@@ -49,11 +49,11 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
         for i, block in blocks.items()
         if _is_open(block, verdicts[i], rows[i])
     }
-    for (i, own), target in zip(behind.items(), distributions([*behind.values()]), strict=True):
-        if isinstance(target, LogProbs):
-            free[i] = own.sheet, own.start, target
-        elif target is not None:
-            targets[i] = target
+    for (i, own), bonus in zip(behind.items(), distributions([*behind.values()]), strict=True):
+        if isinstance(bonus, LogProbs):
+            free[i] = own.sheet, own.start, bonus
+        elif bonus is not None:
+            targets[i] = bonus
     tokens = dict(zip(free, noisy_argmax([*free.values()]), strict=True))
     outcomes: list[list[Token] | CospecError] = []
     for i, sheet in enumerate(sheets):

@@ -15,7 +15,7 @@ from .combine import Combination, is_member_alone, level
 from .rows import LogProbs, by_place, joined, parted
 from .select import is_cut
 from .sheet import Lane, Sheet
-from .transforms import History, biased, shape_members, warped
+from .transforms import History, shape_members, shaped, warped
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,10 @@ def distributions(items: Sequence[Unshaped]) -> list[LogProbs | CospecError | No
     At temperature 0 the temperature is left out of rows that are not selected from, since only the maximum is read.
     None where the first row is no distribution; an error where a transform raised it.
     """
-    shaped = _shaped(items)
-    known = [(item, log_p) for item, log_p in zip(items, shaped, strict=True) if isinstance(log_p, LogProbs)]
+    log_ps = _shaped(items)
+    known = [(item, log_p) for item, log_p in zip(items, log_ps, strict=True) if isinstance(log_p, LogProbs)]
     counts = iter(_num_distributions(known))
-    return [log_p if isinstance(log_p, CospecError) else _first(log_p, next(counts)) for log_p in shaped]
+    return [log_p if isinstance(log_p, CospecError) else _first(log_p, next(counts)) for log_p in log_ps]
 
 
 def _first(log_p: LogProbs, count: int) -> LogProbs | None:
@@ -235,7 +235,7 @@ def _first(log_p: LogProbs, count: int) -> LogProbs | None:
 
 def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     """Under the transforms. Those that read nothing but the row are the same for many sheets, and done at once."""
-    shaped: list[LogProbs | CospecError] = [LogProbs(item.log_probs) for item in items]
+    all_shaped: list[LogProbs | CospecError] = [LogProbs(item.log_probs) for item in items]
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         sheet, params = item.sheet, item.sheet.params
@@ -250,19 +250,18 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
         output = [*sheet.output, *(draft.token for draft in sheet.drafts)]
         history = History(prompt=sheet.prompt, output=output, start=item.start)
         try:
-            logits = biased(item.log_probs, params, history, tuple(sheet.end_ids), item.level())
-            shaped[i] = warped(logits, params, item.drafted)
+            all_shaped[i] = shaped(item.log_probs, params, history, tuple(sheet.end_ids), item.level(), item.drafted)
         except Exception as error:  # a constraint is others' code
-            shaped[i] = MemberFailed.by(error, "a transform of the sampling parameters").with_traceback(None)
+            all_shaped[i] = MemberFailed.by(error, "a transform of the sampling parameters").with_traceback(None)
     for same in alike.values():
         logits = joined([items[i].log_probs for i in same])
         if len(same) == 1:
-            shaped[same[0]] = warped(logits, items[same[0]].sheet.params, items[same[0]].drafted)
+            all_shaped[same[0]] = warped(logits, items[same[0]].sheet.params, items[same[0]].drafted)
             continue
         log_probs = warped(logits, items[same[0]].sheet.params)
         for i, part in zip(same, parted(log_probs.values, [len(items[i].log_probs) for i in same]), strict=True):
-            shaped[i] = LogProbs(part)
-    return shaped
+            all_shaped[i] = LogProbs(part)
+    return all_shaped
 
 
 def _num_distributions(known: Sequence[tuple[Unshaped, LogProbs]]) -> list[int]:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,6 @@ from .select import (
     HotRow,
     Kept,
     Row,
-    are_floats_here,
     heated,
     is_cut,
     kept_by_min_p,
@@ -114,10 +113,28 @@ def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) 
         return LogProbs(torch.log_softmax(logits, dim=-1))
     if not (params.cuts and is_cut(logits)):
         return LogProbs(warp(logits, params))
-    if params.temperature == 0:
-        return _best(logits, drafted)
+    return _cut(logits.detach().numpy(), params, drafted[: len(logits)])
+
+
+def shaped(
+    log_probs: Tensor,
+    params: SamplingParams,
+    history: History,
+    end_ids: Sequence[int],
+    level: Tensor | float = 0.0,
+    drafted: Sequence[int] = (),
+) -> LogProbs:
+    """`warped` of what is `biased`; rows with columns are penalised one by one, as far as they are looked at."""
+    if not (params.has_penalties and params.cuts and is_cut(log_probs)):
+        return warped(biased(log_probs, params, history, end_ids, level), params, drafted)
+    rows = _bias(log_probs, params, history, end_ids).detach().numpy()
+    return _cut(_each_penalised(rows, params, history, level), params, drafted[: len(rows)])
+
+
+def _cut(rows: Iterable[Row], params: SamplingParams, drafted: Sequence[int]) -> LogProbs:
+    """Columns for what is kept of rows [vocab], of which drafts stand at the first."""
     kept = []
-    for row, token in itertools.zip_longest(logits.detach().numpy(), drafted[: len(logits)]):
+    for row, token in itertools.zip_longest(rows, drafted):
         ids, values = _kept(row, params)
         kept.append((ids, values))
         if token is not None and value_of(values, ids, token, -math.inf) == -math.inf:
@@ -130,22 +147,13 @@ def _can_be_cut(logits: Tensor) -> bool:
     return is_cut(logits) and bool(logits.amax(-1).isfinite().all())
 
 
-def _best(logits: Tensor, drafted: Sequence[int]) -> LogProbs:
-    """`warped` at temperature 0: one column at each position, NaN for a row without a maximum."""
-    tokens: list[int] = []
-    log_probs: list[float] = []
-    for row, token in itertools.zip_longest(logits.detach().numpy(), drafted[: len(logits)]):
-        tokens.append(int(row.argmax()))
-        highest = float(row[tokens[-1]])
-        log_probs.append(highest - highest)
-        if token is not None and token != tokens[-1]:
-            break
-    return LogProbs(logits.new_tensor([[own] for own in log_probs]), torch.tensor([[token] for token in tokens]))
-
-
 def _kept(logits: Row, params: SamplingParams) -> Kept:
     """Of one row [vocab] the tokens that are kept, ascending, and their log-probabilities, [kept] each: NaN for a row
     without a maximum (NaN, or nothing allowed)."""
+    if params.temperature == 0:
+        best = int(logits.argmax())
+        highest = float(logits[best])
+        return np.array([best]), np.array([highest - highest], dtype=logits.dtype)
     row = HotRow.of(logits, params.temperature, is_summed=params.top_p < 1 and not params.top_k)
     if not math.isfinite(row.highest):
         return np.array([0]), np.array([math.nan], dtype=logits.dtype)
@@ -187,29 +195,43 @@ def _penalise(logits: Tensor, params: SamplingParams, history: History, level: T
     """Under the penalties. They touch the tokens alone that stand before each position."""
     # The level is no penalty: it shifts a row as a whole.
     logits = logits + level if params.repetition_penalty != 1 else logits.clone()
-    prompt = dict.fromkeys(history.prompt, 0) if params.repetition_penalty != 1 else {}
-    counts = Counter(history.output[: history.start])
-    if are_floats_here(logits):
-        # What few entries take in numpy is a small part of what they take in torch.
-        rows, array, where = logits.detach().numpy(), np.array, np.where
-    else:
-        rows, array, where = logits, partial(torch.tensor, device=logits.device), torch.where
-    for row, logits_here in enumerate(rows):
-        if row:
-            counts[history.output[history.start + row - 1]] += 1
-        before = {**prompt, **counts}
-        if before:
-            tokens = array([*before])
-            times = array([*before.values()], dtype=rows.dtype)
-            logits_here[tokens] = _penalised(logits_here[tokens], times, params, where)
+    for row, before in zip(logits, _counts_before(params, history, len(logits)), strict=True):
+        _penalise_row(row, before, params, partial(torch.tensor, device=logits.device), torch.where)
     return logits
 
 
-def _penalised(own: Any, times: Any, params: SamplingParams, where: Callable[..., Any]) -> Any:
-    """Logits [tokens] of tokens that stand in the prompt or so many times in the output; arrays of numpy or torch."""
+def _each_penalised(rows: Row, params: SamplingParams, history: History, level: Tensor | float) -> Iterator[Row]:
+    """Rows [positions, vocab] under the penalties, one by one, each until the next: by numpy, which takes few entries
+    in a small part of torch's time."""
+    levels = np.broadcast_to(np.asarray(level, dtype=rows.dtype).ravel(), len(rows))
+    row = np.empty_like(rows[0])
+    for position, before in enumerate(_counts_before(params, history, len(rows))):
+        np.add(rows[position], levels[position], out=row)
+        _penalise_row(row, before, params, np.array, np.where)
+        yield row
+
+
+def _counts_before(params: SamplingParams, history: History, num_positions: int) -> Iterator[dict[int, int]]:
+    """For each position the tokens that the penalties touch, and how often each stands in the output before it."""
+    prompt = dict.fromkeys(history.prompt, 0) if params.repetition_penalty != 1 else {}
+    counts = Counter(history.output[: history.start])
+    for position in range(history.start, history.start + num_positions):
+        if position > history.start:
+            counts[history.output[position - 1]] += 1
+        yield {**prompt, **counts}
+
+
+def _penalise_row(
+    row: Any, before: Mapping[int, int], params: SamplingParams, array: Callable[..., Any], where: Callable[..., Any]
+) -> None:
+    """Put one row [vocab] under the penalties, in place; array and where are numpy's or torch's."""
+    if not before:
+        return
+    tokens, times = array([*before]), array([*before.values()], dtype=row.dtype)
+    own = row[tokens]
     if params.repetition_penalty != 1:
         own = where(own > 0, own / params.repetition_penalty, own * params.repetition_penalty)
-    return where(times > 0, own - params.frequency_penalty * times - params.presence_penalty, own)
+    row[tokens] = where(times > 0, own - params.frequency_penalty * times - params.presence_penalty, own)
 
 
 def _is_kept(logits: Tensor, top_p: float) -> Tensor:
