@@ -43,7 +43,9 @@ class LogProbs:
 
     def tokens(self, columns: Sequence[int]) -> Sequence[int]:
         """The tokens that columns stand for, one of each position."""
-        return columns if self.ids is None else [int(self.ids[at, column]) for at, column in enumerate(columns)]
+        if self.ids is None:
+            return columns
+        return [int(own[column]) for own, column in zip(self.ids.numpy(), columns, strict=True)]
 
     def at(self, tokens: Sequence[int]) -> list[float]:
         """Of one token at each position."""

@@ -266,7 +266,7 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
 
 def _num_distributions(known: Sequence[tuple[Unshaped, LogProbs]]) -> list[int]:
     """Of each, how many rows from the first on are ones."""
-    counts = [_num_finite(log_p.values[:, 0].tolist()) if log_p.ids is not None else 0 for _, log_p in known]
+    counts = [_num_finite(log_p.values.numpy()[:, 0].tolist()) if log_p.ids is not None else 0 for _, log_p in known]
     whole = [i for i, (_, log_p) in enumerate(known) if log_p.ids is None]
     telling = [_telling(*known[i]) for i in whole]
     for places in by_place(telling) if whole else ():
