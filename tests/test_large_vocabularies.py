@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from cospec import Ensemble, Mixture, Product, SamplingParams
-from cospec.core import draws, select
+from cospec.core import draws, select, settle
 from cospec.core import gumbel as gumbels
 from cospec.core.combine import log_mixed
 from cospec.core.gumbel import LIKELY, gumbel, noisy_best
 from cospec.core.rows import NO_TOKEN, LogProbs, picked
 from cospec.core.select import LEAST_SELECTED
-from cospec.core.transforms import History, biased, shape, shape_members, warp, warped
+from cospec.core.transforms import History, biased, shape, shape_members, shaped, warp, warped
 
 SIZE = LEAST_SELECTED + 37
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "vocabulary.py"
@@ -308,6 +308,64 @@ def test_where_every_token_is_forbidden_the_text_ends_with_an_error(script):
     ensemble = Ensemble([script.RandomRows(SIZE, 0.0, seed=0)])
     (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=2, top_p=0.9, constraint=Nothing()))
     assert "every token forbidden" in result.error
+
+
+LEVELS = {"logits": 0.0, "raised": torch.tensor([[2.0], [-0.5], [1.0]])}
+PENALTIES = [
+    {"repetition_penalty": 1.3, "top_p": 0.8},
+    {"repetition_penalty": 0.7, "frequency_penalty": 0.4, "presence_penalty": -0.2, "temperature": 0},
+    {"presence_penalty": 3.0, "logit_bias": {5: 2.0}, "min_tokens": 4, "top_k": 30},
+]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("params", PENALTIES, ids=str)
+def test_rows_penalised_one_by_one_are_those_penalised_at_once(params, level):
+    logits, params = rows(3), SamplingParams(**params)
+    before, history = logits.clone(), History(prompt=(4, 4, 7), output=(1, 2, 2, 5), start=2)
+    given = LEVELS[level] if params.repetition_penalty != 1 else 0.0
+    for drafted in ((), (2, 5), tuple(logits.argmax(-1).tolist())):
+        expected = warped(biased(logits, params, history, [9], given), params, drafted)
+        found = shaped(logits, params, history, [9], given, drafted)
+        assert torch.equal(found.values, expected.values)
+        assert torch.equal(found.ids, expected.ids)
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("own", [0.0, 0.7, 3.0])
+@pytest.mark.parametrize("params", [{}, {"top_p": 0.9}, {"temperature": 0}], ids=str)
+def test_the_row_behind_the_drafts_is_shaped_where_all_of_them_stand_alone(script, monkeypatch, own, params):
+    shaped_behind, distributions = [], settle.distributions
+    verdicts, verdicts_of = [], settle.verdicts_of
+    monkeypatch.setattr(settle, "distributions", lambda items: shaped_behind.extend(items) or distributions(items))
+    monkeypatch.setattr(settle, "verdicts_of", lambda blocks: verdicts.extend(verdicts_of(blocks)) or verdicts[-1:])
+    member, drafter = script.RandomRows(SIZE, 0.0, seed=0), script.RandomRows(SIZE, own, seed=1)
+    ensemble = Ensemble([member], schedule="fixed", gamma=2, proposer=drafter)
+    (result,) = ensemble.generate([[1]], SamplingParams(max_tokens=60, ignore_eos=True, seed=2, **params))
+    assert result.error is None
+    assert len(shaped_behind) == sum(verdict.token is None for verdict in verdicts)
+    assert all(len(item.log_probs) == 1 for item in shaped_behind)
+
+
+class Fickle:
+    """Allows no token at the second of several positions, where it is first asked of several."""
+
+    was_asked = False
+
+    def allowed(self, output, start, count):
+        allowed = torch.ones(count, SIZE, dtype=torch.bool)
+        if count > 1 and not self.was_asked:
+            allowed[1], self.was_asked = False, True
+        return allowed
+
+
+def test_no_token_is_drawn_where_a_draft_is_still_to_be_decided(script):
+    member, drafter = script.RandomRows(SIZE, 0.0, seed=0), script.RandomRows(SIZE, 0.0, seed=1)
+    ensemble = Ensemble([member], schedule="fixed", gamma=2, proposer=drafter)
+    params = SamplingParams(max_tokens=9, ignore_eos=True, top_p=0.9, constraint=Fickle())
+    (result,) = ensemble.generate([[1]], params)
+    assert result.error is None
+    assert len(result.token_ids) == 9
 
 
 def test_shaping_as_a_whole_is_shaping_by_columns():
