@@ -97,9 +97,9 @@ class HotRow:
             total = _total(row, highest, temperature)
         return cls(row, temperature, highest, total)
 
-    def values(self, ids: NDArray[np.int64] | slice) -> Row:
+    def values(self, ids: NDArray[np.int64]) -> Row:
         """Heated logits of these tokens, at most 0; to the bit those of `heated`."""
-        if self.highest_in is not None and not isinstance(ids, slice):
+        if self.highest_in is not None:
             own = np.empty(len(ids), dtype=np.float32)
             kernels().heated(self.logits, ids, self.highest, self.temperature, own)
             return own

@@ -26,47 +26,50 @@ def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
     A CospecError stands for a sequence that cannot go on, such as one whose rows are no distribution. All that can
     raise, a schedule, a combination, verification and the draws, comes before the first sheet is changed.
     """
-    # In most rounds of a schedule that drafts nothing can be settled.
-    may_settle = [i for i, sheet in enumerate(sheets) if any(sheet.lanes[m].has(sheet.position) for m in sheet.members)]
-    if not may_settle:
+    rows = _rows_to_settle(sheets)
+    if not rows:
         return [[] for _ in sheets]
-    unshaped = zip(may_settle, unshaped_targets([sheets[i] for i in may_settle]), strict=True)
-    rows = {i: own for i, own in unshaped if own is not None}
     # The row behind the drafts is not shaped before they are all accepted.
     drafted = [own.between(0, max(1, len(own.sheet.drafts))) for own in rows.values()]
     targets = dict(zip(rows, log_targets(drafted), strict=True))
-    blocks, free = {}, {}
-    for i, target in targets.items():
-        sheet = sheets[i]
-        if isinstance(target, LogProbs) and sheet.drafts:
-            blocks[i] = Block(sheet, sheet.position, sheet.drafts[: len(target)], target)
-        elif isinstance(target, LogProbs):
-            free[i] = sheet, sheet.position, target
-    verdicts = dict(zip(blocks, _verdicts([*blocks.values()]), strict=True)) if blocks else {}
-    # Where nothing is drafted and all cells are filled, the target's own token follows, for free.
-    behind = {
-        i: rows[i].between(len(block.drafts), len(block.drafts) + 1)
-        for i, block in blocks.items()
-        if _is_open(block, verdicts[i], rows[i])
+    known = {sheet: target for sheet, target in targets.items() if isinstance(target, LogProbs)}
+    blocks = {
+        sheet: Block(sheet, sheet.position, sheet.drafts[: len(target)], target)
+        for sheet, target in known.items()
+        if sheet.drafts
     }
-    for (i, own), bonus in zip(behind.items(), distributions([*behind.values()]), strict=True):
-        if isinstance(bonus, LogProbs):
-            free[i] = own.sheet, own.start, bonus
-        elif bonus is not None:
-            targets[i] = bonus
-    tokens = dict(zip(free, noisy_argmax([*free.values()]), strict=True))
+    verdicts = dict(zip(blocks, _verdicts([*blocks.values()]), strict=True)) if blocks else {}
+    behind = [
+        rows[sheet].between(len(block.drafts), len(block.drafts) + 1)
+        for sheet, block in blocks.items()
+        if _is_open(block, verdicts[sheet], rows[sheet])
+    ]
+    bonuses = {own.sheet: bonus for own, bonus in zip(behind, distributions(behind), strict=True)}
+    # Where nothing is drafted and all cells are filled, the target's own token follows, for free.
+    free = {sheet: target for sheet, target in known.items() if not sheet.drafts}
+    free |= {sheet: bonus for sheet, bonus in bonuses.items() if isinstance(bonus, LogProbs)}
+    tokens = noisy_argmax([(sheet, sheet.frontier, target) for sheet, target in free.items()])
+    followed = dict(zip(free, tokens, strict=True))
+    errors = {sheet: own for sheet, own in (*targets.items(), *bonuses.items()) if isinstance(own, CospecError)}
     outcomes: list[list[Token] | CospecError] = []
-    for i, sheet in enumerate(sheets):
-        failed = targets.get(i)
-        if isinstance(failed, CospecError):
-            outcomes.append(failed)
+    for sheet in sheets:
+        if sheet in errors:
+            outcomes.append(errors[sheet])
             continue
-        settled = _committed(blocks[i], verdicts[i]) if i in blocks else []
-        for token in tokens.get(i, ()):
+        settled = _committed(blocks[sheet], verdicts[sheet]) if sheet in blocks else []
+        for token in followed.get(sheet, ()):
             settled.append(Token(token))
             sheet.commit(settled[-1])
         outcomes.append(settled)
     return outcomes
+
+
+def _rows_to_settle(sheets: Sequence[Sheet]) -> dict[Sheet, Unshaped]:
+    """Of the sheets whose next position can be settled, log r before the transforms."""
+    # In most rounds of a schedule that drafts there is none.
+    may_settle = [sheet for sheet in sheets if any(sheet.lanes[i].has(sheet.position) for i in sheet.members)]
+    rows = zip(may_settle, unshaped_targets(may_settle), strict=True) if may_settle else ()
+    return {sheet: own for sheet, own in rows if own is not None}
 
 
 @dataclass(frozen=True)
