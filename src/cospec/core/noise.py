@@ -15,9 +15,9 @@ def noisy_argmax(items: Sequence[tuple[Sheet, int, LogProbs]]) -> list[list[int]
     """argmax log p + G for each sheet at positions from `start` on, given as sheet, start and log p: draws from p (the
     Gumbel-max trick). The noise of all is drawn at once."""
     tokens = [_certain(log_probs) for _, _, log_probs in items]
-    open_ = [i for i, own in enumerate(tokens) if not own]
-    for places in by_place([items[i][2] for i in open_]) if open_ else ():
-        same = [open_[place] for place in places]
+    undecided = [i for i, own in enumerate(tokens) if not own]
+    for places in by_place([items[i][2] for i in undecided]) if undecided else ():
+        same = [undecided[place] for place in places]
         rows = joined([items[i][2].values for i in same])
         keys = [key for i in same for key in _keys(*items[i])]
         best = iter(items[same[0]][2].tokens(_argmax(rows, keys, items[same[0]][2].ids)))
