@@ -1,4 +1,5 @@
-"""A draft's confidence is its proposer's own probability of it, whatever it was drawn from."""
+"""A draft's confidence is its proposer's own probability of it, whatever it was drawn from, and what acceptance says of
+it is learned from drafts of any."""
 
 import math
 
@@ -7,6 +8,7 @@ import torch
 
 from cospec import Ensemble, SamplingParams, toy
 from cospec.core.sheet import Sheet
+from cospec.schedule.drafting import PRIOR, AcceptanceByConfidence
 
 VOCAB = 7
 SHAPED = [
@@ -57,3 +59,36 @@ def test_it_is_the_proposers_own_probability(drafted, verification, together):
     for before, draft in drafted:
         own = torch.softmax(torch.tensor(row(before)), dim=-1)
         assert draft.confidence == pytest.approx(own[draft.token].item(), rel=1e-5)
+
+
+def verified(num_drafts, is_accepted, confidences=(0.03, 0.45, 0.75)):
+    """Acceptances by confidence after so many drafts at each of these."""
+    by_confidence = AcceptanceByConfidence()
+    for number in range(num_drafts):
+        for confidence in confidences:
+            by_confidence.add(confidence, is_accepted=is_accepted(number))
+    return by_confidence
+
+
+def test_before_any_draft_was_verified_acceptance_is_the_priors():
+    assert AcceptanceByConfidence().values == pytest.approx(PRIOR)
+
+
+@pytest.mark.parametrize("one_in", [2, 20])
+def test_drafts_of_any_confidence_say_how_often_the_others_are_rejected(one_in):
+    """A proposer that is hardly ever rejected may go on where none of its drafts was of such a confidence before; one
+    that often is may not."""
+    values = verified(60, lambda number: number % one_in != 0).values
+    unseen = [i for i, edge in enumerate((0.02, 0.05, 0.1, 0.2, 0.3)) if edge > 0.05]
+    for i in unseen:
+        assert (values[i] > PRIOR[i] + 0.2) == (one_in == 20)
+        assert (values[i] < PRIOR[i] - 0.05) == (one_in == 2)
+    assert all(0 <= value <= 1 for value in verified(60, lambda number: False).values)
+
+
+def test_what_was_learned_of_confidence_is_restored():
+    learned, other = verified(9, lambda number: number % 3 > 0), AcceptanceByConfidence()
+    other.restore(learned.state())
+    assert other.values == learned.values
+    with pytest.raises(ValueError, match="16"):
+        other.restore(learned.state()[:-1])

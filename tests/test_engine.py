@@ -9,6 +9,7 @@ import torch
 from cospec import Contrastive, Ensemble, InvalidPrompt, InvalidSampling, Mixture, SamplingParams, toy
 from cospec.core import prefill
 from cospec.core.draws import Draws, Purpose
+from cospec.core.policy import Policy
 
 from .toys import END, Letters, letters, table
 
@@ -483,3 +484,23 @@ def test_a_round_reads_back_as_often_for_many_texts_as_for_few(schedule, gamma, 
             most[num_texts] = max(most.get(num_texts, 0), len(read))
     # Finite rows, what drafts and targets give them, what is left of their probability, replaced, drawn, and proposed.
     assert max(most.values()) <= 8
+
+
+@pytest.mark.parametrize(
+    ("schedule", "gamma"), [("plain", None), ("fixed", 3), ("alternate", 1), ("mixture", 3), ("cascade", (2, 3))]
+)
+def test_rounds_say_how_many_positions_they_decided(schedule, gamma, monkeypatch):
+    """Each draft once, by r or the member that took it over, and the token behind drafts."""
+    rounds = []
+    monkeypatch.setattr(Policy, "on_round", lambda policy, done: rounds.append(done))
+    proposer = None if schedule == "alternate" else table(3)
+    ensemble = Ensemble([table(1), table(2)], Mixture([0.4, 0.6]), proposer=proposer)
+    drafted = ensemble.with_plan(schedule=schedule, gamma=gamma, verification="token")
+    (result,) = drafted.generate([[0]], SamplingParams(max_tokens=80, seed=3, ignore_eos=True))
+    num_drafts = sum(proposer.drafted for proposer in result.proposers.values())
+    num_settling = sum(done.num_settled > 0 for done in rounds)
+    assert sum(done.num_decided for done in rounds) == num_drafts + num_settling
+    assert all(done.num_moved == 1 for done in rounds)
+    assert (num_drafts > 40) == (schedule != "plain")
+    if schedule == "fixed":
+        assert {done.num_decided for done in rounds if not done.num_settled} == {0}

@@ -1,10 +1,12 @@
 """`auto` finds the plan that its measurements say is the fastest, and leaves what does not pay."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from cospec import Ensemble, Mixture, SamplingParams, Schedule, toy
+from cospec import Contrastive, Ensemble, Mixture, SamplingParams, Schedule, toy
 from cospec.core.counts import Average
 from cospec.core.policy import Round
 from cospec.errors import InvalidEnsemble, InvalidPrompt
@@ -15,7 +17,7 @@ from cospec.schedule.beliefs import Beliefs
 from cospec.schedule.costs import Costs
 from cospec.study.tune import Tuning, tune, write_plan
 
-from .clock import Clock, use_clock
+from .clock import Clock, EngineTime, use_clock
 from .toys import table
 
 VOCAB = 6
@@ -131,6 +133,59 @@ def test_a_drafter_that_says_that_it_is_good_drafts_from_the_start(num_members):
 def test_what_a_drafter_says_of_itself_is_measured_again(said, row, is_used):
     planner, _ = told(said, row, num_members=1, length=1500)
     assert ("by drafter" in planner.chosen) == is_used
+
+
+# Rounds that decide a position take seven times as long as others.
+ENGINE = EngineTime(0.0005, 0.003, 0.0001)
+
+
+def contrastive(monkeypatch):
+    """Two members of a combination that the first is close to, in an engine that takes time of its own."""
+    ENGINE.use(monkeypatch)
+    rows = {"a": LIKE_A, "b": [0.5, 0.25, 0.05, 0.1, 0.05, 0.05]}
+    members = [Member(model=Slow(row, 0.001), name=name) for name, row in rows.items()]
+    return Ensemble(members, Contrastive(mu=0.1), schedule="auto")
+
+
+def test_what_the_engine_takes_of_its_own_is_told_apart_by_what_rounds_decide(monkeypatch):
+    """Drafts cost little where their rounds do, however much the rounds take that verify them: a mean over all rounds
+    would have members take turns here, at half the speed."""
+    ensemble, params = contrastive(monkeypatch), SamplingParams(max_tokens=400)
+
+    def seconds(of):
+        started = Clock.now
+        of.generate([[0]], params)
+        return Clock.now - started
+
+    taken, planner = seconds(ensemble), ensemble.planner_for(params)
+    assert planner.chosen == "fixed auto by a"
+    assert taken < 1.15 * seconds(ensemble.with_plan(schedule="fixed", gamma=8, proposer="a"))
+    assert taken < 0.7 * seconds(ensemble.with_plan(schedule="alternate"))
+    for num_decided in (0, 2, 9, 17):
+        assert planner.beliefs.engine_seconds(num_decided) == pytest.approx(ENGINE.seconds(num_decided), rel=0.02)
+
+
+def test_what_the_engine_takes_of_its_own_is_known_to_later_processes(monkeypatch):
+    ensemble, params = contrastive(monkeypatch), SamplingParams(max_tokens=100)
+    ensemble.generate([[0]], params)
+    state = json.loads(json.dumps(ensemble.planner_for(params).state()))
+    other = contrastive(monkeypatch).planner_for(params)
+    assert other.beliefs.engine_seconds(9) == 0
+    other.begin_with(state)
+    assert other.beliefs.engine_seconds(9) == pytest.approx(ENGINE.seconds(9), rel=0.1)
+
+
+def test_the_engines_own_time_is_shared_by_sequences_that_decide_at_once():
+    """A round of eight takes less than eight rounds of one."""
+    beliefs = Beliefs(Mixture([1.0]), 1, SamplingParams())
+    for num_live in (1, 8):
+        for num_decided in (0, num_live, 5 * num_live):
+            seconds = ENGINE.seconds(num_decided)
+            done = replace(round_of(num_live), num_moved=num_live, num_decided=num_decided, has_prefill=False)
+            beliefs.record_round(replace(done, seconds=1 + seconds, seconds_in_models=0.25), learning_seconds=0.75)
+    assert beliefs.num_live == 8
+    for num_decided in (0, 1, 5):
+        assert beliefs.engine_seconds(num_decided) == pytest.approx(ENGINE.seconds(8 * num_decided) / 8)
 
 
 def test_where_every_token_costs_the_same_nothing_is_drafted():
@@ -366,7 +421,14 @@ def test_several_texts_are_drafted_for_where_that_pays(num_texts):
 
 def round_of(num_live):
     return Round(
-        sheets=[], num_live=num_live, num_settled=0, num_turns=1, seconds=0.0, seconds_in_models=0.0, has_prefill=True
+        sheets=[],
+        num_live=num_live,
+        num_moved=1,
+        num_decided=0,
+        num_settled=0,
+        seconds=0.0,
+        seconds_in_models=0.0,
+        has_prefill=True,
     )
 
 
@@ -448,6 +510,31 @@ def test_a_drafter_stops_earlier_where_a_draft_more_costs_more():
         planner, _ = learned(members, Slow(LIKE_A, 0.0001))
         floors[token] = planner.plans["fixed auto by member"].stop.floor
     assert floors[0.003] > 2 * floors[0.0]
+
+
+@pytest.mark.parametrize("num_texts", [1, 4])
+def test_tokens_that_one_plan_drafted_are_not_another_plans(monkeypatch, num_texts):
+    """Where drafts stand as a window begins, its own plan has no part in what becomes of them."""
+    windows = []
+
+    def in_turn(planner):
+        planner._weigh()
+        windows.append(Window(("plain", "fixed auto by member")[len(windows) % 2], planner.beliefs.bucket))
+        planner._chosen = "plain"
+        return windows[-1]
+
+    monkeypatch.setattr(Auto, "_next", in_turn)
+    members = [Member(model=Slow(LIKE_A, 0.010), name="a")]
+    ensemble = Ensemble(members, proposer=Slow(LIKE_A, 0.003), schedule="auto", max_sequences=num_texts)
+    results = ensemble.generate([[0]] * num_texts, SamplingParams(max_tokens=1500, ignore_eos=True))
+    assert [result.error for result in results] == [None] * len(results)
+    own = [window for window in windows[2:-1] if window.plan == "plain" and window.bucket == num_texts]
+    assert len(own) > 5
+    assert all(window.tokens <= 1.001 * num_texts * 100 * window.seconds for window in own)
+    drafted = [window for window in windows[2:-1] if window.plan != "plain" and window.bucket == num_texts]
+    seconds = sum(window.seconds for window in drafted)
+    fixed = ensemble.with_plan(schedule="fixed", gamma=16, proposer="member")
+    assert sum(window.tokens for window in drafted) / seconds == pytest.approx(speed(fixed, num_texts, 400), rel=0.01)
 
 
 def test_what_a_plan_puts_off_is_charged_to_it(monkeypatch):

@@ -105,6 +105,9 @@ class Known:
         call, token = self.costs[lane]
         return call + token * num_tokens
 
+    def engine_seconds(self, num_decided, share=1.0):
+        return 0.0
+
     def acceptance(self, proposer, target, place=None):
         columns = zip(*self.rows[:3], strict=True)
         mixed = [sum(w * p for w, p in zip(self.weights, column, strict=True)) for column in columns]

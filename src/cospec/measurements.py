@@ -25,7 +25,7 @@ from .storage import to_json
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 # Ways of sampling that are kept; those that were used last stay. Seconds between two writes of one process.
 MOST_KEPT, SECONDS_BETWEEN = 16, 10.0
 # What of an ensemble's identity changes neither costs nor acceptances.

@@ -58,4 +58,6 @@ class Heuristic(Schedule):
         alpha = min(max(estimates.acceptance(self.lane, None), 0.01), 0.99)
         gamma = max(1.0, math.log(1 / 3) / math.log(alpha))
         tokens = (1 - alpha ** (gamma + 1)) / (1 - alpha)
-        return Cycle(tokens, gamma * estimates.seconds(self.lane, 1) + seconds_of_all(estimates, gamma + 1))
+        drafting = gamma * (estimates.seconds(self.lane, 1) + estimates.engine_seconds(0))
+        deciding = seconds_of_all(estimates, gamma + 1) + estimates.engine_seconds(gamma + 1)
+        return Cycle(tokens, drafting + deciding)

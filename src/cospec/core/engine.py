@@ -113,6 +113,7 @@ class Engine:
         started = time.perf_counter()
         lives = [*self._live.values()]
         before = {live: live.sheet.num_changes for live in lives}
+        num_decided = -sum(live.sheet.num_drafts_decided for live in lives)
         fed = self._feeding.feed(lives)
         # While a prompt is read in chunks, nothing else happens to its sequence.
         moved = [live for live in fed.moved if not live.prompt_pending or live.sheet.is_finished]
@@ -124,7 +125,8 @@ class Engine:
             if is_still and not live.is_over:
                 live.fail(_no_progress(live.sheet))
         events = {live: live.make_event(tokens.get(live, ()), logprobs[live], is_over=live.is_over) for live in moved}
-        self._report_round(events, fed, len(lives), time.perf_counter() - started)
+        num_decided += sum(live.sheet.num_drafts_decided for live in lives) + len(tokens)
+        self._report_round(events, fed, len(lives), num_decided, time.perf_counter() - started)
         for live, event in events.items():
             if event.result is not None:
                 self._leave(live)
@@ -209,7 +211,9 @@ class Engine:
         self._feeding.trim(live)
         return not live.sheet.is_finished
 
-    def _report_round(self, events: Mapping[Live, Event], fed: RoundFeeds, num_live: int, seconds: float) -> None:
+    def _report_round(
+        self, events: Mapping[Live, Event], fed: RoundFeeds, num_live: int, num_decided: int, seconds: float
+    ) -> None:
         """Report to each schedule what became of its sequences."""
         by_schedule: dict[int, list[Live]] = defaultdict(list)
         for live in events:
@@ -219,8 +223,9 @@ class Engine:
             done = Round(
                 sheets=[live.sheet for live in lives],
                 num_live=num_live,
+                num_moved=len(events),
+                num_decided=num_decided,
                 num_settled=sum(len(events[live].tokens) for live in lives),
-                num_turns=fed.num_turns,
                 seconds=seconds,
                 seconds_in_models=fed.seconds,
                 has_prefill=fed.has_prefill,

@@ -65,12 +65,11 @@ class LaneFeed(NamedTuple):
 
 @dataclass
 class RoundFeeds:
-    """What a round fed. moved: the sequences that had a turn. seconds: in forward passes. num_turns: sequences fed in
-    their turn, summed over forward passes. has_prefill: whether a prompt was fed."""
+    """What a round fed. moved: the sequences that had a turn. seconds: in forward passes. has_prefill: whether a prompt
+    was fed."""
 
     moved: Sequence[Live]
     seconds: float = 0.0
-    num_turns: int = 0
     has_prefill: bool = False
 
 
@@ -270,7 +269,6 @@ class Feeding:
         if has_prefill:
             self._budgets[self._runner_key(fed[0].lane)].learn(forward.num_tokens, forward.seconds)
         feeds.seconds += forward.seconds
-        feeds.num_turns += len({id(each.live) for each in fed if each.is_turn})
         feeds.has_prefill |= has_prefill
         by_schedule: dict[int, list[LaneFeed]] = defaultdict(list)
         for each in fed:

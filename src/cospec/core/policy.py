@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 class Round:
     """What a round did to the sequences of one schedule.
 
-    num_live: sequences in the engine, those of other schedules included. num_turns: sequences fed in their turn, summed
-    over forward passes. seconds: of the whole round; seconds_in_models: of its forward passes. has_prefill: whether a
-    prompt was fed.
+    num_live: sequences in the engine; num_moved: those that had a turn; num_decided: positions decided, which are the
+    drafts that were accepted, rejected or dropped, and one more for each sequence that settled something. All of these
+    with those of other schedules. seconds: of the whole round; seconds_in_models: of its forward passes. has_prefill:
+    whether a prompt was fed.
     """
 
     sheets: Sequence["Sheet"]
     num_live: int
+    num_moved: int
+    num_decided: int
     num_settled: int
-    num_turns: int
     seconds: float
     seconds_in_models: float
     has_prefill: bool

@@ -182,6 +182,11 @@ class Sheet:
         """How many drafts, from the first, are members' own; those behind them are a drafter's."""
         return next((i for i, draft in enumerate(self.drafts) if draft.proposer not in self.members), len(self.drafts))
 
+    @property
+    def num_drafts_decided(self) -> int:
+        """Drafts so far that were accepted, rejected or dropped, by r or by a member that took them over."""
+        return sum(counts.drafted for counts in self.proposers.values())
+
     def has_declined(self, lane: int) -> bool:
         """Whether the drafter had nothing to propose at the frontier."""
         return self.declined.get(lane) == (self.frontier, self.epoch)

@@ -66,8 +66,9 @@ class Alternate(Schedule):
         return Plan(schedule="alternate", gamma=1)
 
     def cycle(self, estimates: Estimates) -> Cycle:
-        """A pass settles a token; a rejection costs as many passes as stand between a draft and its verdict. Members of
-        one runner take a pass each all the same: they have nothing of sharing it."""
+        """A pass decides a draft and settles a token; a rejection costs as many passes, which decide nothing, as stand
+        between a draft and its verdict. Members of one runner take a pass each all the same: they have nothing of
+        sharing it."""
         turn = sum(self.gammas)
         shares = [gamma / turn for gamma in self.gammas]
         alpha = sum(share * estimates.acceptance(i, None) for i, share in enumerate(shares))
@@ -75,4 +76,6 @@ class Alternate(Schedule):
         for lanes in served_together(estimates, range(len(shares))):
             share = sum(shares[i] for i in lanes)
             seconds += share * estimates.seconds(lanes[0], len(lanes) / share, share)
-        return Cycle(1.0, seconds * (1 + (1 - alpha) * (turn - 1)))
+        num_undecided = (1 - alpha) * (turn - 1)
+        engine = estimates.engine_seconds(2) + num_undecided * estimates.engine_seconds(0)
+        return Cycle(1.0, seconds * (1 + num_undecided) + engine)

@@ -50,12 +50,14 @@ NUM_COMPARED_ALWAYS = 16
 class Running:
     """What a sequence runs.
 
-    window: the one whose plan it is. schedule: the plan's. backlog: tokens that each member was still to be fed after
-    the last round.
+    window: the one whose plan it is. schedule: the plan's. has_changed: whether it went over to that plan in this
+    round, which settled what another had drafted. backlog: tokens that each member was still to be fed after the last
+    round.
     """
 
     window: Window
     schedule: Schedule
+    has_changed: bool = False
     backlog: list[int] | None = None
 
 
@@ -84,9 +86,9 @@ class Auto(Choice, Schedule):
         self._budget = TrialBudget()
         self._num_settled = self._num_windows = 0
         # Windows that are still to be recorded, by plan and bucket. Of this round, seconds of drafters' passes, and
-        # those that went into learning, which are no part of a plan's speed.
+        # those that went into learning, by shadows' passes and by comparing rows, which are no part of a plan's speed.
         self._timed: dict[tuple[str, int], Window] = {}
-        self._drafter_seconds = self._learning_seconds = 0.0
+        self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -266,7 +268,7 @@ class Auto(Choice, Schedule):
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
         self.shadowing.on_shadow(sheet, lane)
-        self._learning_seconds += self._drafter_seconds
+        self._shadow_seconds += self._drafter_seconds
 
     def on_settled(self, sheet: Sheet, tokens: Sequence[Token]) -> None:
         own, first = self._running[sheet], sheet.position - len(tokens)
@@ -279,20 +281,21 @@ class Auto(Choice, Schedule):
         if is_new or is_one_in_many:
             started = time.perf_counter()
             self.beliefs.compare(sheet, tokens, self._compared)
-            self._learning_seconds += time.perf_counter() - started
+            self._comparing_seconds += time.perf_counter() - started
         own.schedule.on_settled(sheet, tokens)
         assert self._window is not None
         # Where nothing is drafted the sequence goes over to the plan of the present window.
         if not sheet.drafts and own.schedule.may_be_left(sheet):
             before, next_schedule = own.schedule, self.plans[self._window.plan]
             is_change = own.window.plan != self._window.plan
+            own.has_changed = own.window is not self._window
             own.window, own.schedule = self._window, next_schedule
             if is_change:
                 before.on_end(sheet)
                 next_schedule.on_begin(sheet)
 
     def on_round(self, done: Round) -> None:
-        self.beliefs.record_round(done)
+        self.beliefs.record_round(done, self._comparing_seconds)
         self._joined.clear()
         running = [self._running[sheet] for sheet in done.sheets]
         self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
@@ -304,14 +307,18 @@ class Auto(Choice, Schedule):
         self._budget.elapsed += done.seconds
         if done.has_prefill:
             window.prompt_seconds += self._drafter_seconds
-        elif all(own.window is window for own in running):
+        elif all(own.window is window and not own.has_changed for own in running):
             window.tokens += done.num_settled
-            window.seconds += max(0.0, done.seconds - self._learning_seconds) + deferred
+            learning = self._shadow_seconds + self._comparing_seconds
+            window.seconds += max(0.0, done.seconds - learning) + deferred
         elif (trial := self._budget.trial) is window or any(own.window is trial for own in running):
             trial.tokens_mixed += done.num_settled
             trial.seconds_mixed += done.seconds
-        self._drafter_seconds = self._learning_seconds = 0.0
-        if self._is_over(window, has_drafts=any(sheet.drafts for sheet in done.sheets)):
+        self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
+        for own in running:
+            own.has_changed = False
+        has_drafts, has_settled = any(sheet.drafts for sheet in done.sheets), done.num_settled > 0
+        if self._is_over(window, has_drafts=has_drafts, has_settled=has_settled):
             self._begin_window()
 
     def _has_new_drafters(self) -> bool:
@@ -350,9 +357,9 @@ class Auto(Choice, Schedule):
                 own.schedule = own.schedule.winding_down()
         return window
 
-    def _is_over(self, window: Window, *, has_drafts: bool) -> bool:
-        """Whether another window is to begin. A trial is judged at the end of a cycle: drafts are time spent for tokens
-        to come."""
+    def _is_over(self, window: Window, *, has_drafts: bool, has_settled: bool) -> bool:
+        """Whether another window is to begin. A trial is judged at the end of a cycle, and others after a round that
+        settled something: drafts are time spent for tokens to come."""
         if not self._chosen:
             return window.tokens >= EXPLORATION_TOKENS
         if window.bucket != self.beliefs.bucket:
@@ -366,7 +373,8 @@ class Auto(Choice, Schedule):
             # A trial that loses nothing goes on until it has shown what it is for.
             is_shown = (self._is_known(window.plan) and self._is_timed(window.plan)) or window.tokens >= tokens
             return is_spent or (window.tokens >= PART_OF_A_TRIAL * tokens and is_shown)
-        return window.tokens >= window.part * tokens and window.seconds >= window.part * WINDOW_SECONDS
+        is_long = window.tokens >= window.part * tokens and window.seconds >= window.part * WINDOW_SECONDS
+        return is_long and has_settled
 
     def _has_failed(self, window: Window) -> bool:
         """Whether a plan that was tried for its acceptances is slower than the fastest even if these, known by now, are

@@ -85,8 +85,9 @@ class Schedule(Policy):
 
     def cycle(self, estimates: Estimates) -> Cycle:
         """The tokens and seconds of one cycle, which `auto` predicts its speed from. By default those of `plain`: each
-        member is fed one token. The clock corrects what `auto` tries; what theory says is slow, it seldom tries."""
-        return Cycle(1.0, seconds_of_all(estimates, 1))
+        member is fed one token, which decides a position. The clock corrects what `auto` tries; what theory says is
+        slow, it seldom tries."""
+        return Cycle(1.0, seconds_of_all(estimates, 1) + estimates.engine_seconds(1))
 
     def tuned(self, measured: Measurements, *, speed: float, best: float) -> Self:
         """The same schedule, its free settings (thresholds, who drafts for whom) set by what was measured. Asked once a

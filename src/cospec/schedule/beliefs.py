@@ -17,7 +17,7 @@ from ..core.policy import Round
 from ..core.sheet import Sheet
 from ..core.tokens import Token
 from ..core.transforms import shape_members, warped
-from .costs import Costs
+from .costs import DECIDING, DRAFTING, Costs
 from .theory import sequences_a_pass
 
 # The acceptance of a proposer that was never compared: high, so that it is tried.
@@ -26,7 +26,7 @@ PRIOR_ACCEPTANCE = 0.7
 LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # The least weight of a new measurement.
-OVERHEAD_RATE, ACCEPTANCE_RATE, WINDOW_RATE, PACE_RATE = 0.2, 0.03, 0.05, 0.1
+ACCEPTANCE_RATE, WINDOW_RATE, PACE_RATE = 0.03, 0.05, 0.1
 # The most that an average of an earlier process weighs, in comparisons, and what a drafter's own folder says of it.
 NUM_KEPT, NUM_TOLD = 24, 8
 # Optimism bonus of a drafter for a member, .3 / sqrt(1 + comparisons).
@@ -64,7 +64,6 @@ class Beliefs:
         self.acceptances: dict[Pair, Average] = {}
         self.by_place: dict[tuple[int, int | None, int], Average] = {}
         self._combination, self._params = combination, params
-        self._overhead = Average(OVERHEAD_RATE)
         # By plan and batch bucket: measured over predicted seconds, and the seconds of a token. Windows are of about as
         # many tokens each, and texts have stretches that take ten times as long as others: the mean of seconds is what
         # a text takes, where the mean of speeds would be that of its fast stretches.
@@ -76,7 +75,6 @@ class Beliefs:
         return {
             "num_live": self.num_live,
             "costs": self.costs.state(),
-            "overhead": self._overhead.state,
             **{name: [(*key, each.state) for key, each in kept.items()] for name, kept, _ in self._averages()},
         }
 
@@ -84,14 +82,14 @@ class Beliefs:
         """Take over what `state` gave, in an ensemble of the same members and drafters."""
         self.num_live = state["num_live"]
         self.costs.restore(state["costs"])
-        self._overhead = Average(OVERHEAD_RATE, *state["overhead"])
         for name, kept, rate in self._averages():
             for *key, average in state[name]:
                 kept[Pair(*key) if name == "acceptances" else tuple(key)] = Average(rate, *average)
 
     def start_anew(self) -> None:
-        """Keep of what an earlier process measured what holds on: acceptances, the cost of forward passes, and how far
-        plans were from theory, each so that what is measured now soon outweighs it; but no speeds by the clock."""
+        """Keep of what an earlier process measured what holds on: acceptances, the cost of forward passes and of the
+        engine's own work, and how far plans were from theory, each so that what is measured now soon outweighs it; but
+        no speeds by the clock."""
         self.num_live = 1
         self._paces.clear()
         most = {"acceptances": NUM_KEPT, "by_place": NUM_KEPT, "corrections": WINDOWS_ELSEWHERE}
@@ -116,10 +114,12 @@ class Beliefs:
 
     # What is measured.
 
-    def record_round(self, done: Round) -> None:
-        """The engine's own time of a round, for each sequence and forward pass."""
+    def record_round(self, done: Round, learning_seconds: float = 0.0) -> None:
+        """The engine's own time of a round, less what went into learning. Reading a prompt is no part of any cycle."""
         self.num_live = done.num_live
-        self._overhead.add((done.seconds - done.seconds_in_models) / max(1, done.num_turns))
+        if not done.has_prefill:
+            work, size = (DECIDING, done.num_decided) if done.num_decided else (DRAFTING, done.num_moved)
+            self.costs.add(work, size, done.seconds - done.seconds_in_models - learning_seconds)
 
     @torch.inference_mode()
     def compare(self, sheet: Sheet, tokens: Sequence[Token], pairs: Collection[Pair] | None = None) -> None:
@@ -189,11 +189,19 @@ class Beliefs:
         return self._servers[lane] if self._servers else lane
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0, *, is_hoped: bool = False) -> float:
-        """A sequence's part of a forward pass, and of the engine's own time around it. is_hoped: where little was
-        measured, as little as it may be."""
+        """A sequence's part of a forward pass. is_hoped: where little was measured, as little as it may be."""
+        return self._part(self.server(lane), num_tokens, share, is_hoped=is_hoped)
+
+    def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
+        """A sequence's part of the engine's own time in a round that decides so many of its positions. Until a round of
+        that kind was run nothing is known of it, and it is taken for free."""
+        if num_decided == 0:
+            return self._part(DRAFTING, 1, share, is_hoped=True)
+        return self._part(DECIDING, num_decided, share, is_hoped=True)
+
+    def _part(self, lane: int, size: float, share: float, *, is_hoped: bool) -> float:
         num_sequences = sequences_a_pass(self.num_live, share)
-        of_pass = self.costs.seconds(self.server(lane), num_sequences * num_tokens, is_hoped=is_hoped)
-        return of_pass / num_sequences + self._overhead.value
+        return self.costs.seconds(lane, num_sequences * size, is_hoped=is_hoped) / num_sequences
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """The measured 1 - TV; at a place, shrunk towards that of the place before."""

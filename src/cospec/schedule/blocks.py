@@ -70,9 +70,12 @@ class BlockDrafting(Schedule):
         return max(cycles.items(), key=lambda item: item[1].speed)
 
     def seconds_of_one_more(self, gamma: int, estimates: Estimates) -> float:
-        """What one more draft costs all who are fed it, in a block of about `gamma`."""
-        scoring = self.scoring_seconds(gamma + 1, estimates) - self.scoring_seconds(1, estimates)
-        return self.drafting_seconds(estimates) + max(0.0, scoring) / gamma
+        """What one more draft costs all who are fed it, and the engine, in a block of about `gamma`."""
+
+        def deciding(num_tokens: int) -> float:
+            return self.scoring_seconds(num_tokens, estimates) + estimates.engine_seconds(num_tokens)
+
+        return self.drafting_seconds(estimates) + max(0.0, deciding(gamma + 1) - deciding(1)) / gamma
 
     @abstractmethod
     def acceptance(self, estimates: Estimates, place: int | None) -> float:
@@ -80,7 +83,7 @@ class BlockDrafting(Schedule):
 
     @abstractmethod
     def drafting_seconds(self, estimates: Estimates) -> float:
-        """Seconds of the proposers for one draft."""
+        """Seconds that one draft takes, of the proposers and of the engine."""
 
     @abstractmethod
     def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:

@@ -107,9 +107,11 @@ class Cascade(Schedule):
         # Where all drafts of the member are accepted, the others' row proposes one more, which the next cycle verifies
         # and which is counted here as if it were a member's draft.
         tokens = sum(chance * (sum(outer[:length]) + outer[length + 1]) for length, chance in lengths.items())
-        a_round = self.gamma * estimates.seconds(self.drafter, 1) + estimates.seconds(self.first, self.gamma + 1)
+        drafting = self.gamma * (estimates.seconds(self.drafter, 1) + estimates.engine_seconds(0))
+        a_stage = drafting + estimates.seconds(self.first, self.gamma + 1) + estimates.engine_seconds(self.gamma)
         length = sum(chance * length for length, chance in lengths.items())
-        return Cycle(tokens, rounds * a_round + seconds_of_all(estimates, length + 1, without=self.first))
+        scoring = seconds_of_all(estimates, length + 1, without=self.first) + estimates.engine_seconds(length + 1)
+        return Cycle(tokens, rounds * a_stage + scoring)
 
 
 def _first_stage(stand: Sequence[float], depth: int) -> tuple[float, dict[int, float]]:

@@ -1,4 +1,4 @@
-"""The cost of forward passes, by the number of tokens that they feed."""
+"""The cost of forward passes, by the number of tokens that they feed, and of the engine's own work in a round."""
 
 import bisect
 import math
@@ -8,6 +8,9 @@ from typing import Any
 
 from ..core.counts import Average
 
+# The engine's own work in a round stands beside the runners' passes: where positions are decided, by their number, and
+# where none are, since sequences only draft, by the number of sequences.
+DECIDING, DRAFTING = -1, -2
 RATE = 0.2
 # Up to here every number of tokens has a cell of its own; beyond, four share a doubling.
 MOST_EXACT = 16
@@ -27,7 +30,8 @@ class Costs:
     """Seconds of a forward pass by its runner and by tokens, those of all lanes and sequences in it together.
 
     A runner is named by the first lane that it serves. Measured: few tokens of many sequences cost about what many
-    tokens of few do, since a pass reads all weights once and multiplies each token with them.
+    tokens of few do, since a pass reads all weights once and multiplies each token with them. So do positions that the
+    engine decides, of which it has some work for a round and some for each.
     """
 
     def __init__(self) -> None:
@@ -40,7 +44,7 @@ class Costs:
         cells = self._cells[lane]
         cell = cells.setdefault(_key(num_tokens), _Cell())
         if cell.seconds.count >= NUM_BEFORE_STALLS:
-            seconds = min(seconds, STALL * cell.seconds.value)
+            seconds = min(seconds, cell.seconds.value + (STALL - 1) * abs(cell.seconds.value))
         cell.num_tokens.add(num_tokens)
         cell.seconds.add(seconds)
         self._lines.pop(lane, None)

@@ -18,9 +18,10 @@ _EDGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 # The acceptance of a draft that its proposer held to be impossible, and of a sure one, before any was verified.
 _LEAST, _MOST = 0.55, 1.0
 # Pseudo-counts of these priors, and the least weight of a new verdict.
-_PRIOR_COUNT, _RATE = 4, 0.005
+_PRIOR_COUNT, _RATE = 8, 0.005
 
 _MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)]
+_MIDDLE = (_LEAST + _MOST) / 2
 PRIOR = tuple(_LEAST + (_MOST - _LEAST) * middle for middle in _MIDDLES)
 """Acceptance in each bin of confidence, before any draft was verified."""
 
@@ -45,29 +46,42 @@ class StopRule:
 
 
 class AcceptanceByConfidence:
-    """The measured acceptance of drafts, by their proposer's confidence."""
+    """The measured acceptance of drafts, by their proposer's confidence.
+
+    A bin begins with the prior's acceptance at the level of all drafts: how many were rejected, over how many the
+    prior expected to be.
+    """
 
     def __init__(self) -> None:
-        self._bins = [Average(_RATE, value, _PRIOR_COUNT) for value in PRIOR]
+        self._bins = [Average(_RATE) for _ in PRIOR]
+        self._rejected, self._expected = (Average(_RATE, 1 - _MIDDLE, _PRIOR_COUNT) for _ in range(2))
 
     def add(self, confidence: float, *, is_accepted: bool) -> None:
         """A draft of this confidence was verified."""
-        self._bins[_bin(confidence)].add(float(is_accepted))
+        index = _bin(confidence)
+        self._bins[index].add(float(is_accepted))
+        self._rejected.add(float(not is_accepted))
+        self._expected.add(1 - PRIOR[index])
 
     @property
     def values(self) -> tuple[float, ...]:
         """The acceptance in each bin."""
-        return tuple(average.value for average in self._bins)
+        level = self._rejected.value / self._expected.value
+        priors = [max(0.0, 1 - level * (1 - value)) for value in PRIOR]
+        return tuple(
+            prior + (own.value - prior) * own.count / (own.count + _PRIOR_COUNT)
+            for prior, own in zip(priors, self._bins, strict=True)
+        )
 
     def state(self) -> list[tuple[float, int]]:
         """What was measured, in JSON's types."""
-        return [average.state for average in self._bins]
+        return [average.state for average in (*self._bins, self._rejected, self._expected)]
 
     def restore(self, state: Sequence[tuple[float, int]]) -> None:
         """Take over what `state` gave."""
-        if len(state) != len(PRIOR):
-            raise ValueError(f"{len(state)} bins of confidence, and there are {len(PRIOR)}")
-        self._bins = [Average(_RATE, *each) for each in state]
+        if len(state) != len(PRIOR) + 2:
+            raise ValueError(f"{len(state)} means of acceptance by confidence, and there are {len(PRIOR) + 2}")
+        *self._bins, self._rejected, self._expected = (Average(_RATE, *each) for each in state)
 
 
 def _confidence(draft: Draft) -> float:

@@ -18,11 +18,13 @@ from .theory import Cycle, Estimates, seconds_of_all
 class Fixed(BlockDrafting):
     """The lane `lane`, a member or not, drafts; then the members that lack rows are fed the block.
 
+    is_run: whether the lane has several tokens at once, so that a block is drafted in one round.
     one_by_one: a member a round, where the first one's row may settle a position alone. servers: see Setting; members
     of one runner are fed together all the same, since the pass of one costs what the pass of all does.
     """
 
     lane: int
+    is_run: bool = False
     one_by_one: bool = False
     servers: tuple[int, ...] = ()
     name = "fixed"
@@ -56,9 +58,9 @@ class Fixed(BlockDrafting):
         if len(plan.gammas) > 1:
             raise InvalidSchedule(f"fixed has one proposer and takes one gamma, got {list(plan.gammas)}")
         lane = setting.lanes.index(plan.proposer or (setting.drafters or setting.members)[0])
-        gamma, stop = block_length(plan, is_run=lane in setting.runs)
-        one_by_one = setting.may_settle_early
-        return cls(lane=lane, gamma=gamma, stop=stop, one_by_one=one_by_one, servers=setting.servers)
+        is_run, one_by_one = lane in setting.runs, setting.may_settle_early
+        gamma, stop = block_length(plan, is_run=is_run)
+        return cls(lane=lane, gamma=gamma, stop=stop, is_run=is_run, one_by_one=one_by_one, servers=setting.servers)
 
     @classmethod
     def candidates(cls, setting: Setting) -> Sequence[Plan]:
@@ -80,7 +82,12 @@ class Fixed(BlockDrafting):
         return estimates.acceptance(self.lane, None, place)
 
     def drafting_seconds(self, estimates: Estimates) -> float:
-        return estimates.seconds(self.lane, 1)
+        """A longer run takes no more than a short one."""
+        return 0.0 if self.is_run else self._seconds_of_drafting(estimates)
+
+    def _seconds_of_drafting(self, estimates: Estimates) -> float:
+        """A round in which the lane drafts."""
+        return estimates.seconds(self.lane, 1) + estimates.engine_seconds(0)
 
     def scoring_seconds(self, num_tokens: int, estimates: Estimates) -> float:
         return seconds_of_all(estimates, num_tokens, without=self.lane)
@@ -88,11 +95,19 @@ class Fixed(BlockDrafting):
     def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
         gamma = len(stand) - 1
         if self.lane >= estimates.num_members:
-            drafting = gamma * estimates.seconds(self.lane, 1)
-            return Cycle(sum(stand), drafting + seconds_of_all(estimates, gamma + 1))
+            drafting = (1 if self.is_run else gamma) * self._seconds_of_drafting(estimates)
+            scoring = seconds_of_all(estimates, gamma + 1) + estimates.engine_seconds(gamma + 1)
+            return Cycle(sum(stand), drafting + scoring)
         # A member is not fed its last draft with the others: the token behind a block accepted whole takes its pass. So
         # sequences come out of step, and while some draft, others are scored.
+        # That token is decided in a round of its own, the drafts before it in one of the others.
         passes = gamma + stand[gamma]
-        drafting = passes * estimates.seconds(self.lane, 1, passes / (passes + 1))
-        scoring = seconds_of_all(estimates, gamma + 1, without=self.lane, share=1 / (passes + 1))
-        return Cycle(sum(stand), drafting + scoring)
+        drafting_share, scoring_share = passes / (passes + 1), 1 / (passes + 1)
+        drafting = passes * estimates.seconds(self.lane, 1, drafting_share)
+        scoring = seconds_of_all(estimates, gamma + 1, without=self.lane, share=scoring_share)
+        engine = (
+            gamma * estimates.engine_seconds(0, drafting_share)
+            + stand[gamma] * estimates.engine_seconds(1, drafting_share)
+            + estimates.engine_seconds(gamma + 1, scoring_share)
+        )
+        return Cycle(sum(stand), drafting + scoring + engine)

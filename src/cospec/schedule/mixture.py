@@ -129,7 +129,8 @@ class DrawnMember(BlockDrafting):
 
         def worth(drafter: int, member: int) -> float:
             bonus = measured.optimism(drafter, member)
-            return measured.acceptance(drafter, member) + bonus - measured.seconds(drafter, 1) * best
+            drafting = measured.seconds(drafter, 1) + measured.engine_seconds(0)
+            return measured.acceptance(drafter, member) + bonus - drafting * best
 
         worths = [[worth(drafter, member) for drafter in self.among] for member in range(len(self.weights))]
         lanes = tuple(self.among[own.index(max(own))] for own in worths)
@@ -154,7 +155,7 @@ class DrawnMember(BlockDrafting):
                 for k, chance in enumerate(chances, start=1)
             )
             seconds += weight * sum(backlog)
-        return Cycle(1.0, seconds)
+        return Cycle(1.0, seconds + estimates.engine_seconds(1))
 
     def acceptance(self, estimates: Estimates, place: int | None) -> float:
         """By the member that is drawn, of the tokens of its drafter."""
@@ -166,7 +167,8 @@ class DrawnMember(BlockDrafting):
         shares: dict[int, float] = defaultdict(float)
         for weight, drafter in zip(self.weights, self.drafters or (), strict=True):
             shares[drafter] += weight
-        return sum(share * estimates.seconds(drafter, 1 / share, share) for drafter, share in shares.items())
+        passes = sum(share * estimates.seconds(drafter, 1 / share, share) for drafter, share in shares.items())
+        return passes + estimates.engine_seconds(0)
 
     def scoring_seconds(self, num_tokens: int, estimates: Estimates) -> float:
         """Where members are drawn, one is not needed for all blocks."""
@@ -177,15 +179,18 @@ class DrawnMember(BlockDrafting):
 
     def cycle_of(self, stand: Sequence[float], estimates: Estimates) -> Cycle:
         """A member runs if it was drawn for one of the positions that are settled, and is fed up to the last that it
-        was drawn for: each token that is settled, sooner or later, and those of the drafts so fed that are rejected."""
+        was drawn for: each token that is settled, sooner or later, and those of the drafts so fed that are rejected.
+        Members run one after the other, each in a round that decides some of the drafts."""
         gamma, tokens = len(stand) - 1, sum(stand)
         seconds = gamma * self.drafting_seconds(estimates)
+        rounds = 0.0
         for member, weight in enumerate(self.weights):
             settled = chances_of_settled(stand).items()
             is_needed = sum(chance * (1 - (1 - weight) ** k) for k, chance in settled)
             wasted = sum(chance * _wasted(weight, gamma, k) for k, chance in settled)
             seconds += is_needed * estimates.seconds(member, (tokens + wasted) / is_needed, weight)
-        return Cycle(tokens, seconds)
+            rounds += is_needed
+        return Cycle(tokens, seconds + rounds * estimates.engine_seconds(1 + gamma / rounds))
 
 
 def why_not(plan: Plan, setting: Setting) -> str | None:

@@ -37,6 +37,7 @@ class Snapshot:
         self.asked: set[Pair] = set()
         self._beliefs, self._bonus = beliefs, bonus
         self._seconds: dict[tuple[int, float, float], float] = {}
+        self._engine_seconds: dict[tuple[float, float], float] = {}
         self._acceptances: dict[Pair, list[float]] = {}
 
     def server(self, lane: int) -> int:
@@ -48,6 +49,12 @@ class Snapshot:
         if known is None:
             is_hoped = self._bonus in (as_hoped, at_best)
             known = self._seconds[key] = self._beliefs.seconds(lane, num_tokens, share, is_hoped=is_hoped)
+        return known
+
+    def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
+        known = self._engine_seconds.get((num_decided, share))
+        if known is None:
+            known = self._engine_seconds[num_decided, share] = self._beliefs.engine_seconds(num_decided, share)
         return known
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:

@@ -30,6 +30,11 @@ class Estimates(Protocol):
         probability `share`."""
         ...
 
+    def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
+        """A sequence's part of the engine's own time in a round, outside the forward passes. num_decided: positions of
+        it that the round decides: drafts that are verified, and one more; 0 for a round that only drafts."""
+        ...
+
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """1 - TV between the proposer's distribution and the target's: at this place of a block, or at any."""
         ...

@@ -40,6 +40,9 @@ class MethodEstimates:
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
         return self.measured.seconds(lane, num_tokens, share)
 
+    def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
+        return self.measured.engine_seconds(num_decided, share)
+
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         """accepted / proposed at this place in a block, or at the last place before it that was reached.
 
