@@ -65,7 +65,7 @@ class Restless(Auto):
         names = [*self.plans]
         return Window(names[self._num_windows % len(names)])
 
-    def _is_over(self, window: Window, *, has_drafts: bool) -> bool:
+    def _is_over(self, window: Window, *, has_drafts: bool, has_settled: bool) -> bool:
         return True
 
 
