@@ -20,6 +20,15 @@ os.environ |= {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_compiled():
+    """As an engine starts, vLLM 0.32 looks through all modules, and fails at what llvmlite has, which numba imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("packing", "layouts"):
+            patch.setattr(f"cospec.runner.hf.{module}.can_panel", lambda dtype: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
     """Members of one tokenizer and unequal sizes; `wide` and `drafter` pad their vocabularies otherwise."""
