@@ -299,10 +299,8 @@ def test_a_plain_decoder_is_loaded_fused_unless_that_changes_its_logits(
         modules = [*runner.model.modules()]
         # Which layout is the fastest is measured; all of them are kinds of this one.
         assert any(isinstance(each, PrepackedLinear) for each in modules) == (packing(runner.dtype) is not None)
-        # A head of fewer bits gives float32, if it can.
-        assert any(type(each) is Linear for each in modules) == (
-            packing(runner.dtype) is not PanelLinear or dtype == "float32"
-        )
+        # A small head of fewer bits may be replaced, by one that gives float32.
+        assert any(type(each) is Linear for each in modules) or dtype == "bfloat16"
         assert isinstance(runner._forward, FusedForward | CompiledForward)
     turned = fused.Rotations._compute
 
