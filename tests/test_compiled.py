@@ -28,6 +28,10 @@ pytestmark = pytest.mark.skipif(not can_panel(torch.float32), reason="this machi
 CPU = LoadOptions(device="cpu", dtype="float32")
 
 
+def join_in_panels(model):
+    join([(layer, names) for layer in model.model.layers for names in fused.PRODUCTS.values()], PanelLinear)
+
+
 def panelled(kind="llama", dtype=torch.float32, **settings):
     """A model whose layers' products are panels, with biases and norms that change something, and its pass."""
     model = tiny(kind, **settings)
@@ -37,7 +41,7 @@ def panelled(kind="llama", dtype=torch.float32, **settings):
                 parameter.add_(0.3 * torch.randn_like(parameter))
             # Parameters alone: rotations are computed in float32, whatever a model is stored in.
             parameter.data = parameter.to(dtype)
-    join([(layer, names) for layer in model.model.layers for names in fused.PRODUCTS.values()], PanelLinear)
+    join_in_panels(model)
     return model, CompiledForward(model, FusedForward(model))
 
 
@@ -60,7 +64,7 @@ def test_the_compiled_forward_gives_the_logits_of_the_model_s_own(kind):
 def test_weights_of_each_type_give_the_same(stored):
     plain = tiny("llama", hidden_size=80, intermediate_size=112)
     plain.load_state_dict({name: value.to(stored).float() for name, value in plain.state_dict().items()})
-    join([(layer, names) for layer in plain.model.layers for names in fused.PRODUCTS.values()], PanelLinear)
+    join_in_panels(plain)
     products = [module for module in plain.modules() if isinstance(module, PanelLinear)]
     assert {module.tensors()[0].dtype for module in products} == {stored}
     play_and_go_on(Book(HfRunner(plain, forward=CompiledForward(plain, FusedForward(plain)))), random.Random(3))
@@ -263,7 +267,7 @@ def test_a_text_may_be_as_long_as_the_context_and_slots_may_grow(tmp_path):
         num_key_value_heads=2, max_position_embeddings=700,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    join([(layer, names) for layer in model.model.layers for names in fused.PRODUCTS.values()], PanelLinear)
+    join_in_panels(model)
     prepack(model, fewest_weights=1)
     book = Book(HfRunner(model, forward=CompiledForward(model, FusedForward(model))))
     rng, slot = random.Random(0), book.open()

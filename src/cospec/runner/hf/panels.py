@@ -33,7 +33,9 @@ class PanelLinear(PrepackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None, *, is_wide: bool = False) -> None:
         super().__init__(weight, bias)
         self._dtype, self._is_wide = weight.dtype, is_wide
-        self._has_bias, self._stored = bias is not None, int(tiles().STORED.index(self._weight.dtype))
+        self.has_bias = bias is not None
+        # The type of the weights, as `compiled.tiles` numbers it.
+        self.stored = int(tiles().STORED.index(self._weight.dtype))
         self._bias = torch.zeros(self._weight.shape[0] * self._weight.shape[2])
         if bias is not None:
             self._bias[: self.out_features] = bias.detach()
@@ -55,15 +57,6 @@ class PanelLinear(PrepackedLinear):
         return self._bias.shape[0]
 
     @property
-    def stored(self) -> int:
-        """The type of the weights, as `compiled.tiles` numbers it."""
-        return self._stored
-
-    @property
-    def has_bias(self) -> bool:
-        return self._has_bias
-
-    @property
     def weight(self) -> Tensor:
         rows = self._weight.transpose(1, 2).reshape(-1, self.in_features)
         return rows[: self.out_features].to(self._dtype)
@@ -71,7 +64,7 @@ class PanelLinear(PrepackedLinear):
     @property
     def bias(self) -> Tensor | None:
         assert self._bias is not None
-        return self._bias[: self.out_features].to(self._dtype) if self._has_bias else None
+        return self._bias[: self.out_features].to(self._dtype) if self.has_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in]. Raises ValueError for another number of inputs."""
@@ -82,7 +75,7 @@ class PanelLinear(PrepackedLinear):
         num_rows, width = rows.shape[0], self.width
         out = rows.new_empty((num_rows, width))
         addresses = [each.data_ptr() for each in (self._weight, self._bias, rows, out)]
-        tiles().linear(self._stored, addresses, num_rows, self.in_features, width)
+        tiles().linear(self.stored, addresses, num_rows, self.in_features, width)
         if width > self.out_features:
             out = out[:, : self.out_features].contiguous()
         if not self._is_wide and x.dtype != torch.float32:

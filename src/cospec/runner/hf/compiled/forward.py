@@ -47,23 +47,25 @@ class _Widths(NamedTuple):
     attended: int
 
 
+class _Addressed(list[Tensor]):
+    """Tensors whose addresses were taken, and which are kept for that."""
+
+    def address(self, tensor: Tensor) -> int:
+        self.append(tensor)
+        return tensor.data_ptr()
+
+
 class Terms(NamedTuple):
     """What adapters add, as a compiled pass takes it. held: what it has the addresses of. most_ranks: of a product."""
 
     address: int
-    held: Sequence[Tensor]
+    held: _Addressed
     most_ranks: int
 
     @classmethod
     def of(cls, layers: Sequence[Mapping[str, LowRank]], steps: Any) -> "Terms":
         """layers: of each the terms by the names of its products."""
-        held: list[Tensor] = []
-
-        def address(tensor: Tensor) -> int:
-            held.append(tensor)
-            return tensor.data_ptr()
-
-        rows = []
+        held, rows = _Addressed(), []
         for terms in layers:
             for name in PRODUCTS:
                 term = terms.get(name)
@@ -72,8 +74,8 @@ class Terms(NamedTuple):
                     continue
                 spans = torch.tensor([(0, 0), *((span.start, span.stop) for span in term.spans)])
                 down, up = _wide(term.down), _wide(term.up)
-                rows.append(steps.Term(address(down), address(up), address(spans), up.shape[0], up.shape[1]))
-        table = address(torch.tensor(rows))
+                rows.append(steps.Term(*map(held.address, (down, up, spans)), up.shape[0], up.shape[1]))
+        table = held.address(torch.tensor(rows))
         return cls(table, held, max(row.ranks for row in rows))
 
 
@@ -106,18 +108,17 @@ class CompiledForward:
             products["gate_and_up"].width,
             self._heads * self._head_dim,
         )
-        # What arguments are addresses of.
-        self._held: list[Any] = []
+        self._held = _Addressed()
         windows = Masks(config, model.dtype, may_omit=True).windows
         layers = [self._arguments(layer, window or 0) for layer, window in zip(body.layers, windows, strict=True)]
         norms = (body.norm, getattr(attention, "q_norm", body.norm))
         floats = torch.tensor([attention.scaling, *(norm.variance_epsilon for norm in norms)])
         self._terms = Terms.of(fused.terms, self._steps)
         self._constants = (
-            self._address(torch.tensor(layers)),
+            self._held.address(torch.tensor(layers)),
             len(layers),
-            self._address(floats),
-            self._address(_wide(body.norm.weight)),
+            self._held.address(floats),
+            self._held.address(_wide(body.norm.weight)),
             self._widths.hidden,
             self._widths.qkv,
             self._widths.gates,
@@ -190,26 +191,22 @@ class CompiledForward:
         if hasattr(attention, "q_norm"):
             of_queries, of_keys = attention.q_norm.weight, attention.k_norm.weight
             parts = (of_queries.expand(self._heads, -1), of_keys.expand(self._kv_heads, -1))
-            head_norm = self._address(_wide(torch.cat(parts)))
-        addresses = {name: [*map(self._address, product.tensors())] for name, product in products.items()}
+            head_norm = self._held.address(_wide(torch.cat(parts)))
+        addresses = {name: [*map(self._held.address, product.tensors())] for name, product in products.items()}
         return self._steps.LayerArguments(
-            before_attention=self._address(_wide(layer.input_layernorm.weight)),
+            before_attention=self._held.address(_wide(layer.input_layernorm.weight)),
             qkv=addresses["qkv"][0],
             qkv_bias=addresses["qkv"][1],
             head_norm=head_norm,
             window=window,
             out=addresses["out"][0],
             out_bias=addresses["out"][1] if products["out"].has_bias else 0,
-            before_mlp=self._address(_wide(layer.post_attention_layernorm.weight)),
+            before_mlp=self._held.address(_wide(layer.post_attention_layernorm.weight)),
             gates=addresses["gate_and_up"][0],
             gates_bias=addresses["gate_and_up"][1],
             down=addresses["down"][0],
             down_bias=addresses["down"][1] if products["down"].has_bias else 0,
         )
-
-    def _address(self, tensor: Tensor) -> int:
-        self._held.append(tensor)
-        return tensor.data_ptr()
 
 
 def _wide(weight: Tensor) -> Tensor:
