@@ -4,7 +4,8 @@
 
 Texts under every schedule that can be had, in several sizes of batches, with prompts in short chunks and in another
 order of arrival are compared with `plain`'s, one text at a time; coupled at temperature 1, and greedy. Then `plain` is
-timed under both numerics, at 1 and 16 texts, in turns. Several models are the members of an equal mixture.
+timed under both numerics, at 1 and 16 texts, in turns. Several models are the members of an equal mixture. What
+stands in the file of `--out` from a run with the same options is not decoded again.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,18 @@ def compared(
     batches: Sequence[int],
     plans: dict[str, Plan],
     each: int,
-) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]],
+) -> Iterator[None]:
     """How many texts are equal to `plain`'s alone, for each plan, size of batch, and way of arrival.
 
     each: how many of the prompts a case decodes, those behind the last case's, in a circle; at least one batch.
+    rows: those that are known, to which each case adds one.
     """
     plain = Plan(schedule="plain", verification="coupled")
-    expected = decoded(ensemble, plain, 1, prompts, params, range(len(prompts)))
+    expected: dict[int, list[int]] = {}
     turns = itertools.cycle(range(len(prompts)))
     shuffle = random.Random(0)
-    rows = []
+    known = {(row["plan"], row["batch"], row["prompts"]) for row in rows}
     for name, plan in {"plain": plain, **plans}.items():
         for size in batches:
             for how in ("whole prompts", "chunks of 16, another order"):
@@ -73,11 +76,14 @@ def compared(
                 if how != "whole prompts":
                     shuffle.shuffle(order)
                     chunk = 16
+                if (name, size, how) in known:
+                    continue
+                expected = expected or decoded(ensemble, plain, 1, prompts, params, range(len(prompts)))
                 found = decoded(ensemble, plan, size, prompts, params, order, chunk)
                 num = sum(expected[i] == found[i] for i in order)
                 rows.append({"plan": name, "batch": size, "prompts": how, "equal": num, "texts": len(order)})
                 print(f"  {name}, {size} at a time, {how}: {num} of {len(order)} equal", flush=True)
-    return rows
+                yield
 
 
 def decoded(
@@ -122,6 +128,21 @@ def speeds(
     return rows
 
 
+def begun(asked: argparse.Namespace) -> dict[str, Any]:
+    """What a run with these options has left in its file, or nothing yet."""
+    options = {key: str(value) for key, value in vars(asked).items()}
+    if asked.out is not None and asked.out.exists():
+        left: dict[str, Any] = json.loads(asked.out.read_text())
+        if left["asked"] == options:
+            return left
+    return {"asked": options, "equal": {}}
+
+
+def write(out: Path | None, result: dict[str, Any]) -> None:
+    if out is not None:
+        out.write_text(json.dumps(result, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ensemble", nargs="+", help="a bundled ensemble, a YAML file, or models")
@@ -135,7 +156,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--control", action="store_true", help="count equal texts under default numerics too")
     parser.add_argument("--speed-only", action="store_true")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="a file of JSON, written after each case")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     started = time.perf_counter()
@@ -146,7 +167,7 @@ def main() -> None:
         started = time.perf_counter()
     bundled = demo.prompts()
     prompts = [f"{bundled[i % len(bundled)]}{' ' * (i // len(bundled))}" for i in range(asked.prompts)]
-    result: dict[str, Any] = {"asked": {key: str(value) for key, value in vars(asked).items()}, "equal": {}}
+    result = begun(asked)
     for numerics in () if asked.speed_only else ("invariant", *(["default"] if asked.control else [])):
         ensemble = ensembles[numerics]
         plans = {name: plan for name, plan in tested_plans(ensemble).items() if plan.name != "mixture"}
@@ -155,13 +176,12 @@ def main() -> None:
             title = f"{numerics}, {'coupled' if temperature else 'greedy'}"
             print(title, flush=True)
             params = SamplingParams(max_tokens=asked.max_tokens, temperature=temperature, seed=3, ignore_eos=True)
-            result["equal"][title] = compared(
-                ensemble, prompts, params, asked.batches, plans, asked.each or asked.prompts
-            )
+            rows = result["equal"].setdefault(title, [])
+            for _ in compared(ensemble, prompts, params, asked.batches, plans, asked.each or asked.prompts, rows):
+                write(asked.out, result)
     print("speed of plain", flush=True)
     result["speed"] = speeds(ensembles, prompts, asked.max_tokens, asked.repeats)
-    if asked.out is not None:
-        asked.out.write_text(json.dumps(result, indent=1))
+    write(asked.out, result)
     print(json.dumps({"speed": result["speed"]}))
 
 
