@@ -1,8 +1,8 @@
 """Products with weights in panels.
 
 Each output is summed over the same columns in the same order, whatever rows stand beside it: a row's bits depend on the
-row alone. A weight is read once for up to six rows, which then take hardly longer than one: memory is what a product of
-few rows waits for.
+row alone. A weight is read from memory once, and while some are multiplied those that follow are on their way: a
+product of few rows waits for memory, and six rows then take hardly longer than one.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def _repeated(builder: Any, value: Any) -> Any:
 
 def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> dict[tuple[int, int], Any]:
     """A loop over columns, and the sums [rows, panels] that it holds in registers. places: see `_tile`."""
-    weights, by_panel, x, by_row, columns = places
+    weights, by_panel, ahead, x, by_row, columns = places
     rows, panels = shape
     cells = [(row, panel) for row in range(rows) for panel in range(panels)]
     function = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
@@ -72,7 +72,10 @@ def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> di
     builder.position_at_end(loop)
     column = builder.phi(_LONG)
     sums = {cell: builder.phi(_FLOATS) for cell in cells}
-    wide = [_widened(builder, _at(builder, start, column, PANEL * _bytes_of(stored)), stored) for start in of_panels]
+    of_column = [_at(builder, start, column, PANEL * _bytes_of(stored)) for start in of_panels]
+    for address in of_column:
+        _prefetch(builder, builder.add(address, ahead))
+    wide = [_widened(builder, address, stored) for address in of_column]
     factors = [
         _repeated(builder, builder.load(builder.inttoptr(_at(builder, start, column, 4), _FLOAT.as_pointer())))
         for start in of_rows
@@ -94,12 +97,22 @@ def _at(builder: Any, base: Any, step: Any, count: int) -> Any:
     return builder.add(base, builder.mul(step, ir.Constant(_LONG, count)))
 
 
+def _prefetch(builder: Any, address: Any) -> None:
+    """Have what stands at an address, which need not be one, brought into the cache."""
+    pointer = ir.IntType(8).as_pointer()
+    function = ir.FunctionType(ir.VoidType(), [pointer, _INT, _INT, _INT])
+    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    # To read it, in all levels, as data.
+    builder.call(prefetch, (builder.inttoptr(address, pointer), *(ir.Constant(_INT, how) for how in (0, 3, 1))))
+
+
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
     """Fills outputs [rows, panels * PANEL] with what was before and the products of so many columns.
 
-    places: addresses, with distances in bytes: of the weights of the first panel, to the next panel; of x, to the next
-    row; the number of columns; of what was before, to the next row; of the outputs, to the next row.
+    places: addresses, with distances in bytes: of the weights of the first panel, to the next panel, and to those
+    that are prefetched; of x, to the next row; the number of columns; of what was before, to the next row; of the
+    outputs, to the next row.
     """
     shape, kind = (rows.literal_value, panels.literal_value), stored.literal_value
 
@@ -121,29 +134,36 @@ def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
 def _panels(stored: int, places: Any, rows: int) -> None:
     """`_tile` of any number of rows and PANELS_AT_ONCE panels."""
     numba.literally(stored)
-    weights, by_panel, x, by_row, columns, before, by_before, out, by_out = places
-    row = 0
-    while row < rows:
-        num = min(rows - row, MOST_ROWS)
-        at_once = 4 if num == 1 else 2 if num <= 3 else 1
-        for panel in range(0, PANELS_AT_ONCE, at_once):
-            behind = panel * PANEL * 4
-            of_weights, of_x = (weights + panel * by_panel, by_panel), (x + row * by_row, by_row)
+    weights, by_panel, ahead, x, by_row, columns, before, by_before, out, by_out = places
+    # Of few rows several panels at once: a sum waits for its last addition, and each register holds another one.
+    at_once = 4 if rows == 1 else 2 if rows == 2 or (rows == 3 and stored == FLOAT32) else 1
+    if stored == FLOAT32 and at_once > 1:
+        # Then memory alone is waited for, and the processor's own prefetching of several panels is better.
+        ahead = 0
+    groups = (rows + MOST_ROWS - 1) // MOST_ROWS
+    for panel in range(0, PANELS_AT_ONCE, at_once):
+        behind = panel * PANEL * 4
+        for group in range(groups):
+            # As many rows in each, since few of them take hardly less time than six.
+            row = rows * group // groups
+            num = rows * (group + 1) // groups - row
+            of_weights = (weights + panel * by_panel, by_panel, ahead if group == 0 else 0)
             known, new = (before + row * by_before + behind, by_before), (out + row * by_out + behind, by_out)
-            own = (*of_weights, *of_x, columns, *known, *new)
+            own = (*of_weights, x + row * by_row, by_row, columns, *known, *new)
             if num == 1:
                 _tile(1, 4, stored, own)
             elif num == 2:
                 _tile(2, 2, stored, own)
-            elif num == 3:
+            elif num == 3 and at_once == 2:
                 _tile(3, 2, stored, own)
+            elif num == 3:
+                _tile(3, 1, stored, own)
             elif num == 4:
                 _tile(4, 1, stored, own)
             elif num == 5:
                 _tile(5, 1, stored, own)
             else:
                 _tile(6, 1, stored, own)
-        row += num
 
 
 @inlined()
@@ -182,7 +202,9 @@ def product(stored: int, weights: int, before: Any, x: Any, out: Any, shape: Any
         for start in range(0, columns, CHUNK):
             of_chunk, of_x = of_group + start * PANEL * size, x[0] + 4 * start
             count = min(CHUNK, columns - start)
-            _panels(stored, (of_chunk, by_panel, of_x, x[1], count, known, by_known, new, by_new), rows)
+            # Weights of the next chunk, of the next panels behind the last one.
+            ahead = (CHUNK if start + CHUNK < columns else PANELS_AT_ONCE * columns - start) * PANEL * size
+            _panels(stored, (of_chunk, by_panel, ahead, of_x, x[1], count, known, by_known, new, by_new), rows)
             known, by_known = new, by_new
 
 
