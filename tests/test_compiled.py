@@ -15,16 +15,17 @@ from cospec.runner.hf.fused import FusedForward, can_fuse
 from cospec.runner.hf.graphs import Shapes
 from cospec.runner.hf.joined import join
 from cospec.runner.hf.packing import prepack
-from cospec.runner.hf.panels import PanelLinear, can_panel
+from cospec.runner.hf.panels import PanelLinear
 from cospec.runner.hf.support import distance, tolerance
 from cospec.runner.pool import one_pool
 
 from .adapters import adapted as made_adapter
+from .compiling import needs_compiled_passes
 from .models import VOCAB, saved, tiny
 from .test_hf_runner import FUSED, Book, play_and_go_on, words
 from .test_invariant import alone, play, text
 
-pytestmark = pytest.mark.skipif(not can_panel(torch.float32), reason="this machine keeps no weights in panels")
+pytestmark = needs_compiled_passes
 CPU = LoadOptions(device="cpu", dtype="float32")
 
 

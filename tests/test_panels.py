@@ -10,7 +10,9 @@ from cospec.runner.hf.panels import PanelLinear, can_panel, stored_in
 from cospec.runner.hf.prepacked import is_native
 from cospec.runner.hf.weights import storages
 
-pytestmark = pytest.mark.skipif(not can_panel(torch.float32), reason="this machine keeps no weights in panels")
+from .compiling import needs_compiled_passes
+
+pytestmark = needs_compiled_passes
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 # Outputs and inputs: fewer than a panel, panels that are not full, a chunk of columns and a column more.
