@@ -90,6 +90,30 @@ def test_a_row_s_bits_are_a_function_of_the_tokens_before_it_alone(dtype):
             torch.set_num_threads(before)
 
 
+# Heads, heads of keys and values, and dimensions of each: of less than a register or a panel, of several, not full.
+HEADS = [(4, 4, 4), (4, 2, 8), (6, 2, 20), (3, 1, 64), (8, 1, 16), (14, 2, 32), (2, 1, 80), (1, 1, 128)]
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("kind", ["llama", "qwen2 sliding"])
+@torch.inference_mode()
+def test_attention_of_any_heads_in_blocks_is_that_of_single_tokens_to_the_bit(kind, heads):
+    """Over more positions than are taken at once, and over a window that begins between them."""
+    rng = random.Random(3)
+    num_heads, num_kv_heads, head_dim = heads
+    settings = {"num_attention_heads": num_heads, "num_key_value_heads": num_kv_heads, "head_dim": head_dim}
+    if kind == "qwen2 sliding":
+        settings["sliding_window"] = 150
+    model, forward = panelled(kind, hidden_size=num_heads * head_dim, max_position_embeddings=512, **settings)
+    texts = [words(rng, count) for count in (290, 131)]
+    expected = [model(input_ids=torch.tensor([text])).logits[0] for text in texts]
+    alone = [rows_of(model, forward, [text], lambda left: 1)[0] for text in texts]
+    found = rows_of(model, forward, texts, lambda left: min(left, rng.randint(1, 40)), rng)
+    for one, other, reference in zip(found, alone, expected, strict=True):
+        assert torch.equal(one, other)
+        assert torch.allclose(one.log_softmax(-1), reference.log_softmax(-1), atol=1e-4)
+
+
 def rows_of(model, forward, texts, count, rng=None):
     """The rows of each text, so many tokens at a time: count(tokens that are left)."""
     runner = HfRunner(model, forward=forward)

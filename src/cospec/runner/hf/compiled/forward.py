@@ -90,7 +90,9 @@ class CompiledForward:
     padding = FusedForward.padding
 
     def __init__(self, model: PreTrainedModel, fused: FusedForward) -> None:
-        self._steps = importlib.import_module(f"{__package__}.steps")
+        self._steps, self._attention = (
+            importlib.import_module(f"{__package__}.{name}") for name in ("steps", "attention")
+        )
         self._fused = fused
         body, config, attention = model.model, model.config, model.model.layers[0].self_attn
         self._embed: Any = body.embed_tokens
@@ -164,7 +166,8 @@ class CompiledForward:
         # Room for what the steps hand over: see `PassArguments`.
         sizes = (self._dim, self._widths.qkv, self._widths.attended, self._widths.gates)
         normed, *others = accumulate((0, *(num_tokens * size for size in sizes)))
-        own_width = max(longest, self._terms.most_ranks)
+        of_attention = self._attention.room(self._heads // self._kv_heads, longest, self._head_dim)
+        own_width = max(of_attention, self._terms.most_ranks)
         room = hidden.new_empty(others[-1] + threads * own_width)
         first, first_id = room.data_ptr(), ids.data_ptr()
         arguments = self._steps.PassArguments(

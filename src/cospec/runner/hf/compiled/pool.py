@@ -48,6 +48,13 @@ def inlined(**options: Any) -> Callable[[Function], Function]:
     return decorate
 
 
+@inlined()
+def share_of(count: int) -> Any:
+    """From which to which of so many is this thread's share."""
+    own, threads = thread(), num_threads()
+    return count * own // threads, count * (own + 1) // threads
+
+
 # Compiled functions are kept for these sources: of a function numba looks at its own file alone, and at the values of
 # variables that it has from the function around it.
 SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))

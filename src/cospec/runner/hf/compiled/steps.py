@@ -5,27 +5,19 @@ Each step is shared among the threads, which wait for each other behind it. Ever
 in the same order whatever tokens are beside it, so that its bits are a function of the tokens before it alone.
 """
 
-import math
 from functools import cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from .pool import SOURCES, barrier, compiled, inlined, num_threads, run, thread
+from .arithmetic import SUMMED, exp
+from .attention import attend, offset_of, own_address
+from .pool import SOURCES, barrier, compiled, inlined, run, share_of, thread
 from .tiles import columns_of, product
+from .views import floats, group, ids, matrix
 
-# Sums may be taken in any order that the loop's length decides; NaN stays.
-_SUMMED = {"reassoc", "contract", "nsz"}
-# 2^f for f in (-1, 0], from f^0 on, to 8e-8. Nothing below 2^-126, the least normal number, is told from 0.
-_C0, _C1, _C2, _C3, _C4, _C5 = map(
-    np.float32, (0.9999999251, 0.6931422525, 0.2401721889, 0.05527972159, 0.00918861064, 9.387879139e-4)
-)
-_LOWEST, _BIAS, _MANTISSA, _LOG2_E = np.float32(-126), np.int32(127), np.int32(23), np.float32(math.log2(math.e))
 _ONE = np.float32(1)
 # Gates that a thread takes at once.
 _AT_ONCE = 512
@@ -127,62 +119,7 @@ QKV, OUT, GATES, DOWN = range(4)
 NUM_PRODUCTS = 4
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(_: Any, address: Any) -> Any:
-    """An address as a pointer to float32."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(address), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer_to_ids(_: Any, address: Any) -> Any:
-    """An address as a pointer to int64."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-
-    return types.CPointer(types.int64)(address), codegen
-
-
-@inlined()
-def _floats(address: int, count: int) -> Any:
-    """So many float32 at an address."""
-    return numba.carray(_pointer(address), (count,))
-
-
-@inlined()
-def _rows(address: int, count: int, dim: int) -> Any:
-    """So many rows of float32, [count, dim]."""
-    return numba.carray(_pointer(address), (count, dim))
-
-
-@inlined()
-def _ids(address: int, count: int) -> Any:
-    """So many int64 at an address."""
-    return numba.carray(_pointer_to_ids(address), (count,))
-
-
-@inlined()
-def _group(address: int, index: int, size: int) -> Any:
-    """One of groups of so many int64."""
-    return _ids(address + 8 * index * size, size)
-
-
-@inlined(fastmath={"contract"})
-def _exp(x: Any) -> Any:
-    """exp of a float32 up to 0, to 3e-7 of it."""
-    power = x * _LOG2_E
-    power = _LOWEST if power < _LOWEST else power
-    whole = np.int32(power)
-    rest = power - np.float32(whole)
-    of_rest = ((((_C5 * rest + _C4) * rest + _C3) * rest + _C2) * rest + _C1) * rest + _C0
-    return of_rest * np.int32((whole + _BIAS) << _MANTISSA).view(np.float32)
-
-
-@inlined(fastmath=_SUMMED)
+@inlined(fastmath=SUMMED)
 def _normed(x: Any, weight: Any, eps: Any, out: Any) -> None:
     """out = x / sqrt(mean of x^2 + eps) * weight, [dim] each."""
     total = np.float32(0)
@@ -194,26 +131,13 @@ def _normed(x: Any, weight: Any, eps: Any, out: Any) -> None:
 
 
 @inlined()
-def _share(count: int) -> Any:
-    """This thread's share of so many."""
-    own, threads = thread(), num_threads()
-    return count * own // threads, count * (own + 1) // threads
-
-
-@inlined()
-def _own(args: Any) -> Any:
-    """This thread's own room."""
-    return _floats(args.own + 4 * args.own_width * thread(), args.own_width)
-
-
-@inlined()
 def _norm_rows(args: Any, weight: int, rows: int) -> None:
     """This thread's share of the first rows of `hidden`, into `normed`."""
-    eps, of_norm = _floats(args.floats, 3)[1], _floats(weight, args.dim)
-    first, stop = _share(rows)
+    eps, of_norm = floats(args.floats, 3)[1], floats(weight, args.dim)
+    first, stop = share_of(rows)
     for row in range(first, stop):
-        x = _floats(args.hidden + 4 * args.hidden_width * row, args.dim)
-        _normed(x, of_norm, eps, _floats(args.normed + 4 * args.dim * row, args.dim))
+        x = floats(args.hidden + 4 * args.hidden_width * row, args.dim)
+        _normed(x, of_norm, eps, floats(args.normed + 4 * args.dim * row, args.dim))
 
 
 @inlined(fastmath={"contract"})
@@ -227,98 +151,35 @@ def _rotated(x: Any, cos: Any, sin: Any) -> None:
 
 
 @inlined()
-def _offset(args: Any, cache: Any, slot: int, head: int, position: int) -> Any:
-    """Bytes in front of a position's keys, and of its values."""
-    return 4 * args.head_dim * ((slot * args.kv_heads + head) * cache.positions + position)
-
-
-@inlined()
 def _place_heads(args: Any, layer: Any, cache: Any) -> None:
     """This thread's share of queries and keys rotated in place, and of keys and values put into the cache."""
-    dim, eps = args.head_dim, _floats(args.floats, 3)[2]
+    dim, eps = args.head_dim, floats(args.floats, 3)[2]
     num_rotated = args.heads + args.kv_heads
     num_heads = num_rotated + args.kv_heads
-    positions, slots = _ids(args.positions, args.num_tokens), _ids(args.slots, args.num_tokens)
-    first, stop = _share(args.num_tokens * num_heads)
+    positions, slots = ids(args.positions, args.num_tokens), ids(args.slots, args.num_tokens)
+    first, stop = share_of(args.num_tokens * num_heads)
     for item in range(first, stop):
         row, head = item // num_heads, item % num_heads
-        x, position = _floats(args.qkv + 4 * (args.qkv_width * row + dim * head), dim), positions[row]
+        x, position = floats(args.qkv + 4 * (args.qkv_width * row + dim * head), dim), positions[row]
         if head < num_rotated:
             if layer.head_norm != 0:
-                _normed(x, _floats(layer.head_norm + 4 * dim * head, dim), eps, x)
-            _rotated(x, _floats(args.cos + 4 * dim * position, dim), _floats(args.sin + 4 * dim * position, dim))
+                _normed(x, floats(layer.head_norm + 4 * dim * head, dim), eps, x)
+            _rotated(x, floats(args.cos + 4 * dim * position, dim), floats(args.sin + 4 * dim * position, dim))
         if head >= args.heads:
             stored = cache.keys if head < num_rotated else cache.values
-            group = (head - args.heads) % args.kv_heads
-            kept = _floats(stored + _offset(args, cache, slots[row], group, position), dim)
+            kv_head = (head - args.heads) % args.kv_heads
+            kept = floats(stored + offset_of(args, cache, slots[row], kv_head, position), dim)
             for at in range(dim):
                 kept[at] = x[at]
-
-
-@inlined(fastmath=_SUMMED)
-def _scores_of(query: Any, keys: Any, scale: Any, scores: Any) -> Any:
-    """scores [n] = query [dim] . keys [n, dim] * scale; their maximum."""
-    highest, dim = np.float32(-np.inf), len(query)
-    for at in range(len(scores)):
-        total = np.float32(0)
-        for place in range(dim):
-            total += query[place] * keys[at, place]
-        scores[at] = total * scale
-        highest = max(highest, scores[at])
-    return highest
-
-
-@inlined(fastmath=_SUMMED)
-def _shares_of(scores: Any, highest: Any) -> Any:
-    """scores [n] become exp of their distance to the highest; their sum."""
-    total = np.float32(0)
-    for at in range(len(scores)):
-        scores[at] = _exp(scores[at] - highest)
-    for at in range(len(scores)):
-        total += scores[at]
-    return total
-
-
-@inlined(fastmath={"contract"})
-def _add_values(shares: Any, values: Any, total: Any, out: Any) -> None:
-    """out [dim] = shares [n] @ values [n, dim] / total."""
-    out[:] = np.float32(0)
-    for at in range(len(shares)):
-        share = shares[at]
-        for place in range(len(out)):
-            out[place] += share * values[at, place]
-    for place in range(len(out)):
-        out[place] /= total
-
-
-@inlined()
-def _attend(args: Any, window: int, cache: Any, num_chosen: int, is_last: bool) -> None:
-    """This thread's share of the heads of the first tokens, or, in the last layer, of those that are chosen."""
-    dim, scale = args.head_dim, _floats(args.floats, 3)[0]
-    share = args.heads // args.kv_heads
-    positions, slots = _ids(args.positions, args.num_tokens), _ids(args.slots, args.num_tokens)
-    chosen, room = _ids(args.chosen, args.num_chosen), _own(args)
-    first, stop = _share(num_chosen * args.heads)
-    for item in range(first, stop):
-        place, head = item // args.heads, item % args.heads
-        row = chosen[place] if is_last else place
-        end = positions[row] + 1
-        start = max(0, end - window) if window > 0 else 0
-        query, scores = _floats(args.qkv + 4 * (args.qkv_width * row + dim * head), dim), room[: end - start]
-        offset = _offset(args, cache, slots[row], head // share, start)
-        highest = _scores_of(query, _rows(cache.keys + offset, end - start, dim), scale, scores)
-        total = _shares_of(scores, highest)
-        out = _floats(args.attended + 4 * dim * (args.heads * place + head), dim)
-        _add_values(scores, _rows(cache.values + offset, end - start, dim), total, out)
 
 
 @inlined()
 def _choose(args: Any) -> None:
     """The chosen rows of `hidden` moved to its first ones."""
-    chosen = _ids(args.chosen, args.num_chosen)
+    chosen = ids(args.chosen, args.num_chosen)
     for place in range(args.num_chosen):
-        source = _floats(args.hidden + 4 * args.hidden_width * chosen[place], args.hidden_width)
-        goal = _floats(args.hidden + 4 * args.hidden_width * place, args.hidden_width)
+        source = floats(args.hidden + 4 * args.hidden_width * chosen[place], args.hidden_width)
+        goal = floats(args.hidden + 4 * args.hidden_width * place, args.hidden_width)
         for at in range(args.hidden_width):
             goal[at] = source[at]
 
@@ -327,23 +188,23 @@ def _choose(args: Any) -> None:
 def _gate(args: Any, rows: int) -> None:
     """This thread's share of silu(gates) * ups, in place of the gates."""
     num_parts = (args.inner + _AT_ONCE - 1) // _AT_ONCE
-    first, stop = _share(rows * num_parts)
+    first, stop = share_of(rows * num_parts)
     for item in range(first, stop):
         row, begin = item // num_parts, item % num_parts * _AT_ONCE
         count = min(_AT_ONCE, args.inner - begin)
         gates = args.gates + 4 * (args.gates_width * row + begin)
-        _gated(_floats(gates, count), _floats(gates + 4 * args.inner, count))
+        _gated(floats(gates, count), floats(gates + 4 * args.inner, count))
 
 
 @inlined(fastmath={"contract"})
 def _gated(gates: Any, ups: Any) -> None:
     for at in range(len(gates)):
         x = gates[at]
-        power = _exp(-abs(x))
+        power = exp(-abs(x))
         gates[at] = x * (_ONE if x >= 0 else power) / (_ONE + power) * ups[at]
 
 
-@inlined(fastmath=_SUMMED)
+@inlined(fastmath=SUMMED)
 def _add_low_rank(x: Any, down: Any, up: Any, sums: Any, out: Any) -> None:
     """out [outputs] += x [inputs] @ down [inputs, ranks] @ up [ranks, outputs]; sums [ranks] is room."""
     sums[:] = np.float32(0)
@@ -363,21 +224,24 @@ def _add_terms(args: Any, terms: int, which: int, x: Any, out: Any, shape: Any, 
     `product`. is_last: whether rows are those of chosen tokens."""
     if terms == 0:
         return
-    term = Term(*to_fixed_tuple(_group(terms, which, NUM_OF_TERM), NUM_OF_TERM))
+    term = Term(*to_fixed_tuple(group(terms, which, NUM_OF_TERM), NUM_OF_TERM))
     if term.ranks == 0:
         return
     rows, columns, width = shape
     first, stop = columns_of(width)
     stop = min(stop, term.outputs)
-    chosen, adapters = _ids(args.chosen, args.num_chosen), _ids(args.adapters, args.num_tokens)
+    chosen, adapters = ids(args.chosen, args.num_chosen), ids(args.adapters, args.num_tokens)
     for row in range(rows):
         adapter = adapters[chosen[row] if is_last else row]
-        span = _ids(term.spans + 16 * adapter, 2)
+        span = ids(term.spans + 16 * adapter, 2)
         if first < stop and span[0] < span[1]:
-            down = _rows(term.down, columns, term.ranks)[:, span[0] : span[1]]
-            up = _rows(term.up, term.ranks, term.outputs)[span[0] : span[1], first:stop]
-            sums, own = _own(args)[: span[1] - span[0]], _floats(out[0] + out[1] * row, term.outputs)[first:stop]
-            _add_low_rank(_floats(x[0] + x[1] * row, columns), down, up, sums, own)
+            down = matrix(term.down, columns, term.ranks)[:, span[0] : span[1]]
+            up = matrix(term.up, term.ranks, term.outputs)[span[0] : span[1], first:stop]
+            sums, own = (
+                floats(own_address(args), span[1] - span[0]),
+                floats(out[0] + out[1] * row, term.outputs)[first:stop],
+            )
+            _add_low_rank(floats(x[0] + x[1] * row, columns), down, up, sums, own)
 
 
 @inlined()
@@ -388,9 +252,9 @@ def _add_to_hidden(stored: int, args: Any, weights: int, bias: int, x: Any, shap
     hidden = (args.hidden, 4 * args.hidden_width)
     if bias != 0:
         first, stop = columns_of(args.hidden_width)
-        added = _floats(bias, args.hidden_width)
+        added = floats(bias, args.hidden_width)
         for row in range(rows):
-            own = _floats(args.hidden + 4 * args.hidden_width * row, args.hidden_width)
+            own = floats(args.hidden + 4 * args.hidden_width * row, args.hidden_width)
             for at in range(first, stop):
                 own[at] += added[at]
     product(stored, weights, hidden, x, hidden, (rows, columns, args.hidden_width))
@@ -415,7 +279,7 @@ def _layer(stored: int, args: Any, layer: Any, cache: Any, terms: int, is_last: 
         rows = args.num_chosen
         if thread() == 0:
             _choose(args)
-    _attend(args, layer.window, cache, rows, is_last)
+    attend(args, layer.window, cache, rows, is_last)
     barrier()
     _add_to_hidden(stored, args, layer.out, layer.out_bias, of_heads, (rows, attended))
     _add_terms(args, terms, OUT, of_heads, (args.hidden, 4 * hidden), (rows, attended, hidden), is_last)
@@ -437,8 +301,8 @@ def _pass(stored: int, arguments: Any) -> None:
     numba.literally(stored)
     args = PassArguments(*to_fixed_tuple(numba.carray(arguments, (NUM_ARGUMENTS,)), NUM_ARGUMENTS))
     for index in range(args.num_layers):
-        layer = LayerArguments(*to_fixed_tuple(_group(args.layers, index, NUM_OF_LAYER), NUM_OF_LAYER))
-        cache = LayerCache(*to_fixed_tuple(_group(args.cache, index, NUM_OF_CACHE), NUM_OF_CACHE))
+        layer = LayerArguments(*to_fixed_tuple(group(args.layers, index, NUM_OF_LAYER), NUM_OF_LAYER))
+        cache = LayerCache(*to_fixed_tuple(group(args.cache, index, NUM_OF_CACHE), NUM_OF_CACHE))
         is_last = index == args.num_layers - 1 and args.num_chosen < args.num_tokens
         terms = args.terms + 8 * index * NUM_PRODUCTS * NUM_OF_TERM if args.terms != 0 else 0
         _layer(stored, args, layer, cache, terms, is_last)

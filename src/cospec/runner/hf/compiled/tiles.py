@@ -60,7 +60,7 @@ def _repeated(builder: Any, value: Any) -> Any:
 
 def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> dict[tuple[int, int], Any]:
     """A loop over columns, and the sums [rows, panels] that it holds in registers. places: see `_tile`."""
-    weights, by_panel, ahead, x, by_row, columns = places
+    weights, by_panel, by_column, ahead, x, by_row, columns = places
     rows, panels = shape
     cells = [(row, panel) for row in range(rows) for panel in range(panels)]
     function = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
@@ -72,7 +72,7 @@ def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> di
     builder.position_at_end(loop)
     column = builder.phi(_LONG)
     sums = {cell: builder.phi(_FLOATS) for cell in cells}
-    of_column = [_at(builder, start, column, PANEL * _bytes_of(stored)) for start in of_panels]
+    of_column = [builder.add(start, builder.mul(column, by_column)) for start in of_panels]
     for address in of_column:
         _prefetch(builder, builder.add(address, ahead))
     wide = [_widened(builder, address, stored) for address in of_column]
@@ -110,9 +110,9 @@ def _prefetch(builder: Any, address: Any) -> None:
 def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
     """Fills outputs [rows, panels * PANEL] with what was before and the products of so many columns.
 
-    places: addresses, with distances in bytes: of the weights of the first panel, to the next panel, and to those
-    that are prefetched; of x, to the next row; the number of columns; of what was before, to the next row; of the
-    outputs, to the next row.
+    places: addresses, with distances in bytes: of the weights of the first panel, to the next panel, to the next
+    column, and to those that are prefetched; of x, to the next row; the number of columns; of what was before, to the
+    next row; of the outputs, to the next row.
     """
     shape, kind = (rows.literal_value, panels.literal_value), stored.literal_value
 
@@ -131,29 +131,34 @@ def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
 
 
 @inlined()
-def _panels(stored: int, places: Any, rows: int) -> None:
-    """`_tile` of any number of rows and PANELS_AT_ONCE panels."""
+def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
+    """`_tile` of any number of rows and of panels."""
     numba.literally(stored)
-    weights, by_panel, ahead, x, by_row, columns, before, by_before, out, by_out = places
+    weights, by_panel, by_column, ahead, x, by_row, columns, before, by_before, out, by_out = places
     # Of few rows several panels at once: a sum waits for its last addition, and each register holds another one.
     at_once = 4 if rows == 1 else 2 if rows == 2 or (rows == 3 and stored == FLOAT32) else 1
+    at_once = 1 if num_panels % at_once != 0 else at_once
     if stored == FLOAT32 and at_once > 1:
         # Then memory alone is waited for, and the processor's own prefetching of several panels is better.
         ahead = 0
     groups = (rows + MOST_ROWS - 1) // MOST_ROWS
-    for panel in range(0, PANELS_AT_ONCE, at_once):
+    for panel in range(0, num_panels, at_once):
         behind = panel * PANEL * 4
         for group in range(groups):
             # As many rows in each, since few of them take hardly less time than six.
             row = rows * group // groups
             num = rows * (group + 1) // groups - row
-            of_weights = (weights + panel * by_panel, by_panel, ahead if group == 0 else 0)
+            of_weights = (weights + panel * by_panel, by_panel, by_column, ahead if group == 0 else 0)
             known, new = (before + row * by_before + behind, by_before), (out + row * by_out + behind, by_out)
             own = (*of_weights, x + row * by_row, by_row, columns, *known, *new)
-            if num == 1:
+            if num == 1 and at_once == 4:
                 _tile(1, 4, stored, own)
-            elif num == 2:
+            elif num == 1:
+                _tile(1, 1, stored, own)
+            elif num == 2 and at_once == 2:
                 _tile(2, 2, stored, own)
+            elif num == 2:
+                _tile(2, 1, stored, own)
             elif num == 3 and at_once == 2:
                 _tile(3, 2, stored, own)
             elif num == 3:
@@ -204,7 +209,8 @@ def product(stored: int, weights: int, before: Any, x: Any, out: Any, shape: Any
             count = min(CHUNK, columns - start)
             # Weights of the next chunk, of the next panels behind the last one.
             ahead = (CHUNK if start + CHUNK < columns else PANELS_AT_ONCE * columns - start) * PANEL * size
-            _panels(stored, (of_chunk, by_panel, ahead, of_x, x[1], count, known, by_known, new, by_new), rows)
+            places = (of_chunk, by_panel, PANEL * size, ahead, of_x, x[1], count, known, by_known, new, by_new)
+            panels_of(stored, PANELS_AT_ONCE, rows, places)
             known, by_known = new, by_new
 
 
