@@ -30,6 +30,11 @@ def examples(count: int) -> int:
     return count * MORE if is_fuzzing() else count
 
 
+def longer(count: int, by_fuzz: int) -> int:
+    """The size of something whose law is proved as well where it is small, but in much less time."""
+    return by_fuzz if is_fuzzing() else count
+
+
 def is_fuzzing() -> bool:
     return settings.get_current_profile_name() == FUZZ
 

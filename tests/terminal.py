@@ -4,10 +4,9 @@ import os
 import pty
 import re
 import select
-import signal
-import subprocess
-import sys
 import time
+
+from .processes import cospec
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 SECONDS = 120
@@ -18,16 +17,10 @@ class Terminal:
 
     def __init__(self, *arguments, cwd):
         self._own, theirs = pty.openpty()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from cospec.cli import main; main()", *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            cwd=cwd,
-            env={**os.environ, "TERM": "xterm-256color", "INPUTRC": "/dev/null"},
-            # With the terminal as its own, so that Ctrl-C reaches it.
-            preexec_fn=_with_terminal,
-            start_new_session=True,
+        env = {**os.environ, "TERM": "xterm-256color", "INPUTRC": "/dev/null"}
+        # With the terminal as its own, so that Ctrl-C reaches it.
+        self._process = cospec(
+            *arguments, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=env, on_terminal=True
         )
         os.close(theirs)
         self.raw = ""
@@ -37,8 +30,7 @@ class Terminal:
         return self
 
     def __exit__(self, *_):
-        self._process.kill()
-        self._process.wait()
+        self._process.end()
         os.close(self._own)
 
     @property
@@ -73,11 +65,3 @@ class Terminal:
             found = b""
         self.raw += found.decode(errors="replace")
         return bool(found)
-
-
-def _with_terminal():
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -27,6 +27,7 @@ from cospec.core.tokens import Token
 from cospec.schedule import schedule_names
 
 from .cli_models import CONTEXT, write_models
+from .processes import cospec
 from .toys import Letters
 
 TERMINAL = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": None, "COLUMNS": "200"}
@@ -536,21 +537,21 @@ def test_ctrl_c_says_what_the_results_have_and_how_to_go_on(
     assert len(out.read_text().splitlines()) == 6
 
 
-def spawn(folder: Path, *args: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", "from cospec.cli import main; main()", "generate", "hello", "--ignore-eos"]
+def generating(folder: Path, *args: str) -> list[str]:
     members = ["--member", str(folder / "a"), "--member", str(folder / "b"), "--schedule", "plain"]
-    return subprocess.Popen([*command, *members, *args], stdout=subprocess.PIPE, stderr=stderr)
+    return ["generate", "hello", "--ignore-eos", *members, *args]
 
 
 def test_the_statistics_begin_a_line_of_their_own_where_both_outputs_are_one(folder: Path) -> None:
-    process = spawn(folder, "--max-tokens", "5", stderr=subprocess.STDOUT)
+    command = generating(folder, "--max-tokens", "5")
+    process = cospec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     written, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert b"\n5 tokens in " in written
 
 
 def test_ctrl_c_reaches_the_process_midway(folder: Path) -> None:
-    process = spawn(folder, "--max-tokens", "500")
+    process = cospec(*generating(folder, "--max-tokens", "500"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     start = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
@@ -562,7 +563,8 @@ def test_ctrl_c_reaches_the_process_midway(folder: Path) -> None:
 
 
 def test_a_closed_pipe_ends_the_run_without_a_traceback(folder: Path) -> None:
-    process = spawn(folder, "--max-tokens", "500")
+    command = [sys.executable, "-c", "from cospec.cli import main; main()", *generating(folder, "--max-tokens", "500")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.read(10)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from cospec.cli import app
 from cospec.study.tune import TuneProgress
 
 from .cli_models import write_models
+from .processes import cospec
 from .properties import examples
-from .signals import hear_interrupts, hearing_interrupts
+from .signals import hearing_interrupts
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +157,7 @@ def test_generate_goes_on_after_it_was_killed_at_any_moment(folder, tmp_path):
     arguments = generate(folder, prompts, out, *options)
     rng = random.Random(0)
     for _ in range(2):
-        with subprocess.Popen(
-            [sys.executable, "-c", "from cospec.cli import main; main()", *arguments],
-            stderr=subprocess.DEVNULL,
-            preexec_fn=hear_interrupts,
-        ) as running:
+        with cospec(*arguments) as running:
             num_before = out.read_bytes().count(b"\n") if out.exists() else 0
             while running.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") == num_before):
                 time.sleep(0.002)
@@ -253,12 +251,8 @@ def test_a_planner_goes_on_with_all_that_another_measured(folder):
 # A full disk, and what is no file.
 
 
-LIMITED = """
-import resource, sys
-from cospec.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-main()
-"""
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
 
 def test_a_full_disk_names_the_file_and_the_same_command_goes_on(folder, tmp_path):
@@ -266,12 +260,11 @@ def test_a_full_disk_names_the_file_and_the_same_command_goes_on(folder, tmp_pat
     prompts, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     write(prompts, [f"prompt {number}" for number in range(8)])
     arguments = generate(folder, prompts, out)
-    ended = subprocess.run(
-        [sys.executable, "-c", LIMITED, *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
+    ended = cospec(*arguments, stderr=subprocess.PIPE, text=True, before=limit_files)
+    _, errors = ended.communicate()
     assert ended.returncode == 2
-    assert f"error: {out} cannot be written: File too large" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert f"error: {out} cannot be written: File too large" in errors
+    assert "Traceback" not in errors
     raw = out.read_bytes()
     assert raw.endswith(b"}\n")
     assert 0 < raw.count(b"\n") < 8

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 import time
@@ -40,9 +41,10 @@ def test_a_tiny_run_measures_every_plan(figures_of, tmp_path):
     assert not figures["left_out"]
 
 
-def test_a_pair_of_a_shape_is_made_and_measured(figures_of):
+def test_a_pair_of_a_shape_is_made_and_measured(figures_of, gpu, monkeypatch):
+    monkeypatch.setitem(gpu.SHAPES, "small", Shape(256, 3, 512))
     few = ("--batches", "1", "--tokens", "2", "--repeats", "1")
-    rows = figures_of("--shapes", "57m", *few)["pairs"]["57m"]["batches"]["1"]
+    rows = figures_of("--shapes", "small", *few)["pairs"]["small"]["batches"]["1"]
     assert rows["plain"]["over_plain"] == 1
     assert len(rows) == 7
 
@@ -62,8 +64,14 @@ def test_what_the_time_does_not_allow_is_named(figures_of):
     assert "tiny, batch 1, plain" in figures_of("--tiny", "--tokens", "3", "--budget", "0")["left_out"]
 
 
+def run_script():
+    sys.argv = [str(SCRIPT)]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_it_says_so():
-    shown = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, timeout=300)
+    with Forked(run_script, stderr=subprocess.PIPE, text=True) as shown:
+        _, errors = shown.communicate()
     assert shown.returncode == 2
-    assert "no CUDA device" in shown.stderr
+    assert "no CUDA device" in errors

@@ -24,16 +24,9 @@ from cospec.cli import main
 from cospec.study import pilot
 from cospec.study.effort import Effort
 
-PRELOADED = [
-    "cospec.runner.hf",
-    "cospec.server.app",
-    "cospec.study.pilot",
-    "transformers.models.llama.modeling_llama",
-    "tests.documented.running",
-]
+from ..processes import forking
+
 SECONDS = 240
-_forking = multiprocessing.get_context("forkserver")
-_forking.set_forkserver_preload(PRELOADED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +103,7 @@ class Reader:
     ) -> tuple[multiprocessing.process.BaseProcess, Path]:
         """typed: the file that is its standard input."""
         log = self.folder / f".{time.monotonic_ns()}.log"
-        process = _forking.Process(target=_main, args=(words, self.folder, given, log, typed), daemon=True)
+        process = forking.Process(target=_main, args=(words, self.folder, given, log, typed), daemon=True)
         process.start()
         return process, log
 

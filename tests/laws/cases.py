@@ -29,9 +29,14 @@ from cospec.schedule import EACH, Plan, Setting, make_schedule
 from cospec.testing.enumeration import engine_law
 
 from ..models import tiny
+from ..properties import longer
 from . import naive
 from .naive import Law, Model, Target, Text
 from .runs import RunRunner, certain
+
+# A text this long has blocks of drafts with a token behind them, rejections, and drafts behind a rejection. Each token
+# more takes about five times as long.
+TOKENS = longer(3, 4)
 
 # Models with a seed from here on forbid one token, another one after each text.
 FORBIDDING = 1000

@@ -4,16 +4,18 @@ import pytest
 
 from cospec.core.draws import Draws
 
+from ..properties import longer
 from .cases import BLENDS, Blend, Case
 from .test_laws import PLANS, case
 
-SEEDS = range(12)
+SEEDS = range(longer(6, 12))
 
 
 def coupled(blend: str, plan: str, **params: object) -> Case:
     return case(BLENDS[blend], PLANS[plan], "coupled", vocab_size=4, max_tokens=10, **params)
 
 
+@pytest.mark.larger
 @pytest.mark.parametrize(
     "params",
     [

@@ -25,7 +25,7 @@ from cospec.schedule.mixture import DrawnMember
 from cospec.testing.enumeration import EnumeratedDraws
 
 from . import naive
-from .cases import Blend, Case
+from .cases import TOKENS, Blend, Case
 
 NOTICEABLE = 0.01
 ROUNDING = 1e-9
@@ -33,7 +33,11 @@ ROUNDING = 1e-9
 ASYMMETRIC = Blend(Arithmetic([1.6, -0.7]), naive.arithmetic(1.6, -0.7), (31, 32))
 MIXED = Blend(Mixture([0.3, 0.7]), naive.mixture(0.3, 0.7), (33, 34))
 FIXED = Case(
-    blend=MIXED, schedule="fixed", gamma=2, proposer="drafter", params=SamplingParams(max_tokens=4, ignore_eos=True)
+    blend=MIXED,
+    schedule="fixed",
+    gamma=2,
+    proposer="drafter",
+    params=SamplingParams(max_tokens=TOKENS, ignore_eos=True),
 )
 # Blocks that are accepted in part are common here.
 BLOCK = FIXED.but(blend=Blend(MIXED.combination, MIXED.target, (50, 51)), verification="block", gamma=3, sharpness=2.5)
@@ -209,7 +213,7 @@ def drafts_of_all_drafters_alike() -> AbstractContextManager[object]:
     return mock.patch.object(Sheet, "extend", faulty)
 
 
-HOT = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0.4, top_p=0.8)
+HOT = SamplingParams(max_tokens=TOKENS, ignore_eos=True, temperature=0.4, top_p=0.8)
 
 CASCADE = FIXED.but(schedule="cascade", gamma=(2, 3))
 GREEDY_3 = FIXED.but(
@@ -248,6 +252,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.larger
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_law_notices(name):
     fault, case = FAULTS[name]

@@ -12,7 +12,7 @@ from cospec.core.draws import Draws
 from cospec.core.sheet import Sheet
 from cospec.core.tokens import Draft
 
-from .cases import BLENDS, Case
+from .cases import BLENDS, TOKENS, Case
 from .test_faults import NOTICEABLE, ROUNDING
 from .test_laws import VERIFICATIONS, ZeroAfterOne
 
@@ -37,10 +37,11 @@ TRANSFORMS = {
 
 
 def case(blend: str, plan: dict[str, object], verification: str, **params: object) -> Case:
-    given = SamplingParams(max_tokens=4, **params)
+    given = SamplingParams(max_tokens=TOKENS, **params)
     return Case(blend=BLENDS[blend], verification=verification, params=given, **{"proposer": "run drafter", **plan})
 
 
+@pytest.mark.larger
 @pytest.mark.parametrize("verification", VERIFICATIONS)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("blend", ["mixture", "plausible"])

@@ -6,12 +6,14 @@ import torch
 from cospec import SamplingParams
 from cospec.core.draws import Draws, Purpose, draw
 
+from ..properties import longer
 from . import naive
 from .cases import BLENDS, Case
 from .chi_square import is_from, p_value
 
 NUM_DRAWS = 200_000
-NUM_TEXTS = 3_000
+# Of these the other temperature is told with a p-value below 1e-20.
+NUM_TEXTS = longer(1_200, 3_000)
 P = [0.02, 0.4, 0.08, 0.3, 0.2]
 LAW = dict(enumerate(P))
 NEARLY = dict(enumerate([0.02, 0.39, 0.08, 0.31, 0.2]))
@@ -41,8 +43,9 @@ def test_noise_of_one_seed_after_the_other_draws_from_r():
     assert is_from(LAW, tokens)
 
 
+@pytest.mark.larger
 def test_noise_of_one_sample_after_the_other_draws_from_r():
-    tokens = [by_noise(Draws(5, index), 1)[0] for index in range(NUM_DRAWS // 10)]
+    tokens = [by_noise(Draws(5, index), 1)[0] for index in range(longer(10_000, 20_000))]
     assert is_from(LAW, tokens)
 
 
@@ -59,6 +62,7 @@ def test_pairs_of_neighbouring_tokens_are_independent():
     assert is_from(pairs, list(zip(tokens[::2], tokens[1::2], strict=True)))
 
 
+@pytest.mark.larger
 @pytest.mark.parametrize(
     "case",
     [

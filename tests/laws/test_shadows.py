@@ -8,7 +8,7 @@ from cospec import Request, Schedule
 from cospec.core.draws import Draws
 from cospec.core.sheet import Sheet
 
-from .cases import BLENDS, Case
+from .cases import BLENDS, TOKENS, Case
 from .test_isolation import OWN_PARAMS, written, written_alone
 from .test_switching import SwitchingCase, case
 
@@ -51,15 +51,17 @@ def with_shadows(own: Case) -> Case:
 def each(**settings: object) -> Case:
     """A mixture whose members have a drafter each, one of which has nothing to do most of the time."""
     plain = Case(blend=BLENDS["mixture"], schedule="mixture", proposer="each")
-    return plain.but(params=replace(plain.params, max_tokens=4, ignore_eos=True), **settings)
+    return plain.but(params=replace(plain.params, max_tokens=TOKENS, ignore_eos=True), **settings)
 
 
+@pytest.mark.larger
 @pytest.mark.parametrize("verification", ["token", "block"])
 @pytest.mark.parametrize("gamma", [1, 2, 3])
 def test_the_law_holds_while_idle_drafters_are_shadowed(gamma, verification):
     assert with_shadows(each(gamma=gamma, verification=verification)).distance() < 1e-9
 
 
+@pytest.mark.larger
 @pytest.mark.parametrize(("gamma", "at"), [(1, 1), (2, 2), (3, 1)])
 def test_it_holds_where_they_draft_again_after_another_schedule(gamma, at):
     assert with_shadows(case(gamma=gamma, at=at)).distance() < 1e-9

@@ -14,7 +14,7 @@ from cospec.schedule.plain import Plain
 
 from ..properties import crossed
 from . import naive
-from .cases import Blend, Case
+from .cases import TOKENS, Blend, Case
 from .test_isolation import OWN_PARAMS, written, written_alone
 
 
@@ -62,7 +62,7 @@ def case(**settings: object) -> SwitchingCase:
     return SwitchingCase(
         blend=Blend(Mixture([0.3, 0.7]), naive.mixture(0.3, 0.7), (33, 34)),
         schedule="mixture",
-        params=SamplingParams(max_tokens=4, ignore_eos=True),
+        params=SamplingParams(max_tokens=TOKENS, ignore_eos=True),
         **{"proposer": "drafter", **settings},
     )
 

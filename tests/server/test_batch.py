@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,7 +10,7 @@ from typer.testing import CliRunner
 from cospec import SamplingParams
 from cospec.cli import app
 
-from ..signals import hear_interrupts
+from ..processes import cospec
 from .conftest import MODEL
 
 PROMPT = "Question: How much is 7 times 8?\nAnswer:"
@@ -224,11 +222,7 @@ def test_a_run_that_is_stopped_goes_on_without_a_double(batch, tmp_path, number,
     write(tmp_path / "in.jsonl", *requests)
     out = tmp_path / "out.jsonl"
     command = ["batch", str(tmp_path / "in.jsonl"), str(out), *ENSEMBLE, "--max-sequences", "2"]
-    with subprocess.Popen(
-        [sys.executable, "-c", "from cospec.cli import main; main()", *command],
-        stderr=subprocess.DEVNULL,
-        preexec_fn=hear_interrupts,
-    ) as running:
+    with cospec(*command) as running:
         while not out.exists() or not out.read_bytes().count(b"\n"):
             time.sleep(0.01)
         running.send_signal(number)

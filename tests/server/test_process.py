@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,9 +17,9 @@ from typer.testing import CliRunner
 from cospec.cli import app
 from cospec.cli.serve_run import _bound
 
+from ..processes import cospec
 from ..reproducible import text_of_plain, texts_alone_and_beside_others
 
-COSPEC = (sys.executable, "-c", "from cospec.cli import main; main()")
 OPTIONS = {"model": "demo:we", "prompt": "Question: How much is 2 + 2?\nAnswer:", "extra_body": {"ignore_eos": True}}
 SECRET = "a very secret word"
 
@@ -30,13 +29,8 @@ class Process:
 
     def __init__(self, *arguments, ensemble="demo:we", **environment):
         named = () if ensemble is None else ("--ensemble", ensemble)
-        self.process = subprocess.Popen(
-            [*COSPEC, "serve", *named, *arguments],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process = cospec("serve", *named, *arguments, env=os.environ | environment, **pipes)
         self.notes = ""
         while (found := re.search(r"at (http://\S+):(\d+)\n", self.notes)) is None:
             line = self.process.stderr.readline()
@@ -55,8 +49,7 @@ class Process:
         raise AssertionError("it did not start")
 
     def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
+        self.process.end()
 
     def client(self):
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="given", max_retries=0)
