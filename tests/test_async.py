@@ -325,17 +325,17 @@ def is_free(lock):
 
 EXITS = """
 import asyncio, sys
-from cospec import Ensemble, SamplingParams
-ensemble = Ensemble.load("demo:we")
-long = SamplingParams(max_tokens=900, ignore_eos=True)
+from cospec import Ensemble, SamplingParams, toy
+ensemble = Ensemble([toy.TableRunner(4, order=2, seed=seed, end_ids=(3,)) for seed in (1, 2)])
+long = SamplingParams(max_tokens=50_000, ignore_eos=True)
 
 async def left():
-    asyncio.ensure_future(ensemble.agenerate("Once", long))
+    asyncio.ensure_future(ensemble.agenerate([1], long))
     await asyncio.sleep(0.3)
     print("left", flush=True)
 
 async def open_generator():
-    async for event in ensemble.astream("Once", long):
+    async for event in ensemble.astream([1], long):
         print("left", flush=True)
         sys.exit(0)
 

@@ -6,15 +6,18 @@ import torch
 from cospec import Contrastive, Ensemble, Mixture, toy
 from cospec.core.verify import Verdict
 from cospec.study.effort import Effort
-from cospec.study.exactness import num_checks, self_test, two_sample_p_values
+from cospec.study.exactness import coupled_checks, greedy_checks, num_checks, self_test, two_sample_p_values
 
 from .toys import table
 
 EFFORT = Effort(max_tokens=12, num_samples=150, num_sampled_prompts=1)
 
 
+PROMPTS = [[1], [2, 0]]
+
+
 def checks(ensemble):
-    return list(self_test(ensemble, [[1], [2, 0]], EFFORT))
+    return list(self_test(ensemble, PROMPTS, EFFORT))
 
 
 EQUAL = Mixture([0.5, 0.5])
@@ -64,7 +67,7 @@ def test_a_verifier_that_accepts_everything_is_caught(monkeypatch):
 def test_a_fault_in_coupled_text_is_told_from_a_tie(monkeypatch):
     drafting = Ensemble([table(1), table(2, sharpness=3.0)], schedule="alternate")
     monkeypatch.setattr("cospec.core.settle.verify_coupled", lambda drafted, settled: Verdict(len(drafted), None))
-    found = [check for check in checks(drafting) if check.name == "coupled text"]
+    found = list(coupled_checks(drafting, PROMPTS, EFFORT))
     assert not any(check.is_passed for check in found)
     gaps = [difference.gap for check in found for difference in check.differences]
     assert max(gaps) > 0.01
@@ -81,8 +84,7 @@ def test_a_tie_of_rounding_is_no_fault():
             return [rows + 1e-12 * torch.sin(torch.arange(4) + self.num_calls) for rows in super().feed(batch)]
 
     members = [Unsteady(4, lambda prefix: [1.0, 1.0, 0.0, -1.0]) for _ in range(2)]
-    results = checks(Ensemble(members))
-    greedy = [check for check in results if check.name == "greedy text"]
+    greedy = list(greedy_checks(Ensemble(members), PROMPTS, EFFORT))
     assert any(check.differences for check in greedy)
     assert all(check.is_passed for check in greedy)
     assert all(difference.is_tie for check in greedy for difference in check.differences)

@@ -32,6 +32,8 @@ def blocks(language):
 
 # What a package's author does in Python, in one process: torch takes seconds to import.
 LIBRARY = """
+import contextlib
+import io
 import json
 import sys
 from dataclasses import replace
@@ -39,6 +41,7 @@ from dataclasses import replace
 from fastapi.testclient import TestClient
 
 from cospec import Ensemble, LoadOptions, Member, SamplingParams
+from cospec.cli import main
 from cospec.core.combine import make_combination
 from cospec.runner.schemes import load_runner
 from cospec.schedule import Plan, schedule_class
@@ -63,6 +66,20 @@ body = {"prompt": prompt, "max_tokens": 8, "temperature": 0, "schedule": "heuris
 with TestClient(create_app(as_objects[2], ServerSettings(model="extras"))) as client:
     served = client.get("/v1/models").json()["data"][0]["cospec"]
     answer = client.post("/v1/completions", json=body).json()
+
+
+def command(*arguments):
+    # Of two models that are small and read as the bundled ones do, whose vocabulary the example's drafter has.
+    models = ["--member", "a", "--member", "b", "--proposer", "ngram:corpus.txt", "--json"]
+    sys.argv = ["cospec", *arguments, *models]
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code, ended.code
+    return json.loads(shown.getvalue().splitlines()[-1])
+
+
 weighted = as_objects[0].with_combination(make_combination("power", 2, alpha=2.0, weights=weights))
 print(json.dumps({
     "weighed": [*pair.planner_for(SamplingParams()).plans],
@@ -73,6 +90,8 @@ print(json.dumps({
     "served": served,
     "answer": answer,
     "weighted": weighted.generate([prompt], replace(PARAMS, logprobs=0))[0].to_dict(),
+    "bench": command("bench", "--num-prompts", "2", "--tokens", "12", "--repeats", "1"),
+    "verify": command("verify", "--schedule", "heuristic", "--max-tokens", "4", "--samples", "20"),
 }))
 """
 
@@ -115,17 +134,11 @@ def python(folder, *arguments):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert ran.returncode == 0, ran.stderr
     *lines, last = ran.stdout.splitlines()
     return json.loads(last), lines
-
-
-def command(folder, *arguments):
-    """Of two models that are small and read as the bundled ones do, whose vocabulary the example's drafter has."""
-    models = ["--member", "a", "--member", "b", "--proposer", "ngram:corpus.txt"]
-    return python(folder, "-c", "from cospec.cli import main; main()", *arguments, *models, "--json")[0]
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +196,14 @@ def test_a_request_for_other_weights_keeps_the_combination_s_options(seen):
     assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_bench_times_the_schedule(folder):
-    figures = command(folder, "bench", "--num-prompts", "2", "--tokens", "12", "--repeats", "1")
-    row = figures["methods"]["heuristic"]
+def test_bench_times_the_schedule(seen):
+    row = seen["bench"]["methods"]["heuristic"]
     assert row["tokens_per_second"] > 0
     assert "corpus.txt" in row["calls_per_100_tokens"]
 
 
-def test_verify_finds_the_schedule_exact(folder):
-    found = command(folder, "verify", "--schedule", "heuristic", "--max-tokens", "4", "--samples", "20")
+def test_verify_finds_the_schedule_exact(seen):
+    found = seen["verify"]
     assert found["exact"]
     own = [check for check in found["checks"] if check["schedule"].startswith("heuristic")]
     assert {check["name"] for check in own} == {"coupled text", "greedy text", "sampled text"}

@@ -6,10 +6,13 @@ import runpy
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from .processes import Forked
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -42,7 +45,7 @@ def test_a_tiny_run_measures_every_plan(figures_of, tmp_path):
 
 
 def test_a_pair_of_a_shape_is_made_and_measured(figures_of, gpu, monkeypatch):
-    monkeypatch.setitem(gpu.SHAPES, "small", Shape(256, 3, 512))
+    monkeypatch.setitem(gpu.SHAPES, "small", replace(gpu.SHAPES["57m"], layers=6))
     few = ("--batches", "1", "--tokens", "2", "--repeats", "1")
     rows = figures_of("--shapes", "small", *few)["pairs"]["small"]["batches"]["1"]
     assert rows["plain"]["over_plain"] == 1
@@ -66,6 +69,7 @@ def test_what_the_time_does_not_allow_is_named(figures_of):
 
 def run_script():
     sys.argv = [str(SCRIPT)]
+    sys.path.insert(0, str(SCRIPT.parent))
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 

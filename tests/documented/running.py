@@ -60,6 +60,8 @@ class Reader:
             given |= {"COSPEC_PORT": port} if "COSPEC_PORT" in given else {}
             is_set = "COSPEC_PORT" in given or "--port" in words
             return self._serve([*words[1:], *([] if is_set else ["--port", port])], given)
+        if " | cospec " in command and not _needs_shell(command.replace(" | cospec ", " ", 1)):
+            return self._piped(command)
         words, typed = _redirected(words)
         if words[0] in FORKED and not _needs_shell(command):
             process, log = self._start(words, given, typed)
@@ -106,6 +108,14 @@ class Reader:
         process = forking.Process(target=_main, args=(words, self.folder, given, log, typed), daemon=True)
         process.start()
         return process, log
+
+    def _piped(self, command: str) -> Ran:
+        """What stands in front of the pipe is run by a shell, and what it writes is typed."""
+        writing, _, reading = command.partition(" | ")
+        typed = self.folder / "typed.txt"
+        written = self._in_shell(writing)
+        typed.write_text(written.output, encoding="utf-8")
+        return written if written.status else self.run(f"{reading} < {typed}")
 
     def _in_shell(self, command: str) -> Ran:
         paths = (Path(sys.executable).parent, os.environ["PATH"])
