@@ -166,6 +166,8 @@ def _main(
     # What a shell starts in the background ignores SIGINT, and so would this.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
+    # A console script's path has not the folder that it is called in.
+    sys.path[:] = filter(None, sys.path)
     sys.argv = list(argv)
     if before is not None:
         before()

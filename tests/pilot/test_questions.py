@@ -1,8 +1,6 @@
 """Prompt files: what they may hold, and where they are wrong."""
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +9,8 @@ from cospec.cli import app
 from cospec.errors import CospecError, InvalidPilot, InvalidPrompt
 from cospec.study.questions import balanced, read_questions, read_texts
 from cospec.study.scoring import scorer
+
+from ..processes import cospec
 
 
 def written(tmp_path, name, text):
@@ -151,12 +151,11 @@ def test_one_text_is_enough_to_be_weighed(tmp_path):
 
 def test_a_score_of_ones_own_is_found_where_the_command_is_given(tmp_path):
     (tmp_path / "beside_me.py").write_text("def right(answer, reference):\n    return 1\n", encoding="utf-8")
-    program, *command = [str(Path(sys.executable).parent / "cospec"), "pilot", "--prompts", "none.jsonl", "--score"]
-    run = subprocess.run(
-        [program, *command, "beside_me:right"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    command = ["pilot", "--prompts", "none.jsonl", "--score"]
+    with cospec(*command, "beside_me:right", cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+        _, errors = run.communicate()
     assert run.returncode == 2
-    assert "no prompts can be read" in " ".join(run.stderr.split())
+    assert "no prompts can be read" in " ".join(errors.split())
     missing = CliRunner().invoke(app, [*command, "beside_you:right"])
     assert missing.exit_code == 2
     assert "cannot be imported" in " ".join(missing.stderr.split())

@@ -527,28 +527,43 @@ def test_the_exit_status_is_the_verdicts(folder, tmp_path, decision):
     assert run(folder, tmp_path / "out", *given).exit_code == 0
 
 
+# One command after the other; of each the exit status, what it printed, and what it said of errors.
+WITHOUT_THE_EXTRA = """
+import contextlib, io, json, sys
+for name in ("scipy", "matplotlib", "jinja2", "pynvml"):
+    sys.modules[name] = None
+from cospec.cli import main
+ended = []
+for sys.argv[1:] in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.redirect_stderr(io.StringIO()) as told:
+        try:
+            main()
+        except SystemExit as end:
+            ended.append([end.code or 0, shown.getvalue(), told.getvalue()])
+print(json.dumps(ended))
+"""
+
+
 def test_help_and_templates_need_none_of_the_packages_of_the_extra(tmp_path):
-    code = (
-        "import sys\n"
-        "for name in ('scipy', 'matplotlib', 'jinja2', 'pynvml'): sys.modules[name] = None\n"
-        "from cospec.cli import main; main()"
-    )
-
-    def called(*arguments):
-        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
-
-    shown = called("pilot", "--help")
-    assert shown.returncode == 0, shown.stderr
-    said = " ".join(shown.stdout.split())
+    commands = [
+        ["pilot", "--help"],
+        ["pilot", "compare", "--help"],
+        ["pilot", "--write-prices", str(tmp_path / "prices.yaml")],
+        ["pilot", "--out", str(tmp_path / "out")],
+    ]
+    code = [sys.executable, "-c", WITHOUT_THE_EXTRA, json.dumps(commands)]
+    ran = subprocess.run(code, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    helped, compared, written, needed = json.loads(ran.stdout)
+    assert [status for status, *_ in (helped, compared, written, needed)] == [0, 0, 0, 2]
+    said = " ".join(helped[1].split())
     assert "3 NO-GO" in said
     assert "--max-tokens" in said
     assert "--tokens" not in said
-    assert called("pilot", "compare", "--help").stdout.count("Example: cospec pilot compare") == 1
-    assert called("pilot", "--write-prices", str(tmp_path / "prices.yaml")).returncode == 0
-    needed = called("pilot", "--out", str(tmp_path / "out"))
-    assert needed.returncode == 2
-    assert "pip install 'cospec[pilot]'" in needed.stderr
-    assert "Traceback" not in needed.stderr
+    assert compared[1].count("Example: cospec pilot compare") == 1
+    assert (tmp_path / "prices.yaml").exists()
+    assert "pip install 'cospec[pilot]'" in needed[2]
+    assert "Traceback" not in needed[2]
 
 
 @pytest.mark.parametrize(
