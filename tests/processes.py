@@ -63,7 +63,8 @@ class Forked:
             errors, self.stderr = (
                 (outputs, None) if stderr == subprocess.STDOUT else _written(stderr, theirs, text=text)
             )
-            started = (call, argv, cwd, dict(os.environ if env is None else env), before, on_terminal)
+            env = dict(os.environ if env is None else env)
+            started = (call, argv, cwd or Path.cwd(), env, before, on_terminal)
             self._process = forking.Process(target=_main, args=(*started, inputs, outputs, errors), daemon=True)
             self._process.start()
         self.pid = self._process.pid
@@ -143,7 +144,7 @@ def _written(given: int, theirs: contextlib.ExitStack, *, text: bool) -> tuple[C
 def _main(
     call: Callable[[], object],
     argv: tuple[str, ...],
-    cwd: Path | None,
+    cwd: Path,
     env: Mapping[str, str],
     before: Callable[[], object] | None,
     on_terminal: bool,
@@ -159,8 +160,7 @@ def _main(
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-    if cwd is not None:
-        os.chdir(cwd)
+    os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
     # What a shell starts in the background ignores SIGINT, and so would this.

@@ -8,7 +8,7 @@ from ..properties import longer
 from .cases import BLENDS, Blend, Case
 from .test_laws import PLANS, case
 
-SEEDS = range(longer(6, 12))
+SEEDS = range(longer(8, 12))
 
 
 def coupled(blend: str, plan: str, **params: object) -> Case:
