@@ -280,7 +280,7 @@ def test_keys_are_kept_in_float32_whichever_pass_is_the_first(monkeypatch):
     slot, tokens = runner.open(), words(random.Random(2), 12)
     runner.feed([Feed(slot, tokens, 1)])
     (row,) = runner.feed([Feed(slot, [3], 1)])
-    assert runner.cache_bytes == 2 * 4 * 2 * 2 * 8 * 256
+    assert runner.cache_bytes == 2 * 4 * 2 * 2 * 8 * 64
     with torch.inference_mode():
         expected = model(input_ids=torch.tensor([[*tokens, 3]])).logits[0, -1].float()
     assert torch.allclose(row[0], expected, atol=0.1)

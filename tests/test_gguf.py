@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.integrations.ggml import _gguf_parse_value
 from typer.testing import CliRunner
 
 from cospec import (
@@ -68,6 +70,34 @@ def test_rows_are_those_of_the_weights_unpacked_and_saved(tmp_path, words, quant
     ours, plain = load(str(file), CPU), load(str(tmp_path / "unpacked"), CPU)
     assert isinstance(ours._forward, FusedForward | CompiledForward)
     assert torch.equal(rows(ours), rows(plain))
+
+
+def parsed(reader):
+    """The fields, as transformers takes them."""
+    return {
+        name: [_gguf_parse_value(field.parts[place], field.types) for place in field.data]
+        for name, field in reader.fields.items()
+    }
+
+
+def test_arrays_of_a_header_are_read_at_once_and_are_the_same_values(tmp_path):
+    arrays = {"floats": [0.5, -2.0], "flags": [True, False, True], "words": ["", "é", "a b"], "numbers": [-7, 9, 0]}
+    file = write_gguf(tmp_path / "a.gguf", **{f"own__{name}": values for name, values in arrays.items()})
+    at_once, one_by_one = gguf._at_once(GGUFReader)(file), GGUFReader(file)
+    assert parsed(at_once) == parsed(one_by_one)
+    assert {name: parsed(at_once)[f"own.{name}"] for name in arrays} == arrays
+    for own, other in zip(at_once.tensors, one_by_one.tensors, strict=True):
+        assert (own.name, own.tensor_type, own.data_offset) == (other.name, other.tensor_type, other.data_offset)
+        assert (own.data == other.data).all()
+
+
+def test_loading_makes_no_array_of_each_entry_of_a_vocabulary(file, words, monkeypatch):
+    """They took seconds, and more memory than a small model."""
+    taken = []
+    one = GGUFReader._get
+    monkeypatch.setattr(GGUFReader, "_get", lambda *args, **options: taken.append(1) or one(*args, **options))
+    load(str(file), CPU)
+    assert 0 < len(taken) < len(words)
 
 
 @pytest.mark.parametrize("kind", [byte_level, byte_fallback])

@@ -1,14 +1,20 @@
 """Weights in panels give what a linear layer gives, row by row, in the type that they were stored in."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cospec.runner.hf import LoadOptions, load, panels, unpacked
-from cospec.runner.hf.panels import PanelLinear, can_panel, stored_in
+from cospec.runner import Feed
+from cospec.runner.hf import HfRunner, LoadOptions, load, packing, panels, unpacked
+from cospec.runner.hf.cut import with_head_of
+from cospec.runner.hf.packing import prepack, shared_copy, widen_head
+from cospec.runner.hf.panels import PanelEmbedding, PanelLinear, can_panel, stored_in
 from cospec.runner.hf.prepacked import is_native
 from cospec.runner.hf.weights import storages
+from cospec.study.memory import process_peak, reset_peaks
 
 from .compiling import needs_compiled_passes
 
@@ -142,6 +148,131 @@ def test_a_model_stored_in_two_bytes_is_held_in_two_bytes_whatever_it_computes_i
     others = sum(each.numel() for each in plain.parameters()) - num_packed
     held = sum(storages(runner).values())
     assert held < 2.2 * num_packed + 4.2 * others
+
+
+@pytest.mark.parametrize("stored", TYPES)
+@pytest.mark.parametrize("num_outputs", [5, 16, 70, 200])
+def test_weights_stand_in_panels_with_zeros_behind_the_last_output(stored, num_outputs):
+    weight = drawn(num_outputs, 33, stored=stored)
+    (held, _) = PanelLinear(weight, None).tensors()
+    num_panels, _, panel = held.shape
+    rows = held.transpose(1, 2).reshape(num_panels * panel, 33)
+    assert (num_panels * panel) % 64 == 0
+    assert torch.equal(rows[:num_outputs].float(), weight)
+    assert not rows[num_outputs:].any()
+
+
+def test_a_weight_is_laid_out_without_a_copy_beside_it():
+    """A head's would be the most that loading ever holds."""
+    gc.collect()
+    for stored, share in ((torch.float32, 1), (torch.bfloat16, 0.5)):
+        weight = torch.ones(2**14, 2**10) + torch.rand(2**14, 1)
+        weight = weight.to(stored).float()
+        reset_peaks()
+        before = process_peak()
+        made = PanelLinear(weight, None)
+        assert made.tensors()[0].dtype == stored
+        assert process_peak() - before < (share + 0.3) * weight.nbytes
+
+
+def tied(dtype=torch.float32, **settings):
+    """A model whose head is its embedding, larger than what is left as it is."""
+    config = LlamaConfig(
+        vocab_size=1100, hidden_size=256, intermediate_size=64, num_hidden_layers=1, tie_word_embeddings=True,
+        num_attention_heads=4, **settings,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_an_embedding_that_is_the_head_is_held_once_and_gives_the_same_rows(dtype):
+    model = tied(dtype)
+    weight = model.lm_head.weight.detach().clone()
+    if dtype == torch.float32:
+        prepack(model)
+    else:
+        widen_head(model, PanelLinear)
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, PanelEmbedding)
+    assert embedding.head is model.lm_head
+    assert (model.dtype, model.device) == (dtype, weight.device)
+    every = torch.arange(1100)
+    for ids in (every, every.flip(0)[:1], every[3:5].expand(2, 3, 2)):
+        found = embedding(ids)
+        assert found.dtype == dtype
+        assert torch.equal(found, weight[ids])
+    assert torch.equal(embedding.weight, weight)
+    held = sum(storages(HfRunner(model)).values())
+    # Panels, a bias of zeros, and the layer's own weights.
+    assert held < 1.1 * weight.nbytes + sum(each.nbytes for each in model.parameters())
+    # Another model's modules, of the same tensors.
+    copied = shared_copy(model)
+    assert copied.get_input_embeddings().head is copied.lm_head
+    assert copied.lm_head.tensors()[0].data_ptr() == model.lm_head.tensors()[0].data_ptr()
+
+
+def test_a_model_whose_head_is_its_embedding_is_as_it_was_once_it_is_unpacked():
+    model = tied()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    assert prepack(model) > 0
+    made = unpacked(model)
+    assert type(made.get_input_embeddings()) is nn.Embedding
+    assert made.lm_head.weight.data_ptr() == made.get_input_embeddings().weight.data_ptr()
+    assert made.state_dict().keys() == before.keys()
+    assert all(torch.equal(each, before[name]) for name, each in made.state_dict().items())
+    assert isinstance(model.get_input_embeddings(), PanelEmbedding)
+
+
+@torch.inference_mode()
+def test_a_head_that_is_cut_leaves_the_embedding_whole():
+    model = tied()
+    expected = model(input_ids=torch.tensor([[1050, 7, 3]])).logits
+    prepack(model)
+    ids = [3, 64, 1099]
+    part = with_head_of(model, ids)
+    found = part(input_ids=torch.tensor([[1050, 7, 3]])).logits
+    assert torch.allclose(found, expected[..., ids], atol=1e-5)
+    assert part.get_input_embeddings() is model.get_input_embeddings()
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids):
+        return 3 * super().forward(ids)
+
+
+@pytest.mark.parametrize("why", ["another weight", "another class", "rows that are limited", "another layout"])
+def test_other_embeddings_are_left_as_they_are(why, monkeypatch):
+    model = tied()
+    weight = model.lm_head.weight
+    if why == "another weight":
+        model.lm_head.weight = nn.Parameter(weight.detach().clone())
+    elif why == "another class":
+        model.model.embed_tokens = Scaled(*weight.shape, _weight=weight)
+    elif why == "rows that are limited":
+        model.model.embed_tokens.max_norm = 1.0
+    else:
+        monkeypatch.setattr(packing, "can_panel", lambda dtype: False)
+    embedding = model.get_input_embeddings()
+    assert prepack(model) > 0
+    assert model.get_input_embeddings() is embedding
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_tied_model_that_is_loaded_holds_its_weights_once(tmp_path, dtype):
+    if packing.packing(getattr(torch, dtype)) is not PanelLinear:
+        pytest.skip(f"this CPU multiplies in {dtype}, and packs weights for that")
+    model = tied(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    runner = load(str(tmp_path), LoadOptions(dtype=dtype, device="cpu"))
+    assert isinstance(runner.model.get_input_embeddings(), PanelEmbedding)
+    held = sum(storages(runner).values())
+    # Two bytes a weight, and a few biases and rotations.
+    assert held < 1.1 * 2 * sum(each.numel() for each in model.parameters())
+    tokens = [1099, 5, 64, 0]
+    (rows,) = runner.feed([Feed(runner.open(), tokens, 4)])
+    with torch.inference_mode():
+        exact = model.float()(input_ids=torch.tensor([tokens])).logits[0]
+    assert torch.allclose(rows, exact, atol=1e-4 if dtype == "float32" else 0.05)
 
 
 def test_where_nothing_can_be_compiled_the_other_layouts_remain(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Prepacked weights give what a linear layer gives."""
 
 import copy
+import gc
 import weakref
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cospec.runner.hf import LoadOptions, load, packing, panels, prepacked
+from cospec.runner import Feed
+from cospec.runner.hf import HfRunner, LoadOptions, load, packing, panels, prepacked
 from cospec.runner.hf.packing import prepack
 from cospec.runner.hf.panels import PanelLinear
 from cospec.runner.hf.prepacked import PrepackedLinear
-from cospec.runner.hf.resident import MappedFiles
+from cospec.runner.hf.resident import COMPILER, MappedFiles, trim_code
+
+from .models import tiny
 
 from .compiling import MISSING
 
@@ -133,6 +137,47 @@ def test_pages_beside_one_that_was_changed_are_given_back(tmp_path):
     assert resident(tensor) == held - beside.nbytes
     assert tensor[0] == 7.0
     assert torch.equal(beside, values[2**12 :])
+
+
+@needs_smaps
+def test_the_compiler_s_code_is_given_back_and_runs_again():
+    numba = pytest.importorskip("numba")
+
+    def held():
+        """Bytes of the library's code that the process holds."""
+        total, is_code = 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            first, *rest = line.split()
+            if not first.endswith(":"):
+                is_code = rest[0] == "r-xp" and Path(rest[-1]).name.startswith(COMPILER)
+            elif first == "Rss:" and is_code:
+                total += int(rest[0]) * 1024
+        return total
+
+    def twice(x):
+        return 2 * x
+
+    assert numba.njit(twice)(4) == 8
+    before = held()
+    assert before > 2**20
+    trim_code()
+    assert held() < before / 4
+    assert numba.njit(twice)(4.5) == 9.0
+
+
+def test_a_cache_is_freed_with_its_runner(tmp_path):
+    """Without the collector of cycles, which runs seldom."""
+    runner = HfRunner(tiny("llama"))
+    runner.feed([Feed(runner.open(), [1, 2, 3], 1)])
+    keys = weakref.ref(runner._cache.slot_layers[0].keys)
+    gc.collect()
+    gc.disable()
+    try:
+        assert keys() is not None
+        del runner
+        assert keys() is None
+    finally:
+        gc.enable()
 
 
 def test_an_original_is_freed_before_the_next_is_packed(model, everything_is_large, kind, monkeypatch):

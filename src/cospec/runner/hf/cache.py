@@ -6,6 +6,7 @@ overwritten by the next tokens. Recurrent layers have states instead, or beside 
 
 import inspect
 import math
+import weakref
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from .batch import ForwardBatch, RaggedBatch
 from .rollback import StateLedger, StatePlan
 from .states import StateLayer, StateUpdate, StateView
 
-FIRST_LENGTH = 256
+FIRST_LENGTH = 64
 
 
 def cache_parameter(model: PreTrainedModel) -> str:
@@ -152,7 +153,8 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def __init__(self, cache: SlotCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._cache = cache
+        # Without a cycle, a cache that nobody uses is freed at once.
+        self._cache: Any = weakref.proxy(cache)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys = key_states.new_zeros((0, key_states.shape[1], 0, key_states.shape[3]))

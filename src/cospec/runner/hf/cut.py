@@ -38,14 +38,13 @@ def with_head_of(model: PreTrainedModel, ids: Sequence[int]) -> PreTrainedModel:
     """
     whole_head = _head_of(model)
     name = next((name for name, child in model._modules.items() if child is whole_head), None)
-    weight, bias = _weights_of(model)
+    weight, bias = _weights_of(model, ids)
     if name is None:
         raise UnsupportedModel(f"the head of a {model.config.model_type} cannot be replaced; leave `vocabulary` out")
     head = nn.Linear(weight.shape[1], len(ids), bias=bias is not None, device="meta")
-    columns = torch.tensor(ids, device=weight.device)
-    head.weight = nn.Parameter(weight.detach()[columns], requires_grad=False)
+    head.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        head.bias = nn.Parameter(bias.detach()[columns], requires_grad=False)
+        head.bias = nn.Parameter(bias, requires_grad=False)
     heads = nn.ModuleDict({name: head})
     prepack(heads)
     part = copy.copy(model)
@@ -57,11 +56,12 @@ def _head_of(model: PreTrainedModel) -> Any:
     return model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
 
-def _weights_of(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight [tokens, hidden] and bias of a model's head."""
-    head = _head_of(model)
+def _weights_of(model: PreTrainedModel, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight [tokens, hidden] and bias of a model's head, for these tokens alone."""
+    head, columns = _head_of(model), torch.tensor(ids, device=model.device)
     if type(head) is nn.Linear or isinstance(head, PrepackedLinear):
-        return head.weight, head.bias
+        weight = head.rows(columns) if isinstance(head, PrepackedLinear) else head.weight.detach()[columns]
+        return weight, None if head.bias is None else head.bias.detach()[columns]
     raise UnsupportedModel(
         f"the head of a {model.config.model_type} is a {type(head).__name__}, and only a linear layer can be cut to "
         "some of its tokens; leave `vocabulary` out"

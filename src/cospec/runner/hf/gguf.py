@@ -6,6 +6,7 @@ The file alone is read: what lies beside it, a tokenizer or a configuration, may
 import json
 import logging
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,11 +162,13 @@ def _alone(file: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """transformers reads the header for each part of a model anew, and maps names for each of its modules, which takes
-    most of the time; and it draws a progress bar that it cannot be told to leave out."""
+    """transformers reads the header for each part of a model anew, entry by entry of its vocabulary, and maps names for
+    each of its modules, which takes most of the time; and it draws a progress bar that it cannot be told to leave
+    out."""
     import gguf
 
-    usual: list[tuple[Any, str, Any]] = [(gguf, "GGUFReader", cache), (gguf, "get_tensor_name_map", cache)]
+    usual: list[tuple[Any, str, Any]] = [(gguf, "get_tensor_name_map", cache)]
+    usual += [(gguf, "GGUFReader", lambda reader: cache(_at_once(reader)))]
     usual += [(modeling_gguf_pytorch_utils, "tqdm", partial(partial, disable=True))]
     originals = [getattr(module, name) for module, name, _ in usual]
     for (module, name, changed), original in zip(usual, originals, strict=True):
@@ -175,6 +178,39 @@ def _read_once() -> Iterator[None]:
     finally:
         for (module, name, _), original in zip(usual, originals, strict=True):
             setattr(module, name, original)
+
+
+def _at_once(reader: Any) -> Any:
+    """The gguf package's reader of a file, but for arrays: it makes several of numpy's for each entry, which takes
+    seconds and 160 MB for a vocabulary. Of a file in little-endian."""
+    from gguf import GGUFValueType as Kind
+
+    class Reader(reader):  # type: ignore[misc]
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], Any, list[Any]]:
+            kind, count = struct.unpack_from("<IQ", self.data, orig_offs) if raw_type == Kind.ARRAY else (None, 0)
+            if not count or kind == Kind.ARRAY:
+                of_field: tuple[int, list[Any], Any, list[Any]] = super()._get_field_parts(orig_offs, raw_type)
+                return of_field
+            start = orig_offs + struct.calcsize("<IQ")
+            if kind == Kind.STRING:
+                entries, end = _strings(memoryview(self.data), start, count)
+            else:
+                found = self._get(start, self.gguf_scalar_to_np[Kind(kind)], count)
+                entries, end = [(value,) for value in found.tolist()], start + found.nbytes
+            # What an entry is read from, by its place among the parts, in front of which stand kind and count.
+            return end - orig_offs, [(kind,), (count,), *entries], range(2, 2 + count), [Kind.ARRAY, Kind(kind)]
+
+    return Reader
+
+
+def _strings(file: memoryview, start: int, count: int) -> tuple[list[Any], int]:
+    """So many strings from an offset on, and where they end."""
+    found, length = [], struct.Struct("<Q")
+    for _ in range(count):
+        start, end = start + length.size, start + length.size + length.unpack_from(file, start)[0]
+        found.append(bytes(file[start:end]))
+        start = end
+    return found, start
 
 
 def _config(where: str, header: GgufHeader, source: Mapping[str, Any]) -> PreTrainedConfig:

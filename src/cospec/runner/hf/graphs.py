@@ -20,6 +20,8 @@ from .lowrank import RowAdapters
 
 WIDEST = 16
 FEWEST_POSITIONS = 128
+# Allocated at once, so that few graphs are dropped as texts grow.
+FIRST_POSITIONS = 256
 # The slot whose first position padding is written to.
 SCRATCH = 0
 # A shape is captured once it has recurred this often: capturing takes about as long as a few passes.
@@ -151,7 +153,7 @@ class FixedShapes:
         """[rows, width, vocab] of the batch's rows, whose tokens are the last columns. The next pass overwrites it."""
         shape = shape_of(batch)
         num_slots = max(batch.num_slots, SCRATCH + 1 + shape.rows if shape.is_leading else 0)
-        self._cache.reserve(num_slots, shape.length)
+        self._cache.reserve(num_slots, max(shape.length, FIRST_POSITIONS))
         if self._cache.num_growths != self._num_growths:
             self._reset()
         if shape not in self._passes:

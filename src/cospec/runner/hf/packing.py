@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .panels import PanelLinear, can_panel
+from .panels import PanelEmbedding, PanelLinear, can_panel
 from .prepacked import JoinedPart, PrepackedLinear, WideHead, can_prepack, can_widen, is_native
-from .resident import MappedFiles, copy_out_of_files, trim_heap
+from .resident import MappedFiles, copy_out_of_files, trim_code, trim_heap
 
 # In float32, a smaller layer's fixed time a call outweighs what packing saves. Of passes that `fused` runs, layers are
 # joined first, in a layout that was measured (see `layouts`).
@@ -39,15 +39,16 @@ def widen_head(model: PreTrainedModel, kind: type[PrepackedLinear] | None) -> No
         wide = WideHead(head.weight, head.bias)
     if wide is not None:
         model.set_output_embeddings(wide)  # type: ignore[no-untyped-call]
+        _look_up(model, head.weight, wide)
 
 
 def prepack(model: nn.Module, fewest_weights: int | None = None) -> int:
     """Replace the model's linear layers on a CPU by those of `packing`, of so many weights, by default of
     FEWEST_WEIGHTS; how many were replaced.
 
-    A weight that is shared, as a head's with
-    the embedding, is packed beside the original; any other original is freed before the next is packed, so that no more
-    than one weight is ever held twice. What is left in a mapped file is copied out of it.
+    Each original is freed before the next is packed, so that no more than one weight is ever held twice. An embedding
+    that shares a weight with a layer that is kept in panels looks rows up in them; any other is held beside. What is
+    left in a mapped file is copied out of it.
     """
     # The places alone: a list of the layers would hold all originals until the last is packed.
     found = [
@@ -63,13 +64,26 @@ def prepack(model: nn.Module, fewest_weights: int | None = None) -> int:
         linear = getattr(parent, name)
         kind = packing(linear.weight.dtype)
         assert kind is not None, "it can be packed"
-        setattr(parent, name, kind(linear.weight, linear.bias))
+        packed = kind(linear.weight, linear.bias)
+        setattr(parent, name, packed)
+        _look_up(model, linear.weight, packed)
         replaced.note(linear.weight)
         del linear
         replaced.trim()
     # One tensor that lies in a mapped file keeps all of it mapped.
     copy_out_of_files(model, replaced.files)
     return len(found)
+
+
+def _look_up(model: nn.Module, weight: Tensor, packed: PrepackedLinear) -> None:
+    """Let embeddings of this weight take their rows from the layer that it was packed in, where it gives rows."""
+    if not isinstance(packed, PanelLinear):
+        return
+    for parent in [*model.modules()]:
+        for name, child in [*parent.named_children()]:
+            # Embeddings of other classes may scale their rows, and one with a largest norm changes its weight.
+            if type(child) is nn.Embedding and child.weight is weight and child.max_norm is None:
+                setattr(parent, name, PanelEmbedding(packed, weight.dtype))
 
 
 class Replaced:
@@ -85,9 +99,10 @@ class Replaced:
         self._freed += weight.nbytes
 
     def trim(self) -> None:
-        """Give back what was freed, where that is much."""
+        """Give back what was freed, where that is much, and the code that compiled the layers' products."""
         if self._freed >= TRIM_EVERY:
             trim_heap()
+            trim_code()
             self._freed = 0
 
 
@@ -101,13 +116,18 @@ def shared_copy(model: PreTrainedModel) -> PreTrainedModel:
 
 def unpacked(model: PreTrainedModel) -> PreTrainedModel:
     """The model as it was before it was packed, bit by bit: its linear layers are ordinary ones again, with copies of
-    their weights. All that was not packed is shared with the model."""
+    their weights, and so is an embedding that was held in one. All that was not packed is shared with the model."""
     made = shared_copy(model)
-    embedding = getattr(model.get_input_embeddings(), "weight", None)
+    # Embeddings first, since a head that is tied to one shares its weight.
+    for parent in [*made.modules()]:
+        for name, child in [*parent.named_children()]:
+            if isinstance(child, PanelEmbedding):
+                setattr(parent, name, nn.Embedding.from_pretrained(child.weight))
+    weight = getattr(made.get_input_embeddings(), "weight", None)
     for parent in [*made.modules()]:
         for name, child in [*parent.named_children()]:
             if isinstance(child, PrepackedLinear | JoinedPart) and not isinstance(parent, JoinedPart):
-                setattr(parent, name, _ordinary(child, embedding))
+                setattr(parent, name, _ordinary(child, weight))
     return made
 
 

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 # Types of two bytes that a weight in float32 may be held in without loss.
 _NARROW = (torch.bfloat16, torch.float16)
 _TYPES = (torch.float32, *_NARROW)
+# Weights that are compared at once with what they are in a narrower type.
+_PART = 2**16
 # How far sums of magnitude 1 may be apart, in float32.
 TOLERANCE = 1e-5
 
@@ -45,10 +47,15 @@ class PanelLinear(PrepackedLinear):
         """[panels, in, PANEL], with zeros behind the last output."""
         made = tiles()
         num_outputs, num_inputs = weight.shape
-        at_once = made.PANEL * made.PANELS_AT_ONCE
-        rows = weight.new_zeros((-num_outputs % at_once, num_inputs), dtype=stored_in(weight))
-        rows = torch.cat((weight.to(rows.dtype), rows))
-        return rows.view(-1, made.PANEL, num_inputs).transpose(1, 2).contiguous()
+        num_panels = -(-num_outputs // (made.PANEL * made.PANELS_AT_ONCE)) * made.PANELS_AT_ONCE
+        panels = weight.new_zeros((num_panels, num_inputs, made.PANEL), dtype=stored_in(weight))
+        # Row by row of each panel, and without a copy beside it: a head's would be the most that loading ever holds.
+        num_full, num_left = divmod(num_outputs, made.PANEL)
+        rows = panels.transpose(1, 2)
+        rows[:num_full].copy_(weight[: num_outputs - num_left].view(num_full, made.PANEL, num_inputs))
+        if num_left:
+            rows[num_full, :num_left].copy_(weight[num_outputs - num_left :])
+        return panels
 
     @property
     def width(self) -> int:
@@ -65,6 +72,10 @@ class PanelLinear(PrepackedLinear):
     def bias(self) -> Tensor | None:
         assert self._bias is not None
         return self._bias[: self.out_features].to(self._dtype) if self.has_bias else None
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        panel = self._weight.shape[2]
+        return self._weight.transpose(1, 2)[outputs // panel, outputs % panel].to(self._dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., in]. Raises ValueError for another number of inputs."""
@@ -83,14 +94,33 @@ class PanelLinear(PrepackedLinear):
         return out if x.dim() == 2 else out.view(*x.shape[:-1], self.out_features)
 
 
+class PanelEmbedding(nn.Module):
+    """An embedding whose rows are the weights of a head that is tied to it, and which are held there alone."""
+
+    def __init__(self, head: PanelLinear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.head = head
+        # transformers takes a model's type and device from its first parameter, which an embedding's weight is.
+        self._like = nn.Parameter(torch.empty(0, head.in_features, dtype=dtype), requires_grad=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """A copy, row-major, [tokens, dim]."""
+        return self.head.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids: [...], below the number of tokens. [..., dim]."""
+        return self.head.rows(ids)
+
+
 def stored_in(weight: Tensor) -> torch.dtype:
     """The narrowest type in which the weight is the same."""
     if weight.dtype in _NARROW:
         return weight.dtype
-    # Most weights that are not the same are found by their first ones.
-    first = weight.flatten()[:1024]
+    # A part at a time: most weights that are not the same are found by their first ones, and others are not copied.
+    parts = weight.flatten().split(_PART)
     for narrow in _NARROW:
-        if all(torch.equal(part.to(narrow).to(part.dtype), part) for part in (first, weight)):
+        if all(torch.equal(part.to(narrow).to(part.dtype), part) for part in parts):
             return narrow
     return weight.dtype
 

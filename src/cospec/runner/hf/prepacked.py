@@ -41,6 +41,10 @@ class PrepackedLinear(nn.Module):
     def bias(self) -> Tensor | None:
         return self._bias
 
+    def rows(self, outputs: Tensor) -> Tensor:
+        """The weights of these outputs, which there are: ids [...] -> [..., in]."""
+        return self.weight[outputs]
+
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
         return result

@@ -1,4 +1,4 @@
-"""Memory that a process holds although nothing uses it: pages of mapped files, and what was freed."""
+"""Memory that a process holds although nothing uses it: pages of mapped files and libraries, and what was freed."""
 
 import ctypes
 import mmap
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+# The compiler under numba: 50 MB of code, hardly any of which runs once functions are compiled.
+COMPILER = "libllvmlite"
 # madvise(2): unmaps pages; a file's are read again where they are needed again.
 _UNMAP = getattr(mmap, "MADV_DONTNEED", None)
 
@@ -41,10 +43,7 @@ class MappedFiles:
         if _UNMAP is None or not self.has(tensor):
             return
         start = tensor.data_ptr()
-        end = start + tensor.numel() * tensor.element_size()
-        first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-        if first < last:
-            _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _UNMAP)
+        _unmap(start, start + tensor.numel() * tensor.element_size())
 
 
 def copy_out_of_files(model: nn.Module, files: MappedFiles) -> None:
@@ -62,22 +61,38 @@ def trim_heap() -> None:
         _libc().malloc_trim(0)
 
 
+def trim_code(library: str = COMPILER) -> None:
+    """Give back the pages of code of a library whose file's name begins so; what runs again is read again."""
+    for start, end in _mapped_files(code_of=library):
+        if _UNMAP is not None and _is_unchanged(start, end):
+            _unmap(start, end)
+
+
+def _unmap(start: int, end: int) -> None:
+    """Unmap the whole pages between two addresses, which are an unchanged file's."""
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last:
+        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _UNMAP)
+
+
 @cache
 def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _mapped_files() -> Iterator[tuple[int, int]]:
+def _mapped_files(code_of: str | None = None) -> Iterator[tuple[int, int]]:
     """From where to where each file is mapped, after /proc/self/maps. smaps says more, but for that the system looks at
-    every page that the process holds, at each loading of a model."""
+    every page that the process holds, at each loading of a model. code_of: how the names of files begin, of which only
+    what can be executed and not written to is wanted."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:
         # Addresses, permissions, offset, device, inode (0: memory that no file stands behind), path.
-        addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
-        if inode != "0":
+        addresses, permissions, _, _, inode, *path = line.split(maxsplit=5)
+        is_code = permissions.startswith("r-x") and Path(path[0] if path else "").name.startswith(code_of or "")
+        if inode != "0" and (code_of is None or is_code):
             low, _, high = addresses.partition("-")
             yield int(low, 16), int(high, 16)
 

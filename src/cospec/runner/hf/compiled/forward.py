@@ -159,7 +159,9 @@ class CompiledForward:
         num_tokens, num_chosen, longest = hidden.shape[0], sum(num_logits), max(batch.starts) + batch.width
         cache.batch = batch
         cache.reserve(batch.num_slots, batch.length)
-        hidden = F.pad(hidden.float(), (0, self._widths.hidden - self._dim)).contiguous()
+        hidden = hidden.float().contiguous()
+        if self._widths.hidden > self._dim:
+            hidden = F.pad(hidden, (0, self._widths.hidden - self._dim))
         ids = torch.tensor(_ids(batch, num_logits))
         cos, sin = self._rotations.tables(longest)
         threads = torch.get_num_threads()
