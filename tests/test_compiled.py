@@ -1,5 +1,6 @@
 """A decoder's pass in one call gives the model's logits, and a row whose bits are its own."""
 
+import importlib
 import random
 from dataclasses import replace
 
@@ -128,6 +129,13 @@ def rows_of(model, forward, texts, count, rng=None):
         for i, own in zip(fed, runner.feed(feeds), strict=True):
             rows[i].append(own)
     return [torch.cat(own) for own in rows]
+
+
+def test_the_compiled_pass_has_a_layer_s_products_by_their_names():
+    steps = importlib.import_module("cospec.runner.hf.compiled.steps")
+    assert {*steps.PRODUCTS} == {*fused.PRODUCTS}
+    places = {"qkv": steps.QKV, "out": steps.OUT, "gate_and_up": steps.GATES, "down": steps.DOWN}
+    assert [places[name] for name in steps.PRODUCTS] == [*range(len(places))]
 
 
 def test_passes_in_half_precision_are_computed_in_float32():

@@ -233,6 +233,16 @@ def test_members_that_are_stored_quantised_stay_as_they_are(folder, tmp_path):
     assert "quantization_config" not in config
 
 
+def test_what_a_folder_says_is_read_once(folder, tmp_path, monkeypatch):
+    saved(folder / "exact", num_entries=ENTRIES, vocab_size=ENTRIES)
+    read = []
+    of_folder = export.outline
+    monkeypatch.setattr(export, "outline", lambda name, *args: read.append(name) or of_folder(name, *args))
+    result = exported(folder, tmp_path / "out", proposer="./exact")
+    assert result.exit_code == 0, result.output
+    assert sorted(read) == [str(folder / name) for name in ("a", "b", "exact")]
+
+
 def test_a_member_may_stand_in_the_ensemble_twice(folder, tmp_path):
     assert exported(folder, tmp_path / "out", members=["./a", "./a", "./b"]).exit_code == 0
     described = Description.from_json(config_of(tmp_path / "out")[KEY])

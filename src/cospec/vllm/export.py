@@ -70,10 +70,10 @@ class Export:
         self._refuse(members)
         drafter, speculation, notes = self._drafter()
         _check_empty(out)
-        for name, member in (*members.items(), *(() if drafter is None else ((drafter.default_name, drafter),))):
-            _check_source(name, member, out)
+        wholes = {name: _checked_source(name, member, out) for name, member in members.items()}
+        of_drafter = None if drafter is None else _checked_source(drafter.default_name, drafter, out)
         _mark(out)
-        outlines = {name: _outlined(name, member, out / MODELS / name) for name, member in members.items()}
+        outlines = {name: _outlined(member, wholes[name], out / MODELS / name) for name, member in members.items()}
         for name, own in outlines.items():
             _refuse_outline(name, own)
         check_vocabularies(outlines)
@@ -81,7 +81,8 @@ class Export:
         notes += [*_template_notes(outlines), *_prompt_notes(outlines)]
         self._write_model(out, described, outlines)
         if drafter is not None:
-            speculation["model"] = str(_drafter_folder(drafter, out / DRAFTER, described, outlines))
+            own = _outlined(drafter, of_drafter, out / DRAFTER / MODELS / drafter.default_name)
+            speculation["model"] = str(_drafter_folder(drafter.default_name, own, out / DRAFTER, described, outlines))
         return Exported(out=out, command=self._command(out, outlines, speculation), notes=notes)
 
     @property
@@ -254,13 +255,14 @@ def _refuse_model(name: str, member: Member) -> None:
         )
 
 
-def _check_source(name: str, member: Member, out: Path) -> None:
-    """Raises a CospecError for a model that cannot be exported, as far as that can be told without its weights."""
+def _checked_source(name: str, member: Member, out: Path) -> Outline | None:
+    """The outline of the whole model that this one is, or stands on; None for a GGUF file. Raises a CospecError for one
+    that cannot be exported, as far as that can be told without its weights."""
     path, parts = place_of(str(member.model), member.options)
     if path.resolve().is_relative_to(out.resolve()):
         raise InvalidEnsemble(f"{name!r} lies in {str(out)!r}, which is to be written; give another folder to write")
     if not path.is_dir():
-        return
+        return None
     whole = outline(parts.whole, path, parts.options)
     _refuse_outline(name, whole)
     if not parts.is_whole and getattr(whole.config, "quantization_config", None):
@@ -268,15 +270,16 @@ def _check_source(name: str, member: Member, out: Path) -> None:
             f"{name!r} stands on {parts.whole!r}, whose weights are stored quantised and cannot be written as another "
             f"model; give {'an adapter on' if parts.adapter else 'layers of'} weights that are not, or {_INSTEAD}"
         )
+    return whole
 
 
-def _outlined(name: str, member: Member, folder: Path) -> Outline:
-    """The model's outline, written whole first where it is a part, an adapter, or a GGUF file."""
-    model = str(member.model)
-    path, parts = place_of(model, member.options)
-    if parts.is_whole and path.is_dir():
-        return outline(model, path, parts.options)
-    write_whole(model, member.options, folder)
+def _outlined(member: Member, whole: Outline | None, folder: Path) -> Outline:
+    """The model's outline, written whole first where it is a part, an adapter, or a GGUF file. whole: what
+    `_checked_source` gives."""
+    _, parts = place_of(str(member.model), member.options)
+    if parts.is_whole and whole is not None:
+        return whole
+    write_whole(str(member.model), member.options, folder)
     return outline(str(folder), folder, replace(parts.options, gguf_file=None, revision=None))
 
 
@@ -346,11 +349,11 @@ def _write_folder(out: Path, described: Description, outlines: Mapping[str, Outl
     save_file({KEY: torch.tensor([len(outlines)])}, out / "model.safetensors")
 
 
-def _drafter_folder(drafter: Member, out: Path, described: Description, outlines: Mapping[str, Outline]) -> Path:
+def _drafter_folder(
+    name: str, own: Outline, out: Path, described: Description, outlines: Mapping[str, Outline]
+) -> Path:
     """The drafter as it is, or, where its vocabulary is padded in another way than r's, as an ensemble of one member,
-    cut to the entries of r."""
-    name = drafter.default_name
-    own = _outlined(name, drafter, out / MODELS / name)
+    cut to the entries of r. own: of the drafter, by name."""
     _refuse_outline(name, own)
     check_vocabularies({next(iter(outlines)): next(iter(outlines.values())), name: own})
     if own.vocab_size < described.vocab_size:

@@ -93,7 +93,7 @@ def load_both(name: str, options: LoadOptions, path: Path) -> tuple[PreTrainedMo
 
 def _read_folder(name: str, folder: Path, options: LoadOptions) -> tuple[PreTrainedModel, HfTokenizer | None]:
     config = config_of(name, folder, options)
-    _check_quantisation(name, folder, options)
+    _check_quantisation(name, config, options)
     if options.is_invariant:
         check_kind(name, config, MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config.get_text_config()), None))
     check_weights(name, folder, options)
@@ -195,9 +195,9 @@ def config_of(name: str, folder: Path, options: LoadOptions) -> PreTrainedConfig
     return config
 
 
-def _check_quantisation(name: str, folder: Path, options: LoadOptions) -> None:
+def _check_quantisation(name: str, config: PreTrainedConfig, options: LoadOptions) -> None:
     """Raises UnsupportedModel or MissingExtra for weights that transformers cannot read here."""
-    for quantised in (read_config(name, folder, options).get("quantization_config"), quantization_of(options)):
+    for quantised in (getattr(config, "quantization_config", None), quantization_of(options)):
         if quantised:
             check_quantisation(name, quantised)
 

@@ -67,7 +67,7 @@ class Terms(NamedTuple):
         """layers: of each the terms by the names of its products."""
         held, rows = _Addressed(), []
         for terms in layers:
-            for name in PRODUCTS:
+            for name in steps.PRODUCTS:
                 term = terms.get(name)
                 if term is None:
                     rows.append(steps.Term(0, 0, 0, 0, 0))

@@ -114,9 +114,10 @@ class Term(NamedTuple):
 NUM_ARGUMENTS, NUM_OF_LAYER, NUM_OF_CACHE, NUM_OF_TERM = (
     len(kind._fields) for kind in (PassArguments, LayerArguments, LayerCache, Term)
 )
-# Products of a layer, in this order.
-QKV, OUT, GATES, DOWN = range(4)
-NUM_PRODUCTS = 4
+# Products of a layer, by the names of `fused.PRODUCTS`: terms of adapters stand in this order.
+PRODUCTS = ("qkv", "out", "gate_and_up", "down")
+NUM_PRODUCTS = len(PRODUCTS)
+QKV, OUT, GATES, DOWN = range(NUM_PRODUCTS)
 
 
 @inlined(fastmath=SUMMED)
