@@ -118,7 +118,7 @@ def stored_in(weight: Tensor) -> torch.dtype:
     if weight.dtype in _NARROW:
         return weight.dtype
     # A part at a time: most weights that are not the same are found by their first ones, and others are not copied.
-    parts = weight.flatten().split(_PART)
+    parts = torch.split(weight.flatten(), _PART)
     for narrow in _NARROW:
         if all(torch.equal(part.to(narrow).to(part.dtype), part) for part in parts):
             return narrow
