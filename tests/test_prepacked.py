@@ -17,9 +17,8 @@ from cospec.runner.hf.panels import PanelLinear
 from cospec.runner.hf.prepacked import PrepackedLinear
 from cospec.runner.hf.resident import COMPILER, MappedFiles, trim_code
 
-from .models import tiny
-
 from .compiling import MISSING
+from .models import tiny
 
 pytestmark = pytest.mark.skipif(not prepacked.can_prepack(torch.float32), reason="this build of torch packs no weights")
 
