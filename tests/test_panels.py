@@ -247,7 +247,8 @@ def test_other_embeddings_are_left_as_they_are(why, monkeypatch):
     if why == "another weight":
         model.lm_head.weight = nn.Parameter(weight.detach().clone())
     elif why == "another class":
-        model.model.embed_tokens = Scaled(*weight.shape, _weight=weight)
+        model.model.embed_tokens = Scaled(*weight.shape)
+        model.model.embed_tokens.weight = weight
     elif why == "rows that are limited":
         model.model.embed_tokens.max_norm = 1.0
     else:

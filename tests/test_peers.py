@@ -72,9 +72,9 @@ def test_a_peer_on_stock_weights_has_layers_as_transformers_makes_them(tmp_path,
         name: tuple(value.shape) for name, value in fresh.items()
     }
     assert all(torch.equal(value, fresh[name]) for name, value in stock.state_dict().items())
-    # What was not packed is held once, the embedding and the head that is tied to it among them.
-    embedding = packed.get_input_embeddings().weight.data_ptr()
-    assert stock.get_input_embeddings().weight.data_ptr() == stock.lm_head.weight.data_ptr() == embedding
+    # The embedding and the head that is tied to it are one weight again, and what was not packed is the packed model's.
+    assert stock.get_input_embeddings().weight.data_ptr() == stock.lm_head.weight.data_ptr()
+    assert stock.model.norm.weight.data_ptr() == packed.model.norm.weight.data_ptr()
 
 
 def test_stock_weights_are_held_only_while_a_peer_runs(tmp_path, everything_is_large):
