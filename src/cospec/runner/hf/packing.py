@@ -122,7 +122,8 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
     for parent in [*made.modules()]:
         for name, child in [*parent.named_children()]:
             if isinstance(child, PanelEmbedding):
-                setattr(parent, name, nn.Embedding.from_pretrained(child.weight))
+                weight = child.weight
+                setattr(parent, name, nn.Embedding(*weight.shape, _weight=weight, _freeze=True))
     weight = getattr(made.get_input_embeddings(), "weight", None)
     for parent in [*made.modules()]:
         for name, child in [*parent.named_children()]:
