@@ -10,7 +10,7 @@ plan only where nothing is drafted.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,8 @@ from .trials import FIRST_SHARE, TrialBudget, Window
 # shorter: by one in so many, then two, and so on.
 WINDOW_TOKENS, WINDOW_TOKENS_A_SEQUENCE, WINDOW_SECONDS = 18, 6, 0.3
 NUM_SHORT = 8
+# The part of the time that choosing plans may take: windows are longer where it takes longer.
+CHOOSING_SHARE = 0.02
 # Windows of a plan are recorded together once they have a window's tokens and took so many seconds.
 SECONDS_TIMED = 0.1
 # Tokens of the first window where no forward pass was measured before: everything that predictions need.
@@ -41,8 +43,8 @@ PART_OF_A_TRIAL = 1 / 4
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
 WINDOWS_AN_EXPLORATION = 80
 # After the first comparisons of rows, rows are compared at one in so many settlements, of one sequence or each of
-# several.
-COMPARE_ONE_IN = 8
+# several, as long as comparing has taken no more than this part of the time.
+COMPARE_ONE_IN, COMPARING_SHARE = 8, 0.01
 NUM_COMPARED_ALWAYS = 16
 
 
@@ -89,6 +91,9 @@ class Auto(Choice, Schedule):
         # those that went into learning, by shadows' passes and by comparing rows, which are no part of a plan's speed.
         self._timed: dict[tuple[str, int], Window] = {}
         self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
+        # Seconds that the present window's plan took to be chosen.
+        self._choosing_seconds = 0.0
+        self._compared_seconds = 0.0
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -191,6 +196,11 @@ class Auto(Choice, Schedule):
         """The schedule that the sequence runs."""
         return self._running[sheet].schedule
 
+    @property
+    def reads_confidence(self) -> bool:
+        """Whether a schedule that a sequence runs reads it."""
+        return any(own.schedule.reads_confidence for own in self._running.values())
+
     def turn(self, sheet: Sheet) -> Sequence[int]:
         return self.running(sheet).turn(sheet)
 
@@ -263,7 +273,7 @@ class Auto(Choice, Schedule):
         self.beliefs.costs.add(self.beliefs.server(lanes[0]), num_tokens, seconds)
         if lanes[0] >= self.beliefs.num_members:
             self._drafter_seconds += seconds
-        for schedule in {id(own.schedule): own.schedule for own in self._running.values()}.values():
+        for schedule in _each_once(self._running.values()):
             schedule.on_forward(lanes, num_tokens, seconds)
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
@@ -274,14 +284,19 @@ class Auto(Choice, Schedule):
         own, first = self._running[sheet], sheet.position - len(tokens)
         self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
-        is_one_in_many = self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
+        is_one_in_many = (
+            self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
+            and self._compared_seconds <= COMPARING_SHARE * self._budget.elapsed
+        )
         is_new = (
             self._num_settled <= NUM_COMPARED_ALWAYS or own.window.is_trial or self.shadowing.was_heard_at(sheet, first)
         )
         if is_new or is_one_in_many:
             started = time.perf_counter()
             self.beliefs.compare(sheet, tokens, self._compared)
-            self._comparing_seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self._comparing_seconds += seconds
+            self._compared_seconds += seconds
         own.schedule.on_settled(sheet, tokens)
         assert self._window is not None
         # Where nothing is drafted the sequence goes over to the plan of the present window.
@@ -299,8 +314,9 @@ class Auto(Choice, Schedule):
         self._joined.clear()
         running = [self._running[sheet] for sheet in done.sheets]
         self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
-        if len({id(own.schedule) for own in running}) == 1:
-            running[0].schedule.on_round(done)
+        schedules = _each_once(running)
+        if len(schedules) == 1:
+            schedules[0].on_round(done)
         deferred = self._deferred_seconds(done.sheets)
         window = self._window
         assert window is not None
@@ -330,16 +346,20 @@ class Auto(Choice, Schedule):
     def _deferred_seconds(self, sheets: Sequence[Sheet]) -> float:
         """Seconds for the tokens that members are still to be fed, more than before the round, each at the cost of one
         token more in a pass: a plan under which members wait would seem fast until they are fed."""
-        more = [0] * self.beliefs.num_members
-        # A finished sequence is not fed any more, which is no time saved in its last round.
-        for sheet in (sheet for sheet in sheets if not sheet.is_finished):
-            # Under any plan the last token is fed in the next round, and a prompt is no part of a plan.
-            unfed = [max(0, sheet.position - 1 - max(0, sheet.lanes[i].seen)) for i in sheet.members]
-            own = self._running[sheet]
-            for i, (now, before) in enumerate(zip(unfed, own.backlog or unfed, strict=True)):
-                more[i] += now - before
-            own.backlog = unfed
         beliefs = self.beliefs
+        more = [0] * beliefs.num_members
+        for sheet in sheets:
+            # A finished sequence is not fed any more, which is no time saved in its last round.
+            if sheet.is_finished:
+                continue
+            # Under any plan the last token is fed in the next round, and a prompt is no part of a plan.
+            own, last = self._running[sheet], sheet.position - 1
+            unfed = [max(0, last - max(0, lane.seen)) for lane in sheet.lanes[: beliefs.num_members]]
+            if own.backlog is not None and unfed != own.backlog:
+                more = [each + now - before for each, now, before in zip(more, unfed, own.backlog, strict=True)]
+            own.backlog = unfed
+        if not any(more):
+            return 0.0
         return sum(
             beliefs.costs.seconds_more(beliefs.server(lane), beliefs.num_live) * tokens
             for lane, tokens in enumerate(more)
@@ -351,7 +371,9 @@ class Auto(Choice, Schedule):
     def _begin_window(self) -> Window:
         """The next window. Several sequences that run another plan leave it as soon as their drafts are verified, so
         that all are soon together; one alone goes on to the end of its cycle."""
+        started = time.perf_counter()
         window = self._window = self._next()
+        self._choosing_seconds = time.perf_counter() - started
         for own in self._running.values():
             if own.window.plan != window.plan and window.bucket > 1:
                 own.schedule = own.schedule.winding_down()
@@ -373,8 +395,8 @@ class Auto(Choice, Schedule):
             # A trial that loses nothing goes on until it has shown what it is for.
             is_shown = (self._is_known(window.plan) and self._is_timed(window.plan)) or window.tokens >= tokens
             return is_spent or (window.tokens >= PART_OF_A_TRIAL * tokens and is_shown)
-        is_long = window.tokens >= window.part * tokens and window.seconds >= window.part * WINDOW_SECONDS
-        return is_long and has_settled
+        least = max(window.part * WINDOW_SECONDS, self._choosing_seconds / CHOOSING_SHARE)
+        return has_settled and window.tokens >= window.part * tokens and window.seconds >= least
 
     def _has_failed(self, window: Window) -> bool:
         """Whether a plan that was tried for its acceptances is slower than the fastest even if these, known by now, are
@@ -438,11 +460,12 @@ class Auto(Choice, Schedule):
 
     def _learn_confidence(self, plan: str, tokens: Sequence[Token]) -> None:
         """What became of this plan's drafts, by their proposer's confidence."""
-        verified = [token for token in tokens if token.confidence is not None]
-        for token in verified:
-            self._by_confidence[plan].add(token.confidence or 0.0, is_accepted=token.replaced is None)
-        if verified:
-            self.plans[plan] = self.plans[plan].with_acceptances(self._by_confidence[plan].values)
+        own = self._by_confidence[plan]
+        for token in tokens:
+            if token.confidence is not None:
+                own.add(token.confidence, is_accepted=token.replaced is None)
+        if news := own.news():
+            self.plans[plan] = self.plans[plan].with_acceptances(news)
 
     def _learn(self, window: Window) -> None:
         """Record the plan's speed against theory's once its windows have timed enough: a few tokens' speed is mostly
@@ -459,3 +482,13 @@ class Auto(Choice, Schedule):
         if theory > 0 and timed.tokens > 0:
             self.beliefs.record_window(window.plan, theory, timed.tokens, timed.seconds)
         del self._timed[key]
+
+
+def _each_once(running: Iterable[Running]) -> list[Schedule]:
+    """The schedules that sequences run."""
+    schedules: list[Schedule] = []
+    for own in running:
+        # By identity: a schedule may be equal to another, and is seldom one of many.
+        if not any(own.schedule is other for other in schedules):
+            schedules.append(own.schedule)
+    return schedules

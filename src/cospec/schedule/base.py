@@ -99,5 +99,5 @@ class Schedule(Policy):
 
     def with_acceptances(self, by_confidence: Sequence[float]) -> Self:
         """The same schedule, with the acceptance of its drafts by their proposer's confidence, as `drafting.StopRule`
-        takes it. Asked whenever drafts were verified."""
+        takes it. Asked as drafts are verified, the less often the more were."""
         return self

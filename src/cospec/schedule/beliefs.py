@@ -3,8 +3,8 @@ them is the business of `auto`."""
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ WINDOWS_OF_OTHERS, WINDOWS_ELSEWHERE = 0.3, 1
 WINDOWS_OF_THEORY = 0.3
 # A window's seconds are clipped to within this factor of theory's: more is an accident of the machine.
 MOST_OFF = 3.0
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Pair(NamedTuple):
@@ -150,18 +152,19 @@ class Beliefs:
             shared = min(rows[i].shape[0] for i in range(self.num_members))
             stacked = torch.stack([rows[i][:shared].to(rows[0]) for i in range(self.num_members)])
             probs[None] = self._probs(self._combination.log_probs(stacked))
+        # Two members propose for each other equally well.
+        overlaps: dict[frozenset[int | None], list[float]] = {}
         for pair in compared:
-            proposed, target = probs[pair.proposer], probs[pair.target]
-            shared = min(proposed.shape[0], target.shape[0])
-            self._record_overlap(pair, proposed[:shared], target[:shared])
+            known = overlaps.get(frozenset(pair))
+            if known is None:
+                known = overlaps[frozenset(pair)] = _overlaps(probs[pair.proposer], probs[pair.target])
+            self._record_overlaps(pair, known)
 
-    def _record_overlap(self, pair: Pair, q: Tensor, p: Tensor) -> None:
-        average = self.acceptances.setdefault(pair, Average(ACCEPTANCE_RATE))
-        # A lookup without a proposal has a row of -inf alone, which overlaps with nothing.
-        for place, overlap in enumerate(torch.minimum(q.to(p), p).nan_to_num(0.0).sum(-1).tolist()):
+    def _record_overlaps(self, pair: Pair, overlaps: Sequence[float]) -> None:
+        average = _kept(self.acceptances, pair)
+        for place, overlap in enumerate(overlaps):
             average.add(overlap)
-            key = (*pair, min(place, LAST_PLACE))
-            self.by_place.setdefault(key, Average(ACCEPTANCE_RATE)).add(overlap)
+            _kept(self.by_place, (*pair, min(place, LAST_PLACE))).add(overlap)
 
     def _probs(self, logits: Tensor) -> Tensor:
         """Under the transforms that read nothing but a row; others are taken to change a draft's row and the target's
@@ -263,6 +266,22 @@ class Beliefs:
         for (plan, _), average in self._corrections.items():
             by_plan.setdefault(plan, []).append(average)
         return sum(map(_log_mean, by_plan.values())) / (len(by_plan) + 1)
+
+
+def _kept(averages: dict[Key, Average], key: Key) -> Average:
+    """The mean of that name, which may begin here."""
+    average = averages.get(key)
+    if average is None:
+        average = averages[key] = Average(ACCEPTANCE_RATE)
+    return average
+
+
+def _overlaps(q: Tensor, p: Tensor) -> list[float]:
+    """1 - TV of two distributions [positions, vocab] at each position that both have."""
+    shared = min(q.shape[0], p.shape[0])
+    sums = torch.minimum(q[:shared].to(p), p[:shared]).sum(-1).tolist()
+    # A lookup without a proposal has a row of -inf alone, which overlaps with nothing.
+    return [0.0 if math.isnan(overlap) else overlap for overlap in sums]
 
 
 def _log_mean(averages: Sequence[Average]) -> float:

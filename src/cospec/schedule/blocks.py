@@ -12,7 +12,7 @@ from .plan import DEFAULT_GAMMA, Plan
 from .theory import Cycle, Estimates, Measurements, standing
 
 # A paced block is taken to do at least as well as the best of these fixed lengths.
-PACED_GAMMAS = (1, 2, 3, 4, 6, 8, 12)
+PACED_GAMMAS = (1, 2, 4, 8, 12)
 # Bounds of the threshold that tuning sets.
 LEAST_FLOOR, MOST_FLOOR = 0.02, 0.95
 

@@ -17,6 +17,8 @@ OPTIMISM = 0.05
 NUM_KNOWN, NUM_KNOWN_BY_SEVERAL = 3, 12
 # What theory predicts of several sequences is off by up to this factor: where it says less, the clock decides.
 CLOSE = 1.5
+# What is worth comparing is found anew once another plan is chosen, and at one choice in so many.
+CHOICES_A_COMPARISON = 4
 
 
 class Choice:
@@ -32,6 +34,7 @@ class Choice:
         self._weighed: dict[str, set[Pair]] = {}
         # What to compare; None for everything.
         self._compared: set[Pair] | None = None
+        self._num_choices = 0
 
     def _choose(self) -> None:
         """The plan that is predicted to be the fastest, of those that may be run without a trial."""
@@ -40,17 +43,20 @@ class Choice:
         # A single plan, whose draft lengths alone are planned, is chosen unknown.
         speeds = {plan: speed for plan, speed in self.predictions.items() if plan in safe} or self.predictions
         best = max(speeds, key=speeds.__getitem__)
-        if self._chosen not in speeds or speeds[best] > HYSTERESIS * speeds[self._chosen]:
+        is_other = self._chosen not in speeds or speeds[best] > HYSTERESIS * speeds[self._chosen]
+        if is_other:
             self._chosen = best
-        self._compared = self._worth_comparing()
+        if is_other or self._num_choices % CHOICES_A_COMPARISON == 0:
+            self._compared = self._worth_comparing()
+        self._num_choices += 1
 
     def _weigh(self) -> None:
-        """Predict the speed of all plans, tuned to what was measured."""
-        now = Snapshot(self.beliefs)
-        if not self.predictions:
-            self.predictions = self.beliefs.predicted(self._theories(now))
-        self._tune(now)
+        """Predict the speed of all plans, then tune them to what was measured, for what is predicted next."""
+        now, is_new = Snapshot(self.beliefs), not self.predictions
         self.predictions = self.beliefs.predicted(self._theories(now))
+        self._tune(now)
+        if is_new:
+            self.predictions = self.beliefs.predicted(self._theories(now))
 
     def _hoped_for(self) -> str:
         """The plan that is the fastest if its speed is as little known as it was timed, and its acceptances are as high
@@ -130,4 +136,4 @@ class Choice:
         return speeds
 
     def _theory(self, plan: str) -> float:
-        return self.plans[plan].cycle(self.beliefs).speed
+        return self.plans[plan].cycle(Snapshot(self.beliefs)).speed

@@ -41,8 +41,10 @@ class Costs:
 
     def add(self, lane: int, num_tokens: int, seconds: float) -> None:
         """A forward pass of this lane's runner took so long."""
-        cells = self._cells[lane]
-        cell = cells.setdefault(_key(num_tokens), _Cell())
+        cells, key = self._cells[lane], _key(num_tokens)
+        cell = cells.get(key)
+        if cell is None:
+            cell = cells[key] = _Cell()
         if cell.seconds.count >= NUM_BEFORE_STALLS:
             seconds = min(seconds, cell.seconds.value + (STALL - 1) * abs(cell.seconds.value))
         cell.num_tokens.add(num_tokens)

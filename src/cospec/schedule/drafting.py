@@ -2,7 +2,6 @@
 pay."""
 
 import bisect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,8 @@ _EDGES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _LEAST, _MOST = 0.55, 1.0
 # Pseudo-counts of these priors, and the least weight of a new verdict.
 _PRIOR_COUNT, _RATE = 8, 0.005
+# Drafts whose verdicts change nothing yet: so many of those before, and no more than that.
+_UNTOLD, _MOST_UNTOLD = 1 / 8, 16
 
 _MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)]
 _MIDDLE = (_LEAST + _MOST) / 2
@@ -42,7 +43,11 @@ class StopRule:
         """Whether one more is worth drafting behind these."""
         if len(drafts) >= MOST_DRAFTED:
             return False
-        return math.prod(self.acceptances[_bin(_confidence(draft))] for draft in drafts) >= self.floor
+        stand = 1.0
+        for draft in drafts:
+            assert draft.confidence is not None, "a schedule that paces its drafts reads their confidence"
+            stand *= self.acceptances[_bin(draft.confidence)]
+        return stand >= self.floor
 
 
 class AcceptanceByConfidence:
@@ -55,6 +60,7 @@ class AcceptanceByConfidence:
     def __init__(self) -> None:
         self._bins = [Average(_RATE) for _ in PRIOR]
         self._rejected, self._expected = (Average(_RATE, 1 - _MIDDLE, _PRIOR_COUNT) for _ in range(2))
+        self._num_added = self._num_given = 0
 
     def add(self, confidence: float, *, is_accepted: bool) -> None:
         """A draft of this confidence was verified."""
@@ -62,6 +68,14 @@ class AcceptanceByConfidence:
         self._bins[index].add(float(is_accepted))
         self._rejected.add(float(not is_accepted))
         self._expected.add(1 - PRIOR[index])
+        self._num_added += 1
+
+    def news(self) -> tuple[float, ...] | None:
+        """The acceptance in each bin, where enough drafts were verified since it was last given to change it."""
+        if self._num_added <= self._num_given + min(_MOST_UNTOLD, self._num_given * _UNTOLD):
+            return None
+        self._num_given = self._num_added
+        return self.values
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -82,11 +96,6 @@ class AcceptanceByConfidence:
         if len(state) != len(PRIOR) + 2:
             raise ValueError(f"{len(state)} means of acceptance by confidence, and there are {len(PRIOR) + 2}")
         *self._bins, self._rejected, self._expected = (Average(_RATE, *each) for each in state)
-
-
-def _confidence(draft: Draft) -> float:
-    assert draft.confidence is not None, "a schedule that paces its drafts reads their confidence"
-    return draft.confidence
 
 
 def _bin(confidence: float) -> int:

@@ -10,6 +10,8 @@ from .beliefs import Beliefs
 # The part of the decoding time that may go to shadows: while a drafter of several sequences is new, so that it is known
 # before all of them wait for it, and later. Tokens from one shadow of a sequence to the next, once all are known.
 SHARE_OF_NEW, SHARE, TOKENS_BETWEEN = 0.1, 0.01, 16
+# Where no drafter could be heard, such as where there is none, none is looked for in so many rounds.
+ROUNDS_BETWEEN_LOOKS = 16
 
 
 class Shadows:
@@ -25,6 +27,8 @@ class Shadows:
         # Seconds that may go to shadows, the least that one cost when it was asked last, and the one that is next.
         self._saved = self._price = 0.0
         self._next: tuple[Sheet, int] | None = None
+        # Rounds for which nobody is looked for, since nobody could be heard.
+        self._pause = 0
 
     def of(self, sheet: Sheet) -> tuple[int, ...]:
         """The drafter to be heard beside this sequence in this round, if one is."""
@@ -50,6 +54,9 @@ class Shadows:
         self._next = None
         if self._saved < self._price:
             return
+        if self._pause and not has_new:
+            self._pause -= 1
+            return
         between = 1 if has_new else TOKENS_BETWEEN
         possible = [
             (self.num_heard[drafter], self._seconds(sheet, drafter), index, sheet, drafter)
@@ -58,6 +65,7 @@ class Shadows:
             for drafter in sheet.drafters
             if self._is_priced(drafter)
         ]
+        self._pause = 0 if possible else ROUNDS_BETWEEN_LOOKS
         if possible:
             _, self._price, _, sheet, drafter = min(possible)
             if self._price <= self._saved:
