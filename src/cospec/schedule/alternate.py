@@ -25,6 +25,10 @@ class Alternate(Schedule):
     is_lazy: bool = False
     name = "alternate"
 
+    @property
+    def reads_confidence(self) -> bool:
+        return False
+
     def turn(self, sheet: Sheet) -> Sequence[int]:
         if sheet.drafts and sheet.num_draftable > 0:
             last = sheet.drafts[-1].proposer

@@ -42,8 +42,8 @@ EXPLORATION_TOKENS = 6
 PART_OF_A_TRIAL = 1 / 4
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
 WINDOWS_AN_EXPLORATION = 80
-# After the first comparisons of rows, rows are compared at one in so many settlements, of one sequence or each of
-# several, as long as comparing has taken no more than this part of the time.
+# After the first comparisons of rows, rows are compared where a plan is tried, and at one in so many settlements of one
+# sequence or each of several, as long as comparing has taken no more than this part of the time.
 COMPARE_ONE_IN, COMPARING_SHARE = 8, 0.01
 NUM_COMPARED_ALWAYS = 16
 
@@ -245,6 +245,7 @@ class Auto(Choice, Schedule):
     def on_begin(self, sheet: Sheet) -> None:
         if self._window is None:
             self._budget.first_tokens = min(self._budget.first_tokens, FIRST_SHARE * sheet.limit)
+        self._budget.num_expected += sheet.limit
         num_running, beliefs = len(self._running) + 1, self.beliefs
         beliefs.num_live = max(num_running, beliefs.num_live) if self._running else num_running
         window = self._window
@@ -267,6 +268,7 @@ class Auto(Choice, Schedule):
         self.shadowing.on_end(sheet)
         own = self._running.pop(sheet, None)
         if own is not None:
+            self._budget.num_expected += sheet.position - sheet.limit
             own.schedule.on_end(sheet)
 
     def on_forward(self, lanes: Sequence[int], num_tokens: int, seconds: float) -> None:
@@ -284,14 +286,7 @@ class Auto(Choice, Schedule):
         own, first = self._running[sheet], sheet.position - len(tokens)
         self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
-        is_one_in_many = (
-            self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
-            and self._compared_seconds <= COMPARING_SHARE * self._budget.elapsed
-        )
-        is_new = (
-            self._num_settled <= NUM_COMPARED_ALWAYS or own.window.is_trial or self.shadowing.was_heard_at(sheet, first)
-        )
-        if is_new or is_one_in_many:
+        if self._is_to_be_compared(own.window) or self.shadowing.was_heard_at(sheet, first):
             started = time.perf_counter()
             self.beliefs.compare(sheet, tokens, self._compared)
             seconds = time.perf_counter() - started
@@ -308,6 +303,13 @@ class Auto(Choice, Schedule):
             if is_change:
                 before.on_end(sheet)
                 next_schedule.on_begin(sheet)
+
+    def _is_to_be_compared(self, window: Window) -> bool:
+        """Whether rows are compared at what a sequence has settled under this window's plan."""
+        if self._num_settled <= NUM_COMPARED_ALWAYS or (window.is_trial and not self._is_known(window.plan)):
+            return True
+        is_affordable = self._compared_seconds <= COMPARING_SHARE * self._budget.elapsed
+        return is_affordable and (window.is_trial or self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0)
 
     def on_round(self, done: Round) -> None:
         self.beliefs.record_round(done, self._comparing_seconds)
@@ -456,7 +458,7 @@ class Auto(Choice, Schedule):
         is_untimed = first != self._chosen and self.beliefs.num_windows(first) == 0
         if is_untimed and (self.beliefs.bucket > 1 or CLOSE * self.predictions[first] > chosen):
             return first
-        return self._hoped_for()
+        return self._hoped_for(self._budget.least_worth(chosen, self.beliefs.num_live))
 
     def _learn_confidence(self, plan: str, tokens: Sequence[Token]) -> None:
         """What became of this plan's drafts, by their proposer's confidence."""

@@ -58,9 +58,10 @@ class Choice:
         if is_new:
             self.predictions = self.beliefs.predicted(self._theories(now))
 
-    def _hoped_for(self) -> str:
+    def _hoped_for(self, least: float) -> str:
         """The plan that is the fastest if its speed is as little known as it was timed, and its acceptances are as high
-        as they may be; of several sequences, as they were measured."""
+        as they may be; of several sequences, as they were measured. least: tokens a second under which another than the
+        one that is chosen is not worth a trial."""
         hoped = self.predictions
         if self.beliefs.bucket == 1:
             hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_hoped)))
@@ -68,7 +69,7 @@ class Choice:
             plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
             for plan, speed in hoped.items()
         }
-        least = HYSTERESIS * self.predictions[self._chosen]
+        least = max(least, HYSTERESIS * self.predictions[self._chosen])
         optimistic[self._chosen] = max(optimistic[self._chosen], least)
         return max(optimistic, key=optimistic.__getitem__)
 

@@ -1,5 +1,6 @@
 """What `auto` may lose by trying plans: a bounded share of the time that it has decoded for."""
 
+import math
 from dataclasses import dataclass, field
 
 # Trials may lose the time of so many tokens of each sequence at the start, no more than this share of the first text's,
@@ -51,10 +52,14 @@ class TrialBudget:
 
     A trial ends after a few tokens, or with the cycle in which all that is left is spent. So what all trials lose stays
     under `first_tokens` tokens' time, `SHARE` of all decoding time, and one cycle of a plan that was tried.
+
+    num_expected: of all sequences, the tokens that were decoded and those that may follow. How many come behind these
+    nobody knows; as many again as were decoded are counted on.
     """
 
     first_tokens: float = FIRST_TOKENS
     elapsed: float = 0.0
+    num_expected: int = 0
     # The last trial, or the present one. It goes on to cost while sequences leave its plan one after the other.
     trial: Window = field(default_factory=lambda: Window(""))
     _lost_before: float = 0.0
@@ -72,6 +77,12 @@ class TrialBudget:
         """Whether enough is left for one to say something, with or without what is given at the start."""
         given = 0.0 if at_start else self.first_tokens
         return self.left(speed) * speed - given >= LEAST_TOKENS
+
+    def least_worth(self, speed: float, num_live: int) -> float:
+        """Tokens a second at which a plan makes up, over the tokens that are expected, for all that its trial may lose,
+        where the fastest one writes `speed`, of all sequences together."""
+        seconds = 1 / speed - self.left(speed / num_live) / max(1, self.num_expected)
+        return 1 / seconds if seconds > 0 else math.inf
 
     def left(self, speed: float) -> float:
         """Seconds, where the plan that is held to be the fastest writes so many tokens a second."""
