@@ -375,7 +375,7 @@ class Auto(Choice, Schedule):
         that all are soon together; one alone goes on to the end of its cycle."""
         started = time.perf_counter()
         window = self._window = self._next()
-        self._choosing_seconds = time.perf_counter() - started
+        self._choosing_seconds = window.choosing_seconds = time.perf_counter() - started
         for own in self._running.values():
             if own.window.plan != window.plan and window.bucket > 1:
                 own.schedule = own.schedule.winding_down()

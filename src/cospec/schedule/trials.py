@@ -17,6 +17,7 @@ class Window:
     seconds of a trial's loss that end it. is_new: whether the plan was not known before at this number of sequences.
     tokens, seconds: of all sequences together, while all ran the plan. tokens_mixed, seconds_mixed: while only some
     did, which is part of what a trial costs. prompt_seconds: of drafters, which read their prompts for it.
+    choosing_seconds: that it took to choose the plan.
     """
 
     plan: str
@@ -30,6 +31,7 @@ class Window:
     tokens_mixed: int = 0
     seconds_mixed: float = 0.0
     prompt_seconds: float = 0.0
+    choosing_seconds: float = 0.0
 
     @property
     def is_trial(self) -> bool:
@@ -38,11 +40,11 @@ class Window:
 
     @property
     def lost(self) -> float:
-        """Seconds that a trial took more than the fastest plan would have, by its predicted speed."""
+        """Seconds that a trial took more than the fastest plan would have, by its predicted speed, and to be chosen."""
         if not self.is_trial:
             return 0.0
         seconds, tokens = self.seconds + self.seconds_mixed, self.tokens + self.tokens_mixed
-        return self.prompt_seconds + max(0.0, seconds - tokens / self.baseline)
+        return self.choosing_seconds + self.prompt_seconds + max(0.0, seconds - tokens / self.baseline)
 
 
 @dataclass
