@@ -138,7 +138,7 @@ def test_verdicts_are_told_the_less_often_the_more_there_were():
         told, last = told + (news is not None), news or last
         assert last is not None
         assert max(abs(now - then) for now, then in zip(measured.values, last, strict=True)) < 0.12
-    assert 20 < told < 110
+    assert 20 < told < 250
 
 
 def test_confidence_is_read_where_a_schedule_that_runs_reads_it(monkeypatch):

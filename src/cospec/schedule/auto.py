@@ -91,9 +91,8 @@ class Auto(Choice, Schedule):
         # those that went into learning, by shadows' passes and by comparing rows, which are no part of a plan's speed.
         self._timed: dict[tuple[str, int], Window] = {}
         self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
-        # Seconds that the present window's plan took to be chosen.
-        self._choosing_seconds = 0.0
-        self._compared_seconds = 0.0
+        # Seconds of comparing in all rounds before, and those in which the present window's plan was chosen.
+        self._compared_seconds = self._choosing_seconds = 0.0
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -289,9 +288,7 @@ class Auto(Choice, Schedule):
         if self._is_to_be_compared(own.window) or self.shadowing.was_heard_at(sheet, first):
             started = time.perf_counter()
             self.beliefs.compare(sheet, tokens, self._compared)
-            seconds = time.perf_counter() - started
-            self._comparing_seconds += seconds
-            self._compared_seconds += seconds
+            self._comparing_seconds += time.perf_counter() - started
         own.schedule.on_settled(sheet, tokens)
         assert self._window is not None
         # Where nothing is drafted the sequence goes over to the plan of the present window.
@@ -332,6 +329,7 @@ class Auto(Choice, Schedule):
         elif (trial := self._budget.trial) is window or any(own.window is trial for own in running):
             trial.tokens_mixed += done.num_settled
             trial.seconds_mixed += done.seconds
+        self._compared_seconds += self._comparing_seconds
         self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
         for own in running:
             own.has_changed = False
@@ -488,9 +486,5 @@ class Auto(Choice, Schedule):
 
 def _each_once(running: Iterable[Running]) -> list[Schedule]:
     """The schedules that sequences run."""
-    schedules: list[Schedule] = []
-    for own in running:
-        # By identity: a schedule may be equal to another, and is seldom one of many.
-        if not any(own.schedule is other for other in schedules):
-            schedules.append(own.schedule)
-    return schedules
+    # By identity: to hash a schedule takes longer, and two that are equal are told apart by what they are told.
+    return [*{id(own.schedule): own.schedule for own in running}.values()]

@@ -19,7 +19,7 @@ _LEAST, _MOST = 0.55, 1.0
 # Pseudo-counts of these priors, and the least weight of a new verdict.
 _PRIOR_COUNT, _RATE = 8, 0.005
 # Drafts whose verdicts change nothing yet: so many of those before, and no more than that.
-_UNTOLD, _MOST_UNTOLD = 1 / 8, 16
+_UNTOLD, _MOST_UNTOLD = 1 / 32, 16
 
 _MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *_EDGES), (*_EDGES, 1.0), strict=True)]
 _MIDDLE = (_LEAST + _MOST) / 2
