@@ -63,12 +63,12 @@ def decode(length, num_members=2, num_texts=1):
 
 @pytest.mark.parametrize("num_texts", [1, 4])
 def test_choosing_a_plan_takes_a_stated_part_of_the_time(monkeypatch, num_texts):
-    """Of a model whose tokens take no longer than a choice of plans, hundreds are decoded from one to the next."""
-    chosen = taking(monkeypatch, Auto, "_choose", seconds := 0.02)
+    """Windows are as long as it takes: hundreds of tokens, where a choice takes as long as a dozen."""
+    chosen = taking(monkeypatch, Auto, "_choose", seconds := 0.1)
     decode(600, num_texts=num_texts)
     # A trial is paid for with its choice, and each is followed by another choice.
     share, at_start = auto.CHOOSING_SHARE + 2 * SHARE, 5 + 2 * FIRST_TOKENS * 2 * SECONDS_A_PASS / seconds
-    assert 3 < len(chosen) < share * Clock.now / seconds + at_start
+    assert 1 < len(chosen) < share * Clock.now / seconds + at_start
 
 
 def test_comparing_rows_takes_a_stated_part_of_the_time(monkeypatch):

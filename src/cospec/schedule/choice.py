@@ -51,12 +51,12 @@ class Choice:
         self._num_choices += 1
 
     def _weigh(self) -> None:
-        """Predict the speed of all plans, then tune them to what was measured, for what is predicted next."""
-        now, is_new = Snapshot(self.beliefs), not self.predictions
-        self.predictions = self.beliefs.predicted(self._theories(now))
-        self._tune(now)
-        if is_new:
+        """Predict the speed of all plans, tuned to what was measured."""
+        now = Snapshot(self.beliefs)
+        if not self.predictions:
             self.predictions = self.beliefs.predicted(self._theories(now))
+        self._tune(now)
+        self.predictions = self.beliefs.predicted(self._theories(now))
 
     def _hoped_for(self, least: float) -> str:
         """The plan that is the fastest if its speed is as little known as it was timed, and its acceptances are as high
