@@ -68,7 +68,7 @@ def test_choosing_a_plan_takes_a_stated_part_of_the_time(monkeypatch, num_texts)
     decode(600, num_texts=num_texts)
     # A trial is paid for with its choice, and each is followed by another choice.
     share, at_start = auto.CHOOSING_SHARE + 2 * SHARE, 5 + 2 * FIRST_TOKENS * 2 * SECONDS_A_PASS / seconds
-    assert 1 < len(chosen) < share * Clock.now / seconds + at_start
+    assert 0 < len(chosen) < share * Clock.now / seconds + at_start
 
 
 def test_comparing_rows_takes_a_stated_part_of_the_time(monkeypatch):
