@@ -42,6 +42,8 @@ SHORT = {
     "auto.WINDOW_SECONDS": 0.0,
     "auto.FIRST_SHARE": 10.0,
     "shadows.TOKENS_BETWEEN": 1,
+    # However little a text of four tokens can make up for.
+    "trials.TrialBudget.least_worth": lambda *_: 0.0,
     "choice.NUM_KNOWN": 1,
     "choice.NUM_KNOWN_BY_SEVERAL": 1,
 }
