@@ -467,7 +467,7 @@ def test_a_round_reads_back_as_often_for_many_texts_as_for_few(schedule, gamma, 
     """What comes to the host of a device that computes is waited for: a round has so many such points, not a text."""
     read, tolist = [], torch.Tensor.tolist
     # As on a device: what lies on the host is read where it lies.
-    for module in ("settle", "draws"):
+    for module in ("settle", "draws", "rows"):
         monkeypatch.setattr(f"cospec.core.{module}.are_floats_here", lambda rows: False)
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: read.append(1) or tolist(tensor))
     for name in ("item", "__float__", "__int__", "__bool__", "cpu", "numpy"):

@@ -1,6 +1,7 @@
 """The loops that numba compiles give what numpy and plain torch give, and faults in them are noticed."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,10 @@ pytest.importorskip("numba")
 
 from cospec import SamplingParams
 from cospec.core import draws, gumbel, kernels, select
-from cospec.core.transforms import warp, warped
+from cospec.core import summed as summed_rows
+from cospec.core.summed import SummedLogProbs, SummedRuns
+from cospec.core.transforms import History, biased, shaped, warp, warped
+from cospec.core.verify import Unsure
 
 SIZES = (1, 7, kernels.BLOCK - 1, kernels.BLOCK, kernels.BLOCK + 1, 9_001, 151_936)
 ROWS = {
@@ -38,9 +42,13 @@ def row_of(kind: str, size: int, seed: int = 0) -> torch.Tensor:
     return ROWS[kind](size, torch.Generator().manual_seed(seed))
 
 
-def summed(row: torch.Tensor, temperature: float = 1.0):
-    highest_in = np.empty(-(-len(row) // kernels.BLOCK), dtype=np.float32)
-    return *kernels.summed(row.numpy(), math.log2(math.e) / temperature, highest_in), highest_in
+def summed(row: torch.Tensor, temperature: float = 1.0, changes=select.NO_CHANGES, depth: float = 0.0):
+    """The maximum, the total, the maxima and the sums of blocks, and what is above the depth: ids and logits."""
+    num_blocks = -(-len(row) // kernels.BLOCK)
+    highest_in, sums = np.empty(num_blocks, dtype=np.float32), np.empty(num_blocks)
+    ids, logits = np.empty(len(row) + 1, dtype=np.int64), np.empty(len(row) + 1, dtype=np.float32)
+    own = kernels.summed(row.numpy(), *changes, 1 / temperature, depth, highest_in, sums, ids, logits)
+    return *own[:2], highest_in, sums, ids[: own[2]], logits[: own[2]]
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -48,12 +56,40 @@ def summed(row: torch.Tensor, temperature: float = 1.0):
 def test_a_row_is_summed_up_to_rounding_and_its_maxima_are_exact(kind, size):
     row = row_of(kind, size)
     for temperature in (0.1, 0.7, 0.8, 1.0, 1.3, 5.0):
-        highest, total, highest_in = summed(row, temperature)
-        expected = ((row.double() - row.max()) / temperature).exp().sum()
+        highest, total, highest_in, sums, _, _ = summed(row, temperature)
+        weights = select.heated(row, temperature).double().exp()
         assert highest == row.max()
-        assert total == pytest.approx(float(expected), rel=select.ROUNDING / 2)
-        maxima = [max(float(part.max()), kernels.LEAST) for part in row.split(kernels.BLOCK)]
-        assert highest_in.tolist() == maxima
+        assert total == pytest.approx(float(weights.sum()), rel=select.ROUNDING / 2)
+        expected = [float(part.sum()) for part in weights.split(kernels.BLOCK)]
+        assert sums.tolist() == pytest.approx(expected, rel=select.ROUNDING, abs=1e-35)
+        assert highest_in.tolist() == [max(float(part.max()), kernels.LEAST) for part in row.split(kernels.BLOCK)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["wide", "flat", "sure"])
+def test_a_row_with_changes_is_summed_as_one_that_has_them(kind, size):
+    row = row_of(kind, size)
+    chosen = {0, size - 1, int(row.argmax()), *range(size // 3, size // 2, 97)}
+    ids = np.array(sorted({*chosen, *(min(size - 1, at) for at in (kernels.BLOCK - 1, kernels.BLOCK))}))
+    for shift in (-1.5, 2.0, -math.inf):
+        logits = (row.numpy()[ids] + shift).astype(np.float32)
+        if len(ids) == size and shift == -math.inf:
+            continue
+        whole = torch.from_numpy(select.changed(row.numpy(), (ids, logits)))
+        for found, expected in zip(summed(row, 0.8, (ids, logits), 4.0), summed(whole, 0.8, depth=4.0), strict=True):
+            assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_while_a_row_is_summed_the_tokens_above_a_depth_are_found(size):
+    row = row_of("wide", size)
+    for depth in (0.5, 3.0, 9.0, 1e9):
+        _, _, _, _, ids, logits = summed(row, 0.8, depth=depth)
+        floor = np.float32(max(float(row.max()) - depth * 0.8, float(kernels.LEAST)))
+        expected = np.flatnonzero(row.numpy() >= floor)
+        assert abs(len(ids) - len(expected)) <= 1
+        assert np.array_equal(logits, row.numpy()[ids])
+        assert {*expected[row.numpy()[expected] > floor + 1e-5]} <= {*ids.tolist()}
 
 
 @pytest.mark.parametrize("fault", [math.nan, -math.nan, math.inf])
@@ -73,11 +109,12 @@ def test_a_row_that_forbids_every_token_has_no_maximum():
 def finds_all_above(above, size: int) -> bool:
     """Whether it finds the tokens that numpy finds, from floors on that tokens stand at."""
     for row in (row_of("wide", size), row_of("wide", size).round(), row_of("forbidding", size)):
-        _, _, highest_in = summed(row)
+        _, _, highest_in, *_ = summed(row)
         for floor in (*row.sort().values[[0, size // 2, -1]].clamp(min=-1e30).tolist(), float(kernels.LEAST)):
-            ids = np.empty(size + 1, dtype=np.int64)
-            count = above(row.numpy(), highest_in, floor, ids)
-            if ids[:count].tolist() != np.flatnonzero(row.numpy() >= np.float32(floor)).tolist():
+            ids, logits = np.empty(size + 1, dtype=np.int64), np.empty(size + 1, dtype=np.float32)
+            count = above(row.numpy(), *select.NO_CHANGES, highest_in, floor, ids, logits)
+            expected = np.flatnonzero(row.numpy() >= np.float32(floor))
+            if not (np.array_equal(ids[:count], expected) and np.array_equal(logits[:count], row.numpy()[expected])):
                 return False
     return True
 
@@ -87,8 +124,9 @@ def test_the_tokens_above_a_floor_are_those_of_numpy_the_floor_itself_included(s
     assert finds_all_above(kernels.above, size)
 
 
-def only_above_the_floor(row, highest_in, floor, ids):
-    return kernels.above(row, highest_in, float(np.nextafter(np.float32(floor), np.float32(math.inf))), ids)
+def only_above_the_floor(row, changed, changes, highest_in, floor, ids, logits):
+    floor = float(np.nextafter(np.float32(floor), np.float32(math.inf)))
+    return kernels.above(row, changed, changes, highest_in, floor, ids, logits)
 
 
 def test_a_floor_that_is_left_out_is_noticed():
@@ -150,9 +188,12 @@ def test_the_sum_of_each_block_is_that_of_numpy(size):
 @pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 1.3])
 def test_heated_logits_are_to_the_bit_those_of_torch(temperature):
     row = row_of("wide", 9_001)
+    expected, values = select.heated(row, temperature).numpy(), row.numpy().copy()
     hot = select.HotRow.of(row.numpy(), temperature, is_summed=True)
     ids = np.arange(0, 9_001, 7)
-    assert np.array_equal(hot.values(ids), select.heated(row, temperature).numpy()[ids])
+    assert np.array_equal(hot.values(ids), expected[ids])
+    kernels.heat(values, hot.highest, 1 / temperature)
+    assert np.array_equal(values, expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -161,6 +202,84 @@ def test_the_hashes_that_reach_a_number_are_those_of_numpy(size):
         hashes = gumbel.first_bits(key, size)
         for least in np.sort(hashes)[[0, size // 2, -1]]:
             assert gumbel.hashed_above(key, size, least).tolist() == np.flatnonzero(hashes >= least).tolist()
+
+
+UNIFORMS = (1e-9, 0.37, 0.5, 0.83, 0.999)
+HISTORY = History(prompt=(3, 5), output=(5, 7, 255, 256, 255), start=5)
+
+
+def penalised_agree(row: torch.Tensor) -> bool:
+    """Whether what is kept under penalties is what plain torch keeps."""
+    history = replace(HISTORY, output=(*HISTORY.output[:4], int(row.argmax())))
+    for params in (SamplingParams(top_p=0.9, frequency_penalty=1.0, repetition_penalty=1.2),):
+        found = shaped(row[None], params, history, ())
+        expected = warp(biased(row[None], params, history, ()), params)
+        if not torch.equal(found.whole(len(row)) > -math.inf, expected > -math.inf):
+            return False
+    return True
+
+
+def drawn_agree(row: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether what is drawn from a row, by noise and of what another leaves of it, is what plain torch draws."""
+    for given in ({}, {"temperature": 0.7}):
+        params = SamplingParams(**given)
+        log_p, log_q = warped(row[None], params), warped(other[None], params)
+        assert isinstance(log_p, SummedLogProbs)
+        assert isinstance(log_q, SummedLogProbs)
+        expected = warp(row[None], params)
+        probs = draws.probabilities(expected)
+        left = (probs - draws.probabilities(warp(other[None], params))).clamp(min=0)
+        runs = SummedRuns.of([0], log_p.rows, log_q.rows)
+        for u in UNIFORMS:
+            if log_p.drawn([u]) != draws.draw_by_running_sum(probs, [u]):
+                return False
+            try:
+                (token,) = runs.drawn(runs.residuals({0: 1.0}), [u])
+            except Unsure:
+                continue
+            if [token] != draws.draw_by_running_sum(left, [u]):
+                return False
+        for key in KEYS:
+            if log_p.noisy_best([key]) != [int((gumbel.gumbel([key], expected)[0] + expected[0]).argmax())]:
+                return False
+    return True
+
+
+def test_a_draw_at_the_edge_of_a_token_is_left_to_plain_torch(monkeypatch):
+    row = row_of("wide", 20_001)
+    log_p = warped(row[None], SamplingParams())
+    probs = draws.probabilities(torch.log_softmax(row[None], -1))
+    running = probs.double().cumsum(-1)[0].numpy()
+    edges = (running / running[-1])[[at for at in range(0, 20_000, 997) if probs[0, at] > 1e-9]]
+    asked = []
+    by_torch = draws.draw
+    monkeypatch.setattr(
+        summed_rows, "draw", lambda probs, uniforms: asked.extend(uniforms) or by_torch(probs, uniforms)
+    )
+    for edge in edges.tolist():
+        for uniform in (edge, float(np.nextafter(edge, 0)), float(np.nextafter(edge, 1))):
+            assert log_p.drawn([uniform]) == draws.draw_by_running_sum(probs, [uniform])
+            assert asked.pop() == uniform
+
+
+def test_a_verdict_is_left_to_plain_torch_where_its_ratio_is_nearly_the_number_drawn():
+    row, other = (warped(row_of("wide", 20_001, seed)[None], SamplingParams()).rows for seed in (0, 1))
+    log_ratios = row[0].logits - other[0].logits - math.log(row[0].total / other[0].total)
+    token = int(np.abs(log_ratios - row[0].highest + other[0].highest + math.log(2)).argmin())
+    runs = SummedRuns.of([token], row, other)
+    ratio = runs.p[0] / runs.q[0]
+    assert 0.4 < ratio < 0.6
+    assert [runs.accepts(ratio + shift, 0) for shift in (-0.01, 0.01)] == [True, False]
+    for shift in (-5e-5, 0.0, 5e-5):
+        with pytest.raises(Unsure):
+            runs.accepts(ratio + shift, 0)
+
+
+def test_of_a_row_that_leaves_nothing_no_token_is_drawn_by_sums():
+    rows = warped(row_of("wide", 20_001)[None], SamplingParams()).rows
+    runs = SummedRuns.of([7], rows, rows)
+    with pytest.raises(Unsure):
+        runs.drawn(runs.residuals({0: 1.0}), [0.5])
 
 
 def agree(size: int = 20_001) -> bool:
@@ -174,6 +293,8 @@ def agree(size: int = 20_001) -> bool:
                     is_kept = warped(logits[None], params).whole(size) > -math.inf
                     if not torch.equal(is_kept, warp(logits[None], params) > -math.inf):
                         return False
+            if not (penalised_agree(row) and drawn_agree(row, row_of(kind, size, seed + 10))):
+                return False
             log_p = torch.log_softmax(row, 0)
             probs = log_p.exp()[None]
             if any(draws.draw(probs, [u]) != draws.draw_by_running_sum(probs, [u]) for u in (1e-9, 0.37, 0.999)):
@@ -188,20 +309,29 @@ def test_what_is_kept_and_drawn_is_what_plain_torch_keeps_and_draws():
     assert agree()
 
 
-def a_sum_that_is_short(row, factor, highest_in):
-    highest, total = kernels.summed(row, factor, highest_in)
-    return highest, 0.99 * total
+def a_sum_that_is_short(*args):
+    highest, total, count = kernels.summed(*args)
+    return highest, 0.99 * total, count
 
 
-def a_block_without_its_last_token(row, factor, highest_in):
-    found = kernels.summed(row, factor, highest_in)
-    parts = [row[at : at + kernels.BLOCK] for at in range(0, len(row), kernels.BLOCK)]
-    highest_in[:] = [part[:-1].max() if len(part) > 1 else part[0] for part in parts]
+def a_block_without_its_last_token(row, *others):
+    row = row.copy()
+    row[kernels.BLOCK - 1 :: kernels.BLOCK] = kernels.LEAST
+    return kernels.summed(row, *others)
+
+
+def changes_that_are_left_out(row, changed, changes, *others):
+    return kernels.summed(row, *select.NO_CHANGES, *others)
+
+
+def the_token_beside(row, changed, changes, coldness, depth, highest_in, sums, ids, logits):
+    found = kernels.summed(row, changed, changes, coldness, depth, highest_in, sums, ids, logits)
+    ids[: found[2]] = np.minimum(ids[: found[2]] + 1, len(row) - 1)
     return found
 
 
-def the_token_beside(row, highest_in, floor, ids):
-    count = kernels.above(row, highest_in, floor, ids)
+def the_token_beside_it(row, changed, changes, highest_in, floor, ids, logits):
+    count = kernels.above(row, changed, changes, highest_in, floor, ids, logits)
     ids[:count] = np.minimum(ids[:count] + 1, len(row) - 1)
     return count
 
@@ -212,8 +342,8 @@ def the_hash_beside(key, vocab_size, least, ids):
     return count
 
 
-def the_logit_beside(row, ids, highest, temperature, values):
-    kernels.heated(row, np.minimum(ids + 1, len(row) - 1), highest, temperature, values)
+def logits_not_heated(logits, highest, coldness):
+    kernels.heat(logits, highest, np.float32(1))
 
 
 def one_too_few(values, highest_left, least_sum, most_sum, places):
@@ -232,22 +362,44 @@ def sums_that_miss_a_token(row, sums):
     sums[len(sums) // 2] -= row[len(sums) // 2 * kernels.BLOCK :][: kernels.BLOCK].max()
 
 
+def the_next_token(*args):
+    return kernels.drawn(*args) + 1
+
+
+def the_token_of_the_next_key(key, *others):
+    return kernels.noisy_best(key + np.uint64(1), *others)
+
+
+def what_is_left_of_the_other(*args):
+    return kernels.left(*args[4:8], *args[:4], args[8])
+
+
+def the_next_token_that_is_left(*args):
+    return kernels.drawn_of_left(*args) + 1
+
+
 FAULTS = {
     "a sum that is short": {"summed": a_sum_that_is_short},
     "a block without its last token": {"summed": a_block_without_its_last_token},
-    "the token beside": {"above": the_token_beside},
+    "changes that are left out": {"summed": changes_that_are_left_out},
+    "the token beside, while summing": {"summed": the_token_beside},
+    "the token beside": {"above": the_token_beside_it},
     "the hash beside": {"hashed_above": the_hash_beside},
-    "the logit beside": {"heated": the_logit_beside},
+    "logits not heated": {"heat": logits_not_heated},
     "one too few": {"fewest": one_too_few},
     "of equals the last": {"fewest": of_equals_the_last},
     "sums that miss a token": {"summed_by_block": sums_that_miss_a_token},
+    "the next token": {"drawn": the_next_token},
+    "the token of the next key": {"noisy_best": the_token_of_the_next_key},
+    "what is left of the other": {"left": what_is_left_of_the_other},
+    "the next token that is left": {"drawn_of_left": the_next_token_that_is_left},
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_noticed(name, monkeypatch):
-    sound = ("BLOCK", "summed", "above", "hashed_above", "heated", "fewest", "summed_by_block")
-    faulty = SimpleNamespace(**{**{each: getattr(kernels, each) for each in sound}, **FAULTS[name]})
-    for module in (select, gumbel, draws):
+    sound = {name: each for name, each in vars(kernels).items() if not name.startswith("_")}
+    faulty = SimpleNamespace(**{**sound, **FAULTS[name]})
+    for module in (select, gumbel, draws, summed_rows):
         monkeypatch.setattr(module, "kernels", lambda: faulty)
     assert not agree()

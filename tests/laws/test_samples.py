@@ -1,10 +1,15 @@
 """The real draws, of which the enumerated laws know nothing: they are tested against the exact laws by sampling."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
-from cospec import SamplingParams
+from cospec import SamplingParams, toy
+from cospec.core import select, settle
 from cospec.core.draws import Draws, Purpose, draw
+from cospec.core.summed import Residual, SummedRuns
 
 from ..properties import longer
 from . import naive
@@ -107,3 +112,42 @@ def test_the_survival_function_is_that_of_chi_square():
     excess = round((3.841 * n) ** 0.5 / 2)
     assert p_value({"a": n // 2 + excess, "b": n // 2 - excess}, law) == pytest.approx(0.05, rel=0.01)
     assert naive.distance({("a",): 1.0}, {("b",): 1.0}) == 1.0
+
+
+class Narrow(toy.FunctionRunner):
+    """Rows in float32, which compiled loops sum."""
+
+    dtype = torch.float32
+
+    def feed(self, batch):
+        return [rows.float() for rows in super().feed(batch)]
+
+
+def by_target(runs, reach):
+    """Replacements are drawn as if a draft left all of the target."""
+    nothing = [replace(row, total=math.inf) for row in runs.drafts]
+    return {at: Residual.of(a, runs.targets[at], nothing[at]) for at, a in reach.items()}
+
+
+@pytest.mark.skipif(select.kernels() is None, reason="numba is not installed")
+@pytest.mark.parametrize("verification", ["token", "block"])
+@pytest.mark.parametrize("blend", ["mixture", "contrastive"])
+def test_texts_that_sums_of_rows_decide_have_the_law_of_naive_decoding(blend, verification, monkeypatch):
+    monkeypatch.setattr(select, "LEAST_SELECTED", 1)
+    case = Case(
+        blend=BLENDS[blend],
+        schedule="fixed",
+        gamma=2,
+        proposer="drafter",
+        verification=verification,
+        params=SamplingParams(max_tokens=3, temperature=0.7),
+        vocab_size=4,
+        runner=Narrow,
+    )
+    by_sums, decided = settle._by_sums, []
+    monkeypatch.setattr(settle, "_by_sums", lambda block: decided.append(by_sums(block)) or decided[-1])
+    texts = case.texts(range(NUM_TEXTS))
+    assert sum(verdict is not None for verdict in decided) > 0.98 * len(decided) > NUM_TEXTS / 2
+    assert is_from(case.naive_law(), texts)
+    monkeypatch.setattr(SummedRuns, "residuals", by_target)
+    assert not is_from(case.naive_law(), case.texts(range(NUM_TEXTS)))

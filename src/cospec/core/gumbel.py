@@ -6,14 +6,14 @@ unsigned numbers, and takes twice as long for it with what there is.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .select import kernels
+from .select import HotRow, kernels
 
 STEP, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 # The bits of a number in [1, 2), of which 52 are free: below 1 by half a step less, it is (k + 0.5) / 2^52, to the bit.
@@ -24,6 +24,8 @@ LIKELY = -8.0
 NUM_FIRST_BITS = 31
 # By how much a sum of log-probability and noise may be off, in the narrower type.
 SLACK = 1e-3
+# How near to the best sum another may come, where they are not right to the bit.
+NEAR = 1e-4
 
 Bits = NDArray[np.uint64]
 
@@ -53,6 +55,14 @@ def noisy_best(key: int, log_p: Tensor) -> int:
     least = _least_hash(float(_sums(key, log_p, likely).max()) - LIKELY)
     ids = np.union1d(likely, hashed_above(key, len(log_p), least))
     return int(ids[_sums(key, log_p, ids).argmax()])
+
+
+def best_of_sums(key: int, row: HotRow, exact: Callable[[], Tensor]) -> int:
+    """The same of a row that was summed. exact: makes its log p [vocab], where the best two are nearly equal, or no
+    token is likely."""
+    own = (row.logits, row.highest_in, row.highest, 1 / row.temperature, math.log(row.total))
+    token: int = kernels().noisy_best(np.uint64(key % 2**64), *own, LIKELY, SLACK, NEAR)
+    return token if token >= 0 else noisy_best(key, exact())
 
 
 def _sums(key: int, log_p: Tensor, ids: NDArray[np.int64]) -> NDArray[np.floating]:

@@ -20,19 +20,29 @@ Bits = NDArray[np.int32]
 
 # Tokens that are looked at together: where none is high, all are passed over.
 BLOCK = 256
+# Bytes: whether each token of a block is high, and which eights of them have one.
+ROOM = BLOCK + BLOCK // 8 + 1
 LEAST = np.float32(np.finfo(np.float32).min)
-# 2^f for f in (-1, 0], from f^0 on, to 8e-8.
-C0, C1, C2, C3, C4, C5 = map(
-    np.float32, (0.9999999251, 0.6931422525, 0.2401721889, 0.05527972159, 0.00918861064, 9.387879139e-4)
-)
-# Nothing below 2^-126, the least normal number, adds to a sum. A float32's exponent, off by 127, starts at bit 23.
-LOWEST, BIAS, MANTISSA = np.float32(-126), np.int32(127), np.int32(23)
+# 2^f for f from -.5 to .5, from f^0 on, to 1.1e-7.
+C0, C1, C2, C3, C4, C5 = map(np.float32, (1.0, 0.6931469776, 0.2402224208, 0.0555073375, 0.0096715128, 0.0013264727))
+# log2 e in two float32's: the first, rounded, and the rest.
+LOG2_E = np.float32(math.log2(math.e))
+LOG2_E_REST = np.float32(math.log2(math.e) - float(LOG2_E))
+# Another number than LOG2_E, so that a product with it is not computed once for two sums: each is one fused operation.
+ABOUT_LOG2_E = np.nextafter(LOG2_E, np.float32(2))
+# 1.5 * 2^23: a float32 of this size has no digits behind the point.
+WHOLE = np.float32(3 * 2**22)
+NOUGHT, ONE = np.float32(0), np.float32(1)
+# Nothing below e^-87, about the least normal number, adds to a sum. A float32's exponent, off by 127, starts at bit 23.
+LOWEST, BIAS, MANTISSA = np.float32(-87), np.int32(127), np.int32(23)
 SIGN, BUT_SIGN, LEAST_ORDERED = np.int32(31), np.int32(2**31 - 1), np.int32(-0x7F800000)
-LOG2_E = math.log2(math.e)
+# A byte of eight is 0 or 1: times PLACES, the place of a lone 1 stands in the last byte.
+BIT, PLACES, LAST_BYTE = np.uint64(1), np.uint64(0x0001020304050607), np.uint64(56)
 # Weights are added up in so many bins of heated logits; of one bin so many are sorted, at most.
 NUM_BINS, MOST_SORTED = 512, 4096
 # Of the hash.
-BY_STEP, BY_FIRST, BY_SECOND, SHIFT_FIRST, SHIFT_SECOND = map(np.uint64, (STEP, FIRST, SECOND, 30, 27))
+BY_STEP, BY_FIRST, BY_SECOND = map(np.uint64, (STEP, FIRST, SECOND))
+SHIFT_FIRST, SHIFT_SECOND, SHIFT_THIRD, SHIFT_UNIFORM, SHIFT_LEAST = map(np.uint64, (30, 27, 31, 12, 33))
 
 
 def _compiled(*signatures: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -67,67 +77,216 @@ def _highest(bits: Bits) -> np.float32:
     return np.int32(_ordered(highest)).view(np.float32)
 
 
-@_compiled("float32(float32[::1], float32, float32)", fastmath={"reassoc", "contract"})
-def _powers_summed(part: Floats, highest: np.float32, factor: np.float32) -> np.float32:
-    """The sum of 2^((x - highest) * factor)."""
+@_compiled("float32(float32, float32, float32)", fastmath={"contract"})
+def _weight(logit: np.float32, highest: np.float32, coldness: np.float32) -> np.float32:
+    """exp of a heated logit, (logit - highest) * coldness, which is rounded as torch does it; to 2e-7 of it."""
+    heated = (logit - highest) * coldness
+    # In this order NaN stays.
+    heated = LOWEST if heated < LOWEST else heated
+    # 2^whole 2^rest, rest from -.5 to .5; `shifted` has the whole number in its last bits.
+    shifted = np.float32(heated * ABOUT_LOG2_E + WHOLE)
+    rest = (heated * LOG2_E - (shifted - WHOLE)) + heated * LOG2_E_REST
+    of_rest = ((((C5 * rest + C4) * rest + C3) * rest + C2) * rest + C1) * rest + C0
+    return of_rest * np.int32((shifted.view(np.int32) + BIAS) << MANTISSA).view(np.float32)
+
+
+@_compiled("float32(float32[::1], float32, float32)", fastmath={"reassoc"})
+def _weights_summed(part: Floats, highest: np.float32, coldness: np.float32) -> np.float32:
     total = np.float32(0)
     for at in range(len(part)):
-        power = (part[at] - highest) * factor
-        # In this order NaN stays.
-        power = LOWEST if power < LOWEST else power
-        whole = np.int32(power)
-        rest = power - np.float32(whole)
-        of_rest = ((((C5 * rest + C4) * rest + C3) * rest + C2) * rest + C1) * rest + C0
-        total += of_rest * np.int32((whole + BIAS) << MANTISSA).view(np.float32)
+        total += _weight(part[at], highest, coldness)
     return total
 
 
-@_compiled("UniTuple(float64, 2)(float32[::1], float32, float32[::1])")
-def summed(row: Floats, factor: float, highest_in: Floats) -> tuple[float, float]:
-    """The maximum of a row [vocab], and the sum of 2^((x - maximum) * factor), to 1e-6 of it: NaN where the row has NaN
-    or an infinite maximum, or forbids every token. Fills highest_in [blocks]: the maximum of each block."""
-    highest, total = LEAST, 0.0
-    bits = row.view(np.int32)
-    for block in range(len(highest_in)):
-        part = row[block * BLOCK : (block + 1) * BLOCK]
-        own = _highest(bits[block * BLOCK : (block + 1) * BLOCK])
-        highest_in[block] = own
-        if own > highest:
-            total *= math.exp2((float(highest) - float(own)) * float(factor))
-            highest = own
-        total += _powers_summed(part, highest, factor)
-    return float(highest), total
-
-
-@_compiled("int64(float32[::1], float32[::1], float32, int64[::1])")
-def above(row: Floats, highest_in: Floats, floor: float, ids: Ids) -> int:
-    """Fills ids [vocab + 1] with the tokens of a row that are no lower than the floor, ascending; how many they are."""
-    count = 0
-    is_high = np.empty(BLOCK, dtype=np.uint8)
-    eights = is_high.view(np.uint64)
-    for block in range(len(highest_in)):
-        if highest_in[block] >= floor:
-            part = row[block * BLOCK : (block + 1) * BLOCK]
-            is_high[len(part) :] = 0
-            for at in range(len(part)):
-                is_high[at] = part[at] >= floor
-            for eight in range(BLOCK // 8):
-                if eights[eight]:
-                    for at in range(8 * eight, 8 * eight + 8):
-                        ids[count] = block * BLOCK + at
-                        count += is_high[at]
+@_compiled("int64(float32[::1], int64, float32, uint8[::1], int64[::1], float32[::1], int64)")
+def _add_high(
+    part: Floats, start: int, floor: np.float32, is_high: NDArray[np.uint8], ids: Ids, logits: Floats, count: int
+) -> int:
+    """Adds the tokens of a block that are no lower than the floor to ids and logits, behind `count`; how many there are
+    then. is_high: room for [ROOM] bytes."""
+    eights, num_eights = is_high[:BLOCK].view(np.uint64), 0
+    found = is_high[BLOCK:]
+    is_high[len(part) : BLOCK] = 0
+    for at in range(len(part)):
+        is_high[at] = part[at] >= floor
+    # Without branches, which could not be foretold.
+    for eight in range(BLOCK // 8):
+        found[num_eights] = eight
+        num_eights += eights[eight] != 0
+    for at in range(num_eights):
+        left = eights[found[at]]
+        while left:
+            first = left & (~left + BIT)
+            place = 8 * np.int64(found[at]) + np.int64((first * PLACES) >> LAST_BYTE)
+            ids[count], logits[count] = start + place, part[place]
+            count += 1
+            left ^= first
     return count
 
 
+@_compiled("void(float32[::1], int64[::1], float32[::1])")
+def _exchange(row: Floats, changed: Ids, changes: Floats) -> None:
+    """Puts changes into a row, and what stood there into changes."""
+    for at in range(len(changed)):
+        row[changed[at]], changes[at] = changes[at], row[changed[at]]
+
+
+@_compiled(
+    "Tuple((float64, float64, int64))(float32[::1], int64[::1], float32[::1], float32, float64, float32[::1],"
+    " float64[::1], int64[::1], float32[::1])"
+)
+def summed(
+    row: Floats,
+    changed: Ids,
+    changes: Floats,
+    coldness: np.float32,
+    depth: float,
+    highest_in: Floats,
+    sums: NDArray[np.float64],
+    ids: Ids,
+    logits: Floats,
+) -> tuple[float, float, int]:
+    """The maximum of a row [vocab], and the sum of exp((logit - maximum) * coldness), to 2e-7 of it: NaN where the row
+    has NaN or an infinite maximum, or forbids every token. And how many tokens are no lower than the depth: fills ids
+    and logits with these as `above` does, where the depth is above 0.
+
+    changed: tokens, ascending, whose logits are `changes` instead. Fills highest_in and sums [blocks]: the maximum of
+    each block, and of LEAST, and its sum.
+    """
+    is_high = np.empty(ROOM, dtype=np.uint8)
+    highest, bits = LEAST, row.view(np.int32)
+    # The row has its changes for the time of the loops.
+    _exchange(row, changed, changes)
+    for block in range(len(highest_in)):
+        highest_in[block] = _highest(bits[block * BLOCK : (block + 1) * BLOCK])
+        highest = max(highest, highest_in[block])
+    floor = np.float32(max(highest - depth / coldness, LEAST)) if depth > 0 else np.float32(math.inf)
+    count = 0
+    for block in range(len(highest_in)):
+        part = row[block * BLOCK : (block + 1) * BLOCK]
+        sums[block] = _weights_summed(part, highest, coldness)
+        if highest_in[block] >= floor:
+            count = _add_high(part, block * BLOCK, floor, is_high, ids, logits, count)
+    _exchange(row, changed, changes)
+    return float(highest), sums.sum(), count
+
+
+@_compiled("int64(float32[::1], int64[::1], float32[::1], float32[::1], float32, int64[::1], float32[::1])")
+def above(
+    row: Floats, changed: Ids, changes: Floats, highest_in: Floats, floor: np.float32, ids: Ids, logits: Floats
+) -> int:
+    """Fills ids and logits [vocab + 1] with the tokens of a row, changed as in `summed`, that are no lower than the
+    floor, ascending; how many they are."""
+    is_high, count = np.empty(ROOM, dtype=np.uint8), 0
+    _exchange(row, changed, changes)
+    for block in range(len(highest_in)):
+        if highest_in[block] >= floor:
+            part = row[block * BLOCK : (block + 1) * BLOCK]
+            count = _add_high(part, block * BLOCK, floor, is_high, ids, logits, count)
+    _exchange(row, changed, changes)
+    return count
+
+
+@_compiled("UniTuple(float64, 2)(float64[::1], float64)")
+def _passed(sums: NDArray[np.float64], wanted: float) -> tuple[int, float]:
+    """The first of the sums with which a running sum passes `wanted`, and the running sum before it."""
+    before = 0.0
+    for block in range(len(sums)):
+        if before + sums[block] > wanted:
+            return block, before
+        before += sums[block]
+    return len(sums), before
+
+
+@_compiled("int64(float32[::1], float32, float32, float64[::1], float64, float64)")
+def drawn(
+    row: Floats, highest: np.float32, coldness: np.float32, sums: NDArray[np.float64], wanted: float, margin: float
+) -> int:
+    """The token of a row, summed before, at which the running sum of its weights passes `wanted`; -1 where it passes
+    that within the margin of a token's edge."""
+    block, before = _passed(sums, wanted)
+    for token in range(block * BLOCK, min((block + 1) * BLOCK, len(row))):
+        own = float(_weight(row[token], highest, coldness))
+        if before + own > wanted:
+            return token if before + margin < wanted < before + own - margin else -1
+        before += own
+    return -1
+
+
+@_compiled("float32(float32, float32, float32, float32, float32, float32, float32, float32)", fastmath={"contract"})
+def _left_of(
+    logit: np.float32,
+    highest: np.float32,
+    coldness: np.float32,
+    scale: np.float32,
+    other: np.float32,
+    other_highest: np.float32,
+    other_coldness: np.float32,
+    other_scale: np.float32,
+) -> np.float32:
+    own = scale * _weight(logit, highest, coldness) - other_scale * _weight(other, other_highest, other_coldness)
+    return own if own > 0 else np.float32(0)
+
+
+@_compiled(
+    "float64(float32[::1], float32, float32, float32, float32[::1], float32, float32, float32, float64[::1])",
+    fastmath={"reassoc"},
+)
+def left(
+    row: Floats,
+    highest: np.float32,
+    coldness: np.float32,
+    scale: np.float32,
+    other: Floats,
+    other_highest: np.float32,
+    other_coldness: np.float32,
+    other_scale: np.float32,
+    sums: NDArray[np.float64],
+) -> float:
+    """The sum of max(p - q, 0), p and q the scaled weights of two rows [vocab], summed before. Fills sums [blocks]."""
+    for block in range(len(sums)):
+        total = np.float32(0)
+        for at in range(block * BLOCK, min((block + 1) * BLOCK, len(row))):
+            total += _left_of(row[at], highest, coldness, scale, other[at], other_highest, other_coldness, other_scale)
+        sums[block] = total
+    mass: float = sums.sum()
+    return mass
+
+
+@_compiled(
+    "int64(float32[::1], float32, float32, float32, float32[::1], float32, float32, float32, float64[::1], float64,"
+    " float64)"
+)
+def drawn_of_left(
+    row: Floats,
+    highest: np.float32,
+    coldness: np.float32,
+    scale: np.float32,
+    other: Floats,
+    other_highest: np.float32,
+    other_coldness: np.float32,
+    other_scale: np.float32,
+    sums: NDArray[np.float64],
+    wanted: float,
+    margin: float,
+) -> int:
+    """The same as `drawn`, by max(p - q, 0) of `left`."""
+    block, before = _passed(sums, wanted)
+    for token in range(block * BLOCK, min((block + 1) * BLOCK, len(row))):
+        own = float(
+            _left_of(row[token], highest, coldness, scale, other[token], other_highest, other_coldness, other_scale)
+        )
+        if before + own > wanted:
+            return token if before + margin < wanted < before + own - margin else -1
+        before += own
+    return -1
+
+
 @_compiled("void(float32[::1], float32[::1])")
-def _exponentials(values: Floats, weights: Floats) -> None:
-    """Fills weights [n] with exp of values [n], all from -87 to 0, to 3e-7 of it."""
+def _weights(values: Floats, weights: Floats) -> None:
+    """Fills weights [n] with exp of values [n], all from -87 to 0, to 2e-7 of it."""
     for at in range(len(values)):
-        power = float(values[at]) * LOG2_E
-        whole = np.int32(power)
-        rest = np.float32(power - whole)
-        of_rest = ((((C5 * rest + C4) * rest + C3) * rest + C2) * rest + C1) * rest + C0
-        weights[at] = of_rest * np.int32((whole + BIAS) << MANTISSA).view(np.float32)
+        weights[at] = _weight(values[at], NOUGHT, ONE)
 
 
 @_compiled("UniTuple(int64, 2)(float32[::1], float64, float64, float64)")
@@ -136,7 +295,7 @@ def _last_of(ordered: Floats, before: float, least_sum: float, most_sum: float) 
     sums to most_sum or more, and how many of its equals were added; -1 where it is not the first that sums to
     least_sum or more, and where none does."""
     weights = np.empty(len(ordered), dtype=np.float32)
-    _exponentials(ordered, weights)
+    _weights(ordered, weights)
     num_equal = 0
     for at in range(len(ordered) - 1, -1, -1):
         if before >= least_sum:
@@ -157,7 +316,7 @@ def fewest(values: Floats, highest_left: float, least_sum: float, most_sum: floa
     last is no higher than highest_left, or too many are nearly equal.
     """
     weights, bins = np.empty(len(values), dtype=np.float32), np.empty(len(values), dtype=np.int32)
-    _exponentials(values, weights)
+    _weights(values, weights)
     by_depth = NUM_BINS / max(-highest_left, 1.0)
     for at in range(len(values)):
         bins[at] = min(int(float(-values[at]) * by_depth), NUM_BINS - 1)
@@ -186,11 +345,11 @@ def fewest(values: Floats, highest_left: float, least_sum: float, most_sum: floa
     return count
 
 
-@_compiled("void(float32[::1], int64[::1], float32, float32, float32[::1])")
-def heated(row: Floats, ids: Ids, highest: np.float32, temperature: np.float32, values: Floats) -> None:
-    """Fills values [n] with (x - highest) / temperature of the tokens ids [n] of a row."""
-    for at in range(len(ids)):
-        values[at] = (row[ids[at]] - highest) / temperature
+@_compiled("void(float32[::1], float32, float32)")
+def heat(logits: Floats, highest: np.float32, coldness: np.float32) -> None:
+    """(logit - highest) * coldness of logits [n], in place."""
+    for at in range(len(logits)):
+        logits[at] = (logits[at] - highest) * coldness
 
 
 @_compiled("float64(float32[::1])", fastmath={"reassoc"})
@@ -209,16 +368,70 @@ def summed_by_block(row: Floats, sums: NDArray[np.float64]) -> None:
         sums[block] = _sum(row[block * BLOCK : (block + 1) * BLOCK])
 
 
+@_compiled("uint64(uint64, int64)")
+def _first_bits(key: np.uint64, token: int) -> np.uint64:
+    """The hash of a token, right in its first bits alone, as that of `gumbel.first_bits`."""
+    x = key + np.uint64(token + 1) * BY_STEP
+    x = (x ^ (x >> SHIFT_FIRST)) * BY_FIRST
+    return (x ^ (x >> SHIFT_SECOND)) * BY_SECOND
+
+
+@_compiled("float64(uint64)")
+def _gumbel(first_bits: np.uint64) -> float:
+    """The noise of a token, up to rounding, as that of `gumbel.gumbel`."""
+    bits = (first_bits ^ (first_bits >> SHIFT_THIRD)) >> SHIFT_UNIFORM
+    return -math.log(-math.log((float(bits) + 0.5) / 2.0**52))
+
+
+@_compiled("int64(uint64, float32[::1], float32[::1], float32, float32, float64, float64, float64, float64)")
+def noisy_best(
+    key: np.uint64,
+    row: Floats,
+    highest_in: Floats,
+    highest: np.float32,
+    coldness: np.float32,
+    log_total: float,
+    likely: float,
+    slack: float,
+    margin: float,
+) -> int:
+    """argmax log p + G of a row, summed before, where G is the noise of a key; -1 where another token's sum comes as
+    near to it as the margin, or no token's log p is `likely`.
+
+    slack: by how much a noise may be off for which the first bits of hashes are compared.
+    """
+    ids, logits = np.empty(len(row) + 1, dtype=np.int64), np.empty(len(row) + 1, dtype=np.float32)
+    floor = np.float32(highest + (likely + log_total) / coldness)
+    count = above(row, ids[:0], logits[:0], highest_in, floor, ids, logits)
+    best, highest_sum, next_sum = -1, -math.inf, -math.inf
+    for at in range(count):
+        own = (logits[at] - highest) * coldness - log_total + _gumbel(_first_bits(key, ids[at]))
+        if own > highest_sum:
+            best, highest_sum, next_sum = ids[at], own, highest_sum
+        elif own > next_sum:
+            next_sum = own
+    if count == 0:
+        return -1
+    least_uniform = math.exp(-math.exp(slack - highest_sum + likely))
+    least = np.uint64(max(0, int(least_uniform * 2.0**31) - 1)) << SHIFT_LEAST
+    for token in range(len(row)):
+        first_bits = _first_bits(key, token)
+        if first_bits >= least and row[token] < floor:
+            own = (row[token] - highest) * coldness - log_total + _gumbel(first_bits)
+            if own > highest_sum:
+                best, highest_sum, next_sum = token, own, highest_sum
+            elif own > next_sum:
+                next_sum = own
+    return best if highest_sum - next_sum > margin else -1
+
+
 @_compiled("int64(uint64, int64, uint64, int64[::1])")
 def hashed_above(key: np.uint64, vocab_size: int, least: np.uint64, ids: Ids) -> int:
     """Fills ids [vocab] with the tokens whose hash, right in its first bits alone as that of `gumbel.first_bits`, is no
     lower; how many they are."""
     count = 0
     for token in range(vocab_size):
-        x = key + np.uint64(token + 1) * BY_STEP
-        x = (x ^ (x >> SHIFT_FIRST)) * BY_FIRST
-        x = (x ^ (x >> SHIFT_SECOND)) * BY_SECOND
-        if x >= least:
+        if _first_bits(key, token) >= least:
             ids[count] = token
             count += 1
     return count

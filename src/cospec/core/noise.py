@@ -9,12 +9,13 @@ from .gumbel import gumbel, noisy_best
 from .rows import LogProbs, by_place, joined
 from .select import is_selected
 from .sheet import Sheet
+from .summed import SummedLogProbs
 
 
 def noisy_argmax(items: Sequence[tuple[Sheet, int, LogProbs]]) -> list[list[int]]:
     """argmax log p + G for each sheet at positions from `start` on, given as sheet, start and log p: draws from p (the
     Gumbel-max trick). The noise of all is drawn at once."""
-    tokens = [_certain(log_probs) for _, _, log_probs in items]
+    tokens = [_by_itself(*item) for item in items]
     undecided = [i for i, own in enumerate(tokens) if not own]
     for places in by_place([items[i][2] for i in undecided]) if undecided else ():
         same = [undecided[place] for place in places]
@@ -26,8 +27,10 @@ def noisy_argmax(items: Sequence[tuple[Sheet, int, LogProbs]]) -> list[list[int]
     return tokens
 
 
-def _certain(log_probs: LogProbs) -> list[int]:
-    """The tokens of positions that have a single column; none of others."""
+def _by_itself(sheet: Sheet, start: int, log_probs: LogProbs) -> list[int]:
+    """The tokens of positions that have a single column, or sums; none of others."""
+    if isinstance(log_probs, SummedLogProbs):
+        return log_probs.noisy_best(sheet.draws.noise_keys(start, len(log_probs)))
     if log_probs.ids is None or log_probs.ids.shape[-1] > 1:
         return []
     tokens: list[int] = log_probs.ids[:, 0].tolist()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from .draws import Purpose, draw, probabilities
 from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined
 from .sheet import Sheet
+from .summed import SummedLogProbs
 from .target import Span, Unshaped, distributions, no_distribution
 from .tokens import Draft
 
@@ -71,7 +73,14 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
     tokens: list[int] = [0] * len(proposals)
     probs: list[Tensor | None] = [None] * len(proposals)
     known: dict[int, float] = {}
-    for same in by_place(log_qs):
+    summed: list[SummedLogProbs | None] = [None] * len(proposals)
+    for i, ((sheet, _), log_q) in enumerate(zip(proposals, log_qs, strict=True)):
+        if isinstance(log_q, SummedLogProbs):
+            summed[i] = log_q
+            (tokens[i],) = log_q.drawn([sheet.draws.uniform(sheet.frontier, Purpose.PROPOSE, sheet.epoch)])
+    left = [i for i, log_q in enumerate(summed) if log_q is None]
+    for places in by_place([log_qs[i] for i in left]) if left else ():
+        same = [left[place] for place in places]
         rows = probabilities(joined([log_qs[i].values for i in same]))
         sheets = [proposals[i][0] for i in same]
         drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])
@@ -81,7 +90,8 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
             drawn_with = zip(same, sheets, LogProbs(rows).at(drawn), strict=True)
             known |= {i: prob for i, sheet, prob in drawn_with if sheet.schedule.reads_confidence}
     ids = [log_q.ids_at(0) for log_q in log_qs]
-    return _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
+    drafts = _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
+    return [replace(draft, log_probs=log_q) if log_q else draft for draft, log_q in zip(drafts, summed, strict=True)]
 
 
 def _draft_coupled(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequence[LogProbs]) -> list[Draft]:

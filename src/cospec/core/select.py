@@ -8,8 +8,8 @@ the sum alone: where its rounding might matter, it is taken in float64.
 import functools
 import importlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ LEAST_CUT = 2**11
 # How far below 0 the candidates go, at most.
 DEPTHS = (9.0, 13.0)
 # By how much of itself a sum of weights may be off that is not taken token by token in float64.
-ROUNDING = 1e-6
+ROUNDING = 5e-7
 
 
 @functools.cache
@@ -47,6 +47,11 @@ def is_cut(rows: Tensor) -> bool:
     return rows.shape[-1] >= LEAST_CUT and are_floats_here(rows)
 
 
+def are_summed(rows: Tensor) -> bool:
+    """Whether compiled loops sum such rows, rather than torch."""
+    return is_selected(rows) and rows.dtype == torch.float32 and rows.is_contiguous() and kernels() is not None
+
+
 def are_floats_here(rows: Tensor) -> bool:
     return rows.is_cpu and rows.dtype in (torch.float32, torch.float64)
 
@@ -54,7 +59,7 @@ def are_floats_here(rows: Tensor) -> bool:
 def heated(logits: Tensor, temperature: float) -> Tensor:
     """Logits over the temperature, shifted so that their maximum is 0: it stays finite under a temperature that rounds
     to 0 in the rows' type."""
-    return (logits - logits.amax(-1, keepdim=True)).div_(_in_range(temperature, torch.finfo(logits.dtype)))
+    return (logits - logits.amax(-1, keepdim=True)).mul_(1 / _in_range(temperature, torch.finfo(logits.dtype)))
 
 
 def _in_range(temperature: float, kind: Any) -> float:
@@ -65,32 +70,57 @@ def _in_range(temperature: float, kind: Any) -> float:
 Row = NDArray[np.floating]
 Kept = tuple[NDArray[np.int64], Row]
 """Of one row the tokens that are kept, ascending, and their heated logits, [kept] each."""
+Changes = tuple[NDArray[np.int64], Row]
+"""Tokens of a row, ascending, and the logits that they have instead, [changed] each."""
+NO_CHANGES = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+
+
+def changed(row: Row, changes: Changes) -> Row:
+    """The row [vocab] with its changes: itself where there are none."""
+    if not len(changes[0]):
+        return row
+    row = row.copy()
+    row[changes[0]] = changes[1]
+    return row
 
 
 @dataclass(frozen=True)
 class HotRow:
     """One row [vocab] under a temperature, of which few tokens are looked at.
 
-    highest: the maximum of its logits; not finite where the row has NaN, an infinite maximum, or forbids every token.
-    total: the sum of exp((logit - highest) / temperature) up to ROUNDING, where it is read.
-    highest_in: of each block of `kernels`.
+    changes: some of its logits, where they are not those of the row. highest: the maximum of its logits; not finite
+    where the row has NaN, an infinite maximum, or forbids every token. total: the sum of the tokens' weights,
+    exp((logit - highest) / temperature), up to ROUNDING, where it is read. highest_in, sums: of each block of `kernels`
+    the maximum, and the sum of its weights. found: by depth, what is `above` it.
     """
 
     logits: Row
     temperature: float
     highest: float
     total: float
+    changes: Changes = NO_CHANGES
     highest_in: NDArray[np.float32] | None = None
+    sums: NDArray[np.float64] | None = None
+    found: Mapping[float, Kept] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, row: Row, temperature: float, *, is_summed: bool) -> "HotRow":
-        """is_summed: whether the total is read."""
+    def of(
+        cls, row: Row, temperature: float, *, is_summed: bool, changes: Changes = NO_CHANGES, depth: float = 0.0
+    ) -> "HotRow":
+        """is_summed: whether the total is read. depth: where not 0, that to which tokens are looked at first."""
         temperature, compiled = _in_range(temperature, np.finfo(row.dtype)), kernels()
         if compiled and is_summed and row.dtype == np.float32 and row.flags.c_contiguous:
-            highest_in = np.empty(-(-len(row) // compiled.BLOCK), dtype=np.float32)
-            highest, total = compiled.summed(row, math.log2(math.e) / temperature, highest_in)
-            # The maximum's own share is 1.
-            return cls(row, temperature, highest if total > 0.5 else math.nan, total, highest_in)
+            num_blocks = -(-len(row) // compiled.BLOCK)
+            highest_in, sums = np.empty(num_blocks, dtype=np.float32), np.empty(num_blocks)
+            ids, values = _room(len(row) if depth else 0)
+            coldness = 1 / temperature
+            highest, total, count = compiled.summed(row, *changes, coldness, depth, highest_in, sums, ids, values)
+            compiled.heat(values[:count], highest, coldness)
+            # The maximum's own weight is 1.
+            highest = highest if total > 0.5 else math.nan
+            own = (ids[:count], values[:count])
+            return cls(row, temperature, highest, total, changes, highest_in, sums, {depth: own} if depth else {})
+        row = changed(row, changes)
         best = int(row.argmax())
         highest, total = float(row[best]), math.nan
         if is_summed and math.isfinite(highest):
@@ -98,38 +128,50 @@ class HotRow:
         return cls(row, temperature, highest, total)
 
     def values(self, ids: NDArray[np.int64]) -> Row:
-        """Heated logits of these tokens, at most 0; to the bit those of `heated`."""
-        if self.highest_in is not None:
-            own = np.empty(len(ids), dtype=np.float32)
-            kernels().heated(self.logits, ids, self.highest, self.temperature, own)
-            return own
+        """Heated logits of these tokens, none of them changed, at most 0; to the bit those of `heated`."""
         with np.errstate(over="ignore"):
-            values: Row = (self.logits[ids] - self.highest) / self.temperature
+            values: Row = (self.logits[ids] - self.highest) * (1 / self.temperature)
         return values
 
     def exact_total(self) -> float:
         """The total, up to float64's rounding."""
-        return _total(self.logits, self.highest, self.temperature)
+        return _total(changed(self.logits, self.changes), self.highest, self.temperature)
 
-    def above(self, depth: float) -> tuple[NDArray[np.int64], float]:
-        """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; and what
-        no other token's is higher than."""
+    def probability(self, token: int) -> float:
+        """Of a token that is not changed, to 2 ROUNDING of it."""
+        return math.exp((float(self.logits[token]) - self.highest) / self.temperature) / self.total
+
+    def above(self, depth: float) -> tuple[NDArray[np.int64], Row, float]:
+        """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; their
+        heated logits; and what no other token's is higher than."""
+        floor, highest_left = self._floor(depth)
+        if self.highest_in is None:
+            ids: NDArray[np.int64] = np.flatnonzero(self.logits >= floor)
+            return ids, self.values(ids), highest_left
+        if depth in self.found:
+            return *self.found[depth], highest_left
+        ids, values = _room(len(self.logits))
+        count = kernels().above(self.logits, *self.changes, self.highest_in, floor, ids, values)
+        kernels().heat(values[:count], self.highest, 1 / self.temperature)
+        return ids[:count], values[:count], highest_left
+
+    def _floor(self, depth: float) -> tuple[float, float]:
+        """The logit of a depth, and what is no lower than the heated logits below it."""
         kind = np.finfo(self.logits.dtype)
         floor = max(self.highest - depth * self.temperature, float(kind.min))
         rounding = 4 * float(kind.eps) * (depth + (abs(self.highest) + abs(floor)) / self.temperature)
-        highest_left = rounding - depth if floor > kind.min else -math.inf
-        if self.highest_in is None:
-            return np.flatnonzero(self.logits >= floor), highest_left
-        ids = np.empty(len(self.logits) + 1, dtype=np.int64)
-        count = kernels().above(self.logits, self.highest_in, floor, ids)
-        return ids[:count], highest_left
+        return floor, rounding - depth if floor > kind.min else -math.inf
 
     def candidates(self) -> Iterator[tuple[NDArray[np.int64], Row, float]]:
         """More and more of the highest tokens: ids, heated logits, and what no other token's is higher than; last all
         that are possible, beside which -inf is left."""
         for depth in (*DEPTHS, math.inf):
-            ids, highest_left = self.above(depth)
-            yield ids, self.values(ids), highest_left
+            yield self.above(depth)
+
+
+def _room(size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """For so many tokens and their logits, and one more."""
+    return np.empty(size + 1, dtype=np.int64), np.empty(size + 1, dtype=np.float32)
 
 
 def kept_by_top_k(row: HotRow, top_k: int) -> Kept:
@@ -176,8 +218,8 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
 
 
 def _total(logits: Row, highest: float, temperature: float) -> float:
-    """The sum of exp((logit - highest) / temperature), each to the bit as torch has it, up to float64's rounding."""
-    weights = torch.from_numpy(logits).sub(highest).div_(temperature).exp_()
+    """The sum of the weights, each to the bit as torch has it, up to float64's rounding."""
+    weights = torch.from_numpy(logits).sub(highest).mul_(1 / temperature).exp_()
     return float(weights.sum(dtype=torch.float64))
 
 
@@ -191,8 +233,7 @@ def kept_by_min_p(row: HotRow, min_p: float, among: Kept | None = None) -> Kept:
     """The tokens whose probability is no lower than min_p of the highest. among: those that are possible."""
     depth = -math.log(min_p)
     if among is None:
-        possible = row.above(depth + 1)[0]
-        among = possible, row.values(possible)
+        among = row.above(depth + 1)[:2]
     ids, values = among
     is_kept = values >= -depth
     return ids[is_kept], values[is_kept]

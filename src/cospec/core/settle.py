@@ -13,11 +13,12 @@ from ..errors import CospecError, MemberFailed
 from .draws import Purpose, probabilities
 from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined, picked, spread, value_of
-from .select import are_floats_here
+from .select import are_floats_here, is_selected
 from .sheet import Sheet
+from .summed import SummedLogProbs, SummedRuns
 from .target import Span, Unshaped, distributions, log_targets, no_distribution, unshaped_targets
 from .tokens import Draft, Token
-from .verify import Runs, Verdict, verify_block, verify_coupled, verify_token
+from .verify import Drafted, Runs, Unsure, Verdict, verify_block, verify_coupled, verify_token
 
 
 def settle(sheets: Sequence[Sheet]) -> list[list[Token] | CospecError]:
@@ -108,7 +109,11 @@ def verdicts_of(blocks: Sequence[Block]) -> list[Verdict]:
         alike["coupled" if block.sheet.is_coupled else block.sheet.verification].append(index)
     for verification, own in alike.items():
         verified = _coupled if verification == "coupled" else _by_ratio
-        for places in by_place([blocks[i].log_target for i in own]):
+        if verification != "coupled":
+            by_sums = {i: _by_sums(blocks[i]) for i in own}
+            verdicts |= {i: verdict for i, verdict in by_sums.items() if verdict is not None}
+            own = [i for i in own if i not in verdicts]
+        for places in by_place([blocks[i].log_target for i in own]) if own else ():
             same = [own[place] for place in places]
             verdicts.update(zip(same, verified([blocks[i] for i in same]), strict=True))
     return [verdicts[i] for i in range(len(blocks))]
@@ -120,6 +125,29 @@ def _coupled(blocks: Sequence[Block]) -> list[Verdict]:
     return [verify_coupled(*each) for each in zip(drafted, tokens, strict=True)]
 
 
+def _by_sums(block: Block) -> Verdict | None:
+    """The verdict of a block by the sums of its rows; None where there are none, or where it lies within rounding."""
+    drafts = [draft.log_probs for draft in block.drafts]
+    if not isinstance(block.log_target, SummedLogProbs) or not all(drafts):
+        return None
+    tokens = [draft.token for draft in block.drafts]
+    runs = SummedRuns.of(tokens, block.log_target.rows, [each.rows[0] for each in drafts if each])
+    try:
+        (verdict,) = _verified(runs, [block])
+    except Unsure:
+        return None
+    return verdict
+
+
+def _verified(runs: Drafted, blocks: Sequence[Block]) -> list[Verdict]:
+    verify = verify_block if blocks[0].sheet.verification == "block" else verify_token
+    return verify(
+        runs,
+        accept=lambda run, i: blocks[run].uniform(i, Purpose.ACCEPT),
+        replace=lambda run, i: blocks[run].uniform(i, Purpose.REPLACE),
+    )
+
+
 def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
     """Verdicts of blocks whose rows can stand in one tensor, all under `token` or all under `block`."""
     drafts = [draft for block in blocks for draft in block.drafts]
@@ -128,18 +156,20 @@ def _by_ratio(blocks: Sequence[Block]) -> list[Verdict]:
     tokens = [draft.token for draft in drafts]
     runs = Runs(
         lengths=[len(block.drafts) for block in blocks],
-        p=[*map(math.exp, target.at(tokens))],
+        p=_probabilities_of(tokens, target),
         q=_of_tokens(drafts),
         log_target=target.values,
         draft=[partial(_in_columns, draft, target, at) for at, draft in enumerate(drafts)],
         ids=target.ids,
     )
-    verify = verify_block if blocks[0].sheet.verification == "block" else verify_token
-    return verify(
-        runs,
-        accept=lambda run, i: blocks[run].uniform(i, Purpose.ACCEPT),
-        replace=lambda run, i: blocks[run].uniform(i, Purpose.REPLACE),
-    )
+    return _verified(runs, blocks)
+
+
+def _probabilities_of(tokens: Sequence[int], target: LogProbs) -> list[float]:
+    """Of one token at each position."""
+    if target.ids is None and is_selected(target.values):
+        return LogProbs(probabilities(target.values)).at(tokens)
+    return [*map(math.exp, target.at(tokens))]
 
 
 def _of_tokens(drafts: Sequence[Draft]) -> list[float]:
@@ -168,6 +198,8 @@ def _in_columns(draft: Draft, target: LogProbs, at: int) -> Tensor:
 
 
 def _probs(draft: Draft) -> Tensor:
+    if draft.log_probs is not None:
+        return draft.log_probs.probabilities[0]
     assert draft.probs is not None, "a draft that is verified by ratios is kept with its distribution"
     return draft.probs
 
@@ -213,7 +245,7 @@ def refine(sheet: Sheet, member: int) -> None:
     (verdict,) = verdicts_of([Block(sheet, start, raw, log_p)])
     probs = [None] * len(raw) if sheet.is_coupled else [*probabilities(log_p.values)]
     own = [
-        replace(draft, proposer=member, probs=row, ids=None if row is None else log_p.ids_at(at))
+        replace(draft, proposer=member, probs=row, log_probs=None, ids=None if row is None else log_p.ids_at(at))
         for at, (draft, row) in enumerate(zip(raw, probs, strict=True))
     ]
     replacement = None if verdict.token is None else replace(own[verdict.accepted], token=verdict.token)

@@ -13,8 +13,9 @@ from ..errors import CospecError, InvalidCombination, InvalidSchedule, MemberFai
 from .certain import certain_tokens, has_shortcut
 from .combine import Combination, is_member_alone, level
 from .rows import LogProbs, by_place, joined, parted
-from .select import is_cut
+from .select import are_summed, is_cut
 from .sheet import Lane, Sheet
+from .summed import SummedLogProbs
 from .transforms import History, shape_members, shaped, warped
 
 
@@ -239,10 +240,13 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for i, item in enumerate(items):
         sheet, params = item.sheet, item.sheet.params
-        # Rows that are selected from have columns of their own.
-        own = i if params.cuts and is_cut(item.log_probs) else None
-        if (params.is_argmax and own is None) or (params.is_identity and not item.are_logits):
-            # Only the row's maximum is read, or nothing changes it.
+        # Rows that are selected from have columns of their own, or sums.
+        own = i if (params.cuts and is_cut(item.log_probs)) or are_summed(item.log_probs) else None
+        if params.is_argmax and own is None:
+            # Only the row's maximum is read.
+            continue
+        if params.is_identity and not item.are_logits:
+            all_shaped[i] = SummedLogProbs.of(item.log_probs, 1.0, torch.Tensor.detach)
             continue
         if not params.is_biased:
             alike[*params.warpers, item.log_probs.device, item.log_probs.dtype, own].append(i)
@@ -266,8 +270,14 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
 
 def _num_distributions(known: Sequence[tuple[Unshaped, LogProbs]]) -> list[int]:
     """Of each, how many rows from the first on are ones."""
-    counts = [_num_finite(log_p.values.numpy()[:, 0].tolist()) if log_p.ids is not None else 0 for _, log_p in known]
-    whole = [i for i, (_, log_p) in enumerate(known) if log_p.ids is None]
+    counts, whole = [0] * len(known), []
+    for i, (_, log_p) in enumerate(known):
+        if isinstance(log_p, SummedLogProbs):
+            counts[i] = _num_finite([row.highest for row in log_p.rows])
+        elif log_p.ids is not None:
+            counts[i] = _num_finite(log_p.values.numpy()[:, 0].tolist())
+        else:
+            whole.append(i)
     telling = [_telling(*known[i]) for i in whole]
     for places in by_place(telling) if whole else ():
         highest = joined([telling[place].values for place in places]).amax(-1).tolist()

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .summed import SummedLogProbs
+
 
 @dataclass(frozen=True)
 class Draft:
     """A drafted token, not yet decided.
 
     proposer: the lane that drew it. probs: [vocab], the distribution it was drawn from; None where verification needs
-    the token alone (coupled, and temperature 0). ids: where given, probs are [columns], of these tokens, ascending, and
-    all others have none. place: the number of undecided drafts before it. confidence: the proposer's own probability of
-    the token, before the target's transforms; None where the schedule does not read it.
+    the token alone (coupled, and temperature 0), and where `log_probs`, of one position, say it. ids: where given,
+    probs are [columns], of these tokens, ascending, and all others have none. place: the number of undecided drafts
+    before it. confidence: the proposer's own probability of the token, before the target's transforms; None where the
+    schedule does not read it.
     """
 
     token: int
@@ -21,6 +24,7 @@ class Draft:
     place: int
     confidence: float | None
     ids: Tensor | None = None
+    log_probs: SummedLogProbs | None = None
 
 
 @dataclass(frozen=True)

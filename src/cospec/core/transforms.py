@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,15 +15,20 @@ from torch import Tensor
 from .params import SamplingParams
 from .rows import NO_TOKEN, LogProbs, value_of
 from .select import (
+    DEPTHS,
+    NO_CHANGES,
+    Changes,
     HotRow,
     Kept,
     Row,
+    changed,
     heated,
     is_cut,
     kept_by_min_p,
     kept_by_top_k,
     kept_by_top_p,
 )
+from .summed import SummedLogProbs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +107,7 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) -> LogProbs:
-    """`warp`, on a CPU with columns for the tokens alone that are kept at each position.
+    """`warp`, on a CPU with columns for the tokens alone that are kept at each position, or with sums where all are.
 
     The same tokens are kept. Their log-probabilities agree up to rounding, since they are normalised over fewer.
 
@@ -110,10 +115,12 @@ def warped(logits: Tensor, params: SamplingParams, drafted: Sequence[int] = ()) 
     positions are left out.
     """
     if params.is_identity:
-        return LogProbs(torch.log_softmax(logits, dim=-1))
-    if not (params.cuts and is_cut(logits)):
+        return SummedLogProbs.of(logits, 1.0, partial(torch.log_softmax, dim=-1))
+    if not params.cuts:
+        return SummedLogProbs.of(logits, params.temperature, partial(warp, params=params))
+    if not is_cut(logits):
         return LogProbs(warp(logits, params))
-    return _cut(logits.detach().numpy(), params, drafted[: len(logits)])
+    return _cut(((row, NO_CHANGES) for row in logits.detach().numpy()), params, drafted[: len(logits)])
 
 
 def shaped(
@@ -131,11 +138,11 @@ def shaped(
     return _cut(_each_penalised(rows, params, history, level), params, drafted[: len(rows)])
 
 
-def _cut(rows: Iterable[Row], params: SamplingParams, drafted: Sequence[int]) -> LogProbs:
-    """Columns for what is kept of rows [vocab], of which drafts stand at the first."""
+def _cut(rows: Iterable[tuple[Row, Changes]], params: SamplingParams, drafted: Sequence[int]) -> LogProbs:
+    """Columns for what is kept of rows [vocab] with their changes, of which drafts stand at the first."""
     kept = []
-    for row, token in itertools.zip_longest(rows, drafted):
-        ids, values = _kept(row, params)
+    for (row, changes), token in itertools.zip_longest(rows, drafted):
+        ids, values = _kept(row, changes, params)
         kept.append((ids, values))
         if token is not None and value_of(values, ids, token, -math.inf) == -math.inf:
             break
@@ -147,14 +154,18 @@ def _can_be_cut(logits: Tensor) -> bool:
     return is_cut(logits) and bool(logits.amax(-1).isfinite().all())
 
 
-def _kept(logits: Row, params: SamplingParams) -> Kept:
-    """Of one row [vocab] the tokens that are kept, ascending, and their log-probabilities, [kept] each: NaN for a row
-    without a maximum (NaN, or nothing allowed)."""
+def _kept(logits: Row, changes: Changes, params: SamplingParams) -> Kept:
+    """Of one row [vocab] with its changes the tokens that are kept, ascending, and their log-probabilities, [kept]
+    each: NaN for a row without a maximum (NaN, or nothing allowed)."""
     if params.temperature == 0:
+        logits = changed(logits, changes)
         best = int(logits.argmax())
         highest = float(logits[best])
         return np.array([best]), np.array([highest - highest], dtype=logits.dtype)
-    row = HotRow.of(logits, params.temperature, is_summed=params.top_p < 1 and not params.top_k)
+    is_summed = params.top_p < 1 and not params.top_k
+    row = HotRow.of(
+        logits, params.temperature, is_summed=is_summed, changes=changes, depth=DEPTHS[0] if is_summed else 0.0
+    )
     if not math.isfinite(row.highest):
         return np.array([0]), np.array([math.nan], dtype=logits.dtype)
     kept = kept_by_top_k(row, params.top_k) if params.top_k else None
@@ -169,6 +180,9 @@ def _kept(logits: Row, params: SamplingParams) -> Kept:
 
 def _below_each_other(kept: Sequence[Kept]) -> LogProbs:
     """A block's positions, [kept] tokens and log-probabilities each."""
+    if len(kept) == 1:
+        ids, values = kept[0]
+        return LogProbs(torch.from_numpy(values[None]), torch.from_numpy(ids[None]))
     shape = len(kept), max(len(own) for own, _ in kept)
     ids, values = np.full(shape, NO_TOKEN), np.full(shape, -math.inf, dtype=kept[0][1].dtype)
     for position, (own, own_values) in enumerate(kept):
@@ -196,19 +210,26 @@ def _penalise(logits: Tensor, params: SamplingParams, history: History, level: T
     # The level is no penalty: it shifts a row as a whole.
     logits = logits + level if params.repetition_penalty != 1 else logits.clone()
     for row, before in zip(logits, _counts_before(params, history, len(logits)), strict=True):
-        _penalise_row(row, before, params, partial(torch.tensor, device=logits.device), torch.where)
+        if before:
+            tokens = torch.tensor([*before], device=logits.device)
+            times = torch.tensor([*before.values()], dtype=row.dtype, device=logits.device)
+            row[tokens] = _penalised(row[tokens], times, params, torch.where)
     return logits
 
 
-def _each_penalised(rows: Row, params: SamplingParams, history: History, level: Tensor | float) -> Iterator[Row]:
-    """Rows [positions, vocab] under the penalties, one by one, each until the next: by numpy, which takes few entries
-    in a small part of torch's time."""
-    levels = np.broadcast_to(np.asarray(level, dtype=rows.dtype).ravel(), len(rows))
-    row = np.empty_like(rows[0])
-    for position, before in enumerate(_counts_before(params, history, len(rows))):
-        np.add(rows[position], levels[position], out=row)
-        _penalise_row(row, before, params, np.array, np.where)
-        yield row
+def _each_penalised(
+    rows: Row, params: SamplingParams, history: History, level: Tensor | float
+) -> Iterator[tuple[Row, Changes]]:
+    """Rows [positions, vocab], and what the penalties change of each: by numpy, which takes few entries in a small part
+    of torch's time."""
+    if isinstance(level, Tensor):
+        rows = rows + np.asarray(level, dtype=rows.dtype).reshape(-1, 1)
+    for row, before in zip(rows, _counts_before(params, history, len(rows)), strict=True):
+        tokens = np.array([*before], dtype=np.int64)
+        times = np.array([*before.values()], dtype=row.dtype)
+        order = tokens.argsort()
+        tokens, times = tokens[order], times[order]
+        yield row, (tokens, _penalised(row[tokens], times, params, np.where))
 
 
 def _counts_before(params: SamplingParams, history: History, num_positions: int) -> Iterator[dict[int, int]]:
@@ -221,17 +242,11 @@ def _counts_before(params: SamplingParams, history: History, num_positions: int)
         yield {**prompt, **counts}
 
 
-def _penalise_row(
-    row: Any, before: Mapping[int, int], params: SamplingParams, array: Callable[..., Any], where: Callable[..., Any]
-) -> None:
-    """Put one row [vocab] under the penalties, in place; array and where are numpy's or torch's."""
-    if not before:
-        return
-    tokens, times = array([*before]), array([*before.values()], dtype=row.dtype)
-    own = row[tokens]
+def _penalised(own: Any, times: Any, params: SamplingParams, where: Callable[..., Any]) -> Any:
+    """Logits [tokens] under the penalties, of tokens that stood before so many times; numpy's or torch's."""
     if params.repetition_penalty != 1:
         own = where(own > 0, own / params.repetition_penalty, own * params.repetition_penalty)
-    row[tokens] = where(times > 0, own - params.frequency_penalty * times - params.presence_penalty, own)
+    return where(times > 0, own - params.frequency_penalty * times - params.presence_penalty, own)
 
 
 def _is_kept(logits: Tensor, top_p: float) -> Tensor:

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from .select import is_selected
 
 # A residual's mass may be computed as so many times its bound, at most.
 ROUNDED = 1 + 1e-4
+LEAST_MASS = 1e-30
 
 
 @dataclass(frozen=True)
@@ -30,35 +31,80 @@ class Verdict:
     token: int | None
 
 
+class Unsure(Exception):
+    """What decides lies within the rounding of how it was computed."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class Drafted:
     """Concatenated runs of drafted tokens, whose target rows are complete; run k has lengths[k] tokens.
 
-    p, q: [total] probabilities of the tokens themselves, by the target and by what each was drawn from. log_target:
-    [total, columns]. draft: of each token, the probabilities [columns] that it was drawn from, as a function, since few
-    are read. ids: the tokens that columns stand for, as in `LogProbs`, [total, columns].
+    p, q: [total] probabilities of the tokens themselves, by the target and by what each was drawn from.
     """
 
     lengths: Sequence[int]
     p: Sequence[float]
     q: Sequence[float]
-    log_target: Tensor
-    draft: Sequence[Callable[[], Tensor]]
-    ids: Tensor | None = None
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
         """Of each, where it begins and its length."""
         return list(zip(itertools.accumulate(self.lengths, initial=0), self.lengths, strict=False))
 
+    @property
+    def excludes(self) -> bool:
+        """Whether residuals cost so much that those which decide nothing are left out."""
+        return True
+
+    def accepts(self, uniform: float, at: int) -> bool:
+        """Whether the token stands by itself."""
+        return uniform * self.q[at] < self.p[at]
+
+    def is_below(self, uniform: float, bound: float, scale: float = 1.0) -> bool:
+        """scale: by how much a small error in a, p, q or a mass is multiplied in the bound."""
+        return uniform < bound
+
+    def residuals(self, reach: Mapping[int, float]) -> Mapping[int, Any]:
+        """Of the rows named, in ascending order, each with its a: what a draft leaves of the target,
+        max(a p - q, 0), with its `mass`."""
+        raise NotImplementedError
+
+    def drawn(self, left: Mapping[int, Any], uniforms: Sequence[float]) -> list[int]:
+        """A token from each of these residuals; from the target where the residual is empty."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs(Drafted):
+    """Runs by rows of probabilities.
+
+    log_target: [total, columns]. draft: of each token, the probabilities [columns] that it was drawn from, as a
+    function, since few are read. ids: the tokens that columns stand for, as in `LogProbs`, [total, columns].
+    """
+
+    log_target: Tensor
+    draft: Sequence[Callable[[], Tensor]]
+    ids: Tensor | None = None
+
+    @property
+    def excludes(self) -> bool:
+        return self.ids is not None or is_selected(self.log_target)
+
     def residuals(self, reach: Mapping[int, float]) -> dict[int, "Residual"]:
-        """Of the rows named, in ascending order, each with its a: max(a p - q, 0)."""
         if not reach:
             return {}
         rows = self.target([*reach])
         a = torch.tensor([*reach.values()], dtype=rows.dtype, device=rows.device)
         rows = rows.mul_(a[:, None]).sub_(_stacked([self.draft[at]() for at in reach])).clamp_(min=0)
         return {at: Residual(*each) for at, *each in zip(reach, rows.unbind(), rows.sum(-1).tolist(), strict=True)}
+
+    def drawn(self, left: Mapping[int, "Residual"], uniforms: Sequence[float]) -> list[int]:
+        # p and q may agree to the last bit and still reject by rounding: then p itself is the residual.
+        rows = [own.weights if own.mass > 0 else self.target([at])[0] for at, own in left.items()]
+        columns = draw(_stacked(rows), uniforms)
+        if self.ids is None:
+            return columns
+        return [int(self.ids[at, column]) for at, column in zip(left, columns, strict=True)]
 
     def target(self, rows: Sequence[int]) -> Tensor:
         """p of the rows named, in ascending order: [rows, columns]."""
@@ -69,7 +115,7 @@ class Runs:
 
 
 class Residual(NamedTuple):
-    """What a draft leaves of the target: weights [columns], and their sum."""
+    """What a draft leaves of the target as weights [columns], and their sum."""
 
     weights: Tensor
     mass: float
@@ -84,11 +130,11 @@ Uniforms = Callable[[int, int], float]
 """Which run, and the position in it -> a number in (0, 1)."""
 
 
-def verify_token(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdict]:
+def verify_token(runs: Drafted, accept: Uniforms, replace: Uniforms) -> list[Verdict]:
     """Each token alone, up to the first rejection of its run (Leviathan et al. 2023, algorithm 1)."""
     accepted = []
     for run, (start, length) in enumerate(runs.spans):
-        stands = (accept(run, i) * runs.q[start + i] < runs.p[start + i] for i in range(length))
+        stands = (runs.accepts(accept(run, i), start + i) for i in range(length))
         accepted.append(sum(1 for _ in itertools.takewhile(bool, stands)))
     rejected = {
         start + count: 1.0 for (start, length), count in zip(runs.spans, accepted, strict=True) if count < length
@@ -96,7 +142,7 @@ def verify_token(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdic
     return _replaced(runs, accepted, runs.residuals(rejected), replace)
 
 
-def verify_block(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdict]:
+def verify_block(runs: Drafted, accept: Uniforms, replace: Uniforms) -> list[Verdict]:
     """Each run as a whole (Sun et al. 2024, algorithm 2): never accepts fewer than token by token.
 
     a_i = min(1, a_{i-1} p(x_i) / q(x_i)); the residual after i tokens is max(a_i p - q, 0), its mass Z_i;
@@ -106,21 +152,20 @@ def verify_block(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdic
     that alone, and the one after none where none stands. Of small ones all are, so that their masses are read at once.
     """
     reach = [_reach(runs.p[start : start + length], runs.q[start : start + length]) for start, length in runs.spans]
-    excludes = runs.ids is not None or is_selected(runs.log_target)
-    may_stand = [_may_stand(own, partial(accept, run), excludes=excludes) for run, own in enumerate(reach)]
+    may_stand = [_may_stand(runs, own, partial(accept, run)) for run, own in enumerate(reach)]
     # Row i of a run is the residual after i tokens, which decides about position i; the last has no draft after it.
     residuals = runs.residuals(
         {
             start + i: reach[run][i]
             for run, (start, length) in enumerate(runs.spans)
-            for i in sorted(may_stand[run] if excludes else {0, *may_stand[run]})
+            for i in sorted(may_stand[run] if runs.excludes else {0, *may_stand[run]})
             if i < length
         }
     )
     accepted = []
     for run, (start, length) in enumerate(runs.spans):
-        shares = {i: _share(residuals[start + i].mass, 1 - reach[run][i]) for i in may_stand[run] if i < length}
-        stands = (i for i in may_stand[run] if i == length or accept(run, i - 1) < shares[i])
+        shares = {i: (residuals[start + i].mass, 1 - reach[run][i]) for i in may_stand[run] if i < length}
+        stands = (i for i in may_stand[run] if i == length or _is_share(runs, accept(run, i - 1), *shares[i]))
         accepted.append(next(stands, 0))
     firsts = {
         start: 1.0
@@ -130,12 +175,12 @@ def verify_block(runs: Runs, accept: Uniforms, replace: Uniforms) -> list[Verdic
     return _replaced(runs, accepted, {**residuals, **runs.residuals(firsts)}, replace)
 
 
-def _may_stand(reach: list[float], uniform: Callable[[int], float], *, excludes: bool) -> list[int]:
+def _may_stand(runs: Drafted, reach: list[float], uniform: Callable[[int], float]) -> list[int]:
     """How many tokens of a run may stand, the largest number first: all, where they do, else what is not excluded."""
     length = len(reach) - 1
-    if uniform(length - 1) < reach[length]:
+    if runs.is_below(uniform(length - 1), reach[length]):
         return [length]
-    return [i for i in range(length - 1, 0, -1) if not excludes or uniform(i - 1) < reach[i] * ROUNDED]
+    return [i for i in range(length - 1, 0, -1) if not runs.excludes or uniform(i - 1) < reach[i] * ROUNDED]
 
 
 def _reach(p: Sequence[float], q: Sequence[float]) -> list[float]:
@@ -144,18 +189,14 @@ def _reach(p: Sequence[float], q: Sequence[float]) -> list[float]:
     return list(itertools.accumulate(ratios, lambda a, ratio: min(1.0, a * ratio), initial=1.0))
 
 
-def _replaced(runs: Runs, accepted: list[int], residuals: Mapping[int, Residual], replace: Uniforms) -> list[Verdict]:
+def _replaced(runs: Drafted, accepted: list[int], residuals: Mapping[int, Any], replace: Uniforms) -> list[Verdict]:
     """What stands of each run, with a token drawn from the residual where that is not all."""
     # Where the first draft that does not stand is.
     ends = {run: start + accepted[run] for run, (start, length) in enumerate(runs.spans) if accepted[run] < length}
     tokens: dict[int, int] = {}
     if ends:
         left = {at: residuals[at] for at in ends.values()}
-        # p and q may agree to the last bit and still reject by rounding: then p itself is the residual.
-        rows = [own.weights if own.mass > 0 else runs.target([at])[0] for at, own in left.items()]
-        drawn = draw(_stacked(rows), [replace(run, accepted[run]) for run in ends])
-        if runs.ids is not None:
-            drawn = [int(runs.ids[at, column]) for at, column in zip(ends.values(), drawn, strict=True)]
+        drawn = runs.drawn(left, [replace(run, accepted[run]) for run in ends])
         tokens = dict(zip(ends, drawn, strict=True))
     return [Verdict(count, tokens.get(run)) for run, count in enumerate(accepted)]
 
@@ -171,8 +212,9 @@ def verify_coupled(tokens: list[int], settled: list[int]) -> Verdict:
     return Verdict(len(tokens), None)
 
 
-def _share(mass: float, rest: float) -> float:
-    return mass / (mass + rest) if mass > 0 else 0.0
+def _is_share(runs: Drafted, uniform: float, mass: float, rest: float) -> bool:
+    """Whether a number is below the part that a mass has of itself and the rest."""
+    return runs.is_below(uniform, mass / (mass + rest) if mass > 0 else 0.0, 1 / max(mass + rest, LEAST_MASS))
 
 
 def check_verification(name: object) -> str:
