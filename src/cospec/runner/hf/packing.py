@@ -122,8 +122,9 @@ def unpacked(model: PreTrainedModel) -> PreTrainedModel:
     for parent in [*made.modules()]:
         for name, child in [*parent.named_children()]:
             if isinstance(child, PanelEmbedding):
-                weight = child.weight
-                setattr(parent, name, nn.Embedding(*weight.shape, _weight=weight, _freeze=True))
+                rows = child.weight
+                num, dim = rows.shape
+                setattr(parent, name, nn.Embedding(num, dim, _weight=rows, _freeze=True))
     weight = getattr(made.get_input_embeddings(), "weight", None)
     for parent in [*made.modules()]:
         for name, child in [*parent.named_children()]:
