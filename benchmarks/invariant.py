@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, help="of the prompts, how many a case decodes, in turn (default: all)")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 3, 8])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 0.0], help="0: greedy; else coupled")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--control", action="store_true", help="count equal texts under default numerics too")
@@ -172,7 +173,7 @@ def main() -> None:
         ensemble = ensembles[numerics]
         plans = {name: plan for name, plan in tested_plans(ensemble).items() if plan.name != "mixture"}
         plans = {name: replace(plan, verification="coupled") for name, plan in plans.items()}
-        for temperature in (1.0, 0.0):
+        for temperature in asked.temperatures:
             title = f"{numerics}, {'coupled' if temperature else 'greedy'}"
             print(title, flush=True)
             params = SamplingParams(max_tokens=asked.max_tokens, temperature=temperature, seed=3, ignore_eos=True)
