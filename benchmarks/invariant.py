@@ -143,7 +143,7 @@ def write(out: Path | None, result: dict[str, Any]) -> None:
         out.write_text(json.dumps(result, indent=1))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ensemble", nargs="+", help="a bundled ensemble, a YAML file, or models")
     parser.add_argument("--dtype", default="bfloat16")
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--control", action="store_true", help="count equal texts under default numerics too")
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--out", type=Path, help="a file of JSON, written after each case")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     started = time.perf_counter()
     ensembles = {}
