@@ -2,8 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Where an environment forbids it, each process that a test starts would compile all modules anew.
 export PYTHONDONTWRITEBYTECODE :=
-# One more than two cores: some tests wait, for a page to be drawn or a server to start.
-WORKERS ?= 3
+# Tests that run side by side, each in one thread.
+WORKERS ?= 2
 GGUF_BIN := .venv-gguf/bin
 # Parts of llama.cpp that its library does without.
 LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF \
