@@ -187,7 +187,7 @@ def above(
     return count
 
 
-@_compiled("UniTuple(float64, 2)(float64[::1], float64)")
+@_compiled("Tuple((int64, float64))(float64[::1], float64)")
 def _passed(sums: NDArray[np.float64], wanted: float) -> tuple[int, float]:
     """The first of the sums with which a running sum passes `wanted`, and the running sum before it."""
     before = 0.0
@@ -198,6 +198,18 @@ def _passed(sums: NDArray[np.float64], wanted: float) -> tuple[int, float]:
     return len(sums), before
 
 
+@_compiled("int64(float32[::1], int64, float64, float64, float64)")
+def _token_passing(weights: Floats, first: int, before: float, wanted: float, margin: float) -> int:
+    """The token at which the running sum of weights, of tokens from `first` on, passes `wanted`; -1 where it passes
+    that within the margin of a token's edge, or not at all. before: what the tokens before sum to."""
+    for at in range(len(weights)):
+        own = float(weights[at])
+        if before + own > wanted:
+            return first + at if before + margin < wanted < before + own - margin else -1
+        before += own
+    return -1
+
+
 @_compiled("int64(float32[::1], float32, float32, float64[::1], float64, float64)")
 def drawn(
     row: Floats, highest: np.float32, coldness: np.float32, sums: NDArray[np.float64], wanted: float, margin: float
@@ -205,12 +217,11 @@ def drawn(
     """The token of a row, summed before, at which the running sum of its weights passes `wanted`; -1 where it passes
     that within the margin of a token's edge."""
     block, before = _passed(sums, wanted)
-    for token in range(block * BLOCK, min((block + 1) * BLOCK, len(row))):
-        own = float(_weight(row[token], highest, coldness))
-        if before + own > wanted:
-            return token if before + margin < wanted < before + own - margin else -1
-        before += own
-    return -1
+    weights, first = row[block * BLOCK : (block + 1) * BLOCK].copy(), block * BLOCK
+    for at in range(len(weights)):
+        weights[at] = _weight(weights[at], highest, coldness)
+    token: int = _token_passing(weights, first, before, wanted, margin)
+    return token
 
 
 @_compiled("float32(float32, float32, float32, float32, float32, float32, float32, float32)", fastmath={"contract"})
@@ -272,14 +283,12 @@ def drawn_of_left(
 ) -> int:
     """The same as `drawn`, by max(p - q, 0) of `left`."""
     block, before = _passed(sums, wanted)
-    for token in range(block * BLOCK, min((block + 1) * BLOCK, len(row))):
-        own = float(
-            _left_of(row[token], highest, coldness, scale, other[token], other_highest, other_coldness, other_scale)
-        )
-        if before + own > wanted:
-            return token if before + margin < wanted < before + own - margin else -1
-        before += own
-    return -1
+    weights, first = row[block * BLOCK : (block + 1) * BLOCK].copy(), block * BLOCK
+    for at in range(len(weights)):
+        own = other[first + at]
+        weights[at] = _left_of(weights[at], highest, coldness, scale, own, other_highest, other_coldness, other_scale)
+    token: int = _token_passing(weights, first, before, wanted, margin)
+    return token
 
 
 @_compiled("void(float32[::1], float32[::1])")

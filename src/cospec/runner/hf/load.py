@@ -35,7 +35,7 @@ from .panels import PanelLinear
 from .prepacked import is_native
 from .proof import check_device, check_kind, prove
 from .quantised import check_quantisation
-from .resident import trim_code, trim_heap
+from .resident import trim
 from .runner import HfRunner
 from .support import check_supported, distance, refuse_by_config, tolerance
 from .tokenizer import HfTokenizer
@@ -68,14 +68,12 @@ def load_whole(model: str, options: LoadOptions, path: Path) -> HfRunner:
             widen_head(weights, kind)
         prepack(weights)
         # The most is held from here on, where passes are tested.
-        trim_heap()
-        trim_code()
+        trim()
         forward = _forward(model, weights, layout)
         runner = HfRunner(weights, tokenizer, _shapes(model, weights, options), forward)
         if options.is_invariant:
             runner.blocks = prove(model, runner)
-        trim_heap()
-        trim_code()
+        trim()
         return runner
 
 

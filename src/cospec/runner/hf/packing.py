@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from .panels import PanelEmbedding, PanelLinear, can_panel
 from .prepacked import JoinedPart, PrepackedLinear, WideHead, can_prepack, can_widen, is_native
-from .resident import MappedFiles, copy_out_of_files, trim_code, trim_heap
+from .resident import MappedFiles, copy_out_of_files, trim
 
 # In float32, a smaller layer's fixed time a call outweighs what packing saves. Of passes that `fused` runs, layers are
 # joined first, in a layout that was measured (see `layouts`).
@@ -101,8 +101,7 @@ class Replaced:
     def trim(self) -> None:
         """Give back what was freed, where that is much, and the code that compiled the layers' products."""
         if self._freed >= TRIM_EVERY:
-            trim_heap()
-            trim_code()
+            trim()
             self._freed = 0
 
 

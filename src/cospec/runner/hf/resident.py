@@ -55,8 +55,9 @@ def copy_out_of_files(model: nn.Module, files: MappedFiles) -> None:
             files.release(mapped)
 
 
-def trim_heap() -> None:
-    """Give what was freed back to the system, where the C library has kept it for later."""
+def trim() -> None:
+    """Give back to the system what was freed, where the C library has kept it for later, and the compiler's code."""
+    trim_code()
     if hasattr(_libc(), "malloc_trim"):
         _libc().malloc_trim(0)
 

@@ -44,6 +44,12 @@ def _token(args: Any, place: int, is_last: bool) -> Any:
 
 
 @inlined()
+def _seen_from(end: int, window: int) -> Any:
+    """The first position that the token before `end` sees. window: 0 for none."""
+    return max(0, end - window) if window > 0 else 0
+
+
+@inlined()
 def offset_of(args: Any, cache: Any, slot: int, head: int, position: int) -> Any:
     """Bytes in front of a position's keys, and of its values."""
     return 4 * args.head_dim * ((slot * args.kv_heads + head) * cache.positions + position)
@@ -134,7 +140,7 @@ def _score(query: int, keys: int, dim: int, scale: Any, scores: int, count: int)
             _dots(1, places)
             at += 1
         else:
-            _dots(8, places)
+            _dots(_LANES, places)
             at += _LANES
     of_query, of_keys, found = floats(query, dim), matrix(keys, count, dim), floats(scores, count)
     for place in range(parts * _LANES, dim):
@@ -189,11 +195,9 @@ def _add_values(shares: int, values: int, out: int, shape: Any, start: int) -> N
 def _block(args: Any, window: int, cache: Any, head: int, place: int, count: int, is_last: bool) -> None:
     """The outputs of so many tokens of one slot, from a place on, for the heads that share a head's keys and values."""
     dim, share = args.head_dim, args.heads // args.kv_heads
-    positions, slot = (
-        ids(args.positions, args.num_tokens),
-        ids(args.slots, args.num_tokens)[_token(args, place, is_last)],
-    )
-    start = max(0, positions[_token(args, place, is_last)] + 1 - window) if window > 0 else 0
+    positions, slots = ids(args.positions, args.num_tokens), ids(args.slots, args.num_tokens)
+    token = _token(args, place, is_last)
+    start, slot = _seen_from(positions[token] + 1, window), slots[token]
     stop = positions[_token(args, place + count - 1, is_last)] + 1
     length, num_rows = stop - start, count * share
     scores = own_address(args)
@@ -203,15 +207,15 @@ def _block(args: Any, window: int, cache: Any, head: int, place: int, count: int
     of_rows = floats(totals, num_rows)
     for index in range(num_rows):
         end = positions[_token(args, place + index // share, is_last)] + 1
-        first = max(start, end - window) if window > 0 else start
+        first = _seen_from(end, window)
         own = floats(scores + 4 * index * length, length)
         own[: first - start] = np.float32(0)
         own[end - start :] = np.float32(0)
         of_rows[index] = _shares_of(own[first - start : end - start])
     _add_values(scores, cache.values + offset + 4 * dim * start, out, (num_rows, length, dim), start)
     for index in range(num_rows):
-        token, of_head = place + index // share, head * share + index % share
-        given = floats(args.attended + 4 * dim * (args.heads * token + of_head), dim)
+        of_head = head * share + index % share
+        given = floats(args.attended + 4 * dim * (args.heads * (place + index // share) + of_head), dim)
         total, found = of_rows[index], floats(out + 4 * dim * index, dim)
         for at in range(dim):
             given[at] = found[at] / total
@@ -231,7 +235,7 @@ def _score_block(args: Any, window: int, keys: int, block: Any, is_last: bool, s
         for index in range(num_rows):
             row = _token(args, place + index // share, is_last)
             end = positions[row] + 1
-            first = max(low, end - window) if window > 0 else low
+            first = max(low, _seen_from(end, window))
             last = min(low + _KEYS_AT_ONCE, end)
             if first < last:
                 query = args.qkv + 4 * (args.qkv_width * row + dim * (of_head + index % share))

@@ -238,10 +238,8 @@ def _add_terms(args: Any, terms: int, which: int, x: Any, out: Any, shape: Any, 
         if first < stop and span[0] < span[1]:
             down = matrix(term.down, columns, term.ranks)[:, span[0] : span[1]]
             up = matrix(term.up, term.ranks, term.outputs)[span[0] : span[1], first:stop]
-            sums, own = (
-                floats(own_address(args), span[1] - span[0]),
-                floats(out[0] + out[1] * row, term.outputs)[first:stop],
-            )
+            sums = floats(own_address(args), span[1] - span[0])
+            own = floats(out[0] + out[1] * row, term.outputs)[first:stop]
             _add_low_rank(floats(x[0] + x[1] * row, columns), down, up, sums, own)
 
 
