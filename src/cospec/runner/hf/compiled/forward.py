@@ -56,11 +56,10 @@ class _Addressed(list[Tensor]):
 
 
 class Terms(NamedTuple):
-    """What adapters add, as a compiled pass takes it. held: what it has the addresses of. most_ranks: of a product."""
+    """What adapters add, as a compiled pass takes it. held: what it has the addresses of."""
 
     address: int
     held: _Addressed
-    most_ranks: int
 
     @classmethod
     def of(cls, layers: Sequence[Mapping[str, LowRank]], steps: Any) -> "Terms":
@@ -73,10 +72,10 @@ class Terms(NamedTuple):
                     rows.append(steps.Term(0, 0, 0, 0, 0))
                     continue
                 spans = torch.tensor([(0, 0), *((span.start, span.stop) for span in term.spans)])
-                down, up = _wide(term.down), _wide(term.up)
+                down, up = _wide(term.down.t()), _wide(term.up)
                 rows.append(steps.Term(*map(held.address, (down, up, spans)), up.shape[0], up.shape[1]))
         table = held.address(torch.tensor(rows))
-        return cls(table, held, max(row.ranks for row in rows))
+        return cls(table, held)
 
 
 class CompiledForward:
@@ -168,8 +167,7 @@ class CompiledForward:
         # Room for what the steps hand over: see `PassArguments`.
         sizes = (self._dim, self._widths.qkv, self._widths.attended, self._widths.gates)
         normed, *others = accumulate((0, *(num_tokens * size for size in sizes)))
-        of_attention = self._attention.room(self._heads // self._kv_heads, longest, self._head_dim)
-        own_width = max(of_attention, self._terms.most_ranks)
+        own_width = self._attention.room(self._heads // self._kv_heads, longest, self._head_dim)
         room = hidden.new_empty(others[-1] + threads * own_width)
         first, first_id = room.data_ptr(), ids.data_ptr()
         arguments = self._steps.PassArguments(

@@ -13,10 +13,10 @@ import numpy as np
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from .arithmetic import SUMMED, exp
-from .attention import attend, offset_of, own_address
+from .attention import attend, offset_of
 from .pool import SOURCES, barrier, compiled, inlined, run, share_of, thread
 from .tiles import columns_of, product
-from .views import floats, group, ids, matrix
+from .views import floats, group, ids
 
 _ONE = np.float32(1)
 # Gates that a thread takes at once.
@@ -37,7 +37,7 @@ class PassArguments(NamedTuple):
 
     The others are room: normed [tokens, dim], in which the last norm's outputs of the chosen tokens stand in the end,
     qkv [tokens, qkv_width], attended [tokens, heads * head_dim], gates [tokens, gates_width], own [threads, own_width]
-    for scores and for sums of low rank.
+    for scores.
     """
 
     layers: int
@@ -101,7 +101,7 @@ class LayerCache(NamedTuple):
 
 
 class Term(NamedTuple):
-    """What adapters add to a product, see `LowRank`: down [inputs, ranks], up [ranks, outputs], and each adapter's own
+    """What adapters add to a product, see `LowRank`: down [ranks, inputs], up [ranks, outputs], and each adapter's own
     ranks, spans [adapters + 1, 2], from the first to behind the last. ranks: 0 where they add nothing."""
 
     down: int
@@ -206,17 +206,17 @@ def _gated(gates: Any, ups: Any) -> None:
 
 
 @inlined(fastmath=SUMMED)
-def _add_low_rank(x: Any, down: Any, up: Any, sums: Any, out: Any) -> None:
-    """out [outputs] += x [inputs] @ down [inputs, ranks] @ up [ranks, outputs]; sums [ranks] is room."""
-    sums[:] = np.float32(0)
-    for column in range(len(x)):
-        value = x[column]
-        for rank in range(len(sums)):
-            sums[rank] += value * down[column, rank]
-    for rank in range(len(sums)):
-        factor = sums[rank]
-        for at in range(len(out)):
-            out[at] += factor * up[rank, at]
+def _dot(x: Any, weights: Any) -> Any:
+    total = np.float32(0)
+    for at in range(len(x)):
+        total += x[at] * weights[at]
+    return total
+
+
+@inlined(fastmath={"contract"})
+def _add_scaled(factor: Any, weights: Any, out: Any) -> None:
+    for at in range(len(out)):
+        out[at] += factor * weights[at]
 
 
 @inlined()
@@ -235,12 +235,12 @@ def _add_terms(args: Any, terms: int, which: int, x: Any, out: Any, shape: Any, 
     for row in range(rows):
         adapter = adapters[chosen[row] if is_last else row]
         span = ids(term.spans + 16 * adapter, 2)
-        if first < stop and span[0] < span[1]:
-            down = matrix(term.down, columns, term.ranks)[:, span[0] : span[1]]
-            up = matrix(term.up, term.ranks, term.outputs)[span[0] : span[1], first:stop]
-            sums = floats(own_address(args), span[1] - span[0])
-            own = floats(out[0] + out[1] * row, term.outputs)[first:stop]
-            _add_low_rank(floats(x[0] + x[1] * row, columns), down, up, sums, own)
+        own = floats(x[0] + x[1] * row, columns)
+        # Each thread sums all ranks for the columns that it adds to: they are few, and to share them takes a barrier.
+        for rank in range(span[0], span[1] if first < stop else span[0]):
+            factor = _dot(own, floats(term.down + 4 * columns * rank, columns))
+            up = term.up + 4 * (term.outputs * rank + first)
+            _add_scaled(factor, floats(up, stop - first), floats(out[0] + out[1] * row + 4 * first, stop - first))
 
 
 @inlined()
