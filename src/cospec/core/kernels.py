@@ -10,6 +10,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from .gumbel import FIRST, SECOND, STEP
@@ -20,8 +23,11 @@ Bits = NDArray[np.int32]
 
 # Tokens that are looked at together: where none is high, all are passed over.
 BLOCK = 256
-# Bytes: whether each token of a block is high, and which eights of them have one.
-ROOM = BLOCK + BLOCK // 8 + 1
+# Tokens of a block that are compared at once.
+PART = 32
+PARTS = BLOCK // PART
+# From so many places in a row its maximum is taken at once: so memory is waited for less.
+STREAMS = 4
 LEAST = np.float32(np.finfo(np.float32).min)
 # 2^f for f from -.5 to .5, from f^0 on, to 1.1e-7.
 C0, C1, C2, C3, C4, C5 = map(np.float32, (1.0, 0.6931469776, 0.2402224208, 0.0555073375, 0.0096715128, 0.0013264727))
@@ -36,8 +42,7 @@ NOUGHT, ONE = np.float32(0), np.float32(1)
 # Nothing below e^-87, about the least normal number, adds to a sum. A float32's exponent, off by 127, starts at bit 23.
 LOWEST, BIAS, MANTISSA = np.float32(-87), np.int32(127), np.int32(23)
 SIGN, BUT_SIGN, LEAST_ORDERED = np.int32(31), np.int32(2**31 - 1), np.int32(-0x7F800000)
-# A byte of eight is 0 or 1: times PLACES, the place of a lone 1 stands in the last byte.
-BIT, PLACES, LAST_BYTE = np.uint64(1), np.uint64(0x0001020304050607), np.uint64(56)
+BIT = np.uint32(1)
 # Weights are added up in so many bins of heated logits; of one bin so many are sorted, at most.
 NUM_BINS, MOST_SORTED = 512, 4096
 # Of the hash.
@@ -77,6 +82,18 @@ def _highest(bits: Bits) -> np.float32:
     return np.int32(_ordered(highest)).view(np.float32)
 
 
+@_compiled("float32(int32[::1], float32[::1])")
+def _fill_highest(bits: Bits, highest_in: Floats) -> np.float32:
+    """Fills highest_in [blocks] with the maximum of each block, and of LEAST; that of all of them."""
+    highest, stretch = LEAST, len(highest_in) // STREAMS
+    for at in range(len(highest_in)):
+        # One block of each stretch after the other; last those that are in none.
+        block = at % STREAMS * stretch + at // STREAMS if at < STREAMS * stretch else at
+        highest_in[block] = _highest(bits[block * BLOCK : (block + 1) * BLOCK])
+        highest = max(highest, highest_in[block])
+    return highest
+
+
 @_compiled("float32(float32, float32, float32)", fastmath={"contract"})
 def _weight(logit: np.float32, highest: np.float32, coldness: np.float32) -> np.float32:
     """exp of a heated logit, (logit - highest) * coldness, which is rounded as torch does it; to 2e-7 of it."""
@@ -98,29 +115,58 @@ def _weights_summed(part: Floats, highest: np.float32, coldness: np.float32) -> 
     return total
 
 
-@_compiled("int64(float32[::1], int64, float32, uint8[::1], int64[::1], float32[::1], int64)")
-def _add_high(
-    part: Floats, start: int, floor: np.float32, is_high: NDArray[np.uint8], ids: Ids, logits: Floats, count: int
-) -> int:
-    """Adds the tokens of a block that are no lower than the floor to ids and logits, behind `count`; how many there are
-    then. is_high: room for [ROOM] bytes."""
-    eights, num_eights = is_high[:BLOCK].view(np.uint64), 0
-    found = is_high[BLOCK:]
-    is_high[len(part) : BLOCK] = 0
-    for at in range(len(part)):
-        is_high[at] = part[at] >= floor
-    # Without branches, which could not be foretold.
-    for eight in range(BLOCK // 8):
-        found[num_eights] = eight
-        num_eights += eights[eight] != 0
-    for at in range(num_eights):
-        left = eights[found[at]]
+@intrinsic
+def _high_bits(typing: Any, row: Any, start: Any, floor: Any) -> Any:
+    """Of the PART tokens of a row from `start` on a bit each, the first the lowest: whether it is no lower than the
+    floor. As vectors of LLVM, since a loop that sets bits is not vectorised."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        many, places = ir.VectorType(ir.FloatType(), PART), ir.VectorType(ir.IntType(32), PART)
+        first = builder.gep(context.make_array(row)(context, builder, arguments[0]).data, [arguments[1]])
+        logits = builder.load(builder.bitcast(first, many.as_pointer()), align=4)
+        lone = builder.insert_element(ir.Constant(many, ir.Undefined), arguments[2], ir.Constant(ir.IntType(32), 0))
+        floors = builder.shuffle_vector(lone, lone, ir.Constant(places, [0] * PART))
+        return builder.bitcast(builder.fcmp_ordered(">=", logits, floors), ir.IntType(PART))
+
+    return types.uint32(row, types.int64, types.float32), build
+
+
+@intrinsic
+def _lowest_place(typing: Any, bits: Any) -> Any:
+    """Where the lowest 1 of a uint32 stands."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+        return builder.zext(place, ir.IntType(64))
+
+    return types.int64(types.uint32), build
+
+
+@_compiled("int64(float32[::1], float32[::1], float32, int64[::1], float32[::1])")
+def _fill_high(row: Floats, highest_in: Floats, floor: np.float32, ids: Ids, logits: Floats) -> int:
+    """Fills ids and logits [vocab + 1] with the tokens that are no lower than the floor, ascending; how many they
+    are."""
+    num_parts, num_high = len(row) // PART, 0
+    starts, bits = np.empty(num_parts + 1, dtype=np.int64), np.empty(num_parts + 1, dtype=np.uint32)
+    # Without branches on what a part holds, which could not be foretold.
+    for block in range(len(highest_in)):
+        if highest_in[block] >= floor:
+            for part in range(block * PARTS, min((block + 1) * PARTS, num_parts)):
+                starts[num_high] = part * PART
+                bits[num_high] = _high_bits(row, part * PART, floor)
+                num_high += bits[num_high] != 0
+    count = 0
+    for at in range(num_high):
+        left = bits[at]
         while left:
-            first = left & (~left + BIT)
-            place = 8 * np.int64(found[at]) + np.int64((first * PLACES) >> LAST_BYTE)
-            ids[count], logits[count] = start + place, part[place]
+            ids[count] = starts[at] + _lowest_place(left)
             count += 1
-            left ^= first
+            left &= left - BIT
+    for token in range(num_parts * PART, len(row)):
+        ids[count] = token
+        count += row[token] >= floor
+    for at in range(count):
+        logits[at] = row[ids[at]]
     return count
 
 
@@ -153,20 +199,15 @@ def summed(
     changed: tokens, ascending, whose logits are `changes` instead. Fills highest_in and sums [blocks]: the maximum of
     each block, and of LEAST, and its sum.
     """
-    is_high = np.empty(ROOM, dtype=np.uint8)
-    highest, bits = LEAST, row.view(np.int32)
     # The row has its changes for the time of the loops.
     _exchange(row, changed, changes)
-    for block in range(len(highest_in)):
-        highest_in[block] = _highest(bits[block * BLOCK : (block + 1) * BLOCK])
-        highest = max(highest, highest_in[block])
-    floor = np.float32(max(highest - depth / coldness, LEAST)) if depth > 0 else np.float32(math.inf)
+    highest = _fill_highest(row.view(np.int32), highest_in)
+    for block in range(len(sums)):
+        sums[block] = _weights_summed(row[block * BLOCK : (block + 1) * BLOCK], highest, coldness)
     count = 0
-    for block in range(len(highest_in)):
-        part = row[block * BLOCK : (block + 1) * BLOCK]
-        sums[block] = _weights_summed(part, highest, coldness)
-        if highest_in[block] >= floor:
-            count = _add_high(part, block * BLOCK, floor, is_high, ids, logits, count)
+    if depth > 0:
+        floor = np.float32(max(highest - depth / coldness, LEAST))
+        count = _fill_high(row, highest_in, floor, ids, logits)
     _exchange(row, changed, changes)
     return float(highest), sums.sum(), count
 
@@ -177,12 +218,8 @@ def above(
 ) -> int:
     """Fills ids and logits [vocab + 1] with the tokens of a row, changed as in `summed`, that are no lower than the
     floor, ascending; how many they are."""
-    is_high, count = np.empty(ROOM, dtype=np.uint8), 0
     _exchange(row, changed, changes)
-    for block in range(len(highest_in)):
-        if highest_in[block] >= floor:
-            part = row[block * BLOCK : (block + 1) * BLOCK]
-            count = _add_high(part, block * BLOCK, floor, is_high, ids, logits, count)
+    count: int = _fill_high(row, highest_in, floor, ids, logits)
     _exchange(row, changed, changes)
     return count
 
