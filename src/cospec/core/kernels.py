@@ -328,11 +328,51 @@ def drawn_of_left(
     return token
 
 
+@_compiled("float64(float32[::1])", fastmath={"reassoc"})
+def _sum(part: Floats) -> float:
+    total = 0.0
+    # By places: over values the loop is not vectorised.
+    for at in range(len(part)):
+        total += float(part[at])
+    return total
+
+
 @_compiled("void(float32[::1], float32[::1])")
 def _weights(values: Floats, weights: Floats) -> None:
     """Fills weights [n] with exp of values [n], all from -87 to 0, to 2e-7 of it."""
     for at in range(len(values)):
         weights[at] = _weight(values[at], NOUGHT, ONE)
+
+
+@_compiled("float64(float32[::1], float32[::1])")
+def weights_of_kept(values: Floats, weights: Floats) -> float:
+    """The same; their sum."""
+    _weights(values, weights)
+    return _sum(weights)
+
+
+@_compiled("int64(float32[::1], float64, float64)")
+def drawn_of_kept(weights: Floats, wanted: float, margin: float) -> int:
+    """The same as `drawn`, of weights [kept]: a column."""
+    column: int = _token_passing(weights, 0, 0.0, wanted, margin)
+    return column
+
+
+@_compiled("float64(int64[::1], float32[::1], float64, int64[::1], float32[::1], float64, float32[::1])")
+def left_of_kept(
+    ids: Ids, weights: Floats, scale: float, other_ids: Ids, other_weights: Floats, other_scale: float, left: Floats
+) -> float:
+    """The same as `left`, of the weights of two sets of tokens, ascending, [kept] and [others]. Fills left [kept]."""
+    mass, other, other_ids_end = 0.0, 0, len(other_ids)
+    for at in range(len(ids)):
+        while other < other_ids_end and other_ids[other] < ids[at]:
+            other += 1
+        own = scale * weights[at]
+        if other < other_ids_end and other_ids[other] == ids[at]:
+            own -= other_scale * other_weights[other]
+        left[at] = max(own, 0.0)
+        mass += left[at]
+    return mass
 
 
 @_compiled("UniTuple(int64, 2)(float32[::1], float64, float64, float64)")
@@ -396,15 +436,6 @@ def heat(logits: Floats, highest: np.float32, coldness: np.float32) -> None:
     """(logit - highest) * coldness of logits [n], in place."""
     for at in range(len(logits)):
         logits[at] = (logits[at] - highest) * coldness
-
-
-@_compiled("float64(float32[::1])", fastmath={"reassoc"})
-def _sum(part: Floats) -> float:
-    total = 0.0
-    # By places: over values the loop is not vectorised.
-    for at in range(len(part)):
-        total += float(part[at])
-    return total
 
 
 @_compiled("void(float32[::1], float64[::1])")

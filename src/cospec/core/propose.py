@@ -12,7 +12,7 @@ from .draws import Purpose, draw, probabilities
 from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined
 from .sheet import Sheet
-from .summed import SummedLogProbs
+from .summed import LazyLogProbs
 from .target import Span, Unshaped, distributions, no_distribution
 from .tokens import Draft
 
@@ -73,9 +73,9 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
     tokens: list[int] = [0] * len(proposals)
     probs: list[Tensor | None] = [None] * len(proposals)
     known: dict[int, float] = {}
-    summed: list[SummedLogProbs | None] = [None] * len(proposals)
+    summed: list[LazyLogProbs | None] = [None] * len(proposals)
     for i, ((sheet, _), log_q) in enumerate(zip(proposals, log_qs, strict=True)):
-        if isinstance(log_q, SummedLogProbs):
+        if isinstance(log_q, LazyLogProbs):
             summed[i] = log_q
             (tokens[i],) = log_q.drawn([sheet.draws.uniform(sheet.frontier, Purpose.PROPOSE, sheet.epoch)])
     left = [i for i, log_q in enumerate(summed) if log_q is None]
@@ -89,7 +89,7 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
         if all(map(_is_drawn_as_it_is, sheets)) and any(sheet.schedule.reads_confidence for sheet in sheets):
             drawn_with = zip(same, sheets, LogProbs(rows).at(drawn), strict=True)
             known |= {i: prob for i, sheet, prob in drawn_with if sheet.schedule.reads_confidence}
-    ids = [log_q.ids_at(0) for log_q in log_qs]
+    ids = [log_q.ids_at(0) if own is None else None for log_q, own in zip(log_qs, summed, strict=True)]
     drafts = _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
     return [replace(draft, log_probs=log_q) if log_q else draft for draft, log_q in zip(drafts, summed, strict=True)]
 

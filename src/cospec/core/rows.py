@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .select import are_floats_here
+from .select import Kept, are_floats_here
 
 # Stands in the columns that a position has too many of: no token's id.
 NO_TOKEN = 2**48
@@ -60,6 +60,19 @@ class LogProbs:
         ids = itertools.repeat(None, len(self)) if self.ids is None else self.ids.numpy()
         rows = zip(self.values.detach().numpy(), ids, tokens, strict=True)
         return [value_of(*row, -math.inf) for row in rows]
+
+
+def normalised(kept: Sequence[Kept]) -> LogProbs:
+    """Log-probabilities at the positions of a block, of each of which these tokens are kept, with heated logits."""
+    columns = [(ids, torch.log_softmax(torch.from_numpy(values), dim=-1).numpy()) for ids, values in kept]
+    if len(columns) == 1:
+        ids, values = columns[0]
+        return LogProbs(torch.from_numpy(values[None]), torch.from_numpy(ids[None]))
+    shape = len(columns), max(len(own) for own, _ in columns)
+    ids, values = np.full(shape, NO_TOKEN), np.full(shape, -math.inf, dtype=columns[0][1].dtype)
+    for position, (own, own_values) in enumerate(columns):
+        ids[position, : len(own)], values[position, : len(own)] = own, own_values
+    return LogProbs(torch.from_numpy(values), torch.from_numpy(ids))
 
 
 def spread(values: Tensor, ids: Tensor, vocab_size: int, elsewhere: float) -> Tensor:

@@ -141,6 +141,12 @@ class HotRow:
         """Of a token that is not changed, to 2 ROUNDING of it."""
         return math.exp((float(self.logits[token]) - self.highest) / self.temperature) / self.total
 
+    def drawn(self, uniform: float) -> int:
+        """The token with which the running sum passes that uniform of the total; -1 where sums cannot tell."""
+        own = (self.logits, self.highest, 1 / self.temperature, self.sums)
+        token: int = kernels().drawn(*own, uniform * self.total, ROUNDING * self.total)
+        return token
+
     def above(self, depth: float) -> tuple[NDArray[np.int64], Row, float]:
         """The possible tokens whose heated logits are -depth or more, ascending, and perhaps some below that; their
         heated logits; and what no other token's is higher than."""

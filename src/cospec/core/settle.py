@@ -15,7 +15,7 @@ from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined, picked, spread, value_of
 from .select import are_floats_here, is_selected
 from .sheet import Sheet
-from .summed import SummedLogProbs, SummedRuns
+from .summed import LazyLogProbs, SummedRuns
 from .target import Span, Unshaped, distributions, log_targets, no_distribution, unshaped_targets
 from .tokens import Draft, Token
 from .verify import Drafted, Runs, Unsure, Verdict, verify_block, verify_coupled, verify_token
@@ -128,7 +128,8 @@ def _coupled(blocks: Sequence[Block]) -> list[Verdict]:
 def _by_sums(block: Block) -> Verdict | None:
     """The verdict of a block by the sums of its rows; None where there are none, or where it lies within rounding."""
     drafts = [draft.log_probs for draft in block.drafts]
-    if not isinstance(block.log_target, SummedLogProbs) or not all(drafts):
+    kind = type(block.log_target)
+    if not isinstance(block.log_target, LazyLogProbs) or not all(isinstance(each, kind) for each in drafts):
         return None
     tokens = [draft.token for draft in block.drafts]
     runs = SummedRuns.of(tokens, block.log_target.rows, [each.rows[0] for each in drafts if each])
@@ -177,21 +178,23 @@ def _of_tokens(drafts: Sequence[Draft]) -> list[float]:
     if all(are_floats_here(_probs(draft)) for draft in drafts):
         return [_of_token(draft) for draft in drafts]
     tokens = [torch.tensor([draft.token], device=_probs(draft).device) for draft in drafts]
-    own = [picked(_probs(draft), draft.ids, token) for draft, token in zip(drafts, tokens, strict=True)]
+    own = [picked(_probs(draft), _ids(draft), token) for draft, token in zip(drafts, tokens, strict=True)]
     probs: list[float] = torch.cat([each.to(own[0]) for each in own]).tolist()
     return probs
 
 
 def _of_token(draft: Draft) -> float:
     """The probability that one was drawn with, on a CPU."""
-    ids = None if draft.ids is None else draft.ids.numpy()
-    return value_of(_probs(draft).detach().numpy(), ids, draft.token, 0.0)
+    ids = _ids(draft)
+    own = None if ids is None else ids.numpy()
+    return value_of(_probs(draft).detach().numpy(), own, draft.token, 0.0)
 
 
 def _in_columns(draft: Draft, target: LogProbs, at: int) -> Tensor:
     """What the draft was drawn from, in the target's columns at its place. Other tokens leave nothing of the target."""
     probs = _probs(draft).to(target.values)
-    ids = None if draft.ids is None else draft.ids.to(probs.device)
+    ids = _ids(draft)
+    ids = None if ids is None else ids.to(probs.device)
     if target.ids is not None:
         return picked(probs, ids, target.ids[at])
     return probs if ids is None else spread(probs, ids, target.values.shape[-1], 0.0)
@@ -202,6 +205,10 @@ def _probs(draft: Draft) -> Tensor:
         return draft.log_probs.probabilities[0]
     assert draft.probs is not None, "a draft that is verified by ratios is kept with its distribution"
     return draft.probs
+
+
+def _ids(draft: Draft) -> Tensor | None:
+    return draft.ids if draft.log_probs is None else draft.log_probs.ids_at(0)
 
 
 def _committed(block: Block, verdict: Verdict) -> list[Token]:

@@ -1,5 +1,5 @@
-"""Rows of a large vocabulary of which no probabilities are made: draws, and what verifies drafts, read a row's sums and
-a few of its logits.
+"""Rows of which no log-probabilities are made: draws, and what verifies drafts, read a row's sums and a few of its
+logits, or the weights of the tokens that sampling keeps.
 
 What compiled loops sum is rounded in another way than torch's softmax. What lies within that rounding is decided by
 plain torch.
@@ -8,7 +8,7 @@ plain torch.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,43 @@ from torch import Tensor
 
 from .draws import draw, probabilities
 from .gumbel import best_of_sums
-from .rows import LogProbs
-from .select import ROUNDING, HotRow, are_summed, kernels
+from .rows import LogProbs, normalised, value_of
+from .select import ROUNDING, HotRow, Kept, Row, are_summed, kernels
 from .verify import Drafted, Unsure
 
 # How near a uniform number may come to the ratio of probabilities that it is compared with.
 NEAR = 1e-4
+# How far sums may be off from those of columns, as torch normalises these: log p above -16 is rounded by up to 2^-21.
+OF_COLUMNS = 4 * ROUNDING
 
 
-class SummedLogProbs(LogProbs):
-    """Log-probabilities of the whole vocabulary, as rows of logits and their sums; `values` are made when read.
+class LazyLogProbs(LogProbs):
+    """Log-probabilities whose `values` are made when they are read; rows: what draws and verdicts read instead."""
+
+    rows: Sequence[Any]
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """As plain torch has them."""
+        return probabilities(self.values)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def drawn(self, uniforms: Sequence[float]) -> list[int]:
+        """At each position the token with which the running sum passes that uniform of the total."""
+        return [self._drawn(at, uniform) for at, uniform in enumerate(uniforms)]
+
+    def _drawn(self, at: int, uniform: float) -> int:
+        token: int = self.rows[at].drawn(uniform)
+        if token >= 0:
+            return token
+        columns = draw(self.probabilities[at : at + 1], [uniform])
+        return self.between(at, at + 1).tokens(columns)[0]
+
+
+class SummedLogProbs(LazyLogProbs):
+    """Those of the whole vocabulary, as rows of logits and their sums.
 
     normalise: logits [positions, vocab] -> values.
     """
@@ -49,20 +76,8 @@ class SummedLogProbs(LogProbs):
     def values(self) -> Tensor:
         return self.normalise(self.logits)
 
-    @cached_property
-    def probabilities(self) -> Tensor:
-        """As plain torch has them."""
-        return probabilities(self.values)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def between(self, start: int, stop: int) -> LogProbs:
         return SummedLogProbs(self.logits[start:stop], self.rows[start:stop], self.normalise)
-
-    def drawn(self, uniforms: Sequence[float]) -> list[int]:
-        """At each position the token with which the running sum passes that uniform of the total."""
-        return [self._drawn(at, uniform) for at, uniform in enumerate(uniforms)]
 
     def noisy_best(self, keys: Sequence[int]) -> list[int]:
         """argmax log p + G at each position."""
@@ -74,41 +89,121 @@ class SummedLogProbs(LogProbs):
     def _values_at(self, position: int) -> Tensor:
         return self.values[position]
 
-    def _drawn(self, at: int, uniform: float) -> int:
-        row = self.rows[at]
-        own = (row.logits, row.highest, 1 / row.temperature, row.sums)
-        token: int = kernels().drawn(*own, uniform * row.total, ROUNDING * row.total)
-        return token if token >= 0 else draw(self.probabilities[at : at + 1], [uniform])[0]
+
+@dataclass(frozen=True, eq=False)
+class KeptRow:
+    """One row of which few tokens are kept: ids, ascending, and values, their heated logits, NaN for a row without a
+    maximum. [kept] each."""
+
+    ids: NDArray[np.int64]
+    values: Row
+
+    @property
+    def highest(self) -> float:
+        """Whether it is finite tells whether there is a distribution."""
+        return float(self.values[0])
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32]:
+        return self._weighed[0]
+
+    @cached_property
+    def total(self) -> float:
+        return self._weighed[1]
+
+    @cached_property
+    def _weighed(self) -> tuple[NDArray[np.float32], float]:
+        weights = np.empty_like(self.values)
+        return weights, kernels().weights_of_kept(self.values, weights)
+
+    def probability(self, token: int) -> float:
+        """Of any token, to 2 ROUNDING of it."""
+        return value_of(self.weights, self.ids, token, 0.0) / self.total
+
+    def drawn(self, uniform: float) -> int:
+        """The same as that of HotRow."""
+        return self.passed(self.weights, uniform * self.total, OF_COLUMNS * self.total)
+
+    def passed(self, weights: NDArray[np.float32], wanted: float, margin: float) -> int:
+        """The token with which the running sum of weights [kept] passes `wanted`; -1 within the margin of an edge."""
+        column: int = kernels().drawn_of_kept(weights, wanted, margin)
+        return int(self.ids[column]) if column >= 0 else -1
+
+
+class KeptLogProbs(LazyLogProbs):
+    """Those of the tokens that are kept at each position; `ids` are made when they are read, too."""
+
+    def __init__(self, rows: Sequence[KeptRow]) -> None:
+        self.__dict__.update(rows=rows)
+
+    rows: Sequence[KeptRow]
+
+    @classmethod
+    def of(cls, kept: Sequence[Kept]) -> LogProbs:
+        """Of each position what is kept and its heated logits: lazily where compiled loops read them."""
+        if kernels() is None or kept[0][1].dtype != np.float32:
+            return normalised(kept)
+        return cls([KeptRow(*each) for each in kept])
+
+    @cached_property
+    def columns(self) -> LogProbs:
+        return normalised([(row.ids, row.values) for row in self.rows])
+
+    @property
+    def values(self) -> Tensor:
+        return self.columns.values
+
+    @property
+    def ids(self) -> Tensor | None:
+        return self.columns.ids
+
+    def between(self, start: int, stop: int) -> LogProbs:
+        return KeptLogProbs(self.rows[start:stop])
 
 
 class Residual(NamedTuple):
-    """What a draft leaves of the target, max(p - q, 0) of scaled weights: the arguments of `kernels.left`, the sum of
-    each block, the sum of all, and how far sums may be off."""
+    """What a draft leaves of the target, max(a p - q, 0) of scaled weights: their sum, the token with which a running
+    sum passes a number, or -1 within a margin, and that margin."""
 
-    rows: tuple[object, ...]
-    sums: NDArray[np.float64]
     mass: float
+    passed: Callable[[float, float], int]
     margin: float
 
     @classmethod
-    def of(cls, a: float, target: HotRow, draft: HotRow) -> "Residual":
-        """max(a p - q, 0)."""
-        own = (target.logits, target.highest, 1 / target.temperature, a / target.total)
-        rows = (*own, draft.logits, draft.highest, 1 / draft.temperature, 1 / draft.total)
-        sums = np.empty_like(target.sums)
+    def of(cls, a: float, target: "HotRow | KeptRow", draft: "HotRow | KeptRow") -> "Residual":
+        """Of two rows of one kind."""
         # a is 1 to the bit, or a product of ratios, rounded as well.
-        return cls(rows, sums, kernels().left(*rows, sums), ROUNDING if a == 1 else 4 * ROUNDING)
+        if isinstance(target, KeptRow) and isinstance(draft, KeptRow):
+            left = np.empty_like(target.weights)
+            own = (target.ids, target.weights, a / target.total, draft.ids, draft.weights, 1 / draft.total)
+            return cls(kernels().left_of_kept(*own, left), partial(target.passed, left), OF_COLUMNS)
+        assert isinstance(target, HotRow)
+        assert isinstance(draft, HotRow)
+        scaled = (target.logits, target.highest, 1 / target.temperature, a / target.total)
+        rows = (*scaled, draft.logits, draft.highest, 1 / draft.temperature, 1 / draft.total)
+        sums = np.empty_like(target.sums)
+        mass = kernels().left(*rows, sums)
+        return cls(mass, partial(kernels().drawn_of_left, *rows, sums), ROUNDING if a == 1 else 4 * ROUNDING)
+
+    def drawn(self, uniform: float) -> int:
+        """Raises Unsure within the margin."""
+        token = self.passed(uniform * self.mass, self.margin)
+        if token < 0:
+            raise Unsure
+        return token
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummedRuns(Drafted):
-    """Runs by rows of logits and their sums, [total] each. Raises Unsure where these decide nothing."""
+    """Runs by rows and their sums, [total] each, all of one kind. Raises Unsure where these decide nothing."""
 
-    targets: Sequence[HotRow]
-    drafts: Sequence[HotRow]
+    targets: Sequence[HotRow | KeptRow]
+    drafts: Sequence[HotRow | KeptRow]
 
     @classmethod
-    def of(cls, tokens: Sequence[int], targets: Sequence[HotRow], drafts: Sequence[HotRow]) -> "SummedRuns":
+    def of(
+        cls, tokens: Sequence[int], targets: Sequence[HotRow | KeptRow], drafts: Sequence[HotRow | KeptRow]
+    ) -> "SummedRuns":
         """A run of tokens."""
         p, q = ([row.probability(token) for row, token in zip(rows, tokens, strict=True)] for rows in (targets, drafts))
         return cls(lengths=[len(tokens)], p=p, q=q, targets=targets, drafts=drafts)
@@ -125,10 +220,4 @@ class SummedRuns(Drafted):
         return {at: Residual.of(a, self.targets[at], self.drafts[at]) for at, a in reach.items()}
 
     def drawn(self, left: Mapping[int, Residual], uniforms: Sequence[float]) -> list[int]:
-        tokens = [
-            kernels().drawn_of_left(*own.rows, own.sums, uniform * own.mass, own.margin)
-            for own, uniform in zip(left.values(), uniforms, strict=True)
-        ]
-        if min(tokens) < 0:
-            raise Unsure
-        return tokens
+        return [own.drawn(uniform) for own, uniform in zip(left.values(), uniforms, strict=True)]

@@ -15,7 +15,7 @@ from .combine import Combination, is_member_alone, level
 from .rows import LogProbs, by_place, joined, parted
 from .select import are_summed, is_cut
 from .sheet import Lane, Sheet
-from .summed import SummedLogProbs
+from .summed import LazyLogProbs, SummedLogProbs
 from .transforms import History, shape_members, shaped, warped
 
 
@@ -272,7 +272,7 @@ def _num_distributions(known: Sequence[tuple[Unshaped, LogProbs]]) -> list[int]:
     """Of each, how many rows from the first on are ones."""
     counts, whole = [0] * len(known), []
     for i, (_, log_p) in enumerate(known):
-        if isinstance(log_p, SummedLogProbs):
+        if isinstance(log_p, LazyLogProbs):
             counts[i] = _num_finite([row.highest for row in log_p.rows])
         elif log_p.ids is not None:
             counts[i] = _num_finite(log_p.values.numpy()[:, 0].tolist())

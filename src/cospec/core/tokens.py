@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .summed import SummedLogProbs
+from .summed import LazyLogProbs
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Draft:
     place: int
     confidence: float | None
     ids: Tensor | None = None
-    log_probs: SummedLogProbs | None = None
+    log_probs: LazyLogProbs | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .params import SamplingParams
-from .rows import NO_TOKEN, LogProbs, value_of
+from .rows import LogProbs, value_of
 from .select import (
     DEPTHS,
     NO_CHANGES,
@@ -28,7 +28,7 @@ from .select import (
     kept_by_top_k,
     kept_by_top_p,
 )
-from .summed import SummedLogProbs
+from .summed import KeptLogProbs, SummedLogProbs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def _cut(rows: Iterable[tuple[Row, Changes]], params: SamplingParams, drafted: S
         kept.append((ids, values))
         if token is not None and value_of(values, ids, token, -math.inf) == -math.inf:
             break
-    return _below_each_other(kept)
+    return KeptLogProbs.of(kept)
 
 
 def _can_be_cut(logits: Tensor) -> bool:
@@ -155,8 +155,8 @@ def _can_be_cut(logits: Tensor) -> bool:
 
 
 def _kept(logits: Row, changes: Changes, params: SamplingParams) -> Kept:
-    """Of one row [vocab] with its changes the tokens that are kept, ascending, and their log-probabilities, [kept]
-    each: NaN for a row without a maximum (NaN, or nothing allowed)."""
+    """Of one row [vocab] with its changes the tokens that are kept, ascending, and their heated logits, [kept] each:
+    NaN for a row without a maximum (NaN, or nothing allowed)."""
     if params.temperature == 0:
         logits = changed(logits, changes)
         best = int(logits.argmax())
@@ -174,20 +174,7 @@ def _kept(logits: Row, changes: Changes, params: SamplingParams) -> Kept:
     if params.min_p > 0:
         kept = kept_by_min_p(row, params.min_p, kept)
     assert kept is not None, "there is something to be cut"
-    ids, values = kept
-    return ids, torch.log_softmax(torch.from_numpy(values), dim=-1).numpy()
-
-
-def _below_each_other(kept: Sequence[Kept]) -> LogProbs:
-    """A block's positions, [kept] tokens and log-probabilities each."""
-    if len(kept) == 1:
-        ids, values = kept[0]
-        return LogProbs(torch.from_numpy(values[None]), torch.from_numpy(ids[None]))
-    shape = len(kept), max(len(own) for own, _ in kept)
-    ids, values = np.full(shape, NO_TOKEN), np.full(shape, -math.inf, dtype=kept[0][1].dtype)
-    for position, (own, own_values) in enumerate(kept):
-        ids[position, : len(own)], values[position, : len(own)] = own, own_values
-    return LogProbs(torch.from_numpy(values), torch.from_numpy(ids))
+    return kept
 
 
 def _bias(log_probs: Tensor, params: SamplingParams, history: History, end_ids: Sequence[int]) -> Tensor:
