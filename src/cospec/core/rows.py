@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .select import Kept, are_floats_here
+from .select import Kept, Row, are_floats_here
 
 # Stands in the columns that a position has too many of: no token's id.
 NO_TOKEN = 2**48
@@ -64,7 +64,7 @@ class LogProbs:
 
 def normalised(kept: Sequence[Kept]) -> LogProbs:
     """Log-probabilities at the positions of a block, of each of which these tokens are kept, with heated logits."""
-    columns = [(ids, torch.log_softmax(torch.from_numpy(values), dim=-1).numpy()) for ids, values in kept]
+    columns = [(ids, _normalised(values)) for ids, values in kept]
     if len(columns) == 1:
         ids, values = columns[0]
         return LogProbs(torch.from_numpy(values[None]), torch.from_numpy(ids[None]))
@@ -73,6 +73,14 @@ def normalised(kept: Sequence[Kept]) -> LogProbs:
     for position, (own, own_values) in enumerate(columns):
         ids[position, : len(own)], values[position, : len(own)] = own, own_values
     return LogProbs(torch.from_numpy(values), torch.from_numpy(ids))
+
+
+def _normalised(values: Row) -> Row:
+    """log p [kept]; of one token 0, or NaN."""
+    if len(values) == 1:
+        return values - values
+    log_p: Row = torch.log_softmax(torch.from_numpy(values), dim=-1).numpy()
+    return log_p
 
 
 def spread(values: Tensor, ids: Tensor, vocab_size: int, elsewhere: float) -> Tensor:

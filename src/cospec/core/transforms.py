@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .params import SamplingParams
-from .rows import LogProbs, value_of
+from .rows import LogProbs, normalised, value_of
 from .select import (
     DEPTHS,
     NO_CHANGES,
@@ -146,7 +146,7 @@ def _cut(rows: Iterable[tuple[Row, Changes]], params: SamplingParams, drafted: S
         kept.append((ids, values))
         if token is not None and value_of(values, ids, token, -math.inf) == -math.inf:
             break
-    return KeptLogProbs.of(kept)
+    return KeptLogProbs.of(kept) if params.temperature > 0 else normalised(kept)
 
 
 def _can_be_cut(logits: Tensor) -> bool:
