@@ -43,12 +43,8 @@ def row_of(kind: str, size: int, seed: int = 0) -> torch.Tensor:
 
 
 def summed(row: torch.Tensor, temperature: float = 1.0, changes=select.NO_CHANGES, depth: float = 0.0):
-    """The maximum, the total, the maxima and the sums of blocks, and what is above the depth: ids and logits."""
-    num_blocks = -(-len(row) // kernels.BLOCK)
-    highest_in, sums = np.empty(num_blocks, dtype=np.float32), np.empty(num_blocks)
-    ids, logits = np.empty(len(row) + 1, dtype=np.int64), np.empty(len(row) + 1, dtype=np.float32)
-    own = kernels.summed(row.numpy(), *changes, 1 / temperature, depth, highest_in, sums, ids, logits)
-    return *own[:2], highest_in, sums, ids[: own[2]], logits[: own[2]]
+    """The maximum, the total, the maxima and the sums of blocks, and what is above the depth: ids and heated logits."""
+    return kernels.summed(row.numpy(), *changes, 1 / temperature, depth)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -84,11 +80,11 @@ def test_a_row_with_changes_is_summed_as_one_that_has_them(kind, size):
 def test_while_a_row_is_summed_the_tokens_above_a_depth_are_found(size):
     row = row_of("wide", size)
     for depth in (0.5, 3.0, 9.0, 1e9):
-        _, _, _, _, ids, logits = summed(row, 0.8, depth=depth)
+        _, _, _, _, ids, values = summed(row, 0.8, depth=depth)
         floor = np.float32(max(float(row.max()) - depth * 0.8, float(kernels.LEAST)))
         expected = np.flatnonzero(row.numpy() >= floor)
         assert abs(len(ids) - len(expected)) <= 1
-        assert np.array_equal(logits, row.numpy()[ids])
+        assert np.array_equal(values, select.heated(row, 0.8).numpy()[ids])
         assert {*expected[row.numpy()[expected] > floor + 1e-5]} <= {*ids.tolist()}
 
 
@@ -109,12 +105,12 @@ def test_a_row_that_forbids_every_token_has_no_maximum():
 def finds_all_above(above, size: int) -> bool:
     """Whether it finds the tokens that numpy finds, from floors on that tokens stand at."""
     for row in (row_of("wide", size), row_of("wide", size).round(), row_of("forbidding", size)):
-        _, _, highest_in, *_ = summed(row)
+        highest, _, highest_in, *_ = summed(row)
         for floor in (*row.sort().values[[0, size // 2, -1]].clamp(min=-1e30).tolist(), float(kernels.LEAST)):
-            ids, logits = np.empty(size + 1, dtype=np.int64), np.empty(size + 1, dtype=np.float32)
-            count = above(row.numpy(), *select.NO_CHANGES, highest_in, floor, ids, logits)
+            ids, values = above(row.numpy(), *select.NO_CHANGES, 1.25, highest, highest_in, floor)
             expected = np.flatnonzero(row.numpy() >= np.float32(floor))
-            if not (np.array_equal(ids[:count], expected) and np.array_equal(logits[:count], row.numpy()[expected])):
+            expected_values = select.heated(row, 0.8).numpy()[expected]
+            if not (np.array_equal(ids, expected) and np.array_equal(values, expected_values)):
                 return False
     return True
 
@@ -124,9 +120,9 @@ def test_the_tokens_above_a_floor_are_those_of_numpy_the_floor_itself_included(s
     assert finds_all_above(kernels.above, size)
 
 
-def only_above_the_floor(row, changed, changes, highest_in, floor, ids, logits):
-    floor = float(np.nextafter(np.float32(floor), np.float32(math.inf)))
-    return kernels.above(row, changed, changes, highest_in, floor, ids, logits)
+def only_above_the_floor(*args):
+    *others, floor = args
+    return kernels.above(*others, float(np.nextafter(np.float32(floor), np.float32(math.inf))))
 
 
 def test_a_floor_that_is_left_out_is_noticed():
@@ -143,9 +139,9 @@ VALUES = {
 
 def fewest_of(values: np.ndarray, least: float, most: float, highest_left: float = -9.0) -> list[int] | int:
     """Their places; 0 and -1 as they are."""
-    places = np.empty(len(values) + 1, dtype=np.int64)
-    count = kernels.fewest(values, highest_left, least, most, places)
-    return places[:count].tolist() if count > 0 else count
+    count, places, kept = kernels.fewest(np.arange(len(values)), values, highest_left, least, most)
+    assert np.array_equal(kept, values[places])
+    return places.tolist() if count > 0 else count
 
 
 def by_sorting(values: np.ndarray, wanted: float) -> list[int]:
@@ -188,12 +184,11 @@ def test_the_sum_of_each_block_is_that_of_numpy(size):
 @pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 1.3])
 def test_heated_logits_are_to_the_bit_those_of_torch(temperature):
     row = row_of("wide", 9_001)
-    expected, values = select.heated(row, temperature).numpy(), row.numpy().copy()
+    expected = select.heated(row, temperature).numpy()
     hot = select.HotRow.of(row.numpy(), temperature, is_summed=True)
     ids = np.arange(0, 9_001, 7)
     assert np.array_equal(hot.values(ids), expected[ids])
-    kernels.heat(values, hot.highest, 1 / temperature)
-    assert np.array_equal(values, expected)
+    assert np.array_equal(hot.above(math.inf)[1], expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -310,8 +305,8 @@ def test_what_is_kept_and_drawn_is_what_plain_torch_keeps_and_draws():
 
 
 def a_sum_that_is_short(*args):
-    highest, total, count = kernels.summed(*args)
-    return highest, 0.99 * total, count
+    highest, total, *others = kernels.summed(*args)
+    return highest, 0.99 * total, *others
 
 
 def a_block_without_its_last_token(row, *others):
@@ -324,16 +319,14 @@ def changes_that_are_left_out(row, changed, changes, *others):
     return kernels.summed(row, *select.NO_CHANGES, *others)
 
 
-def the_token_beside(row, changed, changes, coldness, depth, highest_in, sums, ids, logits):
-    found = kernels.summed(row, changed, changes, coldness, depth, highest_in, sums, ids, logits)
-    ids[: found[2]] = np.minimum(ids[: found[2]] + 1, len(row) - 1)
-    return found
+def the_token_beside(row, *others):
+    *sums, ids, values = kernels.summed(row, *others)
+    return *sums, np.minimum(ids + 1, len(row) - 1), values
 
 
-def the_token_beside_it(row, changed, changes, highest_in, floor, ids, logits):
-    count = kernels.above(row, changed, changes, highest_in, floor, ids, logits)
-    ids[:count] = np.minimum(ids[:count] + 1, len(row) - 1)
-    return count
+def the_token_beside_it(row, *others):
+    ids, values = kernels.above(row, *others)
+    return np.minimum(ids + 1, len(row) - 1), values
 
 
 def the_hash_beside(key, vocab_size, least, ids):
@@ -342,19 +335,19 @@ def the_hash_beside(key, vocab_size, least, ids):
     return count
 
 
-def logits_not_heated(logits, highest, coldness):
-    kernels.heat(logits, highest, np.float32(1))
+def logits_not_heated(row, changed, changes, coldness, *others):
+    return kernels.above(row, changed, changes, np.float32(1), *others)
 
 
-def one_too_few(values, highest_left, least_sum, most_sum, places):
-    return kernels.fewest(values, highest_left, least_sum, most_sum, places) - 1
+def one_too_few(*args):
+    count, ids, values = kernels.fewest(*args)
+    return count - 1, ids[:-1], values[:-1]
 
 
-def of_equals_the_last(values, highest_left, least_sum, most_sum, places):
-    """The values from behind."""
-    count = kernels.fewest(values[::-1].copy(), highest_left, least_sum, most_sum, places)
-    places[:count] = len(values) - 1 - places[:count][::-1]
-    return count
+def of_equals_the_last(ids, values, *others):
+    """The tokens from behind."""
+    count, ids, values = kernels.fewest(ids[::-1].copy(), values[::-1].copy(), *others)
+    return count, ids[::-1].copy(), values[::-1].copy()
 
 
 def sums_that_miss_a_token(row, sums):
@@ -385,7 +378,7 @@ FAULTS = {
     "the token beside, while summing": {"summed": the_token_beside},
     "the token beside": {"above": the_token_beside_it},
     "the hash beside": {"hashed_above": the_hash_beside},
-    "logits not heated": {"heat": logits_not_heated},
+    "logits not heated": {"above": logits_not_heated},
     "one too few": {"fewest": one_too_few},
     "of equals the last": {"fewest": of_equals_the_last},
     "sums that miss a token": {"summed_by_block": sums_that_miss_a_token},

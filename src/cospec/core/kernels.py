@@ -50,6 +50,10 @@ BY_STEP, BY_FIRST, BY_SECOND = map(np.uint64, (STEP, FIRST, SECOND))
 SHIFT_FIRST, SHIFT_SECOND, SHIFT_THIRD, SHIFT_UNIFORM, SHIFT_LEAST = map(np.uint64, (30, 27, 31, 12, 33))
 
 
+# The type of tokens and their heated logits.
+KEPT = "Tuple((int64[::1], float32[::1]))"
+
+
 def _compiled(*signatures: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: compiles a function, and keeps it on disk where there is a folder to write to."""
 
@@ -136,17 +140,27 @@ def _lowest_place(typing: Any, bits: Any) -> Any:
     """Where the lowest 1 of a uint32 stands."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
-        return builder.zext(place, ir.IntType(64))
+        return builder.zext(builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0)), ir.IntType(64))
 
     return types.int64(types.uint32), build
 
 
-@_compiled("int64(float32[::1], float32[::1], float32, int64[::1], float32[::1])")
-def _fill_high(row: Floats, highest_in: Floats, floor: np.float32, ids: Ids, logits: Floats) -> int:
-    """Fills ids and logits [vocab + 1] with the tokens that are no lower than the floor, ascending; how many they
-    are."""
-    num_parts, num_high = len(row) // PART, 0
+@intrinsic
+def _num_ones(typing: Any, bits: Any) -> Any:
+    """How many 1s a uint32 has."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.zext(builder.ctpop(arguments[0]), ir.IntType(64))
+
+    return types.int64(types.uint32), build
+
+
+@_compiled(f"{KEPT}(float32[::1], float32[::1], float32, float32, float32)")
+def _high(
+    row: Floats, highest_in: Floats, floor: np.float32, highest: np.float32, coldness: np.float32
+) -> tuple[Ids, Floats]:
+    """The tokens that are no lower than the floor, ascending, and their heated logits."""
+    num_parts, num_high, count = len(row) // PART, 0, 0
     starts, bits = np.empty(num_parts + 1, dtype=np.int64), np.empty(num_parts + 1, dtype=np.uint32)
     # Without branches on what a part holds, which could not be foretold.
     for block in range(len(highest_in)):
@@ -154,20 +168,24 @@ def _fill_high(row: Floats, highest_in: Floats, floor: np.float32, ids: Ids, log
             for part in range(block * PARTS, min((block + 1) * PARTS, num_parts)):
                 starts[num_high] = part * PART
                 bits[num_high] = _high_bits(row, part * PART, floor)
+                count += _num_ones(bits[num_high])
                 num_high += bits[num_high] != 0
-    count = 0
+    # Behind them the last ones of the row, that are no part.
+    ids, place = np.empty(count + PART, dtype=np.int64), 0
     for at in range(num_high):
         left = bits[at]
         while left:
-            ids[count] = starts[at] + _lowest_place(left)
-            count += 1
+            ids[place] = starts[at] + _lowest_place(left)
+            place += 1
             left &= left - BIT
     for token in range(num_parts * PART, len(row)):
-        ids[count] = token
-        count += row[token] >= floor
-    for at in range(count):
-        logits[at] = row[ids[at]]
-    return count
+        ids[place] = token
+        place += row[token] >= floor
+    ids = ids[:place]
+    values = np.empty(place, dtype=np.float32)
+    for at in range(place):
+        values[at] = (row[ids[at]] - highest) * coldness
+    return ids, values
 
 
 @_compiled("void(float32[::1], int64[::1], float32[::1])")
@@ -178,50 +196,47 @@ def _exchange(row: Floats, changed: Ids, changes: Floats) -> None:
 
 
 @_compiled(
-    "Tuple((float64, float64, int64))(float32[::1], int64[::1], float32[::1], float32, float64, float32[::1],"
-    " float64[::1], int64[::1], float32[::1])"
+    "Tuple((float64, float64, float32[::1], float64[::1], int64[::1], float32[::1]))(float32[::1], int64[::1],"
+    " float32[::1], float32, float64)"
 )
 def summed(
-    row: Floats,
-    changed: Ids,
-    changes: Floats,
-    coldness: np.float32,
-    depth: float,
-    highest_in: Floats,
-    sums: NDArray[np.float64],
-    ids: Ids,
-    logits: Floats,
-) -> tuple[float, float, int]:
-    """The maximum of a row [vocab], and the sum of exp((logit - maximum) * coldness), to 2e-7 of it: NaN where the row
-    has NaN or an infinite maximum, or forbids every token. And how many tokens are no lower than the depth: fills ids
-    and logits with these as `above` does, where the depth is above 0.
+    row: Floats, changed: Ids, changes: Floats, coldness: np.float32, depth: float
+) -> tuple[float, float, Floats, NDArray[np.float64], Ids, Floats]:
+    """Of a row [vocab] the maximum, and the sum of exp((logit - maximum) * coldness), to 2e-7 of it: NaN where the row
+    has NaN or an infinite maximum, or forbids every token. Then of each block [blocks] its maximum, and of LEAST, and
+    its sum; and what is `above` the depth, where that is not 0.
 
-    changed: tokens, ascending, whose logits are `changes` instead. Fills highest_in and sums [blocks]: the maximum of
-    each block, and of LEAST, and its sum.
+    changed: tokens, ascending, whose logits are `changes` instead.
     """
+    highest_in = np.empty(-(-len(row) // BLOCK), dtype=np.float32)
+    sums = np.empty(len(highest_in))
     # The row has its changes for the time of the loops.
     _exchange(row, changed, changes)
     highest = _fill_highest(row.view(np.int32), highest_in)
     for block in range(len(sums)):
         sums[block] = _weights_summed(row[block * BLOCK : (block + 1) * BLOCK], highest, coldness)
-    count = 0
-    if depth > 0:
-        floor = np.float32(max(highest - depth / coldness, LEAST))
-        count = _fill_high(row, highest_in, floor, ids, logits)
+    floor = np.float32(max(highest - depth / coldness, LEAST)) if depth > 0 else np.float32(math.inf)
+    ids, values = _high(row, highest_in, floor, highest, coldness)
     _exchange(row, changed, changes)
-    return float(highest), sums.sum(), count
+    return float(highest), sums.sum(), highest_in, sums, ids, values
 
 
-@_compiled("int64(float32[::1], int64[::1], float32[::1], float32[::1], float32, int64[::1], float32[::1])")
+@_compiled(f"{KEPT}(float32[::1], int64[::1], float32[::1], float32, float32, float32[::1], float32)")
 def above(
-    row: Floats, changed: Ids, changes: Floats, highest_in: Floats, floor: np.float32, ids: Ids, logits: Floats
-) -> int:
-    """Fills ids and logits [vocab + 1] with the tokens of a row, changed as in `summed`, that are no lower than the
-    floor, ascending; how many they are."""
+    row: Floats,
+    changed: Ids,
+    changes: Floats,
+    coldness: np.float32,
+    highest: np.float32,
+    highest_in: Floats,
+    floor: np.float32,
+) -> tuple[Ids, Floats]:
+    """The tokens of a row, changed as in `summed`, that are no lower than the floor, ascending, and their heated
+    logits, (logit - highest) * coldness."""
     _exchange(row, changed, changes)
-    count: int = _fill_high(row, highest_in, floor, ids, logits)
+    ids, values = _high(row, highest_in, floor, highest, coldness)
     _exchange(row, changed, changes)
-    return count
+    return ids, values
 
 
 @_compiled("Tuple((int64, float64))(float64[::1], float64)")
@@ -393,13 +408,15 @@ def _last_of(ordered: Floats, before: float, least_sum: float, most_sum: float) 
     return -1, 0
 
 
-@_compiled("int64(float32[::1], float64, float64, float64, int64[::1])")
-def fewest(values: Floats, highest_left: float, least_sum: float, most_sum: float, places: Ids) -> int:
-    """Fills places [n] with those of the highest of values [n], ascending, of equals the first: as few as sum, exp of
-    each, to least_sum or more, and to most_sum or more; how many they are. Values are from -87 to 0.
+@_compiled("Tuple((int64, int64[::1], float32[::1]))(int64[::1], float32[::1], float64, float64, float64)")
+def fewest(
+    ids: Ids, values: Floats, highest_left: float, least_sum: float, most_sum: float
+) -> tuple[int, Ids, Floats]:
+    """Of tokens, ascending, and their values [n], those of the highest values, of equals the first: as few as sum, exp
+    of each, to least_sum or more, and to most_sum or more. How many they are comes first. Values are from -87 to 0.
 
     -1 where all of them sum to less. 0 where it is not certain which they are: one sum is reached before the other, the
-    last is no higher than highest_left, or too many are nearly equal.
+    last is no higher than highest_left, or too many are nearly equal. None of them are given then.
     """
     weights, bins = np.empty(len(values), dtype=np.float32), np.empty(len(values), dtype=np.int32)
     _weights(values, weights)
@@ -414,28 +431,21 @@ def fewest(values: Floats, highest_left: float, least_sum: float, most_sum: floa
         before += sums[last]
         last += 1
     if last == NUM_BINS:
-        return -1
+        return -1, ids[:0], values[:0]
     within = values[bins == last]
     if len(within) > MOST_SORTED:
-        return 0
+        return 0, ids[:0], values[:0]
     within.sort()
     place, num_equal = _last_of(within, before, least_sum, most_sum)
     if place < 0 or within[place] <= highest_left:
-        return 0
-    least, count = within[place], 0
+        return 0, ids[:0], values[:0]
+    least, count, highest = within[place], 0, np.empty(len(values), dtype=np.int64)
     for at in range(len(values)):
         is_equal = values[at] == least and num_equal > 0
-        places[count] = at
+        highest[count] = at
         count += values[at] > least or is_equal
         num_equal -= is_equal
-    return count
-
-
-@_compiled("void(float32[::1], float32, float32)")
-def heat(logits: Floats, highest: np.float32, coldness: np.float32) -> None:
-    """(logit - highest) * coldness of logits [n], in place."""
-    for at in range(len(logits)):
-        logits[at] = (logits[at] - highest) * coldness
+    return count, ids[highest[:count]], values[highest[:count]]
 
 
 @_compiled("void(float32[::1], float64[::1])")
@@ -477,17 +487,16 @@ def noisy_best(
 
     slack: by how much a noise may be off for which the first bits of hashes are compared.
     """
-    ids, logits = np.empty(len(row) + 1, dtype=np.int64), np.empty(len(row) + 1, dtype=np.float32)
     floor = np.float32(highest + (likely + log_total) / coldness)
-    count = above(row, ids[:0], logits[:0], highest_in, floor, ids, logits)
+    ids, values = _high(row, highest_in, floor, highest, coldness)
     best, highest_sum, next_sum = -1, -math.inf, -math.inf
-    for at in range(count):
-        own = (logits[at] - highest) * coldness - log_total + _gumbel(_first_bits(key, ids[at]))
+    for at in range(len(ids)):
+        own = values[at] - log_total + _gumbel(_first_bits(key, ids[at]))
         if own > highest_sum:
             best, highest_sum, next_sum = ids[at], own, highest_sum
         elif own > next_sum:
             next_sum = own
-    if count == 0:
+    if not len(ids):
         return -1
     least_uniform = math.exp(-math.exp(slack - highest_sum + likely))
     least = np.uint64(max(0, int(least_uniform * 2.0**31) - 1)) << SHIFT_LEAST

@@ -110,16 +110,10 @@ class HotRow:
         """is_summed: whether the total is read. depth: where not 0, that to which tokens are looked at first."""
         temperature, compiled = _in_range(temperature, np.finfo(row.dtype)), kernels()
         if compiled and is_summed and row.dtype == np.float32 and row.flags.c_contiguous:
-            num_blocks = -(-len(row) // compiled.BLOCK)
-            highest_in, sums = np.empty(num_blocks, dtype=np.float32), np.empty(num_blocks)
-            ids, values = _room(len(row) if depth else 0)
-            coldness = 1 / temperature
-            highest, total, count = compiled.summed(row, *changes, coldness, depth, highest_in, sums, ids, values)
-            compiled.heat(values[:count], highest, coldness)
+            highest, total, highest_in, sums, *found = compiled.summed(row, *changes, 1 / temperature, depth)
             # The maximum's own weight is 1.
             highest = highest if total > 0.5 else math.nan
-            own = (ids[:count], values[:count])
-            return cls(row, temperature, highest, total, changes, highest_in, sums, {depth: own} if depth else {})
+            return cls(row, temperature, highest, total, changes, highest_in, sums, {depth: found} if depth else {})
         row = changed(row, changes)
         best = int(row.argmax())
         highest, total = float(row[best]), math.nan
@@ -156,10 +150,8 @@ class HotRow:
             return ids, self.values(ids), highest_left
         if depth in self.found:
             return *self.found[depth], highest_left
-        ids, values = _room(len(self.logits))
-        count = kernels().above(self.logits, *self.changes, self.highest_in, floor, ids, values)
-        kernels().heat(values[:count], self.highest, 1 / self.temperature)
-        return ids[:count], values[:count], highest_left
+        own = (self.logits, *self.changes, 1 / self.temperature, self.highest, self.highest_in)
+        return *kernels().above(*own, floor), highest_left
 
     def _floor(self, depth: float) -> tuple[float, float]:
         """The logit of a depth, and what is no lower than the heated logits below it."""
@@ -173,11 +165,6 @@ class HotRow:
         that are possible, beside which -inf is left."""
         for depth in (*DEPTHS, math.inf):
             yield self.above(depth)
-
-
-def _room(size: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For so many tokens and their logits, and one more."""
-    return np.empty(size + 1, dtype=np.int64), np.empty(size + 1, dtype=np.float32)
 
 
 def kept_by_top_k(row: HotRow, top_k: int) -> Kept:
@@ -197,11 +184,10 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
     """
     for ids, values, highest_left in row.candidates() if among is None else [(*among, -math.inf)]:
         if row.highest_in is not None and highest_left > -math.inf:
-            places = np.empty(len(ids) + 1, dtype=np.int64)
             around = (top_p * row.total * (1 - ROUNDING), top_p * row.total * (1 + ROUNDING))
-            count = kernels().fewest(values, highest_left, *around, places)
+            count, *kept = kernels().fewest(ids, values, highest_left, *around)
             if count > 0:
-                return ids[places[:count]], values[places[:count]]
+                return kept[0], kept[1]
             if count < 0:
                 continue
         ordered = np.sort(values)[::-1]
