@@ -119,6 +119,36 @@ def _weights_summed(part: Floats, highest: np.float32, coldness: np.float32) -> 
     return total
 
 
+@_compiled("float64(float32[::1])", fastmath={"reassoc"})
+def _sum(part: Floats) -> float:
+    total = 0.0
+    # By places: over values the loop is not vectorised.
+    for at in range(len(part)):
+        total += float(part[at])
+    return total
+
+
+@_compiled("void(float32[::1], int64[::1], float32[::1])")
+def _exchange(row: Floats, changed: Ids, changes: Floats) -> None:
+    """Puts changes into a row, and what stood there into changes."""
+    for at in range(len(changed)):
+        row[changed[at]], changes[at] = changes[at], row[changed[at]]
+
+
+@_compiled("float64(float32[::1], int64[::1], float32[::1], float32, float32)")
+def total_in_double(row: Floats, changed: Ids, changes: Floats, highest: np.float32, coldness: np.float32) -> float:
+    """The total of `summed`, off by no more than its weights are: these alone are in float32."""
+    weights, total = np.empty(BLOCK, dtype=np.float32), 0.0
+    _exchange(row, changed, changes)
+    for start in range(0, len(row), BLOCK):
+        part = row[start : start + BLOCK]
+        for at in range(len(part)):
+            weights[at] = _weight(part[at], highest, coldness)
+        total += _sum(weights[: len(part)])
+    _exchange(row, changed, changes)
+    return total
+
+
 @intrinsic
 def _high_bits(typing: Any, row: Any, start: Any, floor: Any) -> Any:
     """Of the PART tokens of a row from `start` on a bit each, the first the lowest: whether it is no lower than the
@@ -186,13 +216,6 @@ def _high(
     for at in range(place):
         values[at] = (row[ids[at]] - highest) * coldness
     return ids, values
-
-
-@_compiled("void(float32[::1], int64[::1], float32[::1])")
-def _exchange(row: Floats, changed: Ids, changes: Floats) -> None:
-    """Puts changes into a row, and what stood there into changes."""
-    for at in range(len(changed)):
-        row[changed[at]], changes[at] = changes[at], row[changed[at]]
 
 
 @_compiled(
@@ -341,15 +364,6 @@ def drawn_of_left(
         weights[at] = _left_of(weights[at], highest, coldness, scale, own, other_highest, other_coldness, other_scale)
     token: int = _token_passing(weights, first, before, wanted, margin)
     return token
-
-
-@_compiled("float64(float32[::1])", fastmath={"reassoc"})
-def _sum(part: Floats) -> float:
-    total = 0.0
-    # By places: over values the loop is not vectorised.
-    for at in range(len(part)):
-        total += float(part[at])
-    return total
 
 
 @_compiled("void(float32[::1], float32[::1])")

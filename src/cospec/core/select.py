@@ -26,6 +26,10 @@ LEAST_CUT = 2**11
 DEPTHS = (9.0, 13.0)
 # By how much of itself a sum of weights may be off that is not taken token by token in float64.
 ROUNDING = 5e-7
+# How far the weights of `kernels` lie from torch's, of themselves (found by trying all float32's), and how far a sum of
+# any of them in float64 is off. What top-p compares, (1 - top_p) * the sum of the kept - top_p * that of the others, is
+# off by no more than 2 top_p (1 - top_p) OF_WEIGHTS of the total: both sums read the same weights.
+OF_WEIGHTS, OF_SUMS = 3e-7, 1e-10
 
 
 @functools.cache
@@ -184,8 +188,7 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
     """
     for ids, values, highest_left in row.candidates() if among is None else [(*among, -math.inf)]:
         if row.highest_in is not None and highest_left > -math.inf:
-            around = (top_p * row.total * (1 - ROUNDING), top_p * row.total * (1 + ROUNDING))
-            count, *kept = kernels().fewest(ids, values, highest_left, *around)
+            count, *kept = _fewest(row, top_p, ids, values, highest_left)
             if count > 0:
                 return kept[0], kept[1]
             if count < 0:
@@ -207,6 +210,17 @@ def kept_by_top_p(row: HotRow, top_p: float, among: Kept | None = None) -> Kept:
             kept = _highest(values, count, ordered[count - 1])
             return ids[kept], values[kept]
     raise AssertionError("the last candidates are all tokens")
+
+
+def _fewest(row: HotRow, top_p: float, *among: Any) -> Any:
+    """What `kernels.fewest` finds by the row's total, or else by one in which weights alone are rounded."""
+    edge = top_p * row.total
+    found = kernels().fewest(*among, edge * (1 - ROUNDING), edge * (1 + ROUNDING))
+    if found[0] == 0:
+        edge = top_p * kernels().total_in_double(row.logits, *row.changes, row.highest, 1 / row.temperature)
+        rounding = OF_SUMS + 2 * (1 - top_p) * OF_WEIGHTS
+        found = kernels().fewest(*among, edge * (1 - rounding), edge * (1 + rounding))
+    return found
 
 
 def _total(logits: Row, highest: float, temperature: float) -> float:

@@ -104,25 +104,20 @@ class KeptRow:
         return float(self.values[0])
 
     @cached_property
-    def weights(self) -> NDArray[np.float32]:
-        return self._weighed[0]
-
-    @cached_property
-    def total(self) -> float:
-        return self._weighed[1]
-
-    @cached_property
-    def _weighed(self) -> tuple[NDArray[np.float32], float]:
+    def weighed(self) -> tuple[NDArray[np.float32], float]:
+        """exp of the values [kept], and their sum."""
         weights = np.empty_like(self.values)
         return weights, kernels().weights_of_kept(self.values, weights)
 
     def probability(self, token: int) -> float:
         """Of any token, to 2 ROUNDING of it."""
-        return value_of(self.weights, self.ids, token, 0.0) / self.total
+        weights, total = self.weighed
+        return value_of(weights, self.ids, token, 0.0) / total
 
     def drawn(self, uniform: float) -> int:
         """The same as that of HotRow."""
-        return self.passed(self.weights, uniform * self.total, OF_COLUMNS * self.total)
+        weights, total = self.weighed
+        return self.passed(weights, uniform * total, OF_COLUMNS * total)
 
     def passed(self, weights: NDArray[np.float32], wanted: float, margin: float) -> int:
         """The token with which the running sum of weights [kept] passes `wanted`; -1 within the margin of an edge."""
@@ -174,9 +169,10 @@ class Residual(NamedTuple):
         """Of two rows of one kind."""
         # a is 1 to the bit, or a product of ratios, rounded as well.
         if isinstance(target, KeptRow) and isinstance(draft, KeptRow):
-            left = np.empty_like(target.weights)
-            own = (target.ids, target.weights, a / target.total, draft.ids, draft.weights, 1 / draft.total)
-            return cls(kernels().left_of_kept(*own, left), partial(target.passed, left), OF_COLUMNS)
+            (p, of_p), (q, of_q) = target.weighed, draft.weighed
+            left = np.empty_like(p)
+            mass = kernels().left_of_kept(target.ids, p, a / of_p, draft.ids, q, 1 / of_q, left)
+            return cls(mass, partial(target.passed, left), OF_COLUMNS)
         assert isinstance(target, HotRow)
         assert isinstance(draft, HotRow)
         scaled = (target.logits, target.highest, 1 / target.temperature, a / target.total)
