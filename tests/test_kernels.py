@@ -13,7 +13,7 @@ pytest.importorskip("numba")
 from cospec import SamplingParams
 from cospec.core import draws, gumbel, kernels, select
 from cospec.core import summed as summed_rows
-from cospec.core.summed import SummedLogProbs, SummedRuns
+from cospec.core.summed import KeptLogProbs, SummedLogProbs, SummedRuns
 from cospec.core.transforms import History, biased, shaped, warp, warped
 from cospec.core.verify import Unsure
 
@@ -86,6 +86,44 @@ def test_while_a_row_is_summed_the_tokens_above_a_depth_are_found(size):
         assert abs(len(ids) - len(expected)) <= 1
         assert np.array_equal(values, select.heated(row, 0.8).numpy()[ids])
         assert {*expected[row.numpy()[expected] > floor + 1e-5]} <= {*ids.tolist()}
+
+
+def test_weights_lie_no_further_from_torchs_than_is_said():
+    first, last = (int(np.float32(value).view(np.uint32)) for value in (-0.0, -87.0))
+    values = np.arange(first, last, 997, dtype=np.uint32).view(np.float32)
+    weights = np.empty_like(values)
+    total = kernels.weights_of_kept(values, weights)
+    expected = torch.from_numpy(values).exp().double().numpy()
+    assert np.abs(weights / expected - 1).max() < select.OF_WEIGHTS
+    assert total == pytest.approx(weights.sum(dtype=np.float64), rel=select.OF_SUMS)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_sum_in_double_is_off_by_no_more_than_its_weights(size):
+    row = row_of("wide", size)
+    changes = np.array([size // 2]), row.numpy()[[size // 2]] - 1
+    before = row.clone()
+    total = kernels.total_in_double(row.numpy(), *changes, float(row.max()), 1.25)
+    changed = torch.from_numpy(select.changed(row.numpy(), changes))
+    weights = changed.sub(row.max()).mul(1.25).exp().double()
+    assert total == pytest.approx(float(weights.sum()), rel=select.OF_WEIGHTS + select.OF_SUMS, abs=0)
+    assert torch.equal(row, before)
+
+
+@pytest.mark.parametrize("name", ["ROUNDING", "OF_SUMS"])
+def test_what_sums_may_not_decide_is_decided_by_more_exact_ones(name, monkeypatch):
+    """With a margin in which every threshold lies: of the first sum, and of the second, too."""
+    monkeypatch.setattr(select, "ROUNDING", 0.01)
+    monkeypatch.setattr(select, name, 0.01)
+    asked, exact = [], select.HotRow.exact_total
+    monkeypatch.setattr(select.HotRow, "exact_total", lambda row: asked.append(row) or exact(row))
+    for seed in range(4):
+        row = row_of("wide", 20_001, seed)
+        for given in PARAMS[:3]:
+            params = SamplingParams(**given)
+            is_kept = warped(row[None], params).whole(len(row)) > -math.inf
+            assert torch.equal(is_kept, warp(row[None], params) > -math.inf)
+    assert bool(asked) == (name == "OF_SUMS")
 
 
 @pytest.mark.parametrize("fault", [math.nan, -math.nan, math.inf])
@@ -240,12 +278,42 @@ def drawn_agree(row: torch.Tensor, other: torch.Tensor) -> bool:
     return True
 
 
-def test_a_draw_at_the_edge_of_a_token_is_left_to_plain_torch(monkeypatch):
-    row = row_of("wide", 20_001)
-    log_p = warped(row[None], SamplingParams())
-    probs = draws.probabilities(torch.log_softmax(row[None], -1))
+def kept_agree(row: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether what is drawn from kept tokens, and of what others leave of them, is what plain torch draws."""
+    for given in ({"top_p": 0.9, "temperature": 0.8}, {"top_k": 30}, {"min_p": 0.01}):
+        params = SamplingParams(**given)
+        log_p, log_q = warped(row[None], params), warped(other[None], params)
+        assert isinstance(log_p, KeptLogProbs)
+        assert isinstance(log_q, KeptLogProbs)
+        probs, other_probs = (draws.probabilities(each.whole(len(row))) for each in (log_p, log_q))
+        best = int(row.argmax())
+        runs = SummedRuns.of([best], log_p.rows, log_q.rows)
+        if (runs.p[0], runs.q[0]) != pytest.approx((float(probs[0, best]), float(other_probs[0, best])), rel=1e-5):
+            return False
+        for u in UNIFORMS:
+            if log_p.drawn([u]) != draws.draw_by_running_sum(probs, [u]):
+                return False
+            for a in (1.0, 0.4):
+                (left,) = runs.residuals({0: a}).values()
+                expected = (a * probs - other_probs).clamp(min=0)
+                if left.mass != pytest.approx(float(expected.sum()), abs=1e-5):
+                    return False
+                try:
+                    token = left.drawn(u)
+                except Unsure:
+                    continue
+                if [token] != draws.draw_by_running_sum(expected, [u]):
+                    return False
+    return True
+
+
+@pytest.mark.parametrize("given", [{}, {"top_p": 0.9, "temperature": 0.8}], ids=str)
+def test_a_draw_at_the_edge_of_a_token_is_left_to_plain_torch(given, monkeypatch):
+    log_p = warped(row_of("wide", 20_001)[None], SamplingParams(**given))
+    probs = draws.probabilities(log_p.values)
     running = probs.double().cumsum(-1)[0].numpy()
-    edges = (running / running[-1])[[at for at in range(0, 20_000, 997) if probs[0, at] > 1e-9]]
+    columns = range(0, len(running) - 1, len(running) // 20)
+    edges = (running / running[-1])[[at for at in columns if probs[0, at] > 1e-9]]
     asked = []
     by_torch = draws.draw
     monkeypatch.setattr(
@@ -253,7 +321,7 @@ def test_a_draw_at_the_edge_of_a_token_is_left_to_plain_torch(monkeypatch):
     )
     for edge in edges.tolist():
         for uniform in (edge, float(np.nextafter(edge, 0)), float(np.nextafter(edge, 1))):
-            assert log_p.drawn([uniform]) == draws.draw_by_running_sum(probs, [uniform])
+            assert log_p.drawn([uniform]) == log_p.tokens(draws.draw_by_running_sum(probs, [uniform]))
             assert asked.pop() == uniform
 
 
@@ -288,7 +356,8 @@ def agree(size: int = 20_001) -> bool:
                     is_kept = warped(logits[None], params).whole(size) > -math.inf
                     if not torch.equal(is_kept, warp(logits[None], params) > -math.inf):
                         return False
-            if not (penalised_agree(row) and drawn_agree(row, row_of(kind, size, seed + 10))):
+            other = row_of(kind, size, seed + 10)
+            if not (penalised_agree(row) and drawn_agree(row, other) and kept_agree(row, other)):
                 return False
             log_p = torch.log_softmax(row, 0)
             probs = log_p.exp()[None]
@@ -371,6 +440,20 @@ def the_next_token_that_is_left(*args):
     return kernels.drawn_of_left(*args) + 1
 
 
+def the_next_kept_token(weights, *others):
+    return (kernels.drawn_of_kept(weights, *others) + 1) % len(weights)
+
+
+def weights_that_are_all_one(values, weights):
+    weights[:] = 1
+    return len(weights)
+
+
+def of_which_nothing_is_taken(ids, weights, scale, other_ids, other_weights, other_scale, left):
+    """As if the draft had been drawn from no token that is kept."""
+    return kernels.left_of_kept(ids, weights, scale, other_ids + 2**40, other_weights, other_scale, left)
+
+
 FAULTS = {
     "a sum that is short": {"summed": a_sum_that_is_short},
     "a block without its last token": {"summed": a_block_without_its_last_token},
@@ -386,6 +469,9 @@ FAULTS = {
     "the token of the next key": {"noisy_best": the_token_of_the_next_key},
     "what is left of the other": {"left": what_is_left_of_the_other},
     "the next token that is left": {"drawn_of_left": the_next_token_that_is_left},
+    "the next kept token": {"drawn_of_kept": the_next_kept_token},
+    "weights that are all one": {"weights_of_kept": weights_that_are_all_one},
+    "nothing taken from kept tokens": {"left_of_kept": of_which_nothing_is_taken},
 }
 
 

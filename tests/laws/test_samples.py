@@ -1,15 +1,17 @@
 """The real draws, of which the enumerated laws know nothing: they are tested against the exact laws by sampling."""
 
+import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from cospec import SamplingParams, toy
 from cospec.core import select, settle
 from cospec.core.draws import Draws, Purpose, draw
-from cospec.core.summed import Residual, SummedRuns
+from cospec.core.summed import KeptRow, Residual, SummedRuns
 
 from ..properties import longer
 from . import naive
@@ -123,24 +125,42 @@ class Narrow(toy.FunctionRunner):
         return [rows.float() for rows in super().feed(batch)]
 
 
+# A row of a token that no other has.
+APART = KeptRow(np.array([2**40]), np.zeros(1, dtype=np.float32))
+
+
 def by_target(runs, reach):
     """Replacements are drawn as if a draft left all of the target."""
-    nothing = [replace(row, total=math.inf) for row in runs.drafts]
+    nothing = [APART if isinstance(row, KeptRow) else replace(row, total=math.inf) for row in runs.drafts]
     return {at: Residual.of(a, runs.targets[at], nothing[at]) for at, a in reach.items()}
 
 
+SAMPLING = {
+    "whole rows": {"temperature": 0.7},
+    "top-p": {"temperature": 0.7, "top_p": 0.9},
+    "top-k and penalties": {"top_k": 3, "repetition_penalty": 1.4, "frequency_penalty": 0.3},
+}
+
+
 @pytest.mark.skipif(select.kernels() is None, reason="numba is not installed")
-@pytest.mark.parametrize("verification", ["token", "block"])
-@pytest.mark.parametrize("blend", ["mixture", "contrastive"])
-def test_texts_that_sums_of_rows_decide_have_the_law_of_naive_decoding(blend, verification, monkeypatch):
+@pytest.mark.parametrize(
+    ("sampling", "blend", "verification"),
+    [
+        *itertools.product(["whole rows"], ["mixture", "contrastive"], ["token", "block"]),
+        ("top-p", "product", "block"),
+        ("top-k and penalties", "mixture", "token"),
+    ],
+)
+def test_texts_that_sums_of_rows_decide_have_the_law_of_naive_decoding(sampling, blend, verification, monkeypatch):
     monkeypatch.setattr(select, "LEAST_SELECTED", 1)
+    monkeypatch.setattr(select, "LEAST_CUT", 1)
     case = Case(
         blend=BLENDS[blend],
         schedule="fixed",
         gamma=2,
         proposer="drafter",
         verification=verification,
-        params=SamplingParams(max_tokens=3, temperature=0.7),
+        params=SamplingParams(max_tokens=3, **SAMPLING[sampling]),
         vocab_size=4,
         runner=Narrow,
     )

@@ -149,7 +149,7 @@ def total_in_double(row: Floats, changed: Ids, changes: Floats, highest: np.floa
     return total
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _high_bits(typing: Any, row: Any, start: Any, floor: Any) -> Any:
     """Of the PART tokens of a row from `start` on a bit each, the first the lowest: whether it is no lower than the
     floor. As vectors of LLVM, since a loop that sets bits is not vectorised."""
@@ -165,7 +165,7 @@ def _high_bits(typing: Any, row: Any, start: Any, floor: Any) -> Any:
     return types.uint32(row, types.int64, types.float32), build
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _lowest_place(typing: Any, bits: Any) -> Any:
     """Where the lowest 1 of a uint32 stands."""
 
@@ -175,7 +175,7 @@ def _lowest_place(typing: Any, bits: Any) -> Any:
     return types.int64(types.uint32), build
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _num_ones(typing: Any, bits: Any) -> Any:
     """How many 1s a uint32 has."""
 
@@ -377,7 +377,8 @@ def _weights(values: Floats, weights: Floats) -> None:
 def weights_of_kept(values: Floats, weights: Floats) -> float:
     """The same; their sum."""
     _weights(values, weights)
-    return _sum(weights)
+    total: float = _sum(weights)
+    return total
 
 
 @_compiled("int64(float32[::1], float64, float64)")
@@ -423,9 +424,7 @@ def _last_of(ordered: Floats, before: float, least_sum: float, most_sum: float) 
 
 
 @_compiled("Tuple((int64, int64[::1], float32[::1]))(int64[::1], float32[::1], float64, float64, float64)")
-def fewest(
-    ids: Ids, values: Floats, highest_left: float, least_sum: float, most_sum: float
-) -> tuple[int, Ids, Floats]:
+def fewest(ids: Ids, values: Floats, highest_left: float, least_sum: float, most_sum: float) -> tuple[int, Ids, Floats]:
     """Of tokens, ascending, and their values [n], those of the highest values, of equals the first: as few as sum, exp
     of each, to least_sum or more, and to most_sum or more. How many they are comes first. Values are from -87 to 0.
 
