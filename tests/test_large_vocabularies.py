@@ -227,6 +227,8 @@ def script(monkeypatch):
 PLANS = [
     {"schedule": "plain"},
     *({"schedule": "fixed", "gamma": 3, "verification": v} for v in ("token", "block", "coupled")),
+    # Its members' verdicts on drafts are drafts themselves.
+    {"schedule": "cascade", "gamma": (2, 3)},
 ]
 SAMPLING = [
     {},

@@ -1,7 +1,7 @@
 """Loops over one row of a large vocabulary, compiled by numba (`pip install 'cospec[numba]'`); see `select.kernels`.
 
 They take a row through memory once where torch takes it several times. Comparisons and hashes are right to the bit.
-Sums are rounded in another way than torch's, so that they decide nothing that lies within `select.ROUNDING`.
+Sums are rounded in another way than torch's, so that they decide nothing that lies within the margins of `select`.
 """
 
 import math
@@ -20,6 +20,8 @@ from .gumbel import FIRST, SECOND, STEP
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Bits = NDArray[np.int32]
+# The type of tokens and their heated logits.
+KEPT = "Tuple((int64[::1], float32[::1]))"
 
 # Tokens that are looked at together: where none is high, all are passed over.
 BLOCK = 256
@@ -48,10 +50,6 @@ NUM_BINS, MOST_SORTED = 512, 4096
 # Of the hash.
 BY_STEP, BY_FIRST, BY_SECOND = map(np.uint64, (STEP, FIRST, SECOND))
 SHIFT_FIRST, SHIFT_SECOND, SHIFT_THIRD, SHIFT_UNIFORM, SHIFT_LEAST = map(np.uint64, (30, 27, 31, 12, 33))
-
-
-# The type of tokens and their heated logits.
-KEPT = "Tuple((int64[::1], float32[::1]))"
 
 
 def _compiled(*signatures: str, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -393,12 +391,12 @@ def left_of_kept(
     ids: Ids, weights: Floats, scale: float, other_ids: Ids, other_weights: Floats, other_scale: float, left: Floats
 ) -> float:
     """The same as `left`, of the weights of two sets of tokens, ascending, [kept] and [others]. Fills left [kept]."""
-    mass, other, other_ids_end = 0.0, 0, len(other_ids)
+    mass, other = 0.0, 0
     for at in range(len(ids)):
-        while other < other_ids_end and other_ids[other] < ids[at]:
+        while other < len(other_ids) and other_ids[other] < ids[at]:
             other += 1
         own = scale * weights[at]
-        if other < other_ids_end and other_ids[other] == ids[at]:
+        if other < len(other_ids) and other_ids[other] == ids[at]:
             own -= other_scale * other_weights[other]
         left[at] = max(own, 0.0)
         mass += left[at]

@@ -26,10 +26,10 @@ LEAST_CUT = 2**11
 DEPTHS = (9.0, 13.0)
 # By how much of itself a sum of weights may be off that is not taken token by token in float64.
 ROUNDING = 5e-7
-# How far weights of `kernels` lie from torch's, relative to them: 1.9e-7 over all float32's from -87 to 0, and torch's own
-# may be off by one unit in the last place on other CPUs. And how far a sum of them in float64 is off.
-# top-p asks whether (1 - top_p) * the kept sum is below top_p * that of the others. Both sums read the same weights, so
-# that the difference is off by at most 2 top_p (1 - top_p) OF_WEIGHTS of the total.
+# How far weights of `kernels` lie from torch's, relative to them: 1.9e-7 over all float32's from -87 to 0, and on other
+# CPUs torch's own may be off by one unit in the last place. And how far a sum of them in float64 is off.
+# top-p asks whether (1 - top_p) * the kept sum is below top_p * that of the others. Both sums read the same weights:
+# the difference is off by at most 2 top_p (1 - top_p) OF_WEIGHTS of the total.
 OF_WEIGHTS, OF_SUMS = 4e-7, 1e-10
 
 
