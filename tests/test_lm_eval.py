@@ -26,7 +26,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
 TASK = """
-task: sums
+task: {kind}
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {file}}}}}
 test_split: test
@@ -221,15 +221,17 @@ def test_the_batch_size_is_how_many_are_decoded_at_a_time():
         CospecLM("demo:we", shedule="plain")
 
 
-@pytest.mark.parametrize("kind", ["multiple_choice", "generate_until"])
-def test_lm_evals_command_line_finds_it_by_name(kind, folders, ensemble, tmp_path):
+def test_lm_evals_command_line_finds_it_by_name(folders, ensemble, tmp_path):
+    """Both kinds of tasks in one run: lm-eval takes many seconds to be imported."""
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in DOCS))
-    more = CHOICES if kind == "multiple_choice" else ANSWERS
-    (tmp_path / "sums.yaml").write_text(TASK.format(file=tmp_path / "docs.jsonl", kind=kind, more=more))
+    kinds = {"multiple_choice": CHOICES, "generate_until": ANSWERS}
+    for kind, more in kinds.items():
+        task = TASK.format(file=tmp_path / "docs.jsonl", kind=kind, more=more)
+        (tmp_path / f"{kind}.yaml").write_text(task)
     mine = {"members": folders, "combine": {"type": "mixture", "weights": [0.6, 0.4]}, "schedule": "alternate"}
     (tmp_path / "mine.yaml").write_text(json.dumps(mine))
     command = [
-        *("--model", "cospec", "--model_args", f"ensemble={tmp_path / 'mine.yaml'}", "--tasks", "sums"),
+        *("--model", "cospec", "--model_args", f"ensemble={tmp_path / 'mine.yaml'}", "--tasks", ",".join(kinds)),
         *("--include_path", str(tmp_path), "--output_path", str(tmp_path / "out"), "--log_samples"),
     ]
     home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -240,14 +242,18 @@ def test_lm_evals_command_line_finds_it_by_name(kind, folders, ensemble, tmp_pat
         [sys.executable, "-m", module, *command], env=os.environ | home, capture_output=True, text=True, timeout=300
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    (samples,) = (tmp_path / "out").rglob("samples_sums_*.jsonl")
-    for sample in map(json.loads, samples.read_text().splitlines()):
-        question = sample["doc"]["question"]
-        if kind == "generate_until":
-            (own,) = ensemble.generate(question, SamplingParams(temperature=0, max_tokens=9, stop=[" the"]))
-            assert sample["resps"] == [[own.text]]
-            continue
-        expected = scores(CospecLM(ensemble), *((question, choice) for choice in sample["doc"]["choices"]))
+
+    def samples(kind):
+        (written,) = (tmp_path / "out").rglob(f"samples_{kind}_*.jsonl")
+        return [json.loads(line) for line in written.read_text().splitlines()]
+
+    for sample in samples("generate_until"):
+        params = SamplingParams(temperature=0, max_tokens=9, stop=[" the"])
+        (own,) = ensemble.generate(sample["doc"]["question"], params)
+        assert sample["resps"] == [[own.text]]
+    for sample in samples("multiple_choice"):
+        pairs = [(sample["doc"]["question"], choice) for choice in sample["doc"]["choices"]]
+        expected = scores(CospecLM(ensemble), *pairs)
         for (found,), (logprob, is_greedy) in zip(sample["resps"], expected, strict=True):
             assert float(found[0]) == pytest.approx(logprob, abs=1e-4)
             assert (str(found[1]) == "True") == is_greedy

@@ -20,6 +20,14 @@ with warnings.catch_warnings():
 STORE = 100 * 2**20
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A cluster takes long to start, and its workers and replicas load their models each: `make test-long` has them."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """Its address."""

@@ -33,13 +33,28 @@ HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>|`
 SECTIONS = ("verdict", "speed", "kept", "gained", "cost", "relaxed", "mechanism", "setting")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The file of a study's report, whose plots take a second to draw: written once."""
+    files = {}
+
+    def file_of(results, language):
+        key = json.dumps(results.to_dict()), language
+        if key not in files:
+            folder = tmp_path_factory.mktemp("report")
+            write(results, folder, language)
+            files[key] = folder / "report.html"
+        return files[key]
+
+    return file_of
+
+
 @pytest.fixture
-def visit(opened, tmp_path):
-    """Write a study's report and open it."""
+def visit(opened, written):
+    """Open a study's report."""
 
     def visited(results, language="en", *, width=1100, scheme="light"):
-        write(results, tmp_path, language)
-        return opened(tmp_path / "report.html", width=width, scheme=scheme)
+        return opened(written(results, language), width=width, scheme=scheme)
 
     return visited
 
@@ -158,20 +173,20 @@ def sentences(table):
     return {text for text in table.values() if not fields(text)}
 
 
-def test_no_sentence_of_one_language_stands_in_the_report_of_the_other(tmp_path, small):
+def test_no_sentence_of_one_language_stands_in_the_report_of_the_other(written, small):
     tables = {language: sentences(load_texts(language).table) for language in LANGUAGES}
     alike = tables["en"] & tables["ja"]
     names = {*small.settings.members, *small.settings.categories, *EXAMPLE.settings.categories, "drafter", "lookup"}
     for found in (EXAMPLE, small, without_figures(EXAMPLE)):
         for language, other in (("en", "ja"), ("ja", "en")):
-            write(found, tmp_path, language)
-            seen = {*Texts((tmp_path / "report.html").read_text(encoding="utf-8")).seen}
+            page = written(found, language)
+            seen = {*Texts(page.read_text(encoding="utf-8")).seen}
             assert len(seen & tables[language]) > 60
             assert seen & (tables[other] - alike) - names == set()
-            written = (tmp_path / "report.md").read_text(encoding="utf-8")
+            pasted = page.with_name("report.md").read_text(encoding="utf-8")
             long = {plain(text) for text in tables[other] - alike if len(text) > 24}
-            assert [text for text in long if text in written] == []
-            assert "{" not in written
+            assert [text for text in long if text in pasted] == []
+            assert "{" not in pasted
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
@@ -277,6 +292,7 @@ def test_editing_a_price_changes_the_costs_and_the_saving(visit):
     assert {name: hooked(page, name) for name in before} == before
 
 
+@pytest.mark.long
 @in_chromium
 def test_a_study_without_prices_takes_the_readers(visit, small):
     page = visit(small)
@@ -294,6 +310,7 @@ def paying(results):
     return replace(results, settings=replace(results.settings, prices=prices))
 
 
+@pytest.mark.long
 @in_chromium
 def test_energy_counts_where_it_was_measured_and_is_paid_for(visit):
     rows = tuple(replace(row, kwh=2.0, energy_money=0.6, total=row.money + 0.6) for row in EXAMPLE.cost.rows)
@@ -306,6 +323,7 @@ def test_energy_counts_where_it_was_measured_and_is_paid_for(visit):
     assert hooked(page, f"total:{key}") == money(own.money + 2, "USD")
 
 
+@pytest.mark.long
 @in_chromium
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_energy_that_was_not_measured_makes_no_cost_where_it_is_paid_for(visit, language):
@@ -326,6 +344,7 @@ def test_energy_that_was_not_measured_makes_no_cost_where_it_is_paid_for(visit, 
     assert hooked(page, f"total:{key}") == money(own.money, "USD")
 
 
+@pytest.mark.long
 @in_chromium
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_phone_scrolls_no_page_sideways(visit, small, language):
@@ -337,6 +356,7 @@ def test_a_phone_scrolls_no_page_sideways(visit, small, language):
         assert min(float(size.removesuffix("px")) for size in sizes) >= 12
 
 
+@pytest.mark.long
 @in_chromium
 def test_what_is_folded_is_open_on_paper_and_as_before_behind_it(visit):
     page = visit(EXAMPLE)
@@ -353,6 +373,7 @@ def test_what_is_folded_is_open_on_paper_and_as_before_behind_it(visit):
     assert page.locator("details").evaluate_all(is_open) == before
 
 
+@pytest.mark.long
 @in_chromium
 def test_the_page_is_dark_where_the_reader_wants_it_and_light_on_paper(visit):
     def brightness(page, selector, name):
@@ -378,7 +399,7 @@ def hostile(results):
 
 
 @in_chromium
-def test_names_that_are_markup_stay_text(visit, tmp_path):
+def test_names_that_are_markup_stay_text(visit):
     page = visit(hostile(EXAMPLE))
     assert page.title() != "owned"
     assert page.locator("img").count() == 0
@@ -387,9 +408,9 @@ def test_names_that_are_markup_stay_text(visit, tmp_path):
     page.fill("[data-price=per_hour]", "7")
     assert HOSTILE in hooked(page, "tile")
     assert page.locator("img").count() == 0
-    written = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "<script" not in re.sub(r"\\<", "", written)
-    assert "<img" not in re.sub(r"\\<", "", written)
+    pasted = re.sub(r"\\<", "", markdown(hostile(EXAMPLE), "en"))
+    assert "<script" not in pasted
+    assert "<img" not in pasted
 
 
 @in_chromium
@@ -419,6 +440,7 @@ def test_a_study_that_was_interrupted_says_what_is_missing(visit, pair):
     assert page.locator("#verdict td .unknown").count() == len(EXAMPLE.verdict.rules)
 
 
+@pytest.mark.long
 @in_chromium
 def test_a_verdict_up_to_fewer_texts_says_how_many(visit):
     verdict = replace(EXAMPLE.verdict, decision="go up to", concurrency=8, up_to=1, blocking=("min_speedup",))
@@ -484,17 +506,15 @@ def test_categories_that_have_no_name_of_their_own_are_called_so_in_both_languag
         ("ja", "auto が plain より速いとは断定できません（信頼区間なし、n = 2）。"),
     ],
 )
-def test_a_speed_without_an_interval_is_said_to_have_none(tmp_path, language, sentence):
+def test_a_speed_without_an_interval_is_said_to_have_none(language, sentence):
     few = Interval(mean=1.4, low=None, high=None, num=2)
     rows = tuple(replace(row, over_plain=row.over_plain and few) for row in EXAMPLE.speed.rows)
-    write(replace(EXAMPLE, speed=replace(EXAMPLE.speed, rows=rows)), tmp_path, language)
-    assert sentence in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert sentence in markdown(replace(EXAMPLE, speed=replace(EXAMPLE.speed, rows=rows)), language)
 
 
-def test_the_markdown_has_every_section_and_whole_tables(tmp_path):
+def test_the_markdown_has_every_section_and_whole_tables(written):
     for language in LANGUAGES:
-        write(EXAMPLE, tmp_path, language)
-        text = (tmp_path / "report.md").read_text(encoding="utf-8")
+        text = written(EXAMPLE, language).with_name("report.md").read_text(encoding="utf-8")
         assert text.count("\n## ") == len(SECTIONS)
         rows = [line for line in text.splitlines() if line.startswith("|")]
         assert len(rows) > 60

@@ -345,6 +345,7 @@ def test_each_ensemble_has_its_own_conversation(browser, members):
         visit.finish()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     ["<img src=x onerror=document.title='taken'>\n**bold**", "W" * 120, "🏳️‍🌈🙂 漢字 " * 4, "שלום עולם " * 6],
@@ -363,6 +364,7 @@ def test_whatever_is_said_is_shown_as_it_is_and_widens_nothing(browser, chatting
         visit.finish()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("width", "height", "scheme"),
     [(320, 640, "light"), (390, 844, "dark"), (768, 1024, "light"), (1280, 800, "dark"), (1280, 800, "light")],

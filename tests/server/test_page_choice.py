@@ -14,7 +14,7 @@ from .visits import PROMPT, text_of, visiting
 
 OTHER = "other"
 
-pytestmark = in_chromium
+pytestmark = [in_chromium, pytest.mark.long]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from .conftest import Served
 from .faulty import DIE, RAISE, moody_ensemble
 from .visits import text_of, visiting
 
-pytestmark = in_chromium
+pytestmark = [in_chromium, pytest.mark.long]
 
 
 def test_a_refused_key_is_told_with_its_header_as_code(browser, ensemble):

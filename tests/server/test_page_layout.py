@@ -48,7 +48,7 @@ FAULTS = """
 }
 """
 
-pytestmark = in_chromium
+pytestmark = [in_chromium, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

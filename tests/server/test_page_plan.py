@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from ..browsing import in_chromium
 from .visits import text_of, traced
 
-pytestmark = in_chromium
+pytestmark = [in_chromium, pytest.mark.long]
 
 
 @pytest.mark.parametrize(("written", "asked"), [("", None), ("3", 3), ("2, 5", [2, 5]), ("auto", "auto")])

@@ -54,6 +54,7 @@ def test_a_drawn_seed_is_shown_copied_and_reused(browser, served, http):
         visit.finish()
 
 
+@pytest.mark.long
 @in_chromium
 def test_where_there_is_no_clipboard_the_seed_is_at_least_selected(visit):
     visit.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
@@ -64,6 +65,7 @@ def test_where_there_is_no_clipboard_the_seed_is_at_least_selected(visit):
     assert visit.page.evaluate("String(getSelection())") == str(2**70)
 
 
+@pytest.mark.long
 @in_chromium
 def test_a_stopped_run_has_shown_its_seed(visit):
     visit.ask_for(ignore_eos=True, max_tokens=900)
@@ -74,6 +76,7 @@ def test_a_stopped_run_has_shown_its_seed(visit):
     expect(visit.page.locator("#used-seed")).to_have_text(re.compile(r"^\d+$"))
 
 
+@pytest.mark.long
 @in_chromium
 @pytest.mark.parametrize(
     ("seed", "verification", "measures"), [("", "block", True), (3, "block", False), (3, "coupled", True)]
