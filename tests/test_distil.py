@@ -287,6 +287,7 @@ def killed_run(arguments, path, number):
     return process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_in_every_phase_ends_as_one_that_was_not(folder, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert call(command(folder, whole)).exit_code == 0

@@ -37,14 +37,14 @@ EQUAL = Mixture([0.5, 0.5])
 )
 def test_sound_members_pass_every_check(combine, schedule):
     ensemble = Ensemble([table(1), table(2)], combine, schedule=schedule)
-    results = checks(ensemble)
+    results = checks(ensemble, replace(EFFORT, num_samples=40))
     assert len(results) == num_checks(ensemble)
     assert [check.name for check in results if not check.is_passed] == []
 
 
 def test_every_drafter_is_tried_alone_in_a_mixture_and_in_two_stages():
     ensemble = Ensemble([table(1), table(2)], proposer=[table(3), "lookup"], schedule="fixed", gamma=2)
-    results = checks(ensemble, replace(EFFORT, num_samples=40))
+    results = checks(ensemble, replace(EFFORT, num_samples=16))
     assert len(results) == num_checks(ensemble)
     assert [check for check in results if not check.is_passed] == []
     sampled = {check.schedule for check in results if check.name == "sampled text"}

@@ -159,14 +159,17 @@ def test_the_guide_shows_the_package_as_it_is(path):
     assert path.read_text(encoding="utf-8") in blocks("python") + blocks("toml")
 
 
+@pytest.mark.long
 def test_the_guide_s_own_code_runs_and_its_checks_pass(ran):
     assert " heuristic DraftCounts(proposed=" in "".join(ran[1])
 
 
+@pytest.mark.long
 def test_auto_weighs_the_schedule(seen):
     assert "heuristic by corpus.txt" in seen["weighed"]
 
 
+@pytest.mark.long
 def test_an_ensemble_file_names_all_three(seen):
     (result,) = seen["from file"]
     assert seen["names"] == ["math", "general", "corpus.txt", "drafter"]
@@ -176,6 +179,7 @@ def test_an_ensemble_file_names_all_three(seen):
     assert result["members"]["corpus.txt"]["calls"] > 0
 
 
+@pytest.mark.long
 def test_the_same_objects_are_given_directly(seen):
     results = seen["as objects"]
     assert len({result["text"] for result in results}) == 1
@@ -184,11 +188,13 @@ def test_the_same_objects_are_given_directly(seen):
         assert result["proposers"]["quick"]["proposed"] > 0
 
 
+@pytest.mark.long
 def test_the_server_offers_the_schedule(seen):
     assert "heuristic" in seen["served"]["schedules"]
     assert seen["served"]["combination"] == {"type": "power", "weights": [0.5, 0.5]}
 
 
+@pytest.mark.long
 def test_a_request_for_other_weights_keeps_the_combination_s_options(seen):
     (choice,) = seen["answer"]["choices"]
     assert choice["text"] == seen["weighted"]["text"]
@@ -196,12 +202,14 @@ def test_a_request_for_other_weights_keeps_the_combination_s_options(seen):
     assert choice["logprobs"]["token_logprobs"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.long
 def test_bench_times_the_schedule(seen):
     row = seen["bench"]["methods"]["heuristic"]
     assert row["tokens_per_second"] > 0
     assert "corpus.txt" in row["calls_per_100_tokens"]
 
 
+@pytest.mark.long
 def test_verify_finds_the_schedule_exact(seen):
     found = seen["verify"]
     assert found["exact"]

@@ -85,7 +85,7 @@ FILES = st.lists(prompt_entries(), min_size=1, max_size=3)
 
 @given(data=st.data())
 @settings(
-    max_examples=examples(25),
+    max_examples=examples(12),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )

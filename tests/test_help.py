@@ -114,11 +114,15 @@ def test_the_script_of_a_shell_is_printed(shell):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [("generate", "hello", "--max-tokens", "900", "--ignore-eos"), ("bench",), ("tune", "--json"), ("verify",)],
-    ids=lambda arguments: arguments[0],
+    ("arguments", "seconds"),
+    [
+        (("generate", "hello", "--max-tokens", "900", "--ignore-eos"), 1.0),
+        (("bench",), 3.0),
+        (("tune", "--json"), 1.0),
+        (("verify",), 3.0),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )
-@pytest.mark.parametrize("seconds", [1.0, 3.0])
 def test_ctrl_c_ends_a_command_with_a_sentence_and_130(arguments, seconds, tmp_path):
     """While modules are imported, while models are loaded, or while it runs: whatever the moment hits."""
     with subprocess.Popen(

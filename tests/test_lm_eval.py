@@ -221,6 +221,7 @@ def test_the_batch_size_is_how_many_are_decoded_at_a_time():
         CospecLM("demo:we", shedule="plain")
 
 
+@pytest.mark.long
 def test_lm_evals_command_line_finds_it_by_name(folders, ensemble, tmp_path):
     """Both kinds of tasks in one run: lm-eval takes many seconds to be imported."""
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in DOCS))

@@ -288,7 +288,7 @@ def test_a_drafter_is_tried_again_once_texts_have_changed(monkeypatch):
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
-    planner, _ = learned(members, Changing(0.0001), length=2500, temperature=0)
+    planner, _ = learned(members, Changing(0.0001), length=1500, temperature=0)
     assert "by member" in planner.chosen
 
 
@@ -298,13 +298,13 @@ def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
-    planner, _ = learned(members, Changing(0.0001), length=2500, temperature=0)
+    planner, _ = learned(members, Changing(0.0001), length=1500, temperature=0)
     assert planner.beliefs.acceptance(2, None) > 0.8
     assert "by member" in planner.chosen
 
 
 def test_hearing_takes_a_hundredth_of_the_time_at_most():
-    planner, _ = learned({"a": Slow(LIKE_A, 0.004)}, Slow(HOPELESS, 0.002), length=2500)
+    planner, _ = learned({"a": Slow(LIKE_A, 0.004)}, Slow(HOPELESS, 0.002), length=1500)
     assert planner.chosen == "plain"
     assert 10 < sum(planner.shadowing.num_heard.values()) <= 0.01 * Clock.now / 0.002
 

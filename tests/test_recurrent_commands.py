@@ -120,9 +120,10 @@ def test_awkward_requests_have_the_text_of_plain(name: str, runners: dict[str, H
     drafter = {} if proposer is None else {"proposer": runners.get(proposer, proposer)}
     settings = {"verification": "coupled", "keep_measurements": False}
     plain, drafted = Ensemble(members, schedule="plain", **settings), Ensemble(members, **plan, **drafter, **settings)
-    # Few of what takes long.
-    prompts = PROMPTS[1:3] if len(names) > 2 or plan.get("gamma") == 60 else PROMPTS
-    for params in REQUESTS.values():
+    is_long = len(names) > 2 or plan.get("gamma") == 60
+    for request, params in REQUESTS.items():
+        # Few of what takes long.
+        prompts = PROMPTS[1:3] if is_long or request == "long" else PROMPTS
         expected, found = (
             [(each.token_ids, each.finish_reason) for each in ensemble.generate(prompts, params)]
             for ensemble in (plain, drafted)

@@ -117,7 +117,7 @@ NAMED = ("schedule", "verification", "dtype")
 
 
 @settings(
-    max_examples=examples(300),
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
@@ -130,7 +130,7 @@ def test_schema_and_reader_refuse_the_same_of_a_file(tmp_path, key, value):
 
 
 @settings(
-    max_examples=examples(300),
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
@@ -145,7 +145,7 @@ def test_schema_and_reader_refuse_the_same_of_a_model(tmp_path, key, value, is_p
 
 @pytest.mark.parametrize("key", NAMED)
 @given(value=TEXTS)
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_name_that_the_schema_does_not_list_is_refused_when_it_is_used(tmp_path, key, value):
     whole = {"members": ["demo:math", "demo:general"]} | {key: value}
     message = message_of(lambda: Ensemble.load(written(tmp_path, whole)))

@@ -47,6 +47,7 @@ class Loaded(HTMLParser):
             self.addresses.append(attributes.get("href"))
 
 
+@pytest.mark.long
 def test_no_page_loads_anything_from_elsewhere(site):
     pages = [*site.rglob("*.html")]
     assert len(pages) > 20
@@ -62,12 +63,14 @@ def test_no_page_loads_anything_from_elsewhere(site):
     assert not [sheet.name for sheet in sheets if re.search(r"url\(\W*(https?:)?//", sheet.read_text(encoding="utf-8"))]
 
 
+@pytest.mark.long
 def test_every_public_name_is_in_the_reference(site):
     shown = set(re.findall(r'id="(cospec[\w.]*)"', (site / "api.html").read_text(encoding="utf-8")))
     assert {f"cospec.{name}" for name in cospec.__all__} <= shown
     assert {f"cospec.testing.{name}" for name in ("check_schedule", "check_combination", "check_runner")} <= shown
 
 
+@pytest.mark.long
 def test_links_between_documents_lead_to_their_pages(site):
     start = (site / "index.html").read_text(encoding="utf-8")
     for target in ("architecture.html#why-it-is-exact", "serving.html#seeds", "index.ja.html", "benchmarks.html"):
@@ -75,6 +78,7 @@ def test_links_between_documents_lead_to_their_pages(site):
     assert "openai" in (site / "source" / "examples" / "client.py.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_list_right_below_a_sentence_is_a_list(site):
     batch = (site / "batch.html").read_text(encoding="utf-8")
     assert re.search(r"may be mixed:</p>\s*<ul>", batch)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cospec import Contrastive, Guided, Mixture, Product, Schedule
-from cospec.schedule import schedule_names
+from cospec.schedule import Plan, schedule_names
 from cospec.schedule.fixed import Fixed
 from cospec.schedule.plain import Plain
 from cospec.testing import check_combination, check_runner, check_schedule
@@ -15,8 +15,14 @@ from .toys import Wrapped, table
 
 
 @pytest.mark.parametrize("name", schedule_names())
-def test_schedules_pass(name):
-    assert check_schedule(name) > 3
+def test_schedules_pass_with_a_plan_that_leaves_the_rest_to_them(name):
+    assert check_schedule(name, [Plan(schedule=name)]) > 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", schedule_names())
+def test_schedules_pass_with_all_plans_that_they_name(name):
+    assert check_schedule(name) > 10
 
 
 class Greedy(Schedule):

@@ -40,7 +40,7 @@ from .values import ANYTHING, JSON, TEXTS, message_of
 
 # The files are rewritten for each example, and the members are made once.
 many = settings(
-    max_examples=examples(150),
+    max_examples=examples(80),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -119,7 +119,7 @@ def test_a_combination_of_anything_is_one_or_refused(cls, value):
 ARGUMENTS = ("members", "combine", "schedule", "gamma", "proposer", "first", "verification", "max_sequences", "dtype")
 
 
-@settings(many, max_examples=examples(300))
+@settings(many, max_examples=examples(150))
 @given(
     given_values=st.dictionaries(
         st.sampled_from([*ARGUMENTS, "device", "graphs", "quantization"]), ANYTHING, max_size=3
@@ -133,7 +133,7 @@ ENSEMBLE = Ensemble([letters([1, 2]), letters([2])])
 SHORT = SamplingParams(max_tokens=1)
 
 
-@settings(many, max_examples=examples(300))
+@settings(many, max_examples=examples(150))
 @given(prompts=ANYTHING)
 def test_prompts_of_any_type_are_decoded_or_refused(prompts):
     def refused(call):

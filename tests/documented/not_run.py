@@ -47,6 +47,13 @@ ELSEWHERE = {
 # Nobody asks the watched server for anything, which is 4; Ctrl-C may come while `watch` still reads the pilot.
 STATUSES = {"cospec pilot --ensemble …": (0, 3, 4), "cospec watch http…": (4, 130)}
 
+# Commands whose block `make test-long` runs, and why.
+LONG = {
+    "cospec pilot --ensemble …": "a whole pilot, then a server of what it chose, watched",
+    "cospec verify --ensemble mine.yaml": "every check of exactness, and a distillation beside it",
+    "cospec generate --chat --ensemble demo:chat-we …": "a real model of 135 M parameters",
+}
+
 # Commands that go on until Ctrl-C.
 ENDLESS = {"cospec watch http…": 5}
 

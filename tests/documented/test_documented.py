@@ -41,7 +41,13 @@ IN_BLOCKS = {command for block in SHELL for command in block.commands}
 LOOSE = sorted({each for document in DOCUMENTS for each in loose_commands_of(document)} - IN_BLOCKS)
 
 
-@pytest.mark.parametrize("block", SHELL, ids=str)
+def timed(block):
+    """The block, marked where one of its commands takes long."""
+    is_long = any(not_run.entry_for(command, not_run.LONG) for command in block.commands)
+    return pytest.param(block, id=str(block), marks=[pytest.mark.long] if is_long else [])
+
+
+@pytest.mark.parametrize("block", map(timed, SHELL))
 def test_the_commands_of_a_block_run_as_they_stand(block, reader_folder):
     with Reader(reader_folder) as reader:
         for command in block.commands:
@@ -136,7 +142,7 @@ def test_every_block_says_what_it_is(document):
 
 def test_nothing_is_listed_that_is_not_in_the_documents():
     commands = IN_BLOCKS | set(LOOSE)
-    for table in (not_run.COMMANDS, not_run.STATUSES, not_run.ENDLESS):
+    for table in (not_run.COMMANDS, not_run.STATUSES, not_run.LONG, not_run.ENDLESS):
         found = {not_run.entry_for(command, table) for command in commands}
         assert set(table) == found - {None}
     assert {(block.document, block.language) for block in BLOCKS} >= set(not_run.ELSEWHERE)

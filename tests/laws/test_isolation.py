@@ -17,13 +17,13 @@ from .test_laws import PLANS, case
 
 OWN_PARAMS = [
     {"max_tokens": 3},
-    {"max_tokens": 17, "temperature": 0.6},
+    {"max_tokens": 11, "temperature": 0.6},
     {"max_tokens": 1},
     {"max_tokens": 9, "top_p": 0.8, "member_temperature": 1.3},
-    {"max_tokens": 12, "temperature": 0},
-    {"max_tokens": 30, "repetition_penalty": 1.3, "ignore_eos": False},
+    {"max_tokens": 8, "temperature": 0},
+    {"max_tokens": 14, "repetition_penalty": 1.3, "ignore_eos": False},
     {"max_tokens": 6, "top_k": 2, "min_tokens": 5},
-    {"max_tokens": 21, "logit_bias": {0: 1.0}},
+    {"max_tokens": 10, "logit_bias": {0: 1.0}},
 ]
 
 

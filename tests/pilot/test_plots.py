@@ -94,7 +94,7 @@ def series_of(counts, means):
     ]
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(data=st.data(), width=st.sampled_from([340, 760]), is_logarithmic=st.booleans())
 def test_counts_have_whole_ticks_apart_and_markers_stand_clear_of_the_frame(data, width, is_logarithmic):
     counts = sorted(data.draw(st.sets(st.integers(1, 300), min_size=1, max_size=40)))

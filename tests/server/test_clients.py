@@ -66,6 +66,7 @@ def test_langchain_with_a_schema_of_its_answer(chat):
     assert 0 <= told["number"] <= 9
 
 
+@pytest.mark.long
 def test_lm_evals_log_likelihoods_are_the_librarys_own(served, ensemble, tmp_path):
     """`local-completions`, with the server's own tokenizer, as a user calls it."""
     file = tmp_path / "sums.jsonl"

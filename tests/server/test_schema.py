@@ -13,7 +13,7 @@ from schemathesis.checks import not_a_server_error
 from ..properties import examples
 
 # Of what decodes, whose bodies have many fields, and of what does not.
-EXAMPLES, FEW = 45, 15
+EXAMPLES, FEW = 24, 8
 
 
 @pytest.mark.hypothesis

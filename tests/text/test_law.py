@@ -15,7 +15,7 @@ from ..properties import examples
 from .kinds import KINDS, tokenizer
 from .tokenizers import CHAT
 
-some = settings(max_examples=examples(30), deadline=None)
+some = settings(max_examples=examples(15), deadline=None)
 kinds = pytest.mark.parametrize("kind", KINDS)
 TEXTS = st.text(st.sampled_from("the catHello wordé☺\n<s>{}|▁ 1"), max_size=30)
 
