@@ -116,7 +116,8 @@ def test_members_accept_their_own_drafters_more_often_than_one_for_all():
     def accepted(proposers):
         ensemble = Ensemble.load("demo:we3", proposer=proposers, schedule="mixture", gamma=3)
         params = SamplingParams(max_tokens=60, seed=0, ignore_eos=True)
-        stats = [each for result in ensemble.generate(demo.prompts()[::2], params) for each in result.proposers.values()]
+        results = ensemble.generate(demo.prompts()[::2], params)
+        stats = [each for result in results for each in result.proposers.values()]
         return sum(each.accepted for each in stats) / sum(each.proposed for each in stats)
 
     own = [f"demo:{member}-drafter" for member in ("math", "general", "code")]

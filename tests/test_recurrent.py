@@ -43,8 +43,8 @@ KINDS = [
 ]  # fmt: skip
 # One of each kind of state: with a convolution, a gated delta net, Mamba-2 beside attention, and Mamba-2 alone.
 VARIED = ["lfm2", "qwen3_5", "falcon_h1", "mamba2"]
-# The others keep states of the same kinds: in float64, over long histories and under every schedule by `make test-long`.
-VARIED_FIRST = [kind if kind in VARIED else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
+# The others keep states of these kinds too: in float64, over histories and under every schedule by `make test-long`.
+OTHERS_LONG = [kind if kind in VARIED else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS]
 
 
 # Experts of two tokens or more, beside recurrent layers.
@@ -93,7 +93,7 @@ def test_ragged_batches_and_rollback_give_the_logits_of_an_unbatched_forward(kin
     play_and_go_on(Book(kind), random.Random(kind))
 
 
-@pytest.mark.parametrize("kind", VARIED_FIRST)
+@pytest.mark.parametrize("kind", OTHERS_LONG)
 def test_in_float64_they_give_all_its_digits(kind: str) -> None:
     model = tiny(kind).double()
     # Grouped products of experts know no float64.
@@ -148,7 +148,7 @@ def fed_alone(runner: HfRunner, text: list[int], count: int) -> torch.Tensor:
     return rows
 
 
-@pytest.mark.parametrize("kind", VARIED_FIRST)
+@pytest.mark.parametrize("kind", OTHERS_LONG)
 @settings(max_examples=examples(2), deadline=None)
 @given(histories=HISTORIES, rng=st.randoms(use_true_random=False))
 def test_any_history_of_drafts_and_rejections_gives_the_rows_of_the_text_to_five_digits(
@@ -409,7 +409,7 @@ def test_every_schedule_writes_the_text_of_plain(verification: str, mixed: list[
 
 
 @pytest.mark.larger
-@pytest.mark.parametrize("kind", VARIED_FIRST)
+@pytest.mark.parametrize("kind", OTHERS_LONG)
 def test_every_schedule_writes_the_text_of_plain_with_each_kind(kind: str) -> None:
     runners = [HfRunner(tiny(kind, seed=seed)) for seed in range(3)]
     batches, max_tokens = ((1, 3, 8), 100) if is_fuzzing() else ((3,), 10)
