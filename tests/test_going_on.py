@@ -152,7 +152,7 @@ def test_other_weights_under_the_same_path_are_noticed(tmp_path):
 
 def test_generate_goes_on_after_it_was_killed_at_any_moment(folder, tmp_path):
     prompts, out, fresh = tmp_path / "in.jsonl", tmp_path / "out.jsonl", tmp_path / "fresh.jsonl"
-    write(prompts, [f"prompt {number}" for number in range(40)])
+    write(prompts, [f"prompt {number}" for number in range(24)])
     options = ("--max-tokens", "24", "--ignore-eos")
     arguments = generate(folder, prompts, out, *options)
     rng = random.Random(0)

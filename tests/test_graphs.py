@@ -168,15 +168,18 @@ def test_a_pass_is_recorded_once_it_recurs_and_dropped_when_the_cache_grows() ->
     assert fixed_shapes.num_captured == 0
 
 
-@pytest.mark.parametrize("name", ["demo:we", "demo:guided"])
+@pytest.fixture(scope="module", params=["demo:we", "demo:guided"])
+def loaded(request: pytest.FixtureRequest) -> list[Ensemble]:
+    """A bundled ensemble whose passes are as given, and one whose passes are padded."""
+    return [Ensemble.load(request.param, graphs=graphs, device="cpu") for graphs in (False, "shapes")]
+
+
 @pytest.mark.parametrize("verification", ["token", "coupled"])
 @pytest.mark.parametrize("schedule", ["plain", "fixed", "alternate"])
-def test_outputs_are_those_of_passes_as_given(name: str, verification: str, schedule: str) -> None:
+def test_outputs_are_those_of_passes_as_given(loaded: list[Ensemble], verification: str, schedule: str) -> None:
     temperature = 0.0 if verification == "token" else 1.0
     params = SamplingParams(max_tokens=20, temperature=temperature, seed=5)
-    settings = {"schedule": schedule, "verification": verification, "device": "cpu"}
-    given = Ensemble.load(name, graphs=False, **settings)
-    padded = Ensemble.load(name, graphs="shapes", **settings)
+    given, padded = (ensemble.with_plan(schedule=schedule, verification=verification) for ensemble in loaded)
     prompts = demo.prompts()[:5]
     wanted = [result.token_ids for result in given.generate(prompts, params)]
     assert [result.token_ids for result in padded.generate(prompts, params)] == wanted

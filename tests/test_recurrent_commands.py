@@ -36,7 +36,11 @@ def members_of(folders: dict[str, str], *names: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("names", "proposer"),
-    [(("delta", "attention"), "short"), (("attention", "expert"), "attention"), (("mamba", "delta"), "lookup")],
+    [
+        (("delta", "attention"), "short"),
+        pytest.param(("attention", "expert"), "attention", marks=pytest.mark.long),
+        pytest.param(("mamba", "delta"), "lookup", marks=pytest.mark.long),
+    ],
 )
 def test_verify_passes_on_mixed_ensembles(
     names: Sequence[str], proposer: str, folders: dict[str, str], tmp_path: Path
@@ -113,7 +117,13 @@ def runners() -> dict[str, HfRunner]:
     return {name: HfRunner(tiny(kind, seed=seed)) for seed, (name, kind) in enumerate(kinds.items())}
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# What is awkward in the others is so in these; `make test-long` has all.
+FIRST = ("one model twice", "a hybrid drafts for attention", "more is taken back than is kept", "a lookup")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.long) for name in SETTINGS]
+)
 def test_awkward_requests_have_the_text_of_plain(name: str, runners: dict[str, HfRunner]) -> None:
     names, proposer, plan = SETTINGS[name]
     members = [runners[each] for each in names]

@@ -47,7 +47,7 @@ def timed(block):
     return pytest.param(block, id=str(block), marks=[pytest.mark.long] if is_long else [])
 
 
-@pytest.mark.parametrize("block", map(timed, SHELL))
+@pytest.mark.parametrize("block", [timed(block) for block in SHELL])
 def test_the_commands_of_a_block_run_as_they_stand(block, reader_folder):
     with Reader(reader_folder) as reader:
         for command in block.commands:

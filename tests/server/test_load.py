@@ -16,7 +16,7 @@ from cospec import demo
 
 from .conftest import MODEL
 
-REQUESTS, AT_ONCE = 200, 32
+REQUESTS, AT_ONCE = 120, 32
 # The texts of these are compared with those that they have alone.
 SEEDED = [index for index in range(1, REQUESTS, 13) if index % 3]
 
@@ -101,6 +101,7 @@ def test_none_is_lost_none_is_stuck_and_nothing_stays(served):
             assert texts[index] == alone, index
 
 
+@pytest.mark.long
 def test_memory_is_flat(served):
     """Over 200 requests here; over 2,000 in benchmarks/README.md."""
     process = psutil.Process()
