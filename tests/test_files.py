@@ -13,7 +13,7 @@ from cospec.cli.batch import BatchOptions
 from cospec.cli.options import EnsembleOptions
 from cospec.files import has_relative_models, read_settings
 from cospec.inputs import read_text
-from cospec.members import as_settings
+from cospec.members import as_settings, shared_runners
 from cospec.names import MAX_SEQUENCES
 from cospec.schedule import Plan
 from cospec.server.batch import read_lines
@@ -23,6 +23,13 @@ from .toys import table
 
 MEMBERS = "members: [demo:math, demo:general]\n"
 README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def members_are_loaded_once():
+    """Whatever stands beside them in the files, they are the same bundled models."""
+    with shared_runners():
+        yield
 
 
 @pytest.fixture

@@ -264,9 +264,9 @@ def biased():
 
 def test_a_biased_verifier_is_a_no_go(pair):
     criteria = Criteria(min_speedup=None, score_margin=None, min_perplexity_gain=None)
-    assert finished(pair, criteria=criteria).verdict.decision == "go"
+    assert finished(pair, criteria=criteria, concurrencies=(1,)).verdict.decision == "go"
     with biased():
-        found = finished(pair, criteria=criteria)
+        found = finished(pair, criteria=criteria, concurrencies=(1,))
     assert found.verdict.decision == "no-go"
     assert found.verdict.blocking == ("exactness",)
     assert found.kept.is_exact is False
@@ -284,7 +284,7 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
         return log_rs
 
     with mock.patch("cospec.core.target.log_combined", faulty):
-        found = finished(pair, criteria=Criteria(min_speedup=None))
+        found = finished(pair, criteria=Criteria(min_speedup=None), concurrencies=(1,))
     assert "exactness" in found.verdict.blocking
 
 
