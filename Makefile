@@ -34,7 +34,7 @@ compiled: .venv/test
 	$(BIN)/python -m tests.compiling
 
 collected: .venv/test
-	@$(BIN)/python -m pytest --collect-only -q > /dev/null
+	@found=$$($(BIN)/python -m pytest --collect-only -q 2>&1) || { echo "$$found" | tail -n 50; exit 1; }
 
 test-long: .venv/test ## what is long by nature: whole pilots, a Ray cluster, pages in every width
 	bash .ci/chromium

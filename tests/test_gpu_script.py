@@ -44,6 +44,7 @@ def test_a_tiny_run_measures_every_plan(figures_of, tmp_path):
     assert not figures["left_out"]
 
 
+@pytest.mark.long
 def test_a_pair_of_a_shape_is_made_and_measured(figures_of, gpu, monkeypatch):
     monkeypatch.setitem(gpu.SHAPES, "small", replace(gpu.SHAPES["57m"], layers=6))
     few = ("--batches", "1", "--tokens", "2", "--repeats", "1")

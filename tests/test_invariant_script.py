@@ -7,6 +7,7 @@ import pytest
 from benchmarks import invariant
 
 
+@pytest.mark.long
 def test_cases_that_stand_in_the_file_are_not_decoded_again(tmp_path, monkeypatch, capsys):
     out = tmp_path / "found.json"
     options = ["demo:we", "--dtype", "float32", "--prompts", "2", "--max-tokens", "3", "--batches", "1", "2"]

@@ -104,6 +104,7 @@ def test_the_package_is_found_and_never_imported():
     assert real["parameters"] == demo.SMOLLM2_PARAMETERS
 
 
+@pytest.mark.long
 @is_installed
 def test_an_answer_reads_well_and_ends_with_the_turn(we):
     (result,) = we.generate(asked(SUM), SamplingParams(temperature=0, max_tokens=120))
@@ -122,6 +123,7 @@ def by_transformers() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
+@pytest.mark.long
 @is_installed
 def test_the_base_is_what_it_says_it_is(by_transformers):
     model, _ = by_transformers
@@ -142,6 +144,7 @@ def under(ensemble: Ensemble, schedule: str, **others: str) -> Ensemble:
 
 
 # At temperature 0 `mixture` is refused.
+@pytest.mark.long
 @is_installed
 @pytest.mark.parametrize("text", [SUM, "Why is the sky blue?"])
 def test_greedy_text_is_that_of_transformers_under_every_schedule(twins, by_transformers, text):
@@ -154,6 +157,7 @@ def test_greedy_text_is_that_of_transformers_under_every_schedule(twins, by_tran
         assert result.token_ids == expected, schedule
 
 
+@pytest.mark.long
 @is_installed
 def test_a_seed_has_one_text_under_every_schedule(twins):
     params = SamplingParams(seed=7, max_tokens=16)
@@ -164,6 +168,7 @@ def test_a_seed_has_one_text_under_every_schedule(twins):
     assert len(texts) == 1
 
 
+@pytest.mark.long
 @is_installed
 def test_a_server_answers_in_a_schema_of_the_whole_vocabulary(we):
     schema = {
