@@ -288,6 +288,7 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
     assert "exactness" in found.verdict.blocking
 
 
+@pytest.mark.long
 def test_a_slow_drafter_is_a_no_go(folder, pair):
     criteria = Criteria(score_margin=None, min_perplexity_gain=None, exactness=False)
     # What widens the interval of so few prompts far: a stall, beside which members that take their time are much, and
