@@ -61,6 +61,10 @@ def decode(length, num_members=2, num_texts=1):
     return ensemble.planner_for(params)
 
 
+def everything_is_worth_comparing(monkeypatch):
+    monkeypatch.setattr(Auto, "_worth_comparing", lambda planner: None)
+
+
 @pytest.mark.parametrize("num_texts", [1, 4])
 def test_choosing_a_plan_takes_a_stated_part_of_the_time(monkeypatch, num_texts):
     """Windows are as long as it takes: hundreds of tokens, where a choice takes as long as a dozen."""
@@ -72,6 +76,7 @@ def test_choosing_a_plan_takes_a_stated_part_of_the_time(monkeypatch, num_texts)
 
 
 def test_comparing_rows_takes_a_stated_part_of_the_time(monkeypatch):
+    everything_is_worth_comparing(monkeypatch)
     compared = taking(monkeypatch, Beliefs, "compare", seconds := 0.004)
     decode(1500)
     assert len(compared) > auto.NUM_COMPARED_ALWAYS
@@ -80,6 +85,7 @@ def test_comparing_rows_takes_a_stated_part_of_the_time(monkeypatch):
 
 
 def test_rows_are_compared_as_often_where_that_takes_no_time(monkeypatch):
+    everything_is_worth_comparing(monkeypatch)
     compared = taking(monkeypatch, Beliefs, "compare", 0.0)
     decode(800)
     assert len(compared) >= 700 / auto.COMPARE_ONE_IN
@@ -120,6 +126,26 @@ def test_a_pass_of_a_size_that_is_known_makes_no_cell(monkeypatch):
         measured.add(0, 2, 1.5)
     assert made["cells"] == 2
     assert measured.seconds(0, 2) == pytest.approx(1.5)
+
+
+def test_a_pass_of_a_size_that_is_known_well_is_recorded_now_and_then():
+    measured = Costs()
+    for _ in range(costs.NUM_WELL_KNOWN):
+        measured.add(0, 1, 1.0)
+    assert measured.state()[0][-1] == (1.0, costs.NUM_WELL_KNOWN)
+    for _ in range(5 * costs.RECORD_ONE_IN):
+        measured.add(0, 1, 2.0)
+    value, count = measured.state()[0][-1]
+    assert count == costs.NUM_WELL_KNOWN + 5
+    assert value > 1.6
+
+
+def test_nothing_is_compared_where_no_comparison_would_change_a_plan(monkeypatch):
+    monkeypatch.setattr(Auto, "_worth_comparing", lambda planner: set())
+    compared = taking(monkeypatch, Beliefs, "compare", 0.0)
+    decode(100)
+    # Before the first choice nothing says so: of the prompt's token, and of those that are measured.
+    assert len(compared) <= 1 + auto.EXPLORATION_TOKENS
 
 
 def test_two_members_that_draft_for_each_other_are_compared_once(monkeypatch):

@@ -12,9 +12,11 @@ from cospec.core.policy import Round
 from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.schedule import Plan
-from cospec.schedule.auto import Auto, Window
-from cospec.schedule.beliefs import Beliefs
-from cospec.schedule.costs import Costs
+from cospec.schedule.auto import EXPLORATION_TOKENS, Auto, Window
+from cospec.schedule.beliefs import PART_OF_DRAFTING, Beliefs, Pair
+from cospec.schedule.choice import NUM_KNOWN
+from cospec.schedule.costs import DECIDING, DRAFTING, Costs
+from cospec.schedule.trials import TrialBudget
 from cospec.study.tune import Tuning, tune, write_plan
 
 from .clock import Clock, EngineTime, use_clock
@@ -102,7 +104,8 @@ def told(acceptance, row, num_members, length):
     runners = [*(Slow(LIKE_A, 0.004) for _ in range(num_members)), Slow(row, 0.001)]
     runners[-1].acceptance = acceptance
     drafter = Member(model=runners[-1], name="drafter")
-    ensemble = Ensemble(runners[:-1], proposer=drafter, schedule="auto")
+    members = [Member(model=runner, name=name) for runner, name in zip(runners[:-1], "ab", strict=False)]
+    ensemble = Ensemble(members, proposer=drafter, schedule="auto")
     params = SamplingParams(max_tokens=length)
     costs = Costs()
     for lane, seconds in enumerate([0.004] * num_members + [0.001]):
@@ -133,6 +136,65 @@ def test_a_drafter_that_says_that_it_is_good_drafts_from_the_start(num_members):
 def test_what_a_drafter_says_of_itself_is_measured_again(said, row, is_used):
     planner, _ = told(said, row, num_members=1, length=1500)
     assert ("by drafter" in planner.chosen) == is_used
+
+
+def windows_of(monkeypatch):
+    """All windows that planners begin from now on."""
+    begun, choose = [], Auto._next
+
+    def following(planner):
+        begun.append(choose(planner))
+        return begun[-1]
+
+    monkeypatch.setattr(Auto, "_next", following)
+    return begun
+
+
+def test_nothing_is_tried_before_the_engines_own_time_is_known(monkeypatch):
+    """Calibration knows what passes cost, without which nothing would be tried: a few tokens, and the drafter is."""
+    windows = windows_of(monkeypatch)
+    told(None, LIKE_A, num_members=2, length=40)
+    first, second = windows[:2]
+    assert not first.is_trial
+    assert first.is_exploration
+    assert EXPLORATION_TOKENS <= first.tokens < 2 * EXPLORATION_TOKENS
+    assert second.is_trial
+    assert second.plan == second.about == first.about
+
+
+def test_what_members_accept_of_each_other_is_measured_under_the_first_plan(monkeypatch):
+    """A drafter's acceptance shows where it drafts; members have a row at each position under `plain`."""
+    planner, _ = told(None, LIKE_A, num_members=2, length=40)
+    planner._budget = TrialBudget(num_expected=1000)
+    known = dict(planner.beliefs.acceptances)
+    planner.beliefs.acceptances.clear()
+    for tried, plan in (("fixed auto by drafter", "fixed auto by drafter"), ("fixed auto by a", "plain")):
+        monkeypatch.setattr(planner, "_worth_a_trial", lambda tried=tried: tried)
+        window = planner._next()
+        assert (window.plan, window.about, window.is_trial) == (plan, tried, True)
+        planner._budget = TrialBudget(num_expected=1000)
+    # Rows are compared until they have shown what the trial is for, however long that takes.
+    planner._compared, planner._compared_seconds, planner._num_settled = None, math.inf, 1001
+    assert planner._is_to_be_compared(window)
+    planner.beliefs.acceptances.update(known | {Pair(0, None): Average(0.1, 1.0, NUM_KNOWN)})
+    assert not planner._is_to_be_compared(window)
+    assert not planner._is_shown_by_first("fixed auto by a")
+
+
+def test_all_rows_are_worth_comparing_until_the_engines_own_time_is_known():
+    planner, _ = told(None, LIKE_A, num_members=2, length=1)
+    assert planner._worth_comparing() is None
+    planner, _ = told(None, LIKE_A, num_members=2, length=40)
+    assert planner._worth_comparing() is not None
+
+
+def test_a_round_that_only_drafts_takes_a_part_of_one_that_decides_until_it_is_measured():
+    beliefs = Beliefs(Mixture([1.0]), 1, SamplingParams())
+    assert beliefs.engine_seconds(0) == 0
+    beliefs.costs.add(DECIDING, 1, 0.004)
+    assert beliefs.engine_seconds(0) == pytest.approx(PART_OF_DRAFTING * 0.004)
+    beliefs.costs.add(DRAFTING, 1, 0.003)
+    assert beliefs.engine_seconds(0) == pytest.approx(0.003)
 
 
 # Rounds that decide a position take seven times as long as others.

@@ -5,7 +5,8 @@ would be accepted: 1 - TV between its row and the target's, for all proposers th
 makes speeds of that, and the clock corrects them: sequences run one plan at a time, in measurement windows, and the
 ratio of a plan's measured to its predicted speed corrects its later predictions. A plan that is not held to be the
 fastest, and may be by as much as its acceptances are unsure, is tried for a few tokens, as long as trials have lost no
-more than they may (`trials`). Which plan runs changes the speed and never the distribution, and a sequence changes its
+more than they may (`trials`); where these acceptances are members' alone, the first plan is, which shows them and loses
+less. Which plan runs changes the speed and never the distribution, and a sequence changes its
 plan only where nothing is drafted.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core.policy import Round
+from ..core.policy import Policy, Round
 from ..core.sheet import Sheet
 from ..core.tokens import Token
 from ..errors import InvalidSchedule
@@ -36,7 +37,8 @@ NUM_SHORT = 8
 CHOOSING_SHARE = 0.02
 # Windows of a plan are recorded together once they have a window's tokens and took so many seconds.
 SECONDS_TIMED = 0.1
-# Tokens of the first window where no forward pass was measured before: everything that predictions need.
+# Tokens of a first window in which all that predictions need is measured: forward passes, and the engine's own work,
+# without which a plan of many short rounds seems fast.
 EXPLORATION_TOKENS = 6
 # The part of a window that a trial has.
 PART_OF_A_TRIAL = 1 / 4
@@ -45,7 +47,7 @@ WINDOWS_AN_EXPLORATION = 80
 # After the first comparisons of rows, rows are compared where a plan is tried, and at one in so many settlements of one
 # sequence or each of several, as long as comparing has taken no more than this part of the time.
 COMPARE_ONE_IN, COMPARING_SHARE = 8, 0.01
-NUM_COMPARED_ALWAYS = 16
+NUM_COMPARED_ALWAYS = 8
 
 
 @dataclass(eq=False)
@@ -53,14 +55,14 @@ class Running:
     """What a sequence runs.
 
     window: the one whose plan it is. schedule: the plan's. has_changed: whether it went over to that plan in this
-    round, which settled what another had drafted. backlog: tokens that each member was still to be fed after the last
-    round.
+    round, which settled what another had drafted. backlog: seconds for the tokens that members were still to be fed
+    after the last round.
     """
 
     window: Window
     schedule: Schedule
     has_changed: bool = False
-    backlog: list[int] | None = None
+    backlog: float = 0.0
 
 
 class Auto(Choice, Schedule):
@@ -85,6 +87,8 @@ class Auto(Choice, Schedule):
         # Sequences of which no round was run yet, in order.
         self._joined: dict[Sheet, None] = {}
         self._by_confidence = {plan: AcceptanceByConfidence() for plan in candidates}
+        # Whether a plan's schedule wants to be told of passes or rounds: none that comes with cospec does.
+        self._has_listeners = False
         self._budget = TrialBudget()
         self._num_settled = self._num_windows = 0
         # Windows that are still to be recorded, by plan and bucket. Of this round, seconds of drafters' passes, and
@@ -191,35 +195,31 @@ class Auto(Choice, Schedule):
 
     # Questions: those of the plan that the sequence runs.
 
-    def running(self, sheet: Sheet) -> Schedule:
-        """The schedule that the sequence runs."""
-        return self._running[sheet].schedule
-
     @property
     def reads_confidence(self) -> bool:
         """Whether a schedule that a sequence runs reads it."""
         return any(own.schedule.reads_confidence for own in self._running.values())
 
     def turn(self, sheet: Sheet) -> Sequence[int]:
-        return self.running(sheet).turn(sheet)
+        return self._running[sheet].schedule.turn(sheet)
 
     def proposer(self, sheet: Sheet) -> int | None:
-        return self.running(sheet).proposer(sheet)
+        return self._running[sheet].schedule.proposer(sheet)
 
     def cells(self, sheet: Sheet, position: int) -> Sequence[int]:
-        return self.running(sheet).cells(sheet, position)
+        return self._running[sheet].schedule.cells(sheet, position)
 
     def reach(self, sheet: Sheet, lane: int) -> int:
-        return self.running(sheet).reach(sheet, lane)
+        return self._running[sheet].schedule.reach(sheet, lane)
 
     def refiner(self, sheet: Sheet) -> int | None:
-        return self.running(sheet).refiner(sheet)
+        return self._running[sheet].schedule.refiner(sheet)
 
     def syncs_idle_members(self, sheet: Sheet) -> bool:
-        return self.running(sheet).syncs_idle_members(sheet)
+        return self._running[sheet].schedule.syncs_idle_members(sheet)
 
     def may_be_left(self, sheet: Sheet) -> bool:
-        return self.running(sheet).may_be_left(sheet)
+        return self._running[sheet].schedule.may_be_left(sheet)
 
     def shadows(self, sheet: Sheet) -> Sequence[int]:
         return self.shadowing.of(sheet) if self._chosen else ()
@@ -274,8 +274,9 @@ class Auto(Choice, Schedule):
         self.beliefs.costs.add(self.beliefs.server(lanes[0]), num_tokens, seconds)
         if lanes[0] >= self.beliefs.num_members:
             self._drafter_seconds += seconds
-        for schedule in _each_once(self._running.values()):
-            schedule.on_forward(lanes, num_tokens, seconds)
+        if self._has_listeners:
+            for schedule in _each_once(self._running.values()):
+                schedule.on_forward(lanes, num_tokens, seconds)
 
     def on_shadow(self, sheet: Sheet, lane: int) -> None:
         self.shadowing.on_shadow(sheet, lane)
@@ -283,7 +284,8 @@ class Auto(Choice, Schedule):
 
     def on_settled(self, sheet: Sheet, tokens: Sequence[Token]) -> None:
         own, first = self._running[sheet], sheet.position - len(tokens)
-        self._learn_confidence(own.window.plan, tokens)
+        if any(token.confidence is not None for token in tokens):
+            self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
         if self._is_to_be_compared(own.window) or self.shadowing.was_heard_at(sheet, first):
             started = time.perf_counter()
@@ -303,18 +305,19 @@ class Auto(Choice, Schedule):
 
     def _is_to_be_compared(self, window: Window) -> bool:
         """Whether rows are compared at what a sequence has settled under this window's plan."""
-        if self._num_settled <= NUM_COMPARED_ALWAYS or (window.is_trial and not self._is_known(window.plan)):
+        if self._compared is not None and not self._compared:
+            return False
+        if self._num_settled <= NUM_COMPARED_ALWAYS or (window.about and not self._is_known(window.about)):
             return True
-        is_affordable = self._compared_seconds <= COMPARING_SHARE * self._budget.elapsed
-        return is_affordable and (window.is_trial or self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0)
+        is_due = window.is_trial or self._num_settled % (COMPARE_ONE_IN * self.beliefs.num_live) == 0
+        return is_due and self._compared_seconds <= COMPARING_SHARE * self._budget.elapsed
 
     def on_round(self, done: Round) -> None:
         self.beliefs.record_round(done, self._comparing_seconds)
         self._joined.clear()
         running = [self._running[sheet] for sheet in done.sheets]
         self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
-        schedules = _each_once(running)
-        if len(schedules) == 1:
+        if self._has_listeners and len(schedules := _each_once(running)) == 1:
             schedules[0].on_round(done)
         deferred = self._deferred_seconds(done.sheets)
         window = self._window
@@ -339,32 +342,26 @@ class Auto(Choice, Schedule):
 
     def _has_new_drafters(self) -> bool:
         """Whether several sequences would wait for a drafter of which it is not known yet what it is good for."""
-        if not self._chosen or self.beliefs.bucket == 1:
+        if not self._explorations or not self._chosen or self.beliefs.bucket == 1:
             return False
         return not all(map(self._is_known, self._explorations))
 
     def _deferred_seconds(self, sheets: Sequence[Sheet]) -> float:
         """Seconds for the tokens that members are still to be fed, more than before the round, each at the cost of one
         token more in a pass: a plan under which members wait would seem fast until they are fed."""
-        beliefs = self.beliefs
-        more = [0] * beliefs.num_members
+        beliefs, deferred = self.beliefs, 0.0
         for sheet in sheets:
             # A finished sequence is not fed any more, which is no time saved in its last round.
             if sheet.is_finished:
                 continue
             # Under any plan the last token is fed in the next round, and a prompt is no part of a plan.
-            own, last = self._running[sheet], sheet.position - 1
-            unfed = [max(0, last - max(0, lane.seen)) for lane in sheet.lanes[: beliefs.num_members]]
-            if own.backlog is not None and unfed != own.backlog:
-                more = [each + now - before for each, now, before in zip(more, unfed, own.backlog, strict=True)]
-            own.backlog = unfed
-        if not any(more):
-            return 0.0
-        return sum(
-            beliefs.costs.seconds_more(beliefs.server(lane), beliefs.num_live) * tokens
-            for lane, tokens in enumerate(more)
-            if tokens
-        )
+            own, last, backlog = self._running[sheet], sheet.position - 1, 0.0
+            for lane in sheet.members:
+                if (unfed := last - max(0, sheet.lanes[lane].seen)) > 0:
+                    backlog += unfed * beliefs.costs.seconds_more(beliefs.server(lane), beliefs.num_live)
+            deferred += backlog - own.backlog
+            own.backlog = backlog
+        return deferred
 
     # The decision.
 
@@ -372,6 +369,7 @@ class Auto(Choice, Schedule):
         """The next window. Several sequences that run another plan leave it as soon as their drafts are verified, so
         that all are soon together; one alone goes on to the end of its cycle."""
         started = time.perf_counter()
+        self._has_listeners = any(map(_listens, self.plans.values()))
         window = self._window = self._next()
         self._choosing_seconds = window.choosing_seconds = time.perf_counter() - started
         for own in self._running.values():
@@ -382,8 +380,8 @@ class Auto(Choice, Schedule):
     def _is_over(self, window: Window, *, has_drafts: bool, has_settled: bool) -> bool:
         """Whether another window is to begin. A trial is judged at the end of a cycle, and others after a round that
         settled something: drafts are time spent for tokens to come."""
-        if not self._chosen:
-            return window.tokens >= EXPLORATION_TOKENS
+        if window.is_exploration:
+            return has_settled and window.tokens >= EXPLORATION_TOKENS
         if window.bucket != self.beliefs.bucket:
             return True
         tokens = self._usual_tokens()
@@ -393,7 +391,7 @@ class Auto(Choice, Schedule):
             is_cycle_over = not has_drafts or (window.bucket > 1 and window.tokens >= self.beliefs.num_live)
             is_spent = is_over and is_cycle_over
             # A trial that loses nothing goes on until it has shown what it is for.
-            is_shown = (self._is_known(window.plan) and self._is_timed(window.plan)) or window.tokens >= tokens
+            is_shown = (self._is_known(window.about) and self._is_timed(window.plan)) or window.tokens >= tokens
             return is_spent or (window.tokens >= PART_OF_A_TRIAL * tokens and is_shown)
         least = max(window.part * WINDOW_SECONDS, self._choosing_seconds / CHOOSING_SHARE)
         return has_settled and window.tokens >= window.part * tokens and window.seconds >= least
@@ -411,7 +409,7 @@ class Auto(Choice, Schedule):
         """The first plan where no forward pass was measured; else a plan that is worth a trial, or the fastest."""
         bucket = self.beliefs.bucket
         if not self._chosen and not self._has_costs():
-            return Window(self.first, bucket)
+            return Window(self.first, bucket, is_exploration=True)
         if self._window is not None and self._chosen:
             self._learn(self._window)
         self._choose()
@@ -419,7 +417,8 @@ class Auto(Choice, Schedule):
         speed = self.predictions[self._chosen]
         if speed <= 0 and self._explorations:
             # Passes take no time that the clock shows: nothing is lost by drafting.
-            return Window(self._explorations[self._num_windows % len(self._explorations)], bucket)
+            drafted = self._explorations[self._num_windows % len(self._explorations)]
+            return Window(drafted, bucket, about=drafted)
         if self._is_first_due():
             return Window(self.first, bucket)
         own_speed = speed / self.beliefs.num_live
@@ -429,10 +428,24 @@ class Auto(Choice, Schedule):
         is_new = not (self._is_known(tried) and self._is_timed(tried))
         at_start = is_new and (bucket == 1 or self._is_known(tried))
         if tried != self._chosen and self._budget.allows_a_trial(own_speed, at_start=at_start):
-            trial = Window(tried, bucket, baseline=speed, most_lost=self._budget.left(own_speed), is_new=is_new)
+            about = tried
+            if not self.beliefs.knows_the_engine:
+                tried = self._chosen
+            elif self._is_shown_by_first(tried):
+                tried, is_new = self.first, False
+            if tried == self._chosen:
+                return Window(tried, bucket, is_exploration=self._num_settled < NUM_COMPARED_ALWAYS, about=about)
+            most_lost = self._budget.left(own_speed)
+            trial = Window(tried, bucket, baseline=speed, most_lost=most_lost, is_new=is_new, about=about)
             self._budget.begin(trial)
             return trial
         return Window(self._chosen, bucket, min(1.0, (1 + self._num_windows) / NUM_SHORT))
+
+    def _is_shown_by_first(self, plan: str) -> bool:
+        """Whether what this plan's prediction lacks are acceptances of members alone. The first plan feeds all members
+        at each position, so that it shows these as well, and loses less."""
+        by_members = all(pair.proposer < self.beliefs.num_members for pair in self._pairs[plan])
+        return by_members and not self._is_known(plan)
 
     def _is_first_due(self) -> bool:
         """Whether several sequences run a plan that may be slower than the first, which was never timed at their
@@ -482,6 +495,12 @@ class Auto(Choice, Schedule):
         if theory > 0 and timed.tokens > 0:
             self.beliefs.record_window(window.plan, theory, timed.tokens, timed.seconds)
         del self._timed[key]
+
+
+def _listens(schedule: Schedule) -> bool:
+    """Whether it does anything in the events of passes and rounds."""
+    kind = type(schedule)
+    return kind.on_forward is not Policy.on_forward or kind.on_round is not Policy.on_round
 
 
 def _each_once(running: Iterable[Running]) -> list[Schedule]:

@@ -38,6 +38,8 @@ WINDOWS_OF_OTHERS, WINDOWS_ELSEWHERE = 0.3, 1
 WINDOWS_OF_THEORY = 0.3
 # A window's seconds are clipped to within this factor of theory's: more is an accident of the machine.
 MOST_OFF = 3.0
+# The engine's own time in a round that only drafts, over that in one that decides a position, until it is measured.
+PART_OF_DRAFTING = 0.5
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -195,11 +197,18 @@ class Beliefs:
         """A sequence's part of a forward pass. is_hoped: where little was measured, as little as it may be."""
         return self._part(self.server(lane), num_tokens, share, is_hoped=is_hoped)
 
+    @property
+    def knows_the_engine(self) -> bool:
+        """Whether the engine's own time was measured in a round that decides something."""
+        return self.costs.is_known(DECIDING)
+
     def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
-        """A sequence's part of the engine's own time in a round that decides so many of its positions. Until a round of
-        that kind was run nothing is known of it, and it is taken for free."""
-        if num_decided == 0:
+        """A sequence's part of the engine's own time in a round that decides so many of its positions; 0 until a round
+        that decides any was run. One that only drafts takes a part of that until one was run."""
+        if num_decided == 0 and self.costs.is_known(DRAFTING):
             return self._part(DRAFTING, 1, share, is_hoped=True)
+        if num_decided == 0:
+            return PART_OF_DRAFTING * self._part(DECIDING, 1, share, is_hoped=True)
         return self._part(DECIDING, num_decided, share, is_hoped=True)
 
     def _part(self, lane: int, size: float, share: float, *, is_hoped: bool) -> float:

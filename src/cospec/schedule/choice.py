@@ -106,9 +106,9 @@ class Choice:
 
     def _worth_comparing(self) -> set[Pair] | None:
         """The pairs of the plan that is chosen and of those that would be faster if every draft were accepted, and
-        members with each other where several of them propose; None for all, where nothing can be predicted."""
+        members with each other where several of them propose; None for all, where nothing can be predicted yet."""
         least = HYSTERESIS * self.predictions[self._chosen]
-        if least <= 0:
+        if least <= 0 or not self.beliefs.knows_the_engine:
             return None
         ceilings = self._theories(Snapshot(self.beliefs, at_best))
         hopeful = [plan for plan, speed in ceilings.items() if speed > least or plan == self._chosen]

@@ -14,14 +14,17 @@ DECIDING, DRAFTING = -1, -2
 RATE = 0.2
 # Up to here every number of tokens has a cell of its own; beyond, four share a doubling.
 MOST_EXACT = 16
+# Once a cell has 32 measurements, one pass in 8 is recorded: to record one is work in every round.
+NUM_WELL_KNOWN, RECORD_ONE_IN = 32, 8
 # Clip a pass to 3 times the mean of its cell, once that has 3 measurements: more is a stall of the machine.
 STALL, NUM_BEFORE_STALLS = 3, 3
 
 
 @dataclass
 class _Cell:
-    """Mean tokens and seconds of the passes of about one size."""
+    """Mean tokens and seconds of the passes of about one size. num_passes: those that were not recorded included."""
 
+    num_passes: int = 0
     num_tokens: Average = field(default_factory=lambda: Average(RATE))
     seconds: Average = field(default_factory=lambda: Average(RATE))
 
@@ -45,6 +48,9 @@ class Costs:
         cell = cells.get(key)
         if cell is None:
             cell = cells[key] = _Cell()
+        cell.num_passes += 1
+        if cell.num_passes > NUM_WELL_KNOWN and cell.num_passes % RECORD_ONE_IN:
+            return
         if cell.seconds.count >= NUM_BEFORE_STALLS:
             seconds = min(seconds, cell.seconds.value + (STALL - 1) * abs(cell.seconds.value))
         cell.num_tokens.add(num_tokens)
@@ -53,7 +59,7 @@ class Costs:
 
     def put(self, lane: int, num_tokens: int, seconds: float, count: int) -> None:
         """So many passes of this size took so long, each."""
-        cell = _Cell(Average(RATE, num_tokens, count), Average(RATE, seconds, count))
+        cell = _Cell(num_tokens=Average(RATE, num_tokens, count), seconds=Average(RATE, seconds, count))
         self._cells[lane][_key(num_tokens)] = cell
         self._lines.pop(lane, None)
 
@@ -70,7 +76,7 @@ class Costs:
         self._cells.clear()
         self._lines.clear()
         for lane, key, tokens, seconds in state:
-            self._cells[lane][key] = _Cell(Average(RATE, *tokens), Average(RATE, *seconds))
+            self._cells[lane][key] = _Cell(num_tokens=Average(RATE, *tokens), seconds=Average(RATE, *seconds))
 
     def is_known(self, lane: int) -> bool:
         """Whether a pass of this runner was measured."""

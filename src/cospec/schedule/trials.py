@@ -15,6 +15,8 @@ class Window:
     bucket: of the number of sequences. part: of a window's usual length, after which it is over. baseline: of a trial
     the tokens a second of the plan that is held to be the fastest; 0 for a window of that plan itself. most_lost:
     seconds of a trial's loss that end it. is_new: whether the plan was not known before at this number of sequences.
+    is_exploration: whether it is to measure what predictions need, and is over as soon as it has. about: the plan whose
+    prediction lacks something that this window is to measure, where there is one.
     tokens, seconds: of all sequences together, while all ran the plan. tokens_mixed, seconds_mixed: while only some
     did, which is part of what a trial costs. prompt_seconds: of drafters, which read their prompts for it.
     choosing_seconds: that it took to choose the plan.
@@ -26,6 +28,8 @@ class Window:
     baseline: float = 0.0
     most_lost: float = 0.0
     is_new: bool = False
+    is_exploration: bool = False
+    about: str = ""
     tokens: int = 0
     seconds: float = 0.0
     tokens_mixed: int = 0
