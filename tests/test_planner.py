@@ -12,7 +12,7 @@ from cospec.core.policy import Round
 from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.schedule import Plan
-from cospec.schedule.auto import EXPLORATION_TOKENS, Auto, Window
+from cospec.schedule.auto import ENGINE_TOKENS, Auto, Window
 from cospec.schedule.beliefs import PART_OF_DRAFTING, Beliefs, Pair
 from cospec.schedule.choice import NUM_KNOWN
 from cospec.schedule.costs import DECIDING, DRAFTING, Costs
@@ -157,7 +157,7 @@ def test_nothing_is_tried_before_the_engines_own_time_is_known(monkeypatch):
     first, second = windows[:2]
     assert not first.is_trial
     assert first.is_exploration
-    assert EXPLORATION_TOKENS <= first.tokens < 2 * EXPLORATION_TOKENS
+    assert ENGINE_TOKENS <= first.tokens < 2 * ENGINE_TOKENS
     assert second.is_trial
     assert second.plan == second.about == first.about
 

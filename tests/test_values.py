@@ -103,6 +103,14 @@ def test_arguments_of_any_type_are_used_or_refused(cls, data):
     message_of(lambda: cls(**needed | given_values))
 
 
+@pytest.mark.parametrize("lone", [torch.tensor(3), np.array(3), np.array("x")])
+@pytest.mark.parametrize("name", ["stop", "stop_token_ids"])
+def test_an_array_without_entries_is_no_list(name, lone):
+    """It has the method by which others are iterated over."""
+    with pytest.raises(InvalidSampling, match=f"{name} must be"):
+        SamplingParams(**{name: lone})
+
+
 @many
 @given(name=st.sampled_from(combination_names()), data=st.data())
 def test_options_of_any_type_make_a_combination_or_are_refused(name, data):

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -167,9 +167,14 @@ def _as_tuple(values: object) -> tuple[object, ...]:
     """A lone text or id counts as a list of one, None as an empty one."""
     if values is None:
         return ()
-    if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
-        return tuple(values)
-    return (values,)
+    if isinstance(values, str | bytes | Mapping):
+        return (values,)
+    # Asked for, since a tensor or an array of one number has the method and no entries.
+    try:
+        entries = iter(values)  # type: ignore[call-overload]
+    except TypeError:
+        return (values,)
+    return tuple(entries)
 
 
 def _as_biases(biases: object) -> object:

@@ -37,7 +37,8 @@ class SequenceGroup(Generic[Item]):
         self.engine: Engine | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         # None stands behind the last item.
-        self.queue: asyncio.Queue[Item | CospecError | None] = asyncio.Queue()
+        self._arrived: deque[Item | CospecError | None] = deque()
+        self._waiter: asyncio.Future[None] | None = None
 
     def observe(self, event: Event) -> Item | None:
         """What the caller is handed of an event of its sequences; None for nothing. Called in the engine's thread."""
@@ -48,10 +49,24 @@ class SequenceGroup(Generic[Item]):
 
         Raises EngineStopped if the engine dies, and what the engine raises where it cannot take in a sequence.
         """
-        while (item := await self.queue.get()) is not None:
+        while (item := await self._next()) is not None:
             if isinstance(item, CospecError):
                 raise item
             yield item
+
+    def put(self, item: Item | CospecError | None) -> None:
+        """Hand an item to the caller, in whose event loop this is called."""
+        self._arrived.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _next(self) -> Item | CospecError | None:
+        # No asyncio.Queue: one that is waited for as the interpreter ends cancels, as it is collected, a future that
+        # has been collected, which crashes CPython 3.11.
+        while not self._arrived:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._arrived.popleft()
 
 
 class EventGroup(SequenceGroup[Event]):
@@ -96,7 +111,7 @@ class Outbox:
 
 def _deliver(items: Sequence[Delivery]) -> None:
     for group, item in items:
-        group.queue.put_nowait(item)
+        group.put(item)
 
 
 class EngineThread:
@@ -144,7 +159,7 @@ class EngineThread:
         """
         group.engine, group.loop = engine, asyncio.get_running_loop()
         if not group.requests:
-            group.queue.put_nowait(None)
+            group.put(None)
         with self._changed:
             if self.error is not None or self._is_closing:
                 raise EngineStopped(self.error or "the engine is about to end")

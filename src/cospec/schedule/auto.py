@@ -37,9 +37,9 @@ NUM_SHORT = 8
 CHOOSING_SHARE = 0.02
 # Windows of a plan are recorded together once they have a window's tokens and took so many seconds.
 SECONDS_TIMED = 0.1
-# Tokens of a first window in which all that predictions need is measured: forward passes, and the engine's own work,
-# without which a plan of many short rounds seems fast.
-EXPLORATION_TOKENS = 6
+# Tokens of a first window in which all that predictions need is measured, forward passes among it; and where these are
+# known, and the engine's own work is not, without which a plan of many short rounds seems fast.
+EXPLORATION_TOKENS, ENGINE_TOKENS = 6, 2
 # The part of a window that a trial has.
 PART_OF_A_TRIAL = 1 / 4
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
@@ -381,7 +381,7 @@ class Auto(Choice, Schedule):
         """Whether another window is to begin. A trial is judged at the end of a cycle, and others after a round that
         settled something: drafts are time spent for tokens to come."""
         if window.is_exploration:
-            return has_settled and window.tokens >= EXPLORATION_TOKENS
+            return has_settled and window.tokens >= (ENGINE_TOKENS if self._chosen else EXPLORATION_TOKENS)
         if window.bucket != self.beliefs.bucket:
             return True
         tokens = self._usual_tokens()
