@@ -109,6 +109,13 @@ def _weight(logit: np.float32, highest: np.float32, coldness: np.float32) -> np.
     return of_rest * np.int32((shifted.view(np.int32) + BIAS) << MANTISSA).view(np.float32)
 
 
+@_compiled("void(float32[::1], float32, float32, float32[::1])")
+def _weigh(logits: Floats, highest: np.float32, coldness: np.float32, weights: Floats) -> None:
+    """Fills weights with those of logits, as many or fewer."""
+    for at in range(len(logits)):
+        weights[at] = _weight(logits[at], highest, coldness)
+
+
 @_compiled("float32(float32[::1], float32, float32)", fastmath={"reassoc"})
 def _weights_summed(part: Floats, highest: np.float32, coldness: np.float32) -> np.float32:
     total = np.float32(0)
@@ -140,8 +147,7 @@ def total_in_double(row: Floats, changed: Ids, changes: Floats, highest: np.floa
     _exchange(row, changed, changes)
     for start in range(0, len(row), BLOCK):
         part = row[start : start + BLOCK]
-        for at in range(len(part)):
-            weights[at] = _weight(part[at], highest, coldness)
+        _weigh(part, highest, coldness, weights)
         total += _sum(weights[: len(part)])
     _exchange(row, changed, changes)
     return total
@@ -290,9 +296,9 @@ def drawn(
     """The token of a row, summed before, at which the running sum of its weights passes `wanted`; -1 where it passes
     that within the margin of a token's edge."""
     block, before = _passed(sums, wanted)
-    weights, first = row[block * BLOCK : (block + 1) * BLOCK].copy(), block * BLOCK
-    for at in range(len(weights)):
-        weights[at] = _weight(weights[at], highest, coldness)
+    part, first = row[block * BLOCK : (block + 1) * BLOCK], block * BLOCK
+    weights = np.empty(len(part), dtype=np.float32)
+    _weigh(part, highest, coldness, weights)
     token: int = _token_passing(weights, first, before, wanted, margin)
     return token
 
@@ -364,17 +370,10 @@ def drawn_of_left(
     return token
 
 
-@_compiled("void(float32[::1], float32[::1])")
-def _weights(values: Floats, weights: Floats) -> None:
-    """Fills weights [n] with exp of values [n], all from -87 to 0, to 2e-7 of it."""
-    for at in range(len(values)):
-        weights[at] = _weight(values[at], NOUGHT, ONE)
-
-
 @_compiled("float64(float32[::1], float32[::1])")
 def weights_of_kept(values: Floats, weights: Floats) -> float:
-    """The same; their sum."""
-    _weights(values, weights)
+    """Fills weights [n] with exp of values [n], all from -87 to 0, to 2e-7 of it; their sum."""
+    _weigh(values, NOUGHT, ONE, weights)
     total: float = _sum(weights)
     return total
 
@@ -409,7 +408,7 @@ def _last_of(ordered: Floats, before: float, least_sum: float, most_sum: float) 
     sums to most_sum or more, and how many of its equals were added; -1 where it is not the first that sums to
     least_sum or more, and where none does."""
     weights = np.empty(len(ordered), dtype=np.float32)
-    _weights(ordered, weights)
+    _weigh(ordered, NOUGHT, ONE, weights)
     num_equal = 0
     for at in range(len(ordered) - 1, -1, -1):
         if before >= least_sum:
@@ -430,7 +429,7 @@ def fewest(ids: Ids, values: Floats, highest_left: float, least_sum: float, most
     last is no higher than highest_left, or too many are nearly equal. None of them are given then.
     """
     weights, bins = np.empty(len(values), dtype=np.float32), np.empty(len(values), dtype=np.int32)
-    _weights(values, weights)
+    _weigh(values, NOUGHT, ONE, weights)
     by_depth = NUM_BINS / max(-highest_left, 1.0)
     for at in range(len(values)):
         bins[at] = min(int(float(-values[at]) * by_depth), NUM_BINS - 1)

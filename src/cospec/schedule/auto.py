@@ -6,8 +6,8 @@ makes speeds of that, and the clock corrects them: sequences run one plan at a t
 ratio of a plan's measured to its predicted speed corrects its later predictions. A plan that is not held to be the
 fastest, and may be by as much as its acceptances are unsure, is tried for a few tokens, as long as trials have lost no
 more than they may (`trials`); where these acceptances are members' alone, the first plan is, which shows them and loses
-less. Which plan runs changes the speed and never the distribution, and a sequence changes its
-plan only where nothing is drafted.
+less. Which plan runs changes the speed and never the distribution, and a sequence changes its plan only where nothing
+is drafted.
 """
 
 import time
@@ -428,18 +428,22 @@ class Auto(Choice, Schedule):
         is_new = not (self._is_known(tried) and self._is_timed(tried))
         at_start = is_new and (bucket == 1 or self._is_known(tried))
         if tried != self._chosen and self._budget.allows_a_trial(own_speed, at_start=at_start):
-            about = tried
-            if not self.beliefs.knows_the_engine:
-                tried = self._chosen
-            elif self._is_shown_by_first(tried):
-                tried, is_new = self.first, False
-            if tried == self._chosen:
-                return Window(tried, bucket, is_exploration=self._num_settled < NUM_COMPARED_ALWAYS, about=about)
-            most_lost = self._budget.left(own_speed)
-            trial = Window(tried, bucket, baseline=speed, most_lost=most_lost, is_new=is_new, about=about)
-            self._budget.begin(trial)
-            return trial
+            return self._measuring(tried, speed, self._budget.left(own_speed), is_new=is_new)
         return Window(self._chosen, bucket, min(1.0, (1 + self._num_windows) / NUM_SHORT))
+
+    def _measuring(self, plan: str, baseline: float, most_lost: float, *, is_new: bool) -> Window:
+        """A window to measure what this plan's prediction lacks: a trial of it, or of the first plan where that shows
+        it; before the engine's own time is known, of the one that is held to be the fastest. See `Window`."""
+        bucket, tried = self.beliefs.bucket, plan
+        if not self.beliefs.knows_the_engine:
+            tried = self._chosen
+        elif self._is_shown_by_first(plan):
+            tried, is_new = self.first, False
+        if tried == self._chosen:
+            return Window(tried, bucket, is_exploration=self._num_settled < NUM_COMPARED_ALWAYS, about=plan)
+        trial = Window(tried, bucket, baseline=baseline, most_lost=most_lost, is_new=is_new, about=plan)
+        self._budget.begin(trial)
+        return trial
 
     def _is_shown_by_first(self, plan: str) -> bool:
         """Whether what this plan's prediction lacks are acceptances of members alone. The first plan feeds all members

@@ -231,13 +231,15 @@ def _add_terms(args: Any, terms: int, which: int, x: Any, out: Any, shape: Any, 
     rows, columns, width = shape
     first, stop = columns_of(width)
     stop = min(stop, term.outputs)
+    if first >= stop:
+        return
     chosen, adapters = ids(args.chosen, args.num_chosen), ids(args.adapters, args.num_tokens)
     for row in range(rows):
         adapter = adapters[chosen[row] if is_last else row]
         span = ids(term.spans + 16 * adapter, 2)
         own = floats(x[0] + x[1] * row, columns)
         # Each thread sums all ranks for the columns that it adds to: they are few, and to share them takes a barrier.
-        for rank in range(span[0], span[1] if first < stop else span[0]):
+        for rank in range(span[0], span[1]):
             factor = _dot(own, floats(term.down + 4 * columns * rank, columns))
             up = term.up + 4 * (term.outputs * rank + first)
             _add_scaled(factor, floats(up, stop - first), floats(out[0] + out[1] * row + 4 * first, stop - first))

@@ -148,7 +148,7 @@ def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
         # Then memory alone is waited for, and the processor's own prefetching of several panels is better.
         ahead = 0
     groups = (rows + MOST_ROWS - 1) // MOST_ROWS
-    sequences = _SEQUENCES if stored == FLOAT32 and at_once == 1 and num_panels % _SEQUENCES == 0 else 1
+    sequences = _SEQUENCES if stored == FLOAT32 and at_once == 1 else 1
     # Each tile prefetches its part, so that memory works as long as all of them do.
     parts = groups * sequences
     step = (by_column + parts - 1) // parts
