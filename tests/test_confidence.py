@@ -8,9 +8,13 @@ import torch
 
 from cospec import Ensemble, SamplingParams, toy
 from cospec.core.sheet import Sheet
+from cospec.members import Member
 from cospec.schedule.drafting import PRIOR, AcceptanceByConfidence
+from cospec.schedule.fixed import Fixed
 
 VOCAB = 7
+# The prior's acceptance of a draft of middling confidence, at whose level bins begin.
+PRIOR_MIDDLE = (0.55 + 1.0) / 2
 SHAPED = [
     {},
     {"temperature": 0.5},
@@ -84,6 +88,26 @@ def test_drafts_of_any_confidence_say_how_often_the_others_are_rejected(one_in):
         assert (values[i] > PRIOR[i] + 0.2) == (one_in == 20)
         assert (values[i] < PRIOR[i] - 0.05) == (one_in == 2)
     assert all(0 <= value <= 1 for value in verified(60, lambda number: False).values)
+
+
+@pytest.mark.parametrize("acceptance", [0.7, 0.95])
+def test_acceptances_begin_at_the_level_that_rows_showed(acceptance):
+    by_confidence = AcceptanceByConfidence()
+    by_confidence.expect(acceptance)
+    level = (1 - acceptance) / (1 - PRIOR_MIDDLE)
+    assert by_confidence.values == pytest.approx([1 - level * (1 - value) for value in PRIOR])
+
+
+def test_a_proposer_that_rows_show_to_be_right_drafts_long_blocks_from_the_first_one_on():
+    """None of its tokens is likely, and each is accepted: before any verdict the rows' 1 - TV says so."""
+    logits = [math.log(1 / VOCAB)] * VOCAB
+    members = [Member(model=toy.FunctionRunner(VOCAB, lambda prefix: logits), name=name) for name in "ab"]
+    ensemble = Ensemble(members, schedule="auto")
+    params = SamplingParams(max_tokens=40, ignore_eos=True)
+    ensemble.generate([[0]], params)
+    paced = [plan for plan in ensemble.planner_for(params).plans.values() if isinstance(plan, Fixed)]
+    assert len(paced) == 2
+    assert all(min(plan.stop.acceptances) > 0.95 for plan in paced)
 
 
 def test_what_was_learned_of_confidence_is_restored():

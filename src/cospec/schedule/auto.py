@@ -46,7 +46,7 @@ PART_OF_A_TRIAL = 1 / 4
 WINDOWS_AN_EXPLORATION = 80
 # After the first comparisons of rows, rows are compared where a plan is tried, and at one in so many settlements of one
 # sequence or each of several, as long as comparing has taken no more than this part of the time.
-COMPARE_ONE_IN, COMPARING_SHARE = 8, 0.01
+COMPARE_ONE_IN, COMPARING_SHARE = 8, 0.005
 NUM_COMPARED_ALWAYS = 8
 
 
@@ -319,9 +319,10 @@ class Auto(Choice, Schedule):
         self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
         if self._has_listeners and len(schedules := _each_once(running)) == 1:
             schedules[0].on_round(done)
-        deferred = self._deferred_seconds(done.sheets)
-        window = self._window
+        window, has_settled = self._window, done.num_settled > 0
         assert window is not None
+        # Where nothing was settled no window ends, unless it is a trial: what is deferred then shows in a later round.
+        deferred = self._deferred_seconds(done.sheets) if has_settled or window.is_trial else 0.0
         self._budget.elapsed += done.seconds
         if done.has_prefill:
             window.prompt_seconds += self._drafter_seconds
@@ -336,9 +337,10 @@ class Auto(Choice, Schedule):
         self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
         for own in running:
             own.has_changed = False
-        has_drafts, has_settled = any(sheet.drafts for sheet in done.sheets), done.num_settled > 0
-        if self._is_over(window, has_drafts=has_drafts, has_settled=has_settled):
-            self._begin_window()
+        if has_settled or window.is_trial or window.bucket != self.beliefs.bucket:
+            has_drafts = any(sheet.drafts for sheet in done.sheets)
+            if self._is_over(window, has_drafts=has_drafts, has_settled=has_settled):
+                self._begin_window()
 
     def _has_new_drafters(self) -> bool:
         """Whether several sequences would wait for a drafter of which it is not known yet what it is good for."""
@@ -413,6 +415,7 @@ class Auto(Choice, Schedule):
         if self._window is not None and self._chosen:
             self._learn(self._window)
         self._choose()
+        self._expect_acceptances()
         self._num_windows += self._window is not None
         speed = self.predictions[self._chosen]
         if speed <= 0 and self._explorations:
@@ -474,6 +477,16 @@ class Auto(Choice, Schedule):
         if is_untimed and (self.beliefs.bucket > 1 or CLOSE * self.predictions[first] > chosen):
             return first
         return self._hoped_for(self._budget.least_worth(chosen, self.beliefs.num_live))
+
+    def _expect_acceptances(self) -> None:
+        """Let plans of which no draft was verified yet begin at the acceptance that rows showed."""
+        for plan, own in self._by_confidence.items():
+            if own.has_begun or not self._is_known(plan):
+                continue
+            acceptance = self.plans[plan].expected_acceptance(self.beliefs)
+            if acceptance is not None:
+                own.expect(acceptance)
+                self.plans[plan] = self.plans[plan].with_acceptances(own.values)
 
     def _learn_confidence(self, plan: str, tokens: Sequence[Token]) -> None:
         """What became of this plan's drafts, by their proposer's confidence."""

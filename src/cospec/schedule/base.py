@@ -97,6 +97,10 @@ class Schedule(Policy):
         """
         return self
 
+    def expected_acceptance(self, estimates: Estimates) -> float | None:
+        """That of its drafts, where it reads their confidence; what these say begins at that level."""
+        return None
+
     def with_acceptances(self, by_confidence: Sequence[float]) -> Self:
         """The same schedule, with the acceptance of its drafts by their proposer's confidence, as `drafting.StopRule`
         takes it. Asked as drafts are verified, the less often the more were."""

@@ -57,6 +57,9 @@ class BlockDrafting(Schedule):
         floor = pays / max(self.acceptance(measured, None), 1e-3)
         return replace(self, stop=replace(self.stop, floor=min(MOST_FLOOR, max(LEAST_FLOOR, floor))))
 
+    def expected_acceptance(self, estimates: Estimates) -> float | None:
+        return None if self.stop is None else self.acceptance(estimates, None)
+
     def with_acceptances(self, by_confidence: Sequence[float]) -> Self:
         if self.stop is None:
             return self

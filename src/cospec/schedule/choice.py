@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from .base import Schedule
 from .beliefs import Beliefs, Pair
-from .snapshot import Snapshot, as_feared, as_hoped, at_best
+from .snapshot import Prices, Snapshot, as_feared, as_hoped, at_best
 
 # A plan is left only for one whose predicted speed is so much higher.
 HYSTERESIS = 1.03
@@ -35,6 +35,8 @@ class Choice:
         # What to compare; None for everything.
         self._compared: set[Pair] | None = None
         self._num_choices = 0
+        # Those of the last decision.
+        self._prices = Prices(beliefs)
 
     def _choose(self) -> None:
         """The plan that is predicted to be the fastest, of those that may be run without a trial."""
@@ -52,7 +54,8 @@ class Choice:
 
     def _weigh(self) -> None:
         """Predict the speed of all plans, tuned to what was measured."""
-        now = Snapshot(self.beliefs)
+        self._prices = Prices(self.beliefs)
+        now = Snapshot(self.beliefs, prices=self._prices)
         if not self.predictions:
             self.predictions = self.beliefs.predicted(self._theories(now))
         self._tune(now)
@@ -64,7 +67,7 @@ class Choice:
         one that is chosen is not worth a trial."""
         hoped = self.predictions
         if self.beliefs.bucket == 1:
-            hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_hoped)))
+            hoped = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_hoped, self._prices)))
         optimistic = {
             plan: speed * (1 + OPTIMISM / math.sqrt(1 + self.beliefs.num_windows(plan)))
             for plan, speed in hoped.items()
@@ -100,7 +103,7 @@ class Choice:
         timed = {plan for plan in known if plan == self.first or self._is_timed(plan)}
         if timed == known:
             return known
-        feared = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_feared)))
+        feared = self.beliefs.predicted(self._theories(Snapshot(self.beliefs, as_feared, self._prices)))
         least = CLOSE * self.predictions[self.first]
         return timed | {plan for plan in known if feared[plan] > least}
 
@@ -110,7 +113,7 @@ class Choice:
         least = HYSTERESIS * self.predictions[self._chosen]
         if least <= 0 or not self.beliefs.knows_the_engine:
             return None
-        ceilings = self._theories(Snapshot(self.beliefs, at_best))
+        ceilings = self._theories(Snapshot(self.beliefs, at_best, self._prices))
         hopeful = [plan for plan, speed in ceilings.items() if speed > least or plan == self._chosen]
         pairs = {pair for plan in hopeful for pair in self._pairs[plan] | self._weighed[plan]}
         members = {pair.proposer for pair in pairs if pair.proposer < self.beliefs.num_members}

@@ -82,6 +82,10 @@ class Costs:
         """Whether a pass of this runner was measured."""
         return lane in self._cells
 
+    def has_one_size(self, lane: int) -> bool:
+        """Whether passes of this runner were measured with one number of tokens alone."""
+        return len(self._cells.get(lane, ())) == 1
+
     def seconds(self, lane: int, num_tokens: float, *, is_hoped: bool = False) -> float:
         """Interpolated between the two nearest sizes that were measured. Below all, the least; above, on the line
         through the least and the most, and in proportion if there is but one, or `is_hoped`, no more than that. 0 for a

@@ -54,13 +54,22 @@ class AcceptanceByConfidence:
     """The measured acceptance of drafts, by their proposer's confidence.
 
     A bin begins with the prior's acceptance at the level of all drafts: how many were rejected, over how many the
-    prior expected to be.
+    prior expected to be. That level begins with the acceptance that rows showed, 1 - TV, where they were compared.
     """
 
     def __init__(self) -> None:
         self._bins = [Average(_RATE) for _ in PRIOR]
         self._rejected, self._expected = (Average(_RATE, 1 - _MIDDLE, _PRIOR_COUNT) for _ in range(2))
         self._num_added = self._num_given = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a draft was verified."""
+        return self._num_added > 0
+
+    def expect(self, acceptance: float) -> None:
+        """Begin at the level of drafts of which so many are accepted, before any was verified."""
+        self._rejected.value = 1 - acceptance
 
     def add(self, confidence: float, *, is_accepted: bool) -> None:
         """A draft of this confidence was verified."""

@@ -25,37 +25,59 @@ def at_best(beliefs: Beliefs, pair: Pair) -> float:
     return 1.0
 
 
+class Prices:
+    """What passes and the engine's own work cost at one decision, which snapshots with unlike acceptances share."""
+
+    def __init__(self, beliefs: Beliefs) -> None:
+        self._beliefs = beliefs
+        self._seconds: dict[tuple[int, float, float, bool], float] = {}
+        self._engine_seconds: dict[tuple[float, float], float] = {}
+
+    def seconds(self, lane: int, num_tokens: float, share: float, *, is_hoped: bool) -> float:
+        # Where several sizes were measured there is nothing to hope for.
+        is_hoped = is_hoped and self._beliefs.costs.has_one_size(self._beliefs.server(lane))
+        key = (lane, num_tokens, share, is_hoped)
+        known = self._seconds.get(key)
+        if known is None:
+            known = self._seconds[key] = self._beliefs.seconds(lane, num_tokens, share, is_hoped=is_hoped)
+        return known
+
+    def engine_seconds(self, num_decided: float, share: float) -> float:
+        key = (num_decided, share)
+        known = self._engine_seconds.get(key)
+        if known is None:
+            known = self._engine_seconds[key] = self._beliefs.engine_seconds(num_decided, share)
+        return known
+
+
 class Snapshot:
     """Estimates for the formulas.
 
     bonus: added to acceptances, which end at 0 and 1; where it is hoped for, costs of which little is known are hoped
-    to be low. asked: the pairs whose acceptance was asked for.
+    to be low. prices: those of the decision; None for what is known now. asked: the pairs whose acceptance was asked
+    for.
     """
 
-    def __init__(self, beliefs: Beliefs, bonus: Callable[[Beliefs, Pair], float] = as_measured) -> None:
+    def __init__(
+        self,
+        beliefs: Beliefs,
+        bonus: Callable[[Beliefs, Pair], float] = as_measured,
+        prices: Prices | None = None,
+    ) -> None:
         self.num_members = beliefs.num_members
         self.asked: set[Pair] = set()
-        self._beliefs, self._bonus = beliefs, bonus
-        self._seconds: dict[tuple[int, float, float], float] = {}
-        self._engine_seconds: dict[tuple[float, float], float] = {}
+        self._beliefs, self._bonus, self._is_hoped = beliefs, bonus, bonus in (as_hoped, at_best)
+        self._prices = prices or Prices(beliefs)
         self._acceptances: dict[Pair, list[float]] = {}
 
     def server(self, lane: int) -> int:
         return self._beliefs.server(lane)
 
     def seconds(self, lane: int, num_tokens: float, share: float = 1.0) -> float:
-        key = (lane, num_tokens, share)
-        known = self._seconds.get(key)
-        if known is None:
-            is_hoped = self._bonus in (as_hoped, at_best)
-            known = self._seconds[key] = self._beliefs.seconds(lane, num_tokens, share, is_hoped=is_hoped)
-        return known
+        return self._prices.seconds(lane, num_tokens, share, is_hoped=self._is_hoped)
 
     def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
-        known = self._engine_seconds.get((num_decided, share))
-        if known is None:
-            known = self._engine_seconds[num_decided, share] = self._beliefs.engine_seconds(num_decided, share)
-        return known
+        return self._prices.engine_seconds(num_decided, share)
 
     def acceptance(self, proposer: int, target: int | None, place: int | None = None) -> float:
         pair = Pair(proposer, target)
