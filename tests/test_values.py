@@ -36,7 +36,7 @@ from cospec.study.prices import Machine, Prices
 
 from .properties import examples
 from .toys import letters, table
-from .values import ANYTHING, JSON, TEXTS, message_of
+from .values import ANYTHING, JSON, TEXTS, Lone, message_of
 
 # The files are rewritten for each example, and the members are made once.
 many = settings(
@@ -204,6 +204,8 @@ LISTED = [
     (lambda: Member(model="demo:math", name=""), InvalidEnsemble, "a member's name is ''"),
     (lambda: ENSEMBLE.generate(None), InvalidPrompt, "a text or a list of token ids, .*; got None"),
     (lambda: ENSEMBLE.generate(3), InvalidPrompt, "got 3"),
+    (lambda: ENSEMBLE.generate(Lone()), InvalidPrompt, "a text or a list of token ids, .*; got <"),
+    (lambda: ENSEMBLE.generate([[1], Lone()]), InvalidPrompt, "prompt 1 is <"),
     (lambda: ENSEMBLE.generate(["a", 5]), InvalidPrompt, "prompt 1 is 5"),
     (lambda: ENSEMBLE.generate([1, "a"]), InvalidPrompt, "prompt 0 is 1"),
     (lambda: ENSEMBLE.generate([1, True]), InvalidPrompt, "prompt 0 is 1"),

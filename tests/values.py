@@ -37,6 +37,15 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
+
+
+class Lone:
+    """An array of one number, as other libraries have it: it has the method of a list, and no entries."""
+
+    def __iter__(self):
+        raise TypeError("iteration over a 0-d array")
+
+
 ARRAYS = st.sampled_from(
     [
         *(
@@ -45,6 +54,7 @@ ARRAYS = st.sampled_from(
             torch.tensor([[1, 2], [0, 1]]),
             torch.tensor([0.5]),
             torch.tensor(True),
+            Lone(),
         ),
         *(
             np.array(3),

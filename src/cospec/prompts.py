@@ -1,7 +1,7 @@
 """What a user gives to be decoded -> texts, token ids and chats, each checked, and sampling parameters."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core.params import SamplingParams
+from .core.params import SamplingParams, entries_of
 from .errors import InvalidPrompt, InvalidSampling, shown
 from .inputs import check_unicode
 
@@ -190,10 +190,10 @@ def _listed(value: Any, index: int | None) -> list[Any]:
             )
         found: list[Any] = value.tolist()
         return found
-    is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping | AbstractSet)
-    if not is_list:
+    entries = None if isinstance(value, str | bytes | bytearray | Mapping | AbstractSet) else entries_of(value)
+    if entries is None:
         raise InvalidPrompt(f"{_ALLOWED}; {which} {shown(value)}", index)
-    return list(value)
+    return [*entries]
 
 
 def _is_id(item: Any) -> bool:

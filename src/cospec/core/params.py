@@ -2,9 +2,9 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InvalidSampling, shown
 
@@ -167,14 +167,17 @@ def _as_tuple(values: object) -> tuple[object, ...]:
     """A lone text or id counts as a list of one, None as an empty one."""
     if values is None:
         return ()
-    if isinstance(values, str | bytes | Mapping):
-        return (values,)
-    # Asked for, since a tensor or an array of one number has the method and no entries.
+    entries = None if isinstance(values, str | bytes | Mapping) else entries_of(values)
+    return (values,) if entries is None else tuple(entries)
+
+
+def entries_of(values: Any) -> Iterator[Any] | None:
+    """What it lists; None for what lists nothing. It is asked for them: a tensor or an array of one number has the
+    method of a list, and raises."""
     try:
-        entries = iter(values)  # type: ignore[call-overload]
+        return iter(values)
     except TypeError:
-        return (values,)
-    return tuple(entries)
+        return None
 
 
 def _as_biases(biases: object) -> object:
