@@ -175,9 +175,10 @@ def entries_of(values: Any) -> Iterator[Any] | None:
     """What it lists; None for what lists nothing. It is asked for them: a tensor or an array of one number has the
     method of a list, and raises."""
     try:
-        return iter(values)
+        entries: Iterator[Any] = iter(values)
     except TypeError:
         return None
+    return entries
 
 
 def _as_biases(biases: object) -> object:
