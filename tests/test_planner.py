@@ -181,6 +181,18 @@ def test_what_members_accept_of_each_other_is_measured_under_the_first_plan(monk
     assert not planner._is_shown_by_first("fixed auto by a")
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_first_plan_that_is_close_does_not_keep_one_that_is_unknown_waiting(monkeypatch, is_known):
+    """What the first plan would show can wait: it is known what that is good for, but for the clock."""
+    planner, _ = told(None, LIKE_A, num_members=2, length=40)
+    unknown, chosen = "fixed auto by drafter", "alternate for a"
+    planner._chosen, planner.predictions = chosen, dict.fromkeys(planner.plans, 50.0)
+    monkeypatch.setattr(planner.beliefs, "num_windows", lambda plan: 0)
+    monkeypatch.setattr(planner, "_hoped_for", lambda least: unknown)
+    monkeypatch.setattr(planner, "_is_known", lambda plan: is_known or plan != unknown)
+    assert planner._worth_a_trial() == (planner.first if is_known else unknown)
+
+
 def test_all_rows_are_worth_comparing_until_the_engines_own_time_is_known():
     planner, _ = told(None, LIKE_A, num_members=2, length=1)
     assert planner._worth_comparing() is None

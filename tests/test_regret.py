@@ -19,6 +19,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LIKE_A = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05]
 LIKE_B = [0.3, 0.4, 0.1, 0.1, 0.05, 0.05]
 HOPELESS = [0.001, 0.001, 0.001, 0.001, 0.001, 0.995]
+# Two that differ, so that drafts for each other pay little, and what they make together.
+FIRST_SURE, SECOND_SURE = [0.9, 0.02, 0.02, 0.02, 0.02, 0.02], [0.02, 0.9, 0.02, 0.02, 0.02, 0.02]
+BETWEEN = [0.46, 0.46, 0.02, 0.02, 0.02, 0.02]
 # Of a member and of a drafter: seconds a pass, and a token.
 MEMBER, DRAFTER = (0.02, 0.0005), (0.002, 0.0001)
 TEXTS, TOKENS = 4, 100
@@ -59,29 +62,32 @@ def benchmark(script, monkeypatch):
     return script
 
 
+# Rows of the members and of the drafter, and how tokens are drawn.
 SETTINGS = {
-    "a good drafter": ((LIKE_A, LIKE_B), LIKE_A, 1.0),
-    "a hopeless drafter": ((LIKE_A, LIKE_B), HOPELESS, 1.0),
-    "greedy": ((LIKE_A, LIKE_A), LIKE_A, 0.0),
-    "no drafter": ((LIKE_A, LIKE_B), None, 1.0),
+    "a good drafter": ((LIKE_A, LIKE_B), LIKE_A, {}),
+    "a hopeless drafter": ((LIKE_A, LIKE_B), HOPELESS, {}),
+    "greedy": ((LIKE_A, LIKE_A), LIKE_A, {"temperature": 0}),
+    "no drafter": ((LIKE_A, LIKE_B), None, {}),
+    # With a top-k no token is drawn from one member alone.
+    "members that differ, and a good drafter": ((FIRST_SURE, SECOND_SURE), BETWEEN, {"top_k": 5}),
 }
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_what_is_lost_stays_small(benchmark, name):
     """Nothing is known but the cost of passes; from what was learned before, less is lost."""
-    rows, drafter, temperature = SETTINGS[name]
+    rows, drafter, sampling = SETTINGS[name]
     members = [Member(model=Slow(probs, MEMBER), name=each) for each, probs in zip("ab", rows, strict=False)]
     proposer = None if drafter is None else Member(model=Slow(drafter, DRAFTER), name="d")
     ensemble = Ensemble(members, Mixture([1 / len(members)] * len(members)), proposer=proposer)
     # As at loading, for models that are named.
     ensemble._kept.costs = calibrated(dict(enumerate(ensemble.runners)), ensemble._servers)
-    params = SamplingParams(max_tokens=TOKENS, temperature=temperature, ignore_eos=True)
+    params = SamplingParams(max_tokens=TOKENS, ignore_eos=True, **sampling)
     row = benchmark.regret(ensemble, [[0], [1], [2]], params, TEXTS)
     assert row["texts"] == TEXTS
     print(name, row["best"], row["regret"], row["chosen"]["kept"])
     # Texts are drawn anew each time, so that two runs of one plan differ by some percent.
-    noise = 0.0 if temperature == 0 else 0.05
+    noise = 0.0 if sampling.get("temperature") == 0 else 0.05
     assert row["regret"]["cold, first"] <= 0.10 + noise
     assert row["regret"]["cold, all"] <= 0.05 + noise
     assert row["regret"]["kept, first"] <= 0.03 + noise

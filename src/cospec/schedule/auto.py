@@ -466,17 +466,19 @@ class Auto(Choice, Schedule):
         return all(beliefs.costs.is_known(beliefs.server(i)) for i in range(beliefs.num_members))
 
     def _worth_a_trial(self) -> str:
-        """A drafter's plan now and then; the first plan where it is close, or several sequences run, and was never
-        timed at this batch size; else the plan that is the fastest if it is as good as it may be, which may be the one
-        that is chosen."""
+        """A drafter's plan now and then; else the plan that is the fastest if it is as good as it may be, which may be
+        the one that is chosen; before one that is known, and before any where several sequences run, the first plan
+        where it is close and was never timed at this batch size."""
         drafters, first = self._explorations, self.first
         if drafters and self._num_windows and self._num_windows % WINDOWS_AN_EXPLORATION == 0:
             return drafters[self._num_windows // WINDOWS_AN_EXPLORATION % len(drafters)]
         chosen = self.predictions[self._chosen]
+        hoped = self._hoped_for(self._budget.least_worth(chosen, self.beliefs.num_live))
+        if self.beliefs.bucket == 1 and not self._is_known(hoped):
+            return hoped
         is_untimed = first != self._chosen and self.beliefs.num_windows(first) == 0
-        if is_untimed and (self.beliefs.bucket > 1 or CLOSE * self.predictions[first] > chosen):
-            return first
-        return self._hoped_for(self._budget.least_worth(chosen, self.beliefs.num_live))
+        is_close = self.beliefs.bucket > 1 or CLOSE * self.predictions[first] > chosen
+        return first if is_untimed and is_close else hoped
 
     def _expect_acceptances(self) -> None:
         """Let plans of which no draft was verified yet begin at the acceptance that rows showed."""
