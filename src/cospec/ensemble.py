@@ -37,6 +37,7 @@ from .members import (
     check_end_tokens,
     check_member_names,
     check_numerics,
+    check_sources,
     check_vocabularies,
     check_whole_vocabularies,
     end_ids_of,
@@ -128,6 +129,9 @@ class Ensemble:
         members, drafters = self.runners[:num_members], self.runners[num_members:]
         check_whole_vocabularies(dict(zip(self.member_names, members, strict=True)))
         check_numerics(dict(zip(self.member_names, self.sources, strict=False)), members)
+        check_sources(
+            dict(zip(self.member_names, members, strict=True)), dict(zip(self.drafter_names, drafters, strict=True))
+        )
         check_states(dict(zip(self.names, self.runners, strict=True)), max_sequences)
         self.runners = [*members, *(padded(drafter, self.vocab_size) for drafter in drafters)]
         servers = [id(server_of(runner)) for runner in self.runners]

@@ -20,9 +20,10 @@ from .runner import LoadOptions, Runner, Tokenizer
 from .runner.backends import choose_backends
 from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
-from .runner.parts import parts_of
+from .runner.options import LLAMA_CPP
+from .runner.parts import HeadShape, hidden_size, parts_of
 from .runner.pool import one_pool
-from .runner.protocol import is_invariant
+from .runner.protocol import hands_out_states, is_invariant, reads_states
 from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
 from .schedule import EACH, Schedule, schedule_class
 from .schedule.plan import check_schedule_given
@@ -268,6 +269,7 @@ def load_runners(members: Sequence[Member], drafters: Sequence[Member] = ()) -> 
     Raises UnknownName, ModelNotFound, UnsupportedModel or DoesNotFit, and InvalidEnsemble where no member is a model.
     """
     members, drafters = with_backends(members, drafters)
+    _check_heads(members, drafters)
     sources = [*members, *drafters]
     needed = [_key(member) for member in members if isinstance(member.model, str | Path)]
     named = [member for member in sources if isinstance(member.model, str | Path)]
@@ -310,6 +312,70 @@ def with_backends(members: Sequence[Member], drafters: Sequence[Member] = ()) ->
         replace(member, options=next(chosen)) if isinstance(member.model, str | Path) else member for member in sources
     ]
     return settled[: len(members)], settled[len(members) :]
+
+
+def _check_heads(members: Sequence[Member], drafters: Sequence[Member]) -> None:
+    """Raises InvalidEnsemble for a drafting head that cannot read these members, as far as files say it."""
+    for member in members:
+        if _head_of(member) is not None:
+            raise InvalidEnsemble(
+                f"the member {member.default_name!r} is a drafting head, which reads members and is none; give it as "
+                "a proposer"
+            )
+    for drafter in drafters:
+        head = _head_of(drafter)
+        if head is None:
+            continue
+        _check_number(drafter.default_name, head.members, len(members))
+        for member in members:
+            if isinstance(member.model, str | Path):
+                if member.options.backend == LLAMA_CPP:
+                    raise _unreadable(
+                        drafter.default_name,
+                        member.default_name,
+                        "is run by llama.cpp",
+                        ": set backend to transformers",
+                    )
+                _check_size(drafter.default_name, head.hidden, member.default_name, hidden_size(*_key(member)))
+
+
+def check_sources(members: Mapping[str, Runner], drafters: Mapping[str, Runner]) -> None:
+    """Raises InvalidEnsemble for a drafter that reads members' hidden states, where these have none such."""
+    for name, drafter in drafters.items():
+        if not reads_states(drafter):
+            continue
+        _check_number(name, drafter.num_sources, len(members))
+        for member, runner in members.items():
+            if not hands_out_states(runner):
+                raise _unreadable(name, member, f"is run by a {type(runner).__name__}")
+            _check_size(name, drafter.state_size, member, runner.state_size)
+
+
+def _head_of(member: Member) -> HeadShape | None:
+    return parts_of(str(member.model), member.options).head if isinstance(member.model, str | Path) else None
+
+
+def _check_number(drafter: str, wanted: int, given: int) -> None:
+    if wanted != given:
+        raise InvalidEnsemble(
+            f"the drafter {drafter!r} reads the hidden states of {wanted} members, and this ensemble has {given}; "
+            "give the ensemble that it was trained for, or another proposer"
+        )
+
+
+def _check_size(drafter: str, wanted: int, member: str, given: int | None) -> None:
+    if given is not None and wanted != given:
+        raise InvalidEnsemble(
+            f"the drafter {drafter!r} reads hidden states of {wanted} numbers, and those of {member!r} have {given}; "
+            "give the ensemble that it was trained for, or another proposer"
+        )
+
+
+def _unreadable(drafter: str, member: str, why: str, advice: str = "") -> InvalidEnsemble:
+    return InvalidEnsemble(
+        f"the drafter {drafter!r} reads members' hidden states, and {member!r} {why}, which hands out none; leave the "
+        f"drafter out, or give models that transformers runs{advice}"
+    )
 
 
 def _load_drafter(model: str, options: LoadOptions) -> Runner:

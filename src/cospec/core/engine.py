@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import CospecError, InvalidPrompt, InvalidSampling, InvalidSchedule, MemberFailed, shown
-from ..runner.protocol import proposes_runs
+from ..runner.protocol import Source, proposes_runs, reads_states
 from .events import Event
 from .faults import guarded, isolate_failures
 from .feeding import Feeding, Participant, RoundFeeds
@@ -247,14 +247,26 @@ class Engine:
     def _open(self, request: Request) -> list[Lane]:
         """A lane for each participant. Raises MemberFailed where a runner has no slot, and has opened none then."""
         lanes: list[Lane] = []
+        name = ""
         try:
             for index, (participant, prompt) in enumerate(zip(self.participants, request.lane_prompts, strict=True)):
-                lanes.append(Lane(index, participant.name, prompt, participant.runner.open()))
+                name, runner = participant.name, participant.runner
+                lanes.append(Lane(index, name, prompt, runner.open()))
+                if reads_states(runner):
+                    runner.attach(lanes[index].slot, self._sources(lanes))
         except Exception as error:
             for lane in lanes:
                 self.participants[lane.index].runner.close(lane.slot)
-            raise MemberFailed.by(error, self.participants[len(lanes)].name) from error
+            raise MemberFailed.by(error, name) from error
         return lanes
+
+    def _sources(self, lanes: Sequence[Lane]) -> list[Source]:
+        """The members' slots, as the drafter reads them whose lane was opened last."""
+        num_tokens = len(lanes[-1].prompt)
+        return [
+            Source(participant.runner, lane.slot, lead=len(lane.prompt) - num_tokens)
+            for participant, lane in zip(self.participants, lanes[: self.num_members], strict=False)
+        ]
 
     def _checked_limit(self, request: Request) -> int:
         """The most tokens that may follow. Raises as `check` does, also where a context has no room for what is

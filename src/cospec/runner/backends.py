@@ -51,6 +51,7 @@ def transformers_alone(parts: Parts) -> str | None:
         "an adapter of PEFT's": parts.adapter is not None and not is_adapter_file(parts),
         "a model's first layers (layers)": parts.layers is not None,
         "a head of some tokens (vocabulary)": parts.vocabulary is not None,
+        "hidden states for a drafting head": parts.head is not None,
         "another dtype than the file's": options.dtype != "auto",
         "another quantization than the file's": bool(options.quantization),
         "passes of fixed shapes (graphs)": options.graphs not in ("auto", False),

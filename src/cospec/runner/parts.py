@@ -1,4 +1,5 @@
-"""What a model's name stands for: a whole model, or an adapter on one, its first layers, some of its tokens."""
+"""What a model's name stands for: a whole model, or an adapter on one, its first layers, some of its tokens; or a
+drafting head that reads its embedding."""
 
 import json
 import os
@@ -16,8 +17,22 @@ from .schemes import DEFAULT, has_scheme, is_there, split
 
 # PEFT's description of an adapter, and ours of a drafter, each beside the weights.
 ADAPTER, DRAFTER = "adapter_config.json", "cospec.json"
+# A drafting head's own weights.
+HEAD_WEIGHTS = "head.safetensors"
 AGAIN = "copy or download it again"
 ADVICE = "give the model that it was trained on as `base` (a key of the member's entry, or LoadOptions(base=...))"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadShape:
+    """A drafting head, as its cospec.json describes it. folder: where it lies. members: how many it reads the hidden
+    states of. hidden: numbers of each. width: of its cell. vocabulary: the tokens that it proposes among."""
+
+    folder: Path
+    members: int
+    hidden: int
+    width: int
+    vocabulary: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +42,8 @@ class Parts:
     whole: the model, as a member names it. options: how it is read. adapter: the folder of an adapter that is put on
     it, or the GGUF file of one; None for none. layers: its first so many; None for all. vocabulary: the tokens that it
     proposes among, or how many of the most frequent; None for all. acceptance: the mean 1 - TV of its proposals where
-    it was distilled; None where nothing says so.
+    it was distilled; None where nothing says so. head: the drafting head that is meant, of which `whole` is the model
+    whose embedding it reads; None for none.
     """
 
     whole: str
@@ -36,21 +52,25 @@ class Parts:
     layers: int | None = None
     vocabulary: int | tuple[int, ...] | None = None
     acceptance: float | None = None
+    head: HeadShape | None = None
 
     @property
     def is_whole(self) -> bool:
-        return self.adapter is None and self.layers is None and self.vocabulary is None
+        return self.adapter is None and self.layers is None and self.vocabulary is None and self.head is None
 
 
 def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Parts:
     """The parts of a model, by its folder: the one given, or the one of that name here, if there is one.
 
-    Raises UnsupportedModel for a file that cannot be read, and ModelNotFound for an adapter whose base is not named.
+    Raises UnsupportedModel for a file that cannot be read, and ModelNotFound for an adapter or head whose base is not
+    named.
     """
     folder = folder or local_folder(model)
     own = read_json(model, folder / DRAFTER) if folder and is_there(folder / DRAFTER) else {}
     layers, vocabulary, acceptance = _layers(model, own), _vocabulary(model, own), _acceptance(model, own)
     whole, whole_options = model, replace(options, base=None, layers=None, vocabulary=None)
+    if folder is not None and "head" in own:
+        return _head_parts(model, folder, own, options)
     adapter = folder if folder and is_there(folder / ADAPTER) else None
     if adapter is not None:
         config = read_json(model, adapter / ADAPTER)
@@ -77,6 +97,37 @@ def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Pa
     )
 
 
+def _head_parts(model: str, folder: Path, own: Mapping[str, Any], options: LoadOptions) -> Parts:
+    """Those of a drafting head. Raises UnsupportedModel for a description that lacks something, or options of models."""
+    for name in ("layers", "vocabulary"):
+        if getattr(options, name) is not None:
+            raise UnsupportedModel(f"{model!r} is a drafting head, and {name} is a model's; leave `{name}` out")
+    shape, vocabulary = own["head"], _vocabulary(model, own)
+    names = ("members", "hidden", "width")
+    counts: list[Any] = [shape.get(name) for name in names] if isinstance(shape, dict) else []
+    if not counts or not all(isinstance(count, int) and not isinstance(count, bool) and count > 0 for count in counts):
+        raise UnsupportedModel(
+            f"{model!r}: head of its {DRAFTER} is {shown(shape)}; it must have {', '.join(names)}, each a whole number "
+            "of at least 1"
+        )
+    members, hidden, width = counts
+    if vocabulary is None:
+        raise UnsupportedModel(
+            f"{model!r}: its {DRAFTER} has a head, and no vocabulary that this proposes among; {AGAIN}"
+        )
+    named = options.base or own.get("base")
+    if not isinstance(named, str) or not named.strip():
+        raise ModelNotFound(
+            f"{model!r} is a drafting head, and its {DRAFTER} names no base, whose embedding it reads; {AGAIN}"
+        )
+    return Parts(
+        whole=options.base or _beside(folder, named),
+        options=replace(options, base=None),
+        acceptance=_acceptance(model, own),
+        head=HeadShape(folder=folder, members=members, hidden=hidden, width=width, vocabulary=vocabulary),
+    )
+
+
 def local_folder(model: str) -> Path | None:
     """The folder or file here that a model's name stands for; None for a model from elsewhere, or of another runner."""
     scheme, rest = split(model)
@@ -84,6 +135,17 @@ def local_folder(model: str) -> Path | None:
         return None
     path = Path(os.path.expanduser(demo.model_path(model) if demo.is_demo(model) else rest))
     return path if is_there(path) else None
+
+
+def hidden_size(model: str, options: LoadOptions) -> int | None:
+    """Numbers of a hidden state, as the configuration of a folder here says; None where nothing does."""
+    folder = local_folder(parts_of(model, options).whole)
+    if folder is None or not is_there(folder / "config.json"):
+        return None
+    config = read_json(model, folder / "config.json")
+    text = config.get("text_config", config)
+    size = text.get("hidden_size") if isinstance(text, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _adapter_file(folder: Path | None, options: LoadOptions) -> Path | None:
@@ -97,6 +159,11 @@ def _named_base(model: str, folder: Path, config: Mapping[str, Any]) -> str:
     named = config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named.strip():
         raise ModelNotFound(f"{model!r} is an adapter, and its {ADAPTER} names no base_model_name_or_path; {ADVICE}")
+    return _beside(folder, named)
+
+
+def _beside(folder: Path, named: str) -> str:
+    """A model as files of a folder name it: a path from there, or from here, or any other model."""
     beside = folder / os.path.expanduser(named)
     return str(beside) if not has_scheme(named) and is_there(beside) else named
 

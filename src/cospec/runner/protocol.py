@@ -101,6 +101,66 @@ class Runner(Protocol):
         ...
 
 
+class KeptStates:
+    """A member's hidden states behind the last tokens of a slot, which its output embedding reads.
+
+    They are replaced as a whole, and never changed in place: who reads them in another thread has those from before a
+    pass or those from behind it.
+    """
+
+    def __init__(self) -> None:
+        self.stretches: tuple[tuple[int, Tensor], ...] = ()
+
+    def add(self, start: int, states: Tensor) -> None:
+        """A pass made these, [tokens, hidden], the first behind the token `start` of the slot. Of what was there before
+        the last one stays, where it stands in front of them: a pass may be followed by a reader of what it was fed."""
+        first, last = self.stretches[-1] if self.stretches else (0, states[:0])
+        end = first + last.shape[0]
+        before = ((end - 1, last[-1:]),) if end == start and last.shape[0] else ()
+        self.stretches = (*before, (start, states))
+
+    def trim(self, length: int) -> None:
+        """Forget what stands behind tokens from `length` on."""
+        if any(start + states.shape[0] > length for start, states in self.stretches):
+            self.stretches = tuple(
+                (start, states[: length - start]) for start, states in self.stretches if start < length
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A member's slot as a drafter reads it. lead: tokens that the member's prompt has more than the drafter's."""
+
+    runner: Runner
+    slot: Slot
+    lead: int
+
+
+@runtime_checkable
+class StatesRunner(Runner, Protocol):
+    """A member that hands out hidden states, for drafters that read them. state_size: numbers of each."""
+
+    @property
+    def state_size(self) -> int: ...
+
+    def keep_states(self, slot: Slot) -> KeptStates:
+        """From now on keep what each pass makes behind the last tokens of this slot that it is fed, and forget what a
+        trim takes back."""
+        ...
+
+
+@runtime_checkable
+class ReadingRunner(Runner, Protocol):
+    """A drafter that reads members' hidden states. num_sources: of how many members; state_size: numbers of each."""
+
+    num_sources: int
+    state_size: int
+
+    def attach(self, slot: Slot, sources: Sequence[Source]) -> None:
+        """The members' slots of the sequence that an empty slot was opened for, in the members' order."""
+        ...
+
+
 @runtime_checkable
 class CopyingRunner(Runner, Protocol):
     """A runner in which a slot can take over what another one has read. copies: whether it can for this model."""
@@ -116,6 +176,16 @@ class CopyingRunner(Runner, Protocol):
 def can_copy(runner: Runner) -> TypeGuard[CopyingRunner]:
     """Whether a slot of the runner can take over what another one has read."""
     return isinstance(runner, CopyingRunner) and runner.copies
+
+
+def hands_out_states(runner: Runner) -> TypeGuard[StatesRunner]:
+    """Whether a member can show drafters its hidden states."""
+    return isinstance(runner, StatesRunner) and runner.state_size > 0
+
+
+def reads_states(runner: Runner) -> TypeGuard[ReadingRunner]:
+    """Whether a drafter reads members' hidden states."""
+    return isinstance(runner, ReadingRunner)
 
 
 def is_invariant(runner: Runner) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..protocol import Feed, Slot, Tokenizer
+from ..protocol import Feed, KeptStates, Slot, Tokenizer
 from .adapter import Adapter
 from .runner import HfRunner
 
@@ -39,6 +39,13 @@ class AdaptedRunner:
     @property
     def numerics(self) -> str:
         return self.served_by.numerics
+
+    @property
+    def state_size(self) -> int:
+        return self.served_by.state_size
+
+    def keep_states(self, slot: Slot) -> KeptStates:
+        return self.served_by.keep_states(slot)
 
     @property
     def copies(self) -> bool:

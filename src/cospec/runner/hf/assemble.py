@@ -1,4 +1,5 @@
-"""From a model's name to a runner: a whole model, its first layers or some of its tokens, an adapter on either.
+"""From a model's name to a runner: a whole model, its first layers or some of its tokens, an adapter on either, or a
+drafting head.
 
 What several of them stand on is loaded once, within a pool.
 """
@@ -20,15 +21,19 @@ from .adapted import AdaptedRunner
 from .adapter import Adapter, misfits, read_adapter
 from .checkpoint import called
 from .cut import first_layers, with_head_of
+from .heads import HeadRunner, read_head
 from .load import explained, load_whole, read_tokenizer
 from .location import locate
 from .proof import prove
 from .runner import HfRunner
 from .support import distance, tolerance
 
+Loaded = HfRunner | AdaptedRunner | HeadRunner
 
-def load(model: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
-    """The runner of a local folder or hub id: a model, or an adapter on one, or the part that the options say.
+
+def load(model: str, options: LoadOptions) -> Loaded:
+    """The runner of a local folder or hub id: a model, or an adapter on one, or the part that the options say, or a
+    drafting head.
 
     Raises ModelNotFound, UnsupportedModel, DoesNotFit, InvalidEnsemble for more layers or tokens than the model has,
     and MissingExtra where a package is not installed that reads it.
@@ -36,10 +41,14 @@ def load(model: str, options: LoadOptions) -> HfRunner | AdaptedRunner:
     return load_parts(model, options, parts_of(model, options, local_folder(model) or located(model, options)))
 
 
-def load_parts(model: str, options: LoadOptions, parts: Parts) -> HfRunner | AdaptedRunner:
+def load_parts(model: str, options: LoadOptions, parts: Parts) -> Loaded:
     """The same of a model whose parts are known. Raises as `load` does, but for what its parts raise."""
-    if parts.adapter is None:
-        runner: HfRunner | AdaptedRunner = _part(model, _whole(parts.whole, parts.options), parts)
+    runner: Loaded
+    if parts.head is not None:
+        with explained(model, parts.head.folder):
+            runner = read_head(model, parts.head, _base(model, parts, "a drafting head for"))
+    elif parts.adapter is None:
+        runner = _part(model, _whole(parts.whole, parts.options), parts)
     else:
         with explained(model, parts.adapter):
             runner = _adapted(model, parts, parts.adapter, options)
@@ -59,21 +68,17 @@ def _whole(model: str, options: LoadOptions) -> HfRunner:
     return pooled(("whole", os.path.realpath(path), same), lambda: load_whole(model, options, path))
 
 
-def _base(model: str, parts: Parts) -> HfRunner:
-    """The whole model under an adapter. Raises ModelNotFound, with what to do, where it is not there."""
+def _base(model: str, parts: Parts, kind: str = "an adapter of") -> HfRunner:
+    """The whole model under an adapter or head. Raises ModelNotFound, with what to do, where it is not there."""
     scheme, rest = split(parts.whole)
     if demo.is_demo(parts.whole):
         rest = demo.model_path(parts.whole)
     elif scheme != DEFAULT:
-        raise UnsupportedModel(
-            f"{model!r} is an adapter of {parts.whole!r}, which is no model of transformers; {ADVICE}"
-        )
+        raise UnsupportedModel(f"{model!r} is {kind} {parts.whole!r}, which is no model of transformers; {ADVICE}")
     try:
         return _whole(rest, parts.options)
     except ModelNotFound as error:
-        raise ModelNotFound(
-            f"{model!r} is an adapter of {parts.whole!r}, which is not to be had: {error}; {ADVICE}"
-        ) from None
+        raise ModelNotFound(f"{model!r} is {kind} {parts.whole!r}, which is not to be had: {error}; {ADVICE}") from None
 
 
 def _part(model: str, whole: HfRunner, parts: Parts) -> HfRunner:

@@ -52,6 +52,14 @@ def with_head_of(model: PreTrainedModel, ids: Sequence[int]) -> PreTrainedModel:
     return part
 
 
+def output_rows(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
+    """The rows [tokens, hidden] of these tokens in the model's output embedding.
+
+    Raises UnsupportedModel for one that is no linear layer.
+    """
+    return _weights_of(model, ids)[0]
+
+
 def _head_of(model: PreTrainedModel) -> Any:
     return model.get_output_embeddings()  # type: ignore[no-untyped-call]
 

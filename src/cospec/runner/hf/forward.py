@@ -1,7 +1,9 @@
 """A forward pass over the slot cache, through the model as transformers wrote it, whatever its architecture."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from .batch import ForwardBatch
 from .cache import SlotCache, cache_parameter
 from .experts import of_batch
 from .flat import FlatBatch, laid_out
+from .hidden import HiddenRows, counts_of, output_embedding
 from .lowrank import ModuleTerms
 from .masks import Masks
 from .ragged import Ragged
@@ -22,9 +25,17 @@ class Forward(Protocol):
 
     padding: float
 
-    def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
+    def __call__(
+        self,
+        input_ids: Tensor,
+        batch: ForwardBatch,
+        num_logits: Sequence[int],
+        cache: SlotCache,
+        handed: HiddenRows | None = None,
+    ) -> Tensor:
         """Logits [sum of num_logits, columns] of the last `num_logits` tokens of each row of input_ids [rows, width],
         one row behind the other. At least one of num_logits is positive. The cache is written and read as `batch` says.
+        handed: takes the hidden states of as many tokens as it says.
         """
         ...
 
@@ -60,16 +71,43 @@ class ModelForward:
     def part(self, model: PreTrainedModel) -> "ModelForward":
         return ModelForward(model)
 
-    def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
+    def __call__(
+        self,
+        input_ids: Tensor,
+        batch: ForwardBatch,
+        num_logits: Sequence[int],
+        cache: SlotCache,
+        handed: HiddenRows | None = None,
+    ) -> Tensor:
         if batch.blocks is not None:
-            return self._flat_logits(Ragged.of(input_ids, batch), input_ids, batch, num_logits, cache)
+            return self._flat_logits(Ragged.of(input_ids, batch), input_ids, batch, num_logits, cache, handed)
         cache.batch = batch
-        with self._terms.applied(batch.adapters), of_batch(batch):
-            logits = self._logits(input_ids, batch.position_ids, batch, max(num_logits), cache)
-        # Counted from the last, since a model may not know `logits_to_keep` and give all.
-        if min(num_logits) == max(num_logits):
-            return logits[:, logits.shape[1] - num_logits[0] :].flatten(0, 1)
-        return torch.cat([row[row.shape[0] - count :] for row, count in zip(logits, num_logits, strict=True)])
+        with self._terms.applied(batch.adapters), of_batch(batch), self._read_by_head(handed) as read:
+            most = max(counts_of(num_logits, handed))
+            logits = self._logits(input_ids, batch.position_ids, batch, most, cache)
+        if handed is not None:
+            handed.take(_last(read[0], handed.counts))
+        return _last(logits, num_logits)
+
+    @contextmanager
+    def _read_by_head(self, handed: HiddenRows | None) -> Iterator[list[Tensor]]:
+        """What the output embedding reads within it, in this thread: another's pass may share the module."""
+        read: list[Tensor] = []
+        head = None if handed is None else output_embedding(self._model)
+        if head is None:
+            yield read
+            return
+        own = get_ident()
+
+        def note(_module: object, inputs: tuple[Any, ...]) -> None:
+            if get_ident() == own:
+                read.append(inputs[0])
+
+        hook = head.register_forward_pre_hook(note)
+        try:
+            yield read
+        finally:
+            hook.remove()
 
     def _logits(
         self, input_ids: Tensor, position_ids: Tensor, batch: ForwardBatch, num_kept: int, cache: SlotCache
@@ -86,7 +124,13 @@ class ModelForward:
         return logits
 
     def _flat_logits(
-        self, ragged: Ragged, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache
+        self,
+        ragged: Ragged,
+        input_ids: Tensor,
+        batch: ForwardBatch,
+        num_logits: Sequence[int],
+        cache: SlotCache,
+        handed: HiddenRows | None,
     ) -> Tensor:
         """The same of the tokens one behind the other, each a sequence of its own to all modules but attention."""
         cache.batch = FlatBatch(batch, ragged)
@@ -94,6 +138,16 @@ class ModelForward:
         adapters = batch.adapters
         if adapters is not None:
             adapters = adapters.at(ragged.flattened(adapters.ids[:, None].expand(-1, ragged.width)))
-        with self._terms.applied(adapters), laid_out(ragged):
+        with self._terms.applied(adapters), laid_out(ragged), self._read_by_head(handed) as read:
             logits = ragged.padded(self._logits(ids, positions, batch, 1, cache)[:, 0])
-        return torch.cat([row[row.shape[0] - count :] for row, count in zip(logits, num_logits, strict=True)])
+        if handed is not None:
+            handed.take(_last(ragged.padded(read[0][:, 0]), handed.counts))
+        return _last(logits, num_logits)
+
+
+def _last(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Of [rows, columns, ...] the last `counts` columns of each, one row behind the other. Counted from the last:
+    a model may not know `logits_to_keep`, and give all."""
+    if min(counts) == max(counts):
+        return rows[:, rows.shape[1] - counts[0] :].flatten(0, 1)
+    return torch.cat([row[row.shape[0] - count :] for row, count in zip(rows, counts, strict=True)])

@@ -17,6 +17,7 @@ from .adapter import HEAD, Adapter
 from .attention import attend, repeated
 from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
+from .hidden import HiddenRows, counts_of
 from .invariant import Sizes
 from .joined import join, product
 from .layouts import Layout, fastest
@@ -130,8 +131,16 @@ class FusedForward:
         part.adapt([])
         return part
 
-    def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
+    def __call__(
+        self,
+        input_ids: Tensor,
+        batch: ForwardBatch,
+        num_logits: Sequence[int],
+        cache: SlotCache,
+        handed: HiddenRows | None = None,
+    ) -> Tensor:
         cache.batch = batch
+        counts = counts_of(num_logits, handed)
         masks = self._masks.of(batch)
         ragged = Ragged.of(input_ids, batch, self._sizes)
         rotation = self._rotations.at(ragged.flattened(batch.position_ids), batch.length)
@@ -144,16 +153,18 @@ class FusedForward:
         for layer, layer_type, stored, terms in zip(
             self._layers, self._masks.layer_types, cache.slot_layers, self.terms, strict=True
         ):
-            selected = Selection.last(num_logits, ragged) if layer is self._layers[-1] else None
+            selected = Selection.last(counts, ragged) if layer is self._layers[-1] else None
             adapters = all_tokens if selected is None else TokenAdapters.of(batch.adapters, ragged, selected)
             mask = whole[layer_type] if selected is None else masks[layer_type]
             inputs = LayerInputs(ragged, rotation, mask, stored, selected, terms, adapters)
             hidden = layer(hidden, inputs)
         hidden = self._norm(hidden)
+        if handed is not None:
+            handed.take(hidden)
         logits = self._head(hidden)
         if self.head_term is not None and adapters is not None:
             logits = self.head_term(hidden, logits, adapters.selected)
-        return logits[: sum(num_logits)]
+        return logits[: sum(counts)] if handed is None else handed.chosen(logits[: sum(counts)], num_logits)
 
 
 class Rotations:

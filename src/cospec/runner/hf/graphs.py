@@ -27,6 +27,9 @@ SCRATCH = 0
 # A shape is captured once it has recurred this often: capturing takes about as long as a few passes.
 NUM_UNCAPTURED = 4
 
+Passed = tuple[Tensor, Tensor | None]
+"""Logits [rows, width, vocab], and hidden states [rows, width, hidden] where they are handed out."""
+
 
 class Shapes(Enum):
     """AS_GIVEN: each pass in its own shape. FIXED: short passes in few shapes. CAPTURED: those as CUDA graphs too."""
@@ -74,7 +77,7 @@ class FixedBatch:
 
     @property
     def num_slots(self) -> int:
-        """As many as are read as consecutive ones; `FixedShapes.logits` makes room for any other slot."""
+        """As many as are read as consecutive ones; `FixedShapes.run` makes room for any other slot."""
         return self._leading.stop if self._leading is not None else SCRATCH + 1
 
     def fill(self, batch: RaggedBatch, tokens: Sequence[Sequence[int]]) -> None:
@@ -120,13 +123,13 @@ class FixedBatch:
 class FixedShapes:
     """A model's short forward passes, one `FixedPass` a shape.
 
-    forward: the pass of a batch, -> logits [rows, width, vocab]. is_captured: whether passes that recur become CUDA
+    forward: the pass of a batch. is_captured: whether passes that recur become CUDA
     graphs; growth of the cache drops the existing ones, which refer to its old addresses.
     """
 
     def __init__(
         self,
-        forward: Callable[[FixedBatch], Tensor],
+        forward: Callable[[FixedBatch], Passed],
         cache: SlotCache,
         device: torch.device,
         *,
@@ -138,7 +141,7 @@ class FixedShapes:
         self._is_captured = is_captured
         self._passes: dict[Shape, FixedPass] = {}
         self._has_adapters = False
-        self._reset()
+        self.reset()
 
     @property
     def num_captured(self) -> int:
@@ -149,26 +152,28 @@ class FixedShapes:
         """Whether the batch is short, and the cache was allocated by a pass before it."""
         return batch.width <= WIDEST and self._cache.is_allocated
 
-    def logits(self, batch: RaggedBatch, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """[rows, width, vocab] of the batch's rows, whose tokens are the last columns. The next pass overwrites it."""
+    def run(self, batch: RaggedBatch, tokens: Sequence[Sequence[int]]) -> Passed:
+        """Of the batch's rows, whose tokens are the last columns. The next pass overwrites it."""
         shape = shape_of(batch)
         num_slots = max(batch.num_slots, SCRATCH + 1 + shape.rows if shape.is_leading else 0)
         self._cache.reserve(num_slots, max(shape.length, FIRST_POSITIONS))
         if self._cache.num_growths != self._num_growths:
-            self._reset()
+            self.reset()
         if shape not in self._passes:
             empty = FixedBatch(shape, self._device, has_adapters=self._has_adapters)
             self._passes[shape] = FixedPass(empty, self._forward, self._recorder)
         fixed = self._passes[shape]
         fixed.batch.fill(batch, tokens)
-        return fixed()[: len(tokens)]
+        logits, states = fixed()
+        return logits[: len(tokens)], None if states is None else states[: len(tokens)]
 
     def adapt(self) -> None:
         """Rows may have adapters from now on, other ones than before."""
         self._has_adapters = True
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Drop the passes that were captured."""
         self._passes.clear()
         self._num_growths = self._cache.num_growths
         # The memory pool of graphs that were dropped cannot be used for others, so each recorder has its own.
@@ -179,20 +184,20 @@ class FixedPass:
     """The forward pass of one shape, captured once it has recurred, if there is a recorder."""
 
     def __init__(
-        self, batch: FixedBatch, forward: Callable[[FixedBatch], Tensor], recorder: "GraphRecorder | None"
+        self, batch: FixedBatch, forward: Callable[[FixedBatch], Passed], recorder: "GraphRecorder | None"
     ) -> None:
         self.batch = batch
         self._forward = forward
         self._recorder = recorder
         self._num_runs = 0
-        self._replay: Callable[[], Tensor] | None = None
+        self._replay: Callable[[], Passed] | None = None
 
     @property
     def is_captured(self) -> bool:
         return self._replay is not None
 
-    def __call__(self) -> Tensor:
-        """Logits of the batch as it is filled in now."""
+    def __call__(self) -> Passed:
+        """That of the batch as it is filled in now."""
         if self._replay is None and self._recorder is not None and self._num_runs >= NUM_UNCAPTURED:
             self._replay = self._recorder.record(lambda: self._forward(self.batch))
         self._num_runs += 1
@@ -207,7 +212,7 @@ class GraphRecorder:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def record(self, work: Callable[[], Passed]) -> Callable[[], Passed]:
         """Capture `work`, after a run of it as warm-up; a function that replays it and returns its result.
 
         Raises RuntimeError if it waits for a number from the device, which no graph can.
@@ -222,7 +227,7 @@ class GraphRecorder:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 result = work()
 
-        def replay() -> Tensor:
+        def replay() -> Passed:
             graph.replay()
             return result
 

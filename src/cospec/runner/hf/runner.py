@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...errors import InvalidPrompt, UnsupportedModel
-from ..protocol import Feed, Slot, Tokenizer
+from ..protocol import Feed, KeptStates, Slot, Tokenizer
 from .adapter import Adapter
 from .batch import RaggedBatch
 from .cache import SlotCache
 from .experts import compute_by_sequence
 from .forward import Forward, ModelForward
 from .graphs import SCRATCH, FixedBatch, FixedShapes, Shapes
+from .hidden import HiddenRows, output_embedding
 from .invariant import Blocks
 from .updates import has_state, lead_over_slots, time_steps
 
@@ -27,23 +28,27 @@ PASS_COST_ON_CPU, PASS_COST = 48, 512
 
 class HfSlot(Slot):
     """One slot of the cache. adapter: the number of the one that its tokens are computed with, 0 for none. tokens:
-    those that it holds, and what a trim has left behind them; of models with recurrent states alone."""
+    those that it holds, and what a trim has left behind them; of models with recurrent states alone. kept: hidden
+    states for a drafter that reads them; None where none does."""
 
     def __init__(self, index: int, adapter: int = 0) -> None:
         self.index, self.adapter = index, adapter
         self.length = 0
         self.tokens: list[int] = []
+        self.kept: KeptStates | None = None
 
 
 class _Piece(NamedTuple):
     """Tokens of one feed that go through the model in one pass. start: of the first in its slot. rows: how many rows of
-    the last tokens are wanted. settled: how many of the slot's tokens are never taken back."""
+    the last tokens are wanted, and `states` how many of their hidden states. settled: how many of the slot's tokens are
+    never taken back."""
 
     slot: HfSlot
     start: int
     tokens: Sequence[int]
     rows: int
     settled: int
+    states: int = 0
 
 
 class HfRunner:
@@ -89,6 +94,7 @@ class HfRunner:
             compute_by_sequence(model)
         self._cache = SlotCache(config.num_hidden_layers, num_spare, time_steps(model) if self._has_state else None)
         self._forward = forward or ModelForward(model)
+        self._hands_out = False
         self.vocabulary = vocabulary
         self._columns = None if vocabulary is None else torch.tensor(vocabulary, device=self._device)
         self.shapes = shapes
@@ -99,7 +105,7 @@ class HfRunner:
         self.fixed: FixedShapes | None = None
         if shapes is not Shapes.AS_GIVEN:
             is_captured = shapes is Shapes.CAPTURED
-            self.fixed = FixedShapes(self._fixed_logits, self._cache, self._device, is_captured=is_captured)
+            self.fixed = FixedShapes(self._fixed_pass, self._cache, self._device, is_captured=is_captured)
 
     @property
     def cache_bytes(self) -> int:
@@ -141,6 +147,22 @@ class HfRunner:
         if self.fixed is not None:
             self.fixed.adapt()
 
+    @property
+    def state_size(self) -> int:
+        """Numbers of a hidden state, as the output embedding reads it; 0 where the model has none that says so."""
+        return int(getattr(output_embedding(self.model), "in_features", 0))
+
+    def keep_states(self, slot: Slot) -> KeptStates:
+        """From now on keep hidden states of this slot: those of the tokens that may be taken back, and one before."""
+        assert isinstance(slot, HfSlot), "a slot of another runner"
+        if not self._hands_out and self.fixed is not None:
+            # Graphs that were captured so far hand out none.
+            self.fixed.reset()
+        self._hands_out = True
+        if slot.kept is None:
+            slot.kept = KeptStates()
+        return slot.kept
+
     @torch.inference_mode()
     def open(self, adapter: int = 0) -> HfSlot:
         """An empty slot, for tokens of this adapter; 0 for none."""
@@ -160,6 +182,8 @@ class HfRunner:
     def trim(self, slot: Slot, length: int) -> None:
         assert 0 <= length <= slot.length, "a slot is trimmed to what it holds"
         slot.length = length
+        if isinstance(slot, HfSlot) and slot.kept is not None:
+            slot.kept.trim(length)
 
     @property
     def copies(self) -> bool:
@@ -182,17 +206,24 @@ class HfRunner:
             raise InvalidPrompt(f"{longest} tokens do not fit into a context of {self.context}; shorten the text")
         pieces = [self._piece(feed) for feed in batch]
         rows: dict[int, list[Tensor]] = defaultdict(list)
+        states: dict[int, list[Tensor]] = defaultdict(list)
         pass_cost = PASS_COST_ON_CPU if self._device.type == "cpu" else PASS_COST
         for group in _groups(pieces, pass_cost / self._forward.padding):
             # In the order of slots, so that consecutive ones are read without a copy.
             group.sort(key=lambda i: pieces[i].slot.index)
             for taken in _passes({i: pieces[i] for i in group}, self.blocks):
-                for i, own in zip(taken, self._rows([*taken.values()]), strict=True):
+                own_rows, own_states = self._rows([*taken.values()])
+                for i, own in zip(taken, own_rows, strict=True):
                     rows[i].append(own)
-        for feed, piece in zip(batch, pieces, strict=True):
+                for i, own in zip(taken, own_states, strict=False):
+                    states[i].append(own)
+        for i, (feed, piece) in enumerate(zip(batch, pieces, strict=True)):
+            slot = piece.slot
             if self._has_state:
-                piece.slot.tokens[piece.slot.length :] = feed.tokens
-            piece.slot.length += len(feed.tokens)
+                slot.tokens[slot.length :] = feed.tokens
+            slot.length += len(feed.tokens)
+            if slot.kept is not None:
+                slot.kept.add(slot.length - piece.states, torch.cat(states[i]))
         return [rows[i][0] if len(rows[i]) == 1 else torch.cat(rows[i]) for i in range(len(batch))]
 
     def _piece(self, feed: Feed) -> _Piece:
@@ -200,14 +231,19 @@ class HfRunner:
         slot = feed.slot
         assert isinstance(slot, HfSlot), "a slot of another runner"
         settled = slot.length if feed.settled is None else feed.settled
+        states = 0
+        if slot.kept is not None:
+            num_loose = slot.length + len(feed.tokens) - settled
+            states = min(len(feed.tokens), max(feed.rows, 1 + num_loose, 1))
         if not self._has_state:
-            return _Piece(slot, slot.length, feed.tokens, feed.rows, settled)
+            return _Piece(slot, slot.length, feed.tokens, feed.rows, settled, states)
         start = self._cache.ledger.start(slot.index, slot.length)
-        return _Piece(slot, start, [*slot.tokens[start : slot.length], *feed.tokens], feed.rows, settled)
+        return _Piece(slot, start, [*slot.tokens[start : slot.length], *feed.tokens], feed.rows, settled, states)
 
     @torch.inference_mode()
-    def _rows(self, pieces: list[_Piece]) -> list[Tensor]:
-        """The rows of what goes through the model in one forward pass."""
+    def _rows(self, pieces: list[_Piece]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """The rows of what goes through the model in one forward pass, and its hidden states; none of these where none
+        are wanted."""
         batch = RaggedBatch(
             slots=[piece.slot.index for piece in pieces],
             starts=[piece.start for piece in pieces],
@@ -219,17 +255,23 @@ class HfRunner:
         tokens = [piece.tokens for piece in pieces]
         if self.fixed is not None and self.fixed.can_take(batch):
             # A copy, since the next pass overwrites the logits.
-            logits = self._as_rows(self.fixed.logits(batch, tokens), copy=True)
-            return [logits[i, logits.shape[1] - piece.rows :] for i, piece in enumerate(pieces)]
+            passed, made = self.fixed.run(batch, tokens)
+            logits = self._as_rows(passed, copy=True)
+            width = logits.shape[1]
+            states = () if made is None else [made[i, width - each.states :].clone() for i, each in enumerate(pieces)]
+            return [logits[i, width - piece.rows :] for i, piece in enumerate(pieces)], states
         wanted = [piece.rows for piece in pieces]
         # A pass gives at least one row, wanted or not.
         num_logits = wanted if any(wanted) else [*wanted[:-1], 1]
         plan = self._cache.plan(batch, [piece.settled for piece in pieces]) if self._has_state else None
-        logits = self._forward(batch.padded(tokens), batch, num_logits, self._cache)
+        hidden = None
+        if any(piece.states for piece in pieces):
+            hidden = HiddenRows([max(num, piece.states) for num, piece in zip(num_logits, pieces, strict=True)])
+        logits = self._forward(batch.padded(tokens), batch, num_logits, self._cache, hidden)
         if plan is not None:
             self._cache.ledger.commit(plan)
         rows = torch.split(self._as_rows(logits), num_logits)
-        return [row[:count] for row, count in zip(rows, wanted, strict=True)]
+        return [row[:count] for row, count in zip(rows, wanted, strict=True)], _states(hidden, pieces)
 
     def _as_rows(self, logits: Tensor, *, copy: bool = False) -> Tensor:
         if self._columns is None:
@@ -238,9 +280,20 @@ class HfRunner:
         rows[..., self._columns] = logits.to(self._row_dtype)
         return rows
 
-    def _fixed_logits(self, batch: FixedBatch) -> Tensor:
+    def _fixed_pass(self, batch: FixedBatch) -> tuple[Tensor, Tensor | None]:
         rows, width = batch.input_ids.shape
-        return self._forward(batch.input_ids, batch, [width] * rows, self._cache).view(rows, width, -1)
+        hidden = HiddenRows([width] * rows) if self._hands_out else None
+        logits = self._forward(batch.input_ids, batch, [width] * rows, self._cache, hidden)
+        states = None if hidden is None or hidden.states is None else hidden.states.view(rows, width, -1)
+        return logits.view(rows, width, -1), states
+
+
+def _states(hidden: HiddenRows | None, pieces: Sequence[_Piece]) -> list[Tensor]:
+    """The states that each piece wants, of what a pass handed out."""
+    if hidden is None or hidden.states is None:
+        return []
+    made = torch.split(hidden.states, [*hidden.counts])
+    return [own[own.shape[0] - piece.states :] for own, piece in zip(made, pieces, strict=True)]
 
 
 def _index(slot: Slot) -> int:
@@ -269,8 +322,15 @@ def _passes(pieces: dict[int, _Piece], blocks: Blocks | None) -> Iterator[dict[i
 def _parted(piece: _Piece, count: int) -> tuple[_Piece, _Piece]:
     """Its first `count` tokens, and the others."""
     num_left = len(piece.tokens) - count
-    first = piece._replace(tokens=piece.tokens[:count], rows=max(0, piece.rows - num_left))
-    last = piece._replace(start=piece.start + count, tokens=piece.tokens[count:], rows=min(piece.rows, num_left))
+    first = piece._replace(
+        tokens=piece.tokens[:count], rows=max(0, piece.rows - num_left), states=max(0, piece.states - num_left)
+    )
+    last = piece._replace(
+        start=piece.start + count,
+        tokens=piece.tokens[count:],
+        rows=min(piece.rows, num_left),
+        states=min(piece.states, num_left),
+    )
     return first, last
 
 

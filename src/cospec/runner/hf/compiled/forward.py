@@ -14,6 +14,7 @@ from ..adapter import Adapter
 from ..batch import ForwardBatch, RaggedBatch
 from ..cache import SlotCache
 from ..fused import PRODUCTS, FusedForward, Rotations
+from ..hidden import HiddenRows, counts_of
 from ..joined import whole_of
 from ..lowrank import LowRank
 from ..masks import Masks
@@ -137,16 +138,27 @@ class CompiledForward:
     def part(self, model: PreTrainedModel) -> "CompiledForward":
         return CompiledForward(model, self._fused.part(model))
 
-    def __call__(self, input_ids: Tensor, batch: ForwardBatch, num_logits: Sequence[int], cache: SlotCache) -> Tensor:
+    def __call__(
+        self,
+        input_ids: Tensor,
+        batch: ForwardBatch,
+        num_logits: Sequence[int],
+        cache: SlotCache,
+        handed: HiddenRows | None = None,
+    ) -> Tensor:
         if not cache.is_allocated:
             # Before `fused` allocates it in the model's type.
             like = torch.empty(0, self._kv_heads, 0, self._head_dim, dtype=torch.float32)
             for layer in cache.slot_layers:
                 layer.lazy_initialization(like, like)
         if not isinstance(batch, RaggedBatch) or not self._takes(batch):
-            return self._fused(input_ids, batch, num_logits, cache)
-        hidden = self._embed(input_ids.flatten() if batch.tokens is None else input_ids[batch.tokens])
-        logits: Tensor = self._head(self._decoded(hidden, batch, num_logits, cache))
+            return self._fused(input_ids, batch, num_logits, cache, handed)
+        embedded = self._embed(input_ids.flatten() if batch.tokens is None else input_ids[batch.tokens])
+        decoded = self._decoded(embedded, batch, counts_of(num_logits, handed), cache)
+        if handed is not None:
+            handed.take(decoded)
+            decoded = handed.chosen(decoded, num_logits)
+        logits: Tensor = self._head(decoded)
         return logits
 
     def _takes(self, batch: RaggedBatch) -> bool:
