@@ -21,7 +21,7 @@ from .runner.backends import choose_backends
 from .runner.gguf import SUFFIX, gguf_of
 from .runner.memory import check_memory
 from .runner.options import LLAMA_CPP
-from .runner.parts import HeadShape, hidden_size, parts_of
+from .runner.parts import HeadParts, hidden_size, parts_of
 from .runner.pool import one_pool
 from .runner.protocol import hands_out_states, is_invariant, reads_states
 from .runner.schemes import DEFAULT, LOOKUPS, has_scheme, is_there, load_runner, missing_attributes, split
@@ -351,7 +351,7 @@ def check_sources(members: Mapping[str, Runner], drafters: Mapping[str, Runner])
             _check_size(name, drafter.state_size, member, runner.state_size)
 
 
-def _head_of(member: Member) -> HeadShape | None:
+def _head_of(member: Member) -> HeadParts | None:
     return parts_of(str(member.model), member.options).head if isinstance(member.model, str | Path) else None
 
 

@@ -24,7 +24,7 @@ ADVICE = "give the model that it was trained on as `base` (a key of the member's
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadShape:
+class HeadParts:
     """A drafting head, as its cospec.json describes it. folder: where it lies. members: how many it reads the hidden
     states of. hidden: numbers of each. width: of its cell. vocabulary: the tokens that it proposes among."""
 
@@ -52,7 +52,7 @@ class Parts:
     layers: int | None = None
     vocabulary: int | tuple[int, ...] | None = None
     acceptance: float | None = None
-    head: HeadShape | None = None
+    head: HeadParts | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -98,7 +98,7 @@ def parts_of(model: str, options: LoadOptions, folder: Path | None = None) -> Pa
 
 
 def _head_parts(model: str, folder: Path, own: Mapping[str, Any], options: LoadOptions) -> Parts:
-    """Those of a drafting head. Raises UnsupportedModel for a description that lacks something, or options of models."""
+    """Those of a drafting head. Raises UnsupportedModel for a description that lacks something, or a model's option."""
     for name in ("layers", "vocabulary"):
         if getattr(options, name) is not None:
             raise UnsupportedModel(f"{model!r} is a drafting head, and {name} is a model's; leave `{name}` out")
@@ -124,7 +124,7 @@ def _head_parts(model: str, folder: Path, own: Mapping[str, Any], options: LoadO
         whole=options.base or _beside(folder, named),
         options=replace(options, base=None),
         acceptance=_acceptance(model, own),
-        head=HeadShape(folder=folder, members=members, hidden=hidden, width=width, vocabulary=vocabulary),
+        head=HeadParts(folder=folder, members=members, hidden=hidden, width=width, vocabulary=vocabulary),
     )
 
 

@@ -1,41 +1,61 @@
-"""A drafting head: a small recurrent cell that begins with members' hidden states and proposes token by token.
+"""A drafting head: a small recurrent module that begins with the members' last hidden states and proposes tokens.
 
-It reads what the members' last layers made of the text (of one model: Medusa, Cai et al. 2024; EAGLE, Li et al. 2024),
-and its own tokens one after the other (Hydra, Ankner et al. 2024).
+As in Hydra (Ankner et al. 2024) and EAGLE (Li et al. 2024) it reads what the members' output embedding reads, at the last
+position that they were fed, and then the embeddings of the tokens behind that, one by one.
 """
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class DraftHead(nn.Module):
-    """state_0 = in(h), state_k = norm(state_{k-1} + out(silu(tok(E[x_k]) + rec(state_{k-1})))), logits = head(state_k).
+@dataclass(frozen=True, kw_only=True)
+class HeadShape:
+    """members: whose hidden states it reads, each of size `hidden`, which is its own state's and the embeddings' too.
+    width: of the layer between two states. vocabulary: how many tokens it proposes among."""
 
-    members: whose hidden states stand side by side in h. hidden: numbers of each, and of an embedding. width: of the
-    cell. num_tokens: that it proposes among.
+    members: int
+    hidden: int
+    width: int
+    vocabulary: int
+
+
+class DraftHead(nn.Module):
+    """q of the tokens behind a position, of which the members' hidden states are known.
+
+    `begin` reads the hidden states at the token that members were fed last. `advance` reads a token behind it, and
+    `logits` are those of the token behind that one. All of it is computed in the parameters' type.
     """
 
-    def __init__(self, *, members: int, hidden: int, width: int, num_tokens: int) -> None:
+    def __init__(self, shape: HeadShape) -> None:
         super().__init__()
-        self.inputs = nn.Linear(members * hidden, hidden)
-        self.tok = nn.Linear(hidden, width)
-        self.rec = nn.Linear(hidden, width, bias=False)
-        self.out = nn.Linear(width, hidden, bias=False)
-        self.norm = nn.RMSNorm(hidden, eps=1e-5)
-        self.head = nn.Linear(hidden, num_tokens, bias=False)
+        self.shape = shape
+        size, width = shape.hidden, shape.width
+        self.start = nn.Linear(shape.members * size, size)
+        self.token = nn.Linear(size, 2 * width, bias=False)
+        self.state = nn.Linear(size, 2 * width)
+        self.out = nn.Linear(width, size)
+        self.norm = nn.LayerNorm(size)
+        self.head = nn.Linear(size, shape.vocabulary, bias=False)
 
     def begin(self, hidden: Tensor) -> Tensor:
-        """[..., members * hidden] -> state_0 [..., hidden]."""
-        state: Tensor = self.inputs(hidden)
-        return state
+        """[n, members, hidden], of which each is behind its member's final norm -> state [n, hidden]."""
+        started: Tensor = self.start(_scaled(hidden).flatten(1))
+        return started
 
-    def step(self, state: Tensor, embedded: Tensor) -> Tensor:
-        """The state behind a token, whose embedding is [..., hidden]."""
-        added: Tensor = self.out(F.silu(self.tok(embedded) + self.rec(state)))
-        normed: Tensor = self.norm(state + added)
-        return normed
+    def advance(self, state: Tensor, embedded: Tensor) -> Tensor:
+        """The state behind a token. state: [n, hidden]. embedded: [n, hidden], the token's input embedding."""
+        gate, value = (self.token(_scaled(embedded)) + self.state(state)).chunk(2, dim=-1)
+        moved: Tensor = self.norm(state + self.out(F.silu(gate) * value))
+        return moved
 
     def logits(self, state: Tensor) -> Tensor:
-        """[..., num_tokens], of the token behind the state's last one."""
-        rows: Tensor = self.head(state)
-        return rows
+        """[n, hidden] -> [n, vocabulary], in the order of its ids."""
+        logits: Tensor = self.head(state)
+        return logits
+
+
+def _scaled(rows: Tensor) -> Tensor:
+    """Of mean square 1: a model's embeddings may be a hundred times smaller than its hidden states."""
+    return F.rms_norm(rows, rows.shape[-1:])

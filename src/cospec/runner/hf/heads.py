@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import ModelNotFound, UnsupportedModel
-from ..parts import AGAIN, DRAFTER, HEAD_WEIGHTS, HeadShape
+from ..parts import AGAIN, DRAFTER, HEAD_WEIGHTS, HeadParts
 from ..protocol import Feed, KeptStates, Slot, Source, hands_out_states
 from .checkpoint import called, check_safetensors
 from .cut import output_rows
-from .head import DraftHead
+from .head import DraftHead, HeadShape
 from .packing import prepack
 from .runner import HfRunner
 
@@ -39,9 +39,9 @@ class Anchor:
         return self.at == other.at and all(a is b for a, b in zip(self.stretches, other.stretches, strict=True))
 
     def hidden(self, device: str) -> Tensor:
-        """[1, members * hidden], in float32."""
+        """[1, members, hidden], in float32."""
         states = [own[row] for own, row in zip(self.stretches, self.rows, strict=True)]
-        return torch.cat([each.to(device, torch.float32) for each in states])[None]
+        return torch.stack([each.to(device, torch.float32) for each in states])[None]
 
 
 @dataclass(eq=False)
@@ -96,7 +96,7 @@ class HeadRunner:
     acceptance: float | None = None
     dtype = torch.float32
 
-    def __init__(self, head: DraftHead, base: HfRunner, vocabulary: Sequence[int], num_sources: int) -> None:
+    def __init__(self, head: DraftHead, base: HfRunner, vocabulary: Sequence[int]) -> None:
         self._head = head.float().eval().requires_grad_(False)
         prepack(self._head, fewest_weights=1)
         self._embed: Callable[[Tensor], Tensor] = base.model.get_input_embeddings()
@@ -104,9 +104,9 @@ class HeadRunner:
         self.vocab_size, self.tokenizer, self.end_ids = base.vocab_size, base.tokenizer, base.end_ids
         self.vocabulary = tuple(vocabulary)
         self._columns = torch.tensor(vocabulary, device=self.device)
-        self.num_sources, self.state_size = num_sources, base.state_size
+        self.num_sources, self.state_size = head.shape.members, head.shape.hidden
         zeros = torch.zeros(1, self.state_size, device=self.device)
-        self._zeros = Anchor(-1, (zeros,) * num_sources, (0,) * num_sources)
+        self._zeros = Anchor(-1, (zeros,) * self.num_sources, (0,) * self.num_sources)
 
     def open(self) -> HeadSlot:
         return HeadSlot()
@@ -185,7 +185,7 @@ class HeadRunner:
         """One more token of each chain."""
         tokens = [each.tokens[each.chain.anchor.at + len(each.chain.states)] for each in wanted]
         embedded = self._embed(torch.tensor(tokens, device=self.device)).float()
-        states = self._head.step(torch.cat([each.chain.states[-1] for each in wanted]), embedded)
+        states = self._head.advance(torch.cat([each.chain.states[-1] for each in wanted]), embedded)
         for each, state in zip(wanted, torch.split(states, 1), strict=True):
             each.chain.states.append(state)
 
@@ -203,29 +203,28 @@ def _own(slot: Slot) -> HeadSlot:
     return slot
 
 
-def read_head(model: str, shape: HeadShape, base: HfRunner) -> HeadRunner:
+def read_head(model: str, parts: HeadParts, base: HfRunner) -> HeadRunner:
     """The runner of a drafting head. base: the model whose embedding it reads, and by whose output rows it proposes
     where its file has none of its own.
 
     Raises UnsupportedModel for one that does not fit its base, or whose weights are not those of its description.
     """
-    most, where = max(shape.vocabulary), called(model, shape.folder)
-    if shape.hidden != base.state_size or most >= base.vocab_size:
+    most, where = max(parts.vocabulary), called(model, parts.folder)
+    if parts.hidden != base.state_size or most >= base.vocab_size:
         raise UnsupportedModel(
-            f"{model!r} is a drafting head on a model with hidden states of {shape.hidden} numbers and more than "
+            f"{model!r} is a drafting head on a model with hidden states of {parts.hidden} numbers and more than "
             f"{most} tokens, and its base has {base.state_size} and {base.vocab_size}; {ADVICE}"
         )
-    file = shape.folder / HEAD_WEIGHTS
+    file = parts.folder / HEAD_WEIGHTS
     if not file.is_file():
         raise ModelNotFound(f"{where} is a drafting head, and has no {HEAD_WEIGHTS}; {AGAIN}")
     check_safetensors(model, file)
     tensors = load_file(file)
     if OUTPUT not in tensors:
-        tensors[OUTPUT] = output_rows(base.model, shape.vocabulary)
+        tensors[OUTPUT] = output_rows(base.model, parts.vocabulary)
+    shape = HeadShape(members=parts.members, hidden=parts.hidden, width=parts.width, vocabulary=len(parts.vocabulary))
     with torch.device("meta"):
-        head = DraftHead(
-            members=shape.members, hidden=shape.hidden, width=shape.width, num_tokens=len(shape.vocabulary)
-        )
+        head = DraftHead(shape)
     wanted, given = _shapes(head.state_dict()), _shapes(tensors)
     if wrong := next((name for name in {**wanted, **given} if wanted.get(name) != given.get(name)), None):
         raise UnsupportedModel(
@@ -233,7 +232,7 @@ def read_head(model: str, shape: HeadShape, base: HfRunner) -> HeadRunner:
             f"{wanted.get(wrong, 'missing')}; {AGAIN}"
         )
     head.load_state_dict({name: tensor.float().to(base.device) for name, tensor in tensors.items()}, assign=True)
-    return HeadRunner(head, base, shape.vocabulary, shape.members)
+    return HeadRunner(head, base, parts.vocabulary)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
