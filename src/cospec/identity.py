@@ -68,7 +68,7 @@ def _member(member: Member, options: Mapping[str, Any]) -> dict[str, Any]:
         own["tokenizer"] = fingerprint(load.tokenizer)
     files = fingerprint(model, load) if model else None
     parts = parts_of(model, load) if model else None
-    base = fingerprint(parts.whole, parts.options) if parts and parts.adapter else None
+    base = fingerprint(parts.whole, parts.options) if parts and (parts.adapter or parts.head) else None
     if base:
         # Where the base lies does not matter.
         own["base"] = base

@@ -412,10 +412,12 @@ def _key(member: Member) -> tuple[str, LoadOptions]:
 
 
 def _weights(model: str, options: LoadOptions) -> list[tuple[str, LoadOptions]]:
-    """What is read of weights for a model: a whole model, which others may stand on too, and an adapter on it."""
+    """What is read of weights for a model: a whole model, which others may stand on too, and an adapter or a drafting
+    head on it."""
     parts = parts_of(model, options)
     whole = (_whole_path(demo.path_of(parts.whole)), parts.options)
-    return [whole, *([(str(parts.adapter), parts.options)] if parts.adapter else [])]
+    own = parts.head.folder if parts.head else parts.adapter
+    return [whole, *([(str(own), parts.options)] if own else [])]
 
 
 def _whole_path(model: str | Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from ..errors import CospecError, DoesNotFit
 from .gguf import gguf_of, parts_of_split, read_gguf_header
 from .options import LLAMA_CPP, LoadOptions, device_of, dtype_of
-from .parts import ADAPTER
+from .parts import ADAPTER, HEAD_WEIGHTS
 from .protocol import Runner, server_of
 from .schemes import is_there
 
@@ -99,8 +99,10 @@ def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _size(folder: Path, options: LoadOptions) -> int:
-    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised or an adapter's;
-    0 if the folder holds no model that can be read, of which loading it says why."""
+    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised, an adapter's, or
+    a drafting head's; 0 if the folder holds no model that can be read, of which loading it says why."""
+    if is_there(folder / HEAD_WEIGHTS):
+        return (folder / HEAD_WEIGHTS).stat().st_size
     if is_there(folder / ADAPTER):
         return sum(file.stat().st_size for file in folder.glob("adapter_model.*"))
     if file := gguf_of(folder, options):

@@ -1,7 +1,7 @@
 """A drafting head: a small recurrent module that begins with the members' last hidden states and proposes tokens.
 
-As in Hydra (Ankner et al. 2024) and EAGLE (Li et al. 2024) it reads what the members' output embedding reads, at the last
-position that they were fed, and then the embeddings of the tokens behind that, one by one.
+As in Hydra (Ankner et al. 2024) and EAGLE (Li et al. 2024) it reads what the members' output embedding reads, at the
+last position that they were fed, and then the embeddings of the tokens behind that, one by one.
 """
 
 from dataclasses import dataclass
