@@ -23,7 +23,7 @@ def head_in(
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_((torch.randn_like(parameter) * (2 * parameter.shape[-1] ** -0.5)).half())
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.half() for name, tensor in head.state_dict().items()}, folder / "head.safetensors")
     described = {"members": members, "hidden": hidden, "width": WIDTH}
     describe(folder, head=described, base=base, vocabulary=[*tokens], acceptance=0.5)

@@ -3,23 +3,38 @@
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from cospec import CospecError, DoesNotFit, Ensemble, InvalidEnsemble, LoadOptions, Member, Mixture, SamplingParams, toy
+from cospec import (
+    CospecError,
+    DoesNotFit,
+    Ensemble,
+    InvalidEnsemble,
+    LoadOptions,
+    Member,
+    Mixture,
+    SamplingParams,
+    demo,
+    toy,
+)
+from cospec.cli.models import BundledModel
 from cospec.identity import identity
 from cospec.runner import Feed
-from cospec.runner.hf import load
+from cospec.runner.hf import load, storages
 from cospec.runner.hf.heads import MOST_STEPS, HeadRunner
 from cospec.runner.pool import one_pool
 from cospec.runner.protocol import Source
 from cospec.testing import check_runner
+from cospec.vllm.export import Export
 
 from .adapters import adapted
 from .heads import describe, head_in, proposed, read_by_head
+from .hub import MAIN, Hub, serving, use
 from .laws.chi_square import is_from
 from .models import saved
 from .properties import examples, longer
@@ -524,3 +539,39 @@ def test_the_weights_of_a_head_count_where_memory_is_short(world, monkeypatch):
     monkeypatch.setattr("cospec.runner.memory.free_bytes", lambda device: 1)
     with pytest.raises(DoesNotFit, match=r"\(.*base 0.0.*head 0.0"):
         world.ensemble("base", "adapter")
+
+
+def test_weights_that_a_head_shares_with_its_base_count_once(loaded):
+    whole, _, _, head = loaded
+    own = sum(size for key, size in storages(head).items() if key not in storages(whole))
+    num_weights = sum(tensor.numel() for tensor in head.modules[0].state_dict().values())
+    assert 2 * num_weights <= own + 4 * num_weights
+    assert own < sum(storages(head).values())
+
+
+def test_a_head_of_the_hub_is_fetched(world, tmp_path, monkeypatch):
+    head_in(tmp_path / "head", str(world.base), tokens=KNOWN)
+    hub = Hub()
+    hub.models["someone/head"] = {MAIN: tmp_path / "head"}
+    with serving(hub) as address:
+        use(monkeypatch, address, tmp_path / "cache")
+        assert isinstance(load("someone/head", OPTIONS), HeadRunner)
+        assert any("head.safetensors" in request for request in hub.requests)
+
+
+def test_vllm_is_given_no_head(world, tmp_path):
+    settings = {"members": world.paths("base", "adapter"), "proposer": str(world.folder)}
+    exported = Export(settings=settings, combination=Mixture([0.4, 0.6]), name="we")
+    with pytest.raises(InvalidEnsemble, match="'head' is a drafting head, which reads the hidden states of every"):
+        exported.write(tmp_path / "out")
+
+
+def test_a_bundled_head_is_listed(world, tmp_path, monkeypatch):
+    head_in(tmp_path / "adapters" / "drafty", "demo:smollm2", tokens=KNOWN)
+    monkeypatch.setattr("cospec.demo._FOLDER", tmp_path)
+    (model,) = [BundledModel.read(name) for name in demo.adapters()]
+    assert model.name == "demo:drafty"
+    assert model.description == "drafts by the hidden states of 2 members on demo:smollm2"
+    assert model.parameters == sum(
+        tensor.numel() for tensor in load_file(Path(model.path) / "head.safetensors").values()
+    )

@@ -60,10 +60,12 @@ class BundledModel:
 
     @classmethod
     def _adapter(cls, name: str, folder: Path) -> "BundledModel":
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base, rank = settings["base_model_name_or_path"], settings["r"]
         drafter = folder / "cospec.json"
-        layers = json.loads(drafter.read_text(encoding="utf-8"))["layers"] if drafter.is_file() else None
+        own = json.loads(drafter.read_text(encoding="utf-8")) if drafter.is_file() else {}
+        if "head" in own:
+            return cls._head(name, folder, own)
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, rank, layers = settings["base_model_name_or_path"], settings["r"], own.get("layers")
         return cls(
             name=name,
             description=_training_data(folder / "README.md")
@@ -72,6 +74,18 @@ class BundledModel:
             architecture=f"LoRA of rank {rank} on {base}",
             parameters=_num_parameters(folder / "adapter_model.safetensors"),
             context=demo.SMOLLM2_CONTEXT,
+            path=str(folder),
+        )
+
+    @classmethod
+    def _head(cls, name: str, folder: Path, own: Mapping[str, Any]) -> "BundledModel":
+        head = own["head"]
+        return cls(
+            name=name,
+            description=f"drafts by the hidden states of {head['members']} members on {own['base']}",
+            architecture=f"drafting head of width {head['width']} on {own['base']}",
+            parameters=_num_parameters(folder / "head.safetensors"),
+            context=None,
             path=str(folder),
         )
 

@@ -36,8 +36,9 @@ def models() -> list[str]:
 
 
 def adapters() -> list[str]:
-    """The names of the real model's adapters, as `demo:NAME`."""
-    return sorted(PREFIX + path.parent.name for path in _FOLDER.glob("adapters/*/adapter_config.json"))
+    """The names of the real model's adapters, drafters that stand on it among them, as `demo:NAME`."""
+    files = (*_FOLDER.glob("adapters/*/adapter_config.json"), *_FOLDER.glob("adapters/*/head.safetensors"))
+    return sorted(PREFIX + path.parent.name for path in files)
 
 
 def ensembles() -> list[str]:

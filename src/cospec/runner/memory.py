@@ -99,7 +99,7 @@ def _free_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _size(folder: Path, options: LoadOptions) -> int:
-    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised, an adapter's, or
+    """Bytes of a folder's weights in the type that they are loaded in, as stored if they are quantised, an adapter's or
     a drafting head's; 0 if the folder holds no model that can be read, of which loading it says why."""
     if is_there(folder / HEAD_WEIGHTS):
         return (folder / HEAD_WEIGHTS).stat().st_size

@@ -122,7 +122,8 @@ def _head_parts(model: str, folder: Path, own: Mapping[str, Any], options: LoadO
         )
     return Parts(
         whole=options.base or _beside(folder, named),
-        options=replace(options, base=None),
+        # The head's revision is not its base's.
+        options=replace(options, base=None, revision=None),
         acceptance=_acceptance(model, own),
         head=HeadParts(folder=folder, members=members, hidden=hidden, width=width, vocabulary=vocabulary),
     )

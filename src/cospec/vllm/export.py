@@ -22,6 +22,7 @@ from ..members import (
 )
 from ..runner.hf.tokenizer import HfTokenizer
 from ..runner.hf.whole import GENERATION, Outline, outline, place_of, write_whole
+from ..runner.parts import parts_of
 from ..runner.schemes import DEFAULT, LOOKUPS, split
 from ..schedule.plain import Plain
 from ..storage import keep, refusal
@@ -248,6 +249,11 @@ def _refuse_model(name: str, member: Member) -> None:
     scheme, _ = split(str(member.model))
     if scheme not in (DEFAULT, "demo"):
         raise InvalidEnsemble(f"{name!r} is a model of the runner {scheme!r}, which vLLM has not; {_INSTEAD}")
+    if parts_of(str(member.model), member.options).head is not None:
+        raise InvalidEnsemble(
+            f"{name!r} is a drafting head, which reads the hidden states of every member, and vLLM gives drafters "
+            f"those of one model; leave it out, or {_INSTEAD}"
+        )
     if member.options.quantization:
         raise InvalidEnsemble(
             f"{name!r} is quantised as it is loaded ({shown(member.options.quantization)}); vLLM reads weights "

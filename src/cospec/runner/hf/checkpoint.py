@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING, __version__
 from ...errors import CospecError, ModelNotFound, UnsupportedModel, one_line
 from ..gguf import ggufs_in
 from ..options import LoadOptions
-from ..parts import ADAPTER, AGAIN, read_json
+from ..parts import ADAPTER, AGAIN, HEAD_WEIGHTS, read_json
 
 ADVICE = "give a folder with config.json and safetensors, a GGUF file, or a hub id (owner/name)"
 CONFIG = "config.json"
@@ -68,8 +68,9 @@ def check_weights(name: str, folder: Path, options: LoadOptions) -> None:
 
 
 def weights_among(names: Collection[str]) -> str | None:
-    """The file that transformers begins with to read weights: all of them, or an index of shards; or an adapter's."""
-    known = ADAPTER_WEIGHTS if ADAPTER in names else (*_SAFE, *_PICKLED)
+    """The file that weights are read from first: all of them, or an index of shards; an adapter's, or a drafting
+    head's."""
+    known = ADAPTER_WEIGHTS if ADAPTER in names else (HEAD_WEIGHTS, *_SAFE, *_PICKLED)
     return next((file for file in known if file in names), None)
 
 

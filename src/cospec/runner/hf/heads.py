@@ -1,13 +1,13 @@
 """HeadRunner: a drafting head as a Runner. Its rows follow from members' hidden states and the tokens behind them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ModelNotFound, UnsupportedModel
 from ..parts import AGAIN, DRAFTER, HEAD_WEIGHTS, HeadParts
@@ -99,7 +99,7 @@ class HeadRunner:
     def __init__(self, head: DraftHead, base: HfRunner, vocabulary: Sequence[int]) -> None:
         self._head = head.float().eval().requires_grad_(False)
         prepack(self._head, fewest_weights=1)
-        self._embed: Callable[[Tensor], Tensor] = base.model.get_input_embeddings()
+        self._embed: nn.Module = base.model.get_input_embeddings()
         self.device = base.device
         self.vocab_size, self.tokenizer, self.end_ids = base.vocab_size, base.tokenizer, base.end_ids
         self.vocabulary = tuple(vocabulary)
@@ -107,6 +107,11 @@ class HeadRunner:
         self.num_sources, self.state_size = head.shape.members, head.shape.hidden
         zeros = torch.zeros(1, self.state_size, device=self.device)
         self._zeros = Anchor(-1, (zeros,) * self.num_sources, (0,) * self.num_sources)
+
+    @property
+    def modules(self) -> tuple[nn.Module, nn.Module]:
+        """The cell, and the embedding that it shares with its base."""
+        return self._head, self._embed
 
     def open(self) -> HeadSlot:
         return HeadSlot()

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from ...errors import CospecError, ModelNotFound, one_line
 from ..gguf import SUFFIX
 from ..options import LoadOptions
-from ..parts import ADAPTER
+from ..parts import ADAPTER, DRAFTER, HEAD_WEIGHTS
 from .checkpoint import CONFIG, check_pickle, files_of, read_config, weights_among
 
 # Seconds that the hub has to answer whether it has a model.
@@ -61,7 +61,7 @@ def _fetch(name: str, options: LoadOptions) -> Path:
     chosen = weights_among(names)
     if chosen is not None:
         check_pickle(name, chosen, options)
-        if ADAPTER not in names:
+        if ADAPTER not in names and chosen != HEAD_WEIGHTS:
             read_config(name, folder, options)
         _download(name, folder.name, files_of(name, folder, chosen))
     return folder
@@ -94,7 +94,7 @@ def _download(name: str, revision: str | None, files: list[str]) -> Path:
 
 def _in_cache(name: str, options: LoadOptions) -> Path | None:
     """The model's folder in the cache, as complete as it is; None where there is none."""
-    found = (try_to_load_from_cache(name, file, revision=options.revision) for file in (CONFIG, ADAPTER))
+    found = (try_to_load_from_cache(name, file, revision=options.revision) for file in (CONFIG, ADAPTER, DRAFTER))
     return next((Path(config).parent for config in found if isinstance(config, str)), None)
 
 

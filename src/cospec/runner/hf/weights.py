@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..protocol import Runner
 from .adapted import AdaptedRunner
+from .heads import HeadRunner
 from .prepacked import PrepackedLinear
 from .runner import HfRunner
 
@@ -14,13 +15,15 @@ def storages(runner: Runner) -> dict[int, int] | None:
     """Bytes of each storage that the runner's weights stand in; None for a runner that is no model of transformers."""
     if isinstance(runner, AdaptedRunner):
         own = [factor for factors in runner.adapter.factors.values() for factor in factors]
-        return _sizes([*_tensors(runner.served_by), *own])
-    return _sizes([*_tensors(runner)]) if isinstance(runner, HfRunner) else None
+        return _sizes([*_tensors(runner.served_by.model), *own])
+    if isinstance(runner, HeadRunner):
+        return _sizes([tensor for module in runner.modules for tensor in _tensors(module)])
+    return _sizes([*_tensors(runner.model)]) if isinstance(runner, HfRunner) else None
 
 
-def _tensors(runner: HfRunner) -> Iterator[Tensor]:
-    yield from (*runner.model.parameters(), *runner.model.buffers())
-    for module in runner.model.modules():
+def _tensors(whole: nn.Module) -> Iterator[Tensor]:
+    yield from (*whole.parameters(), *whole.buffers())
+    for module in whole.modules():
         if isinstance(module, PrepackedLinear):
             yield from module.tensors()
 
