@@ -116,7 +116,7 @@ class Play:
     def go_on(self):
         members = [lambda: self.feed_member(0), lambda: self.feed_member(1)]
         moves = [self.draft, *members, self.feed_head, self.roll_back, self.copy]
-        for move in self.rng.choices(moves, (6, 3, 3, 5, 1, 1), k=40):
+        for move in self.rng.choices(moves, (6, 3, 3, 6, 2, 1), k=60):
             move()
         self.close()
 
@@ -207,6 +207,22 @@ def test_the_play_meets_rows_with_states_near_and_far(world, loaded):
         play.go_on()
         steps |= play.steps
     assert {None, 1, 2, 3, 4} <= steps
+
+
+def test_a_draft_that_is_taken_back_before_members_were_fed_it_is_forgotten(world, loaded):
+    play = Play(world, loaded, seed=2)
+    text = [5, 6, 7]
+    play.tokens = text[:2]
+    for i, (member, slot) in enumerate(zip(play.members, play.slots, strict=True)):
+        getattr(member, "served_by", member).feed([Feed(slot, play.texts()[i], 1)])
+    for last in (3, 9):
+        play.tokens = [*text, last]
+        unseen = [*play.prompt, *play.tokens][play.slot.length :]
+        (rows,) = play.head.feed([Feed(play.slot, unseen, 1)])
+        torch.testing.assert_close(rows[0], play.expected(play.slot.length), rtol=NEAR, atol=NEAR)
+        play.head.trim(play.slot, play.slot.length - 1)
+    assert play.steps == {2}
+    play.close()
 
 
 def test_a_head_keeps_the_protocol_of_runners(loaded):

@@ -45,7 +45,11 @@ class Told:
             feeds.append(Feed(slot, tokens, rows, settled))
             expected.append(max(rows, 1, loose + 1 if settled is not None else len(tokens)))
             text.extend(tokens)
-        getattr(self.slots[0][0], "served_by", self.slots[0][0]).feed(feeds)
+        given = getattr(self.slots[0][0], "served_by", self.slots[0][0]).feed(feeds)
+        for (_, _, model, text), feed, rows in zip(self.slots, feeds, given, strict=True):
+            with torch.inference_mode():
+                wanted = model(input_ids=torch.tensor([text]), use_cache=False).logits[0, len(text) - feed.rows :]
+            torch.testing.assert_close(rows, wanted, rtol=NEAR, atol=NEAR)
         for (_, slot, model, text), kept, num in zip(self.slots, self.kept, expected, strict=True):
             self.check(kept, model, text)
             assert kept.stretches[-1][0] + kept.stretches[-1][1].shape[0] == len(text) == slot.length
