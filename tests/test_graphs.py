@@ -1,7 +1,7 @@
 """Passes padded to few shapes give the rows of an unbatched forward pass, and so do recorded ones, replayed."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -14,8 +14,9 @@ from cospec.runner import Feed
 from cospec.runner.hf import HfRunner, LoadOptions, load
 from cospec.runner.hf import graphs as module
 from cospec.runner.hf.batch import RaggedBatch
-from cospec.runner.hf.graphs import NUM_UNCAPTURED, FixedShapes, Shape, Shapes, shape_of
+from cospec.runner.hf.graphs import NUM_UNCAPTURED, FixedShapes, Passed, Shape, Shapes, shape_of
 
+from .heads import read_by_head
 from .models import saved, tiny
 from .test_hf_runner import SUPPORTED, Book, play, words
 
@@ -27,16 +28,19 @@ CPU = torch.device("cpu")
 class Replayed:
     """Stands for a graph: what it was recorded with is done again, and the result left where it was left first."""
 
-    work: Callable[[], Tensor]
+    work: Callable[[], Passed]
     keys: Tensor
     recorder: "CpuRecorder"
-    result: Tensor
+    results: Sequence[Tensor | None]
 
-    def __call__(self) -> Tensor:
+    def __call__(self) -> Passed:
         assert self.recorder.cache.slot_layers[0].keys is self.keys, "a graph knows the cache by its address"
         for other in self.recorder.results:
             other.fill_(torch.nan)
-        return self.result.copy_(self.work())
+        logits, states = (
+            None if new is None else kept.copy_(new) for kept, new in zip(self.results, self.work(), strict=True)
+        )
+        return logits, states
 
 
 class CpuRecorder:
@@ -46,21 +50,21 @@ class CpuRecorder:
         self.cache = cache
         self.results: list[Tensor] = []
 
-    def record(self, work: Callable[[], Tensor]) -> Replayed:
-        result = work().clone()
-        self.results.append(result)
-        return Replayed(work, self.cache.slot_layers[0].keys, self, result)
+    def record(self, work: Callable[[], Passed]) -> Replayed:
+        results = [None if made is None else made.clone() for made in work()]
+        self.results += [made for made in results if made is not None]
+        return Replayed(work, self.cache.slot_layers[0].keys, self, results)
 
 
 @pytest.fixture
 def recorded_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = FixedShapes._reset
+    original = FixedShapes.reset
 
     def reset(self: FixedShapes) -> None:
         monkeypatch.setattr(module, "GraphRecorder", lambda device: CpuRecorder(self._cache))
         original(self)
 
-    monkeypatch.setattr(FixedShapes, "_reset", reset)
+    monkeypatch.setattr(FixedShapes, "reset", reset)
 
 
 def fixed(kind: str = "llama", shapes: Shapes = Shapes.FIXED) -> Book:
@@ -166,6 +170,26 @@ def test_a_pass_is_recorded_once_it_recurs_and_dropped_when_the_cache_grows() ->
     book.feed((book.open(), words(rng, 300), 1))
     book.feed((slot, words(rng, 1), 1))
     assert fixed_shapes.num_captured == 0
+
+
+@pytest.mark.usefixtures("recorded_on_cpu")
+def test_recorded_passes_hand_out_hidden_states_from_when_they_are_asked_for() -> None:
+    model = tiny("llama")
+    runner = HfRunner(model, shapes=Shapes.CAPTURED)
+    text = [(5 * i + 3) % 100 for i in range(2 * NUM_UNCAPTURED + 8)]
+    slot = runner.open()
+    for token in text[: NUM_UNCAPTURED + 3]:
+        runner.feed([Feed(slot, [token], 1)])
+    assert runner.fixed is not None
+    assert runner.fixed.num_captured == 1
+    kept = runner.keep_states(slot)
+    for token in text[NUM_UNCAPTURED + 3 :]:
+        runner.feed([Feed(slot, [token], 1)])
+    assert runner.fixed.num_captured == 1
+    wanted = read_by_head(model, text)
+    assert [start for start, _ in kept.stretches] == [len(text) - 2, len(text) - 1]
+    for start, states in kept.stretches:
+        torch.testing.assert_close(states[0], wanted[start], rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module", params=["demo:we", "demo:guided"])

@@ -27,8 +27,9 @@ from cospec.identity import identity
 from cospec.runner import Feed
 from cospec.runner.hf import load, storages
 from cospec.runner.hf.heads import MOST_STEPS, HeadRunner
+from cospec.runner.padded import padded
 from cospec.runner.pool import one_pool
-from cospec.runner.protocol import Source
+from cospec.runner.protocol import Source, reads_states
 from cospec.testing import check_runner
 from cospec.vllm.export import Export
 
@@ -591,3 +592,18 @@ def test_a_bundled_head_is_listed(world, tmp_path, monkeypatch):
     assert model.parameters == sum(
         tensor.numel() for tensor in load_file(Path(model.path) / "head.safetensors").values()
     )
+
+
+def test_a_head_whose_base_knows_fewer_entries_than_the_members_reads_them_all_the_same(world, loaded):
+    play = Play(world, loaded, seed=1)
+    play.tokens = [4, 6]
+    wide = padded(play.head, SIZE + 3)
+    assert reads_states(wide)
+    for i, (member, slot) in enumerate(zip(play.members, play.slots, strict=True)):
+        getattr(member, "served_by", member).feed([Feed(slot, play.texts()[i][:-1], 1)])
+    slot = wide.open()
+    wide.attach(slot, play.sources)
+    (rows,) = wide.feed([Feed(slot, [*play.prompt, *play.tokens], 1)])
+    assert rows[0, SIZE:].isneginf().all()
+    torch.testing.assert_close(rows[0, :SIZE], play.expected(slot.length), rtol=NEAR, atol=NEAR)
+    play.close()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .protocol import Feed, Runner, Slot, told_acceptance
+from .protocol import Feed, ReadingRunner, Runner, Slot, reads_states, told_acceptance
 
 # What stands for an entry that the drafter does not know, in what it reads. Its proposals are verified all the same.
 UNKNOWN = 0
@@ -39,6 +39,16 @@ class PaddedRunner:
         self._runner.close(slot)
 
 
+class PaddedReader(PaddedRunner):
+    """The same of a drafter that reads members' hidden states."""
+
+    def __init__(self, runner: ReadingRunner, vocab_size: int) -> None:
+        super().__init__(runner, vocab_size)
+        self.num_sources, self.state_size, self.attach = runner.num_sources, runner.state_size, runner.attach
+
+
 def padded(runner: Runner, vocab_size: int) -> Runner:
     """The runner itself where it knows as many entries."""
-    return runner if runner.vocab_size >= vocab_size else PaddedRunner(runner, vocab_size)
+    if runner.vocab_size >= vocab_size:
+        return runner
+    return PaddedReader(runner, vocab_size) if reads_states(runner) else PaddedRunner(runner, vocab_size)

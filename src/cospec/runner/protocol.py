@@ -70,7 +70,8 @@ class Runner(Protocol):
     `acceptance`, the mean 1 - TV of a drafter's proposals where it was distilled, with which `auto` begins. And it may
     be a `CopyingRunner`, so that sequences of one prompt read it once. A drafter may have
     `propose_run(slot, most) -> Sequence[int]`: the tokens that it proposes behind what the slot holds, `most` at most,
-    each with probability one given those before it, as its rows would say one by one. It changes nothing.
+    each with probability one given those before it, as its rows would say one by one. It changes nothing. And a drafter
+    that reads what members made of the text is a `ReadingRunner`, and a member that hands that out a `StatesRunner`.
     """
 
     vocab_size: int
