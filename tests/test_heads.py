@@ -371,6 +371,16 @@ def test_texts_are_those_of_plain_under_every_plan(plan, names, world):
         assert [result.token_ids for result in ensemble.generate(PROMPTS, params)] == expected
 
 
+def test_invariant_texts_are_those_of_plain_without_a_head(world):
+    params = SamplingParams(max_tokens=24, seed=3, n=2, ignore_eos=True)
+    settings = {"numerics": "invariant", "verification": "coupled"}
+    ensemble = world.ensemble("base", "adapter", schedule="fixed", gamma=3, **settings)
+    assert ensemble.is_invariant
+    alone = world.ensemble("base", "adapter", schedule="plain", proposer=None, **settings)
+    expected = [result.token_ids for result in alone.generate(PROMPTS, params)]
+    assert [result.token_ids for result in ensemble.generate(PROMPTS, params)] == expected
+
+
 @pytest.mark.larger
 @pytest.mark.parametrize("schedule", ["fixed", "mixture"])
 @pytest.mark.parametrize("verification", ["token", "block"])

@@ -171,8 +171,8 @@ def test_attention_over_a_padded_batch_is_found_out(runners, expected, monkeypat
 
 def test_a_model_whose_place_in_a_pass_matters_is_refused_by_name():
     class Placed(FusedForward):
-        def __call__(self, input_ids, batch, num_logits, cache):
-            logits = super().__call__(input_ids, batch, num_logits, cache)
+        def __call__(self, input_ids, batch, num_logits, cache, handed=None):
+            logits = super().__call__(input_ids, batch, num_logits, cache, handed)
             return logits + 1e-4 * torch.arange(logits.shape[0])[:, None]
 
     model = tiny("llama")
@@ -187,8 +187,8 @@ def test_sizes_that_give_other_bits_are_left_out():
     class Widths(FusedForward):
         """Passes of 24 tokens round otherwise."""
 
-        def __call__(self, input_ids, batch, num_logits, cache):
-            logits = super().__call__(input_ids, batch, num_logits, cache)
+        def __call__(self, input_ids, batch, num_logits, cache, handed=None):
+            logits = super().__call__(input_ids, batch, num_logits, cache, handed)
             return logits + 1e-4 if batch.blocks is not None and batch.blocks.tokens == (24,) else logits
 
     model = tiny("llama")
