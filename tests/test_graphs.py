@@ -187,7 +187,7 @@ def test_recorded_passes_hand_out_hidden_states_from_when_they_are_asked_for() -
         runner.feed([Feed(slot, [token], 1)])
     assert runner.fixed.num_captured == 1
     wanted = read_by_head(model, text)
-    assert [start for start, _ in kept.stretches] == [len(text) - 2, len(text) - 1]
+    assert [start for start, _ in kept.stretches] == [*range(NUM_UNCAPTURED + 3, len(text))]
     for start, states in kept.stretches:
         torch.testing.assert_close(states[0], wanted[start], rtol=1e-4, atol=1e-4)
 

@@ -105,20 +105,27 @@ class Runner(Protocol):
 class KeptStates:
     """A member's hidden states behind the last tokens of a slot, which its output embedding reads.
 
+    stretches: those of several passes, each [tokens, hidden] with the token of the slot that the first stands behind.
     They are replaced as a whole, and never changed in place: who reads them in another thread has those from before a
-    pass or those from behind it.
+    pass or those from behind it. MOST: tokens that states are kept for, beside those of the last pass: members that are
+    fed in turn have some in common.
     """
+
+    MOST = 16
 
     def __init__(self) -> None:
         self.stretches: tuple[tuple[int, Tensor], ...] = ()
 
     def add(self, start: int, states: Tensor) -> None:
-        """A pass made these, [tokens, hidden], the first behind the token `start` of the slot. Of what was there before
-        the last one stays, where it stands in front of them: a pass may be followed by a reader of what it was fed."""
-        first, last = self.stretches[-1] if self.stretches else (0, states[:0])
-        end = first + last.shape[0]
-        before = ((end - 1, last[-1:]),) if end == start and last.shape[0] else ()
-        self.stretches = (*before, (start, states))
+        """A pass made these, [tokens, hidden], the first behind the token `start` of the slot."""
+        kept: list[tuple[int, Tensor]] = []
+        num_left = self.MOST
+        for stretch in reversed(self.stretches):
+            if num_left <= 0:
+                break
+            kept.insert(0, stretch)
+            num_left -= stretch[1].shape[0]
+        self.stretches = (*kept, (start, states))
 
     def trim(self, length: int) -> None:
         """Forget what stands behind tokens from `length` on."""

@@ -19,7 +19,7 @@ from .packing import prepack
 from .runner import HfRunner
 
 # The most tokens from members' hidden states to a row: each is a step, and so far on drafts are seldom right.
-MOST_STEPS = 16
+MOST_STEPS = KeptStates.MOST
 # The tensor of a head's file that may be left out where it is the base's own.
 OUTPUT = "head.weight"
 ADVICE = "give the ensemble that it was trained for, and its base"
@@ -246,7 +246,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
 
 def _find(stretches: Sequence[tuple[int, Tensor]], at: int) -> tuple[Tensor, int] | None:
     """The states that the one behind the token `at` stands among, and where; None where it is not kept."""
-    for start, states in stretches:
+    for start, states in reversed(stretches):
         if start <= at < start + states.shape[0]:
             return states, at - start
     return None

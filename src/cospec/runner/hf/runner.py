@@ -153,7 +153,7 @@ class HfRunner:
         return int(getattr(output_embedding(self.model), "in_features", 0))
 
     def keep_states(self, slot: Slot) -> KeptStates:
-        """From now on keep hidden states of this slot: those of the tokens that may be taken back, and one before."""
+        """From now on keep hidden states of this slot: those of the tokens that may be taken back, and some before."""
         assert isinstance(slot, HfSlot), "a slot of another runner"
         if not self._hands_out and self.fixed is not None:
             # Graphs that were captured so far hand out none.
@@ -234,7 +234,7 @@ class HfRunner:
         states = 0
         if slot.kept is not None:
             num_loose = slot.length + len(feed.tokens) - settled
-            states = min(len(feed.tokens), max(feed.rows, 1 + num_loose, 1))
+            states = min(len(feed.tokens), max(feed.rows, num_loose + 1, KeptStates.MOST))
         if not self._has_state:
             return _Piece(slot, slot.length, feed.tokens, feed.rows, settled, states)
         start = self._cache.ledger.start(slot.index, slot.length)
