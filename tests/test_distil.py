@@ -9,23 +9,31 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from cospec import Contrastive, Ensemble, Member, Mixture, SamplingParams
 from cospec.cli import app
 from cospec.distil import loss, run, training
 from cospec.distil.acceptance import log_target, overlap
+from cospec.distil.head import DECAY, STEPS, HeadPupil
+from cospec.distil.hidden import hidden_states, members_of
+from cospec.distil.phases import Phases
+from cospec.distil.pupil import LayersPupil
 from cospec.distil.recipe import TextRecipe, TrainingRecipe
 from cospec.distil.task import Distillation
-from cospec.distil.texts import WrittenText
+from cospec.distil.texts import Answer, WrittenText
 from cospec.distil.training import Training
 from cospec.distil.vocabulary import frequent_tokens
 from cospec.errors import InvalidDistillation, UnsupportedModel
 from cospec.runner.hf.cut import first_layers
+from cospec.runner.hf.head import DraftHead, HeadShape
 from cospec.runner.hf.trainable import FirstLayers
 from cospec.toy import TableRunner
 
 from .cli_models import write_models
+from .heads import read_by_head
 from .models import VOCAB, tiny
 
 PROMPTS = ["one", "two", "the members", "the target", "two models decode", "exactly"]
@@ -223,7 +231,7 @@ def test_the_first_layers_of_any_architecture_learn(kind, tmp_path):
     tokens = (3, 4, 5)
     texts = [written(tokens, [[token] for token in tokens], [[0.9]] * 3, prompt=(2, 7))]
     recipe = TrainingRecipe(layers=1, rank=4, steps=60, lr=0.02)
-    learning = Training(layers=layers, texts=texts, recipe=recipe, checkpoint=tmp_path / "checkpoint.pt")
+    learning = Training(pupil=LayersPupil(layers), texts=texts, recipe=recipe, checkpoint=tmp_path / "checkpoint.pt")
     accepted = []
     assert learning.run(lambda: False, lambda: accepted.append(learning.progress.acceptance))
     assert accepted[-1] > accepted[0] + 0.1
@@ -249,7 +257,9 @@ def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_weights(tmp_p
     texts = [written((3,), [[3]], [[float("nan")]])]
     recipe = TrainingRecipe(layers=2, steps=2)
     with pytest.raises(InvalidDistillation, match=r"loss of step 1 is nan.*lower --lr"):
-        Training(layers=layers, texts=texts, recipe=recipe, checkpoint=tmp_path / "c.pt").run(lambda: False, list)
+        Training(pupil=LayersPupil(layers), texts=texts, recipe=recipe, checkpoint=tmp_path / "c.pt").run(
+            lambda: False, list
+        )
     torch.testing.assert_close(layers.state(), before)
 
 
@@ -392,7 +402,7 @@ def test_a_member_without_layers_is_refused(folder, tmp_path):
         command="",
     )
     with pytest.raises(UnsupportedModel, match="'toy' is no model that transformers reads"):
-        run.DistilRun(distillation=task, ensemble=ensemble, bar=None, should_stop=lambda: False).finish()
+        run.DistilRun(distillation=task, ensemble=ensemble, phases=Phases(bar=None, should_stop=lambda: False)).finish()
 
 
 def test_equal_prompts_are_held_out_together(tmp_path):
@@ -405,3 +415,165 @@ def test_equal_prompts_are_held_out_together(tmp_path):
     assert len(held_out) == 4
     assert {number % 20 for number in held_out} == {number % 20 for number in held_out if number < 20}
     assert not {prompts[number] for number in held_out} & {prompts[n] for n in range(40) if n not in held_out}
+
+
+def head_command(folder, out, *options):
+    files = ["--ensemble", str(folder / "mine.yaml"), "--prompts", str(folder / "prompts.jsonl"), "--out", str(out)]
+    small = ["--width", "32", "--samples", "2", "--max-tokens", "12", "--steps", "40", "--batch", "4", "--lr", "0.01"]
+    return ["distil", "--head", *files, *small, "--json", *options]
+
+
+def test_a_head_learns_and_decodes_exactly_and_is_accepted_as_was_measured(folder, tmp_path):
+    out = tmp_path / "out"
+    result = call(head_command(folder, out))
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["acceptance_after"] > printed["acceptance_before"] + 0.02
+    own = json.loads((out / "cospec.json").read_text())
+    assert own["head"] == {"members": 2, "hidden": 16, "width": 32}
+    assert own["base"] == str(folder / "a")
+    assert own["acceptance"] == round(printed["acceptance_after"], 4)
+    # Of a small vocabulary all.
+    assert own["vocabulary"] == [*range(printed["vocabulary"])]
+    weights = load_file(out / "head.safetensors")
+    assert "head.weight" not in weights
+    assert {each.dtype for each in weights.values()} == {torch.float16}
+    assert sum(each.numel() for each in weights.values()) == printed["num_parameters"]
+    card = (out / "README.md").read_text()
+    assert f"| this drafter | {printed['acceptance_after']:.3f} |" in card
+    assert "a head of width 32" in card
+    ensemble = Ensemble.load(folder / "mine.yaml", schedule="fixed", gamma=1, verification="token", proposer=str(out))
+    plain = ensemble.with_plan(schedule="plain", gamma=None, proposer=None)
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    drafted = ensemble.generate(PROMPTS, params)
+    assert [each.token_ids for each in drafted] == [each.token_ids for each in plain.generate(PROMPTS, params)]
+    sampled = ensemble.generate(PROMPTS, SamplingParams(max_tokens=24, seed=1, n=8))
+    drafts = [each.proposers["out"] for each in sampled]
+    proposed = sum(each.proposed for each in drafts)
+    assert proposed > 200
+    assert abs(sum(each.accepted for each in drafts) / proposed - printed["acceptance_after"]) < 0.15
+
+
+def test_one_of_the_texts_is_greedy_where_that_is_asked_for(folder, tmp_path):
+    out = tmp_path / "out"
+    assert call(command(folder, out, "--greedy")).exit_code == 0
+    rows = [json.loads(line) for line in (out / "work" / "texts.jsonl").read_text().splitlines()]
+    ensemble = Ensemble.load(folder / "mine.yaml", schedule="plain")
+    greedy = ensemble.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=8))
+    assert [row["samples"][0]["token_ids"] for row in sorted(rows, key=lambda row: row["number"])] == [
+        result.token_ids for result in greedy
+    ]
+    assert all(len(row["samples"]) == 2 for row in rows)
+    assert any(row["samples"][0]["token_ids"] != row["samples"][1]["token_ids"] for row in rows)
+
+
+def test_options_of_layers_and_of_heads_are_refused_beside_each_other(folder, tmp_path):
+    out = tmp_path / "out"
+    assert "--rank and --whole would train a member's layers" in refused(
+        head_command(folder, out, "--rank", "4", "--whole")
+    )
+    assert "leave --head out, or --layers" in refused(head_command(folder, out, "--layers", "4"))
+    assert "--width is a drafting head's" in refused(command(folder, out, "--width", "4"))
+    assert "width must be a whole number of at least 1" in refused(head_command(folder, out, "--width", "0"))
+    assert "unknown member of --base 'c'" in refused(head_command(folder, out, "--base", "c"))
+    assert not out.exists()
+
+
+def test_states_that_were_cut_off_within_a_text_are_read_on_from_there(folder, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert call(head_command(folder, whole)).exit_code == 0
+    (cut / "work").mkdir(parents=True)
+    states = (whole / "work" / "hidden.bf16").read_bytes()
+    for kept in (len(states) // 3 + 5, len(states)):
+        (cut / "work" / "texts.jsonl").write_bytes((whole / "work" / "texts.jsonl").read_bytes())
+        (cut / "work" / "hidden.bf16").write_bytes(states[:kept])
+        assert call(head_command(folder, cut)).exit_code == 0
+        assert (cut / "work" / "hidden.bf16").read_bytes() == states
+        assert (cut / "head.safetensors").read_bytes() == (whole / "head.safetensors").read_bytes()
+        for path in (cut / "README.md", cut / "cospec.json", cut / "head.safetensors", cut / "work" / "run.json"):
+            path.unlink()
+
+
+def test_a_head_that_was_interrupted_ends_as_one_that_was_not(folder, tmp_path, monkeypatch):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert call(head_command(folder, whole)).exit_code == 0
+    own = Training._step
+    with monkeypatch.context() as patched:
+
+        def interrupted(self, step, texts):
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            own(self, step, texts)
+
+        patched.setattr(Training, "_step", interrupted)
+        assert call(head_command(folder, cut)).exit_code == 130
+    assert call(head_command(folder, cut)).exit_code == 0
+    assert (cut / "head.safetensors").read_bytes() == (whole / "head.safetensors").read_bytes()
+
+
+def test_a_head_learns_r_of_the_token_behind_each_and_of_those_behind_that():
+    """The loss is that of the head run by hand, position by position."""
+    generator = torch.Generator().manual_seed(0)
+    texts, rows = [], torch.randn(9, 4, generator=generator)
+    for tokens in ((3, 1, 4, 1, 5), (2, 7)):
+        n = len(tokens)
+        probs = torch.rand(n, 2, generator=generator) / 2
+        kept = torch.stack([torch.randperm(9, generator=generator)[:2] for _ in range(n)])
+        hidden = torch.randn(n, 2, 4, generator=generator)
+        texts.append(WrittenText(prompt=(1,), tokens=tokens, kept=kept, probs=probs, hidden=hidden))
+    ids = [1, 2, 3, 5, 7, 8]
+    torch.manual_seed(1)
+    shape = HeadShape(members=2, hidden=4, width=6, vocabulary=len(ids))
+    pupil = HeadPupil(DraftHead(shape), lambda tokens: rows[tokens], ids, 9)
+    expected, weights = 0.0, 0.0
+    for text in texts:
+        for at in range(len(text.tokens) - 1):
+            state = pupil.head.begin(text.hidden[at : at + 1])
+            for step in range(min(STEPS, len(text.tokens) - 1 - at)):
+                state = pupil.head.advance(state, rows[text.tokens[at + step]][None])
+                proposed = at + step + 1
+                columns = torch.tensor([[ids.index(token) if token in ids else -1 for token in text.kept[proposed]]])
+                found = loss.distances(pupil.head.logits(state), columns, text.probs[proposed][None])
+                expected += DECAY**step * (found[0] + 0.5 * loss.TOTAL_VARIATION_AT_END * found[1])
+                weights += DECAY**step
+        firsts = [
+            pupil.head.advance(pupil.head.begin(text.hidden[i : i + 1]), rows[text.tokens[i]][None])
+            for i in range(len(text.tokens) - 1)
+        ]
+        torch.testing.assert_close(pupil.proposals(text), pupil.head.logits(torch.cat(firsts)).softmax(-1))
+    expected = expected / weights
+    gradients = torch.autograd.grad(expected.sum(), [*pupil.trained.values()])
+    found, _ = pupil.learn(texts, 0.5)
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    for parameter, gradient in zip(pupil.trained.values(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_learns_from_what_each_members_output_embedding_reads_before_each_token(folder):
+    members = [Member(model=folder / "a", prompt="says: {prompt}"), Member(model=folder / "b")]
+    ensemble = Ensemble(members, dtype="float32", proposer="lookup")
+    params = SamplingParams(max_tokens=12, seed=3, ignore_eos=True)
+    (result,) = ensemble.generate("the members", params)
+    lane_prompts = ensemble.request("the members", params).lane_prompts
+    text = written(tuple(result.token_ids), [[0]] * 12, [[1.0]] * 12)
+    found = hidden_states(members_of(ensemble), Answer(text=text, lane_prompts=lane_prompts, is_held_out=False))
+    assert found.shape == (12, 2, 16)
+    for number, (name, prompt) in enumerate(zip("ab", lane_prompts, strict=False)):
+        model = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32)
+        expected = read_by_head(model, [*prompt, *result.token_ids[:-1]])[len(prompt) - 1 :]
+        torch.testing.assert_close(found[:, number].float(), expected, atol=0.02, rtol=0.02)
+
+
+def test_members_without_hidden_states_of_one_size_are_refused_before_texts_are_written(folder, tmp_path):
+    wide = folder / "wide"
+    config = LlamaConfig.from_pretrained(folder / "a", hidden_size=32)
+    LlamaForCausalLM(config).save_pretrained(wide)
+    AutoTokenizer.from_pretrained(folder / "a").save_pretrained(wide)
+    (tmp_path / "wide.yaml").write_text(f"members: [{folder / 'a'}, {wide}]\ndtype: float32\n")
+    out = tmp_path / "out"
+    arguments = head_command(folder, out)
+    arguments[arguments.index("--ensemble") + 1] = str(tmp_path / "wide.yaml")
+    assert "the members' are of 16 (a), 32 (wide)" in refused(arguments)
+    assert not out.exists()
+    with pytest.raises(UnsupportedModel, match="'toy' hands out none; give models that transformers runs"):
+        members_of(Ensemble([Member(model=TableRunner(4), name="toy")]))

@@ -24,15 +24,27 @@ class Drafter:
     ensemble: str
     sums: int
     is_general: bool = False
-    layers: int = 8
-    rank: int = 16
-    vocabulary: int = 8192
-    epochs: int = 3
+
+    @property
+    def options(self) -> dict[str, object]:
+        """Of `cospec distil`. None for one without a value."""
+        return {"--layers": 8, "--rank": 16, "--vocabulary": 8192, "--samples": 1, "--epochs": 3}
 
 
-DRAFTERS = {
+@dataclass(frozen=True, kw_only=True)
+class Head(Drafter):
+    """Reads the members' hidden states. It knows nothing at first, and learns from more texts."""
+
+    @property
+    def options(self) -> dict[str, object]:
+        return {"--head": None, "--samples": 3, "--greedy": None, "--max-tokens": 144}
+
+
+DRAFTERS: dict[str, Drafter] = {
     "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=220),
     "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=20, is_general=True),
+    "smollm2-we-head": Head(ensemble="demo:chat-we", sums=500, is_general=True),
+    "smollm2-guided-head": Head(ensemble="demo:chat-guided", sums=400, is_general=True),
 }
 
 
@@ -50,16 +62,12 @@ def make_drafter(name: str, rows: Path, root: Path, work: Path) -> None:
     options = {
         "--ensemble": drafter.ensemble,
         "--prompts": prompts.relative_to(root),
-        "--layers": drafter.layers,
-        "--rank": drafter.rank,
-        "--vocabulary": drafter.vocabulary,
-        "--samples": 1,
-        "--epochs": drafter.epochs,
+        **drafter.options,
         # The texts are the same to all that matters, and are written sooner.
         "--dtype": "bfloat16",
         "--out": out.relative_to(root),
     }
-    listed = [str(part) for pair in options.items() for part in pair]
+    listed = [str(part) for pair in options.items() for part in pair if part is not None]
     subprocess.run([sys.executable, "-m", "cospec", "distil", *listed], check=True, cwd=root)
     _install(out, root / "src/cospec/demo/adapters" / name, root)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "cospec verify --schedule heuristic": "tests/test_extending.py runs it with the package installed",
     "cospec distil --…": "minutes; tests/test_distil.py runs shorter ones",
     'cospec generate "A prompt" --ensemble mine.yaml --proposer drafter': "the drafter that the same commands make",
+    'cospec generate "A prompt" --ensemble mine.yaml --proposer head': "the head that the same commands make",
     "cospec tune --ensemble mine.yaml --proposer drafter --prompts prompts.jsonl": "the same",
     "mkdir -p drafter-8/work …": "its texts",
     "python -m benchmarks.gsm8k --gsm8k FILE…": "minutes to hours, and the same data set",

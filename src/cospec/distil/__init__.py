@@ -1,6 +1,7 @@
-"""`cospec distil`: a drafter is made out of an ensemble's own member, on texts that the ensemble wrote.
+"""`cospec distil`: a drafter is made out of an ensemble's own member, or reads its members' hidden states.
 
-`texts` (what the ensemble answers to prompts, with r at each token) -> `training` (of a member's first layers) over
-`loss` -> `acceptance` (on held-out prompts) -> `folder` (what `--proposer` takes); `run` goes through them, and on from
-where it was cut off.
+It learns from texts that the ensemble wrote:
+`texts` (what the ensemble answers to prompts, with r at each token) -> `hidden` (for a head, the members' states there)
+-> `training` (of a member's first layers, or of a head) over `loss` -> `acceptance` (on held-out prompts) -> `folder`
+(what `--proposer` takes); `run` goes through them, and on from where it was cut off.
 """

@@ -1,40 +1,29 @@
 """How much of what a drafter proposes would be accepted: 1 - TV(q, r), over all entries, on texts it never read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..ensemble import Ensemble
 from ..runner import Feed
-from ..runner.hf.trainable import FirstLayers
-from .texts import WrittenText
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutText:
-    """A text that is not trained on. lane_prompts: what each member reads before it, in token ids."""
-
-    text: WrittenText
-    lane_prompts: Sequence[tuple[int, ...]]
+from .pupil import Pupil
+from .texts import Answer
 
 
 @torch.no_grad()
-def mean_acceptance(
-    layers: FirstLayers, ensemble: Ensemble, texts: Sequence[HeldOutText], on_text: Callable[[], None]
-) -> float:
-    """The probability that a token drafted behind one of the texts' tokens is accepted, on average over all tokens."""
+def mean_acceptance(pupil: Pupil, ensemble: Ensemble, answers: Sequence[Answer], on_text: Callable[[], None]) -> float:
+    """The probability that a token drafted behind one of the texts' tokens is accepted, on average over those that are
+    proposed at all."""
     accepted, num_tokens = 0.0, 0
-    for held_out in texts:
-        text = held_out.text
-        log_r = log_target(ensemble, held_out.lane_prompts, text.tokens).to(layers.device)
-        fed = torch.tensor([[*text.prompt, *text.tokens[:-1]]], device=layers.device)
-        q = layers.logits(layers.hidden(fed)[0, len(text.prompt) - 1 :]).softmax(-1)
-        accepted += overlap(q, log_r.exp(), layers.vocabulary).sum().item()
-        num_tokens += len(text.tokens)
+    for answer in answers:
+        q = pupil.proposals(answer.text)
+        if len(q):
+            log_r = log_target(ensemble, answer.lane_prompts, answer.text.tokens)[-len(q) :].to(q.device)
+            accepted += overlap(q, log_r.exp(), pupil.vocabulary).sum().item()
+            num_tokens += len(q)
         on_text()
-    return accepted / num_tokens
+    return accepted / max(1, num_tokens)
 
 
 def overlap(q: Tensor, r: Tensor, vocabulary: Sequence[int] | None) -> Tensor:

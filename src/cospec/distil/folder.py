@@ -2,28 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-from ..runner.hf.trainable import FirstLayers
 from ..runner.parts import DRAFTER
 from ..runner.protocol import Tokenizer
 from ..storage import keep
-from .recipe import TrainingRecipe
+from .pupil import LayersPupil, Pupil
 
 
-def write_drafter(
-    out: Path, layers: FirstLayers, recipe: TrainingRecipe, tokenizer: Tokenizer | None, acceptance: float
-) -> int:
-    """Write the trained parameters what else a loader needs, and what `auto` begins with; the bytes of the weights."""
-    written = layers.save(out)
-    own: dict[str, Any] = {"acceptance": round(acceptance, 4)}
-    if layers.is_adapter:
-        own["layers"] = recipe.layers
-    if layers.vocabulary is not None:
-        own["vocabulary"] = layers.vocabulary
+def write_drafter(out: Path, pupil: Pupil, base: str, tokenizer: Tokenizer | None, acceptance: float) -> int:
+    """Write the trained parameters, what else a loader needs, and what `auto` begins with; the bytes of the weights."""
+    weights = pupil.save(out)
+    own = {"acceptance": round(acceptance, 4), **pupil.description(base)}
+    if pupil.vocabulary is not None:
+        own["vocabulary"] = [*pupil.vocabulary]
     keep(out / DRAFTER, json.dumps(own) + "\n")
-    # Members are told to be of one tokenizer by its entries; an adapter's base has it.
+    # Members are told to be of one tokenizer by its entries; the base of an adapter or a head has it.
     save = getattr(tokenizer, "save", None)
-    if save is not None and not layers.is_adapter:
+    if save is not None and isinstance(pupil, LayersPupil) and not pupil.layers.is_adapter:
         save(out)
-    return written.stat().st_size
+    return weights.stat().st_size

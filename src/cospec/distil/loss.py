@@ -30,21 +30,31 @@ def distances(logits: Tensor, columns: Tensor, probs: Tensor) -> tuple[Tensor, T
 
 
 def backward(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], columns: Tensor, probs: Tensor, progress: float, width: int
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    columns: Tensor,
+    probs: Tensor,
+    progress: float,
+    width: int,
+    weights: Tensor | None = None,
 ) -> tuple[float, float]:
     """Add the gradients of the mean loss; the loss, and the mean total variation.
 
     hidden: [n, size], of positions whose targets are columns and probs, as in `distances`. head: hidden -> logits, of
-    this width; it is not trained. progress: of the training, from 0 to 1.
+    this width. progress: of the training, from 0 to 1. weights: [n], of the positions in both means; None for equal
+    ones.
     """
     free = hidden.detach().requires_grad_(True)
+    weights = hidden.new_ones(len(free)) if weights is None else weights
+    shares = weights / weights.sum()
     loss, varied = 0.0, 0.0
     size = max(1, MOST_LOGITS // width)
     for start in range(0, len(free), size):
         chunk = slice(start, start + size)
         cross_entropy, total_variation = distances(head(free[chunk]), columns[chunk], probs[chunk])
-        part = (cross_entropy + TOTAL_VARIATION_AT_END * progress * total_variation).sum() / len(free)
+        part = ((cross_entropy + TOTAL_VARIATION_AT_END * progress * total_variation) * shares[chunk]).sum()
         part.backward()  # type: ignore[no-untyped-call]
-        loss, varied = loss + part.item(), varied + total_variation.sum().item() / len(free)
+        loss += part.item()
+        varied += (total_variation.detach() * shares[chunk]).sum().item()
     hidden.backward(free.grad)  # type: ignore[no-untyped-call]
     return loss, varied

@@ -12,14 +12,14 @@ from ..resume import check_settings, plain
 from ..storage import keep, to_json
 
 # In the output folder: what a run goes on from, of which the record says what was asked.
-WORK, RECORD, TEXTS, CHECKPOINT = "work", "run.json", "texts.jsonl", "checkpoint.pt"
+WORK, RECORD, TEXTS, HIDDEN, CHECKPOINT = "work", "run.json", "texts.jsonl", "hidden.bf16", "checkpoint.pt"
 _REMEDY = "Give the same settings to go on, or another --out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """acceptance_before, acceptance_after: of drafts behind the held-out texts' tokens, of the untrained first layers
-    and of the drafter. num_parameters: that were trained. num_bytes: of their file. vocabulary: tokens that may be
+    """acceptance_before, acceptance_after: of drafts behind the held-out texts' tokens, of what was trained before
+    and after it was. num_parameters: that were trained. num_bytes: of their file. vocabulary: tokens that may be
     proposed. seconds: of training."""
 
     acceptance_before: float

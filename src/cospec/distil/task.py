@@ -1,7 +1,7 @@
 """What is to be distilled: prompts, recipes, and where it is kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..errors import InvalidDistillation
 from ..prompts import Chat, as_json
 from ..resume import Wanted, digest
 from .outcome import TEXTS, WORK, RunRecord
-from .recipe import HELD_OUT, TextRecipe, TrainingRecipe
+from .recipe import HELD_OUT, Recipe, TextRecipe
 from .texts import TextFile
 
 
@@ -19,7 +19,8 @@ from .texts import TextFile
 class Distillation:
     """What is to be done.
 
-    prompts: with their places, for messages. base: the member whose first layers are taken; None for the first.
+    prompts: with their places, for messages. base: the member whose first layers or embedding are taken; None for the
+    first.
     identity: the ensemble's. command: for the card.
 
     Raises InvalidDistillation for prompts of which none can be held out.
@@ -28,7 +29,7 @@ class Distillation:
     prompts: Sequence[str | list[int] | Chat]
     places: Sequence[str]
     text_recipe: TextRecipe
-    training_recipe: TrainingRecipe
+    training_recipe: Recipe
     base: str | None
     identity: Mapping[str, Any]
     out: Path
@@ -71,4 +72,4 @@ class Distillation:
         return [digest(as_json(prompt)) for prompt in self.prompts]
 
     def _text_settings(self) -> dict[str, Any]:
-        return {**asdict(self.text_recipe), **self.identity}
+        return {**self.text_recipe.settings(), **self.identity}

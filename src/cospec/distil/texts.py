@@ -4,7 +4,7 @@ from base64 import b64decode, b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,24 @@ class WrittenText:
     """One answer of the ensemble's.
 
     prompt: what the drafter reads before it, in token ids. tokens: the answer's. kept: [len(tokens), NUM_KEPT], the
-    ids that were the most probable under r before each of them. probs: the same shape, their probabilities.
+    ids that were the most probable under r before each of them. probs: the same shape, their probabilities. hidden:
+    [len(tokens), members, size], the members' hidden states before each; None where no head is trained.
     """
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     kept: Tensor
     probs: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A text with what each member reads before it, in token ids. is_held_out: whether it is not trained on."""
+
+    text: WrittenText
+    lane_prompts: Sequence[tuple[int, ...]]
+    is_held_out: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +74,7 @@ class TextFile:
         numbers = [number for number in self.prompts if number not in kept.rows]
         with RowFile(self.path, kept) as file:
             for number, results in self._answers(ensemble, recipe, numbers, should_stop, on_text):
-                samples = [_packed(result) for result in sorted(results, key=attrgetter("index"))]
+                samples = [_packed(result) for result in results]
                 file.append({NUMBER: number, SAMPLES: samples, SETTINGS: self.wanted[number].settings})
 
     def _answers(
@@ -75,19 +86,21 @@ class TextFile:
         on_text: Callable[[], None],
     ) -> Iterator[tuple[int, list[Result]]]:
         """All samples of a prompt, once the last one is finished."""
-        prompts, params = [self.prompts[number] for number in numbers], [*map(recipe.params, numbers)]
-        done: dict[int, list[Result]] = defaultdict(list)
+        asked = [(number, params) for number in numbers for params in recipe.params(number)]
+        prompts, all_params = [self.prompts[number] for number, _ in asked], [params for _, params in asked]
+        # Of each prompt its results, by the request and the sample.
+        done: dict[int, dict[tuple[int, int], Result]] = defaultdict(dict)
         try:
-            for event in ensemble.stream(prompts, params, should_stop=should_stop) if prompts else ():
+            for event in ensemble.stream(prompts, all_params, should_stop=should_stop) if prompts else ():
                 if event.result is None or event.result.finish_reason == "abort":
                     continue
-                number = numbers[event.prompt_index]
-                done[number].append(_checked(event.result, self.wanted[number].place))
+                number, result = asked[event.prompt_index][0], event.result
+                done[number][event.prompt_index, result.index] = _checked(result, self.wanted[number].place)
                 on_text()
                 if len(done[number]) == recipe.samples:
-                    yield number, done.pop(number)
+                    yield number, [result for _, result in sorted(done.pop(number).items(), key=itemgetter(0))]
         except InvalidPrompt as error:
-            where = "" if error.prompt_index is None else f"{self.wanted[numbers[error.prompt_index]].place}: "
+            where = "" if error.prompt_index is None else f"{self.wanted[asked[error.prompt_index][0]].place}: "
             raise InvalidPrompt(f"{where}{error}") from None
 
 

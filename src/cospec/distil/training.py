@@ -1,4 +1,4 @@
-"""Training of first layers on texts that the ensemble wrote, step by step, with a checkpoint to go on from."""
+"""Training on texts that the ensemble wrote, step by step, with a checkpoint to go on from."""
 
 import math
 import time
@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import InvalidDistillation
-from ..runner.hf.trainable import FirstLayers
 from ..storage import refusal
-from .loss import backward
-from .recipe import TrainingRecipe
+from .pupil import Pupil
+from .recipe import Recipe
 from .texts import WrittenText
 
 # Batches whose texts are sorted by length together, so that little is padded.
@@ -34,36 +32,6 @@ class Progress:
     acceptance: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Texts that go through the layers together.
-
-    input_ids: [texts, width], padded at their ends. places: row and column behind which each token was written.
-    columns, probs: [tokens, kept], see `distances`.
-    """
-
-    input_ids: Tensor
-    places: tuple[Tensor, Tensor]
-    columns: Tensor
-    probs: Tensor
-
-    @classmethod
-    def of(cls, texts: Sequence[WrittenText], layers: FirstLayers) -> "Batch":
-        fed = [(*text.prompt, *text.tokens[:-1]) for text in texts]
-        width = max(map(len, fed))
-        # Padding stands behind all that is read, where no token attends to it.
-        input_ids = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in fed])
-        rows = torch.tensor([row for row, text in enumerate(texts) for _ in text.tokens])
-        columns = torch.cat([torch.arange(len(text.tokens)) + len(text.prompt) - 1 for text in texts])
-        kept = torch.cat([text.kept for text in texts]).to(layers.device)
-        return cls(
-            input_ids=input_ids.to(layers.device),
-            places=(rows, columns),
-            columns=layers.columns[kept],
-            probs=torch.cat([text.probs for text in texts]).to(layers.device),
-        )
-
-
 @dataclass(kw_only=True)
 class Training:
     """Minimises the drafter's distance from r. settings: what its checkpoint is held against.
@@ -72,15 +40,15 @@ class Training:
     ends as one that was never interrupted.
     """
 
-    layers: FirstLayers
+    pupil: Pupil
     texts: Sequence[WrittenText]
-    recipe: TrainingRecipe
+    recipe: Recipe
     checkpoint: Path
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
         self._optimizer = torch.optim.AdamW(
-            self.layers.trained.values(), lr=self.recipe.peak_lr, betas=(0.9, 0.99), weight_decay=0.0
+            self.pupil.parameters.trained.values(), lr=self.recipe.peak_lr, betas=(0.9, 0.99), weight_decay=0.0
         )
 
     @property
@@ -109,7 +77,7 @@ class Training:
         """Write the checkpoint whole or not at all. Raises CospecError where it cannot be written."""
         state = {
             "progress": vars(self.progress),
-            "trained": self.layers.state(),
+            "trained": self.pupil.parameters.state(),
             "optimizer": self._optimizer.state_dict(),
         }
         beside = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
@@ -126,8 +94,8 @@ class Training:
         if not self.checkpoint.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, map_location=self.layers.device)
-            self.layers.restore(state["trained"])
+            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+            self.pupil.parameters.restore(state["trained"])
             self._optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])
         except Exception as error:  # what is no checkpoint may raise anything
@@ -136,14 +104,12 @@ class Training:
             ) from None
 
     def _step(self, step: int, texts: Sequence[WrittenText]) -> None:
-        begun, layers = time.monotonic(), self.layers
+        begun = time.monotonic()
         progress = step / self.num_steps
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.peak_lr * _rate(progress)
-        batch = Batch.of(texts, layers)
-        hidden = layers.hidden(batch.input_ids)[batch.places]
-        loss, varied = backward(hidden, layers.logits, batch.columns, batch.probs, progress, layers.width)
-        norm = torch.nn.utils.clip_grad_norm_(layers.trained.values(), MOST_NORM)
+        loss, varied = self.pupil.learn(texts, progress)
+        norm = torch.nn.utils.clip_grad_norm_(self.pupil.parameters.trained.values(), MOST_NORM)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise InvalidDistillation(
                 f"the loss of step {step + 1} is {loss:g}, its gradient's norm {norm:g}: training cannot go on. Give "

@@ -46,6 +46,7 @@ class DraftHead(nn.Module):
 
     def advance(self, state: Tensor, embedded: Tensor) -> Tensor:
         """The state behind a token. state: [n, hidden]. embedded: [n, hidden], the token's input embedding."""
+        state = _scaled(state)
         gate, value = (self.token(_scaled(embedded)) + self.state(state)).chunk(2, dim=-1)
         moved: Tensor = self.norm(state + self.out(F.silu(gate) * value))
         return moved

@@ -17,7 +17,7 @@ from ... import demo
 from ...errors import InvalidDistillation, MissingExtra, UnsupportedModel
 from ...storage import keep, refusal
 from ..options import LoadOptions, device_of
-from ..parts import ADAPTER, parts_of
+from ..parts import ADAPTER, Parts, parts_of
 from .checkpoint import ADAPTER_WEIGHTS
 from .cut import first_layers
 from .load import load_model
@@ -25,18 +25,45 @@ from .location import locate
 from .prepacked import is_native
 
 MODEL_WEIGHTS = "model.safetensors"
-# What trained weights are stored in.
-STORED = torch.bfloat16
 # How far the head, applied by itself, may be off a model's own logits, as a share of their spread.
 HEAD_TOLERANCE = 0.05
 
 
-class FirstLayers:
+class Trained:
+    """trained: the parameters that are trained, by name, in float32."""
+
+    trained: dict[str, nn.Parameter]
+    # What they are stored in.
+    stored: torch.dtype = torch.bfloat16
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(each.numel() for each in self.trained.values())
+
+    def round(self) -> None:
+        """Round the trained parameters to what is stored, so that what is measured is what is written."""
+        for parameter in self.trained.values():
+            parameter.data = parameter.data.to(self.stored).to(parameter.dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """The trained parameters, as they are."""
+        return {name: each.detach() for name, each in self.trained.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over trained parameters. Raises InvalidDistillation for those of another model."""
+        shapes = [{name: each.shape for name, each in given.items()} for given in (state, self.trained)]
+        if shapes[0] != shapes[1]:
+            raise InvalidDistillation("the weights that were kept are those of another model; remove them")
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(state[name])
+
+
+class FirstLayers(Trained):
     """The first layers of a model, as many as it has been cut to, with its final norm and head.
 
-    model: what is saved. trained: the parameters that are trained, by name, in float32. vocabulary: the ids that its
-    head is cut to, in ascending order; None for all. num_entries: of the ensemble's vocabulary; what is behind them is
-    padding. precision: what forward passes are computed in.
+    model: what is saved. vocabulary: the ids that its head is cut to, in ascending order; None for all. num_entries: of
+    the ensemble's vocabulary; what is behind them is padding. precision: what forward passes are computed in.
     """
 
     def __init__(self, model: PreTrainedModel, num_entries: int, precision: torch.dtype) -> None:
@@ -61,6 +88,10 @@ class FirstLayers:
     @property
     def is_adapter(self) -> bool:
         return self.model is not self._bare
+
+    @property
+    def num_layers(self) -> int:
+        return int(self._bare.config.get_text_config().num_hidden_layers)
 
     @property
     def width(self) -> int:
@@ -123,11 +154,6 @@ class FirstLayers:
         logits = nn.functional.linear(hidden.to(self._weight.dtype), self._weight, self._bias).float()
         return logits if self._cap is None else self._cap * torch.tanh(logits / self._cap)
 
-    def round(self) -> None:
-        """Round the trained parameters to what is stored, so that what is measured is what is written."""
-        for parameter in self.trained.values():
-            parameter.data = parameter.data.to(STORED).to(parameter.dtype)
-
     def save(self, folder: Path) -> Path:
         """Write what `--proposer` takes: an adapter's files, or a model's, in bfloat16, each whole or not at all. The
         file of the weights."""
@@ -136,30 +162,17 @@ class FirstLayers:
             from peft import get_peft_model_state_dict
 
             state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-            _keep_weights(state, folder / ADAPTER_WEIGHTS[0])
+            keep_weights(state, folder / ADAPTER_WEIGHTS[0], self.stored)
             config = self.model.peft_config["default"].to_dict() | {"inference_mode": True}
             keep(folder / ADAPTER, json.dumps(config, indent=2, sort_keys=True, default=sorted))
             return folder / ADAPTER_WEIGHTS[0]
         tied = {*(getattr(self._bare, "all_tied_weights_keys", None) or ())}
         state = {name: each for name, each in self._bare.state_dict().items() if name not in tied}
-        _keep_weights(state, folder / MODEL_WEIGHTS)
-        self._bare.config.dtype = STORED
+        keep_weights(state, folder / MODEL_WEIGHTS, self.stored)
+        self._bare.config.dtype = self.stored
         keep(folder / "config.json", self._bare.config.to_json_string())
         keep(folder / "generation_config.json", self._bare.generation_config.to_json_string())
         return folder / MODEL_WEIGHTS
-
-    def state(self) -> dict[str, Tensor]:
-        """The trained parameters, as they are."""
-        return {name: each.detach() for name, each in self.trained.items()}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over trained parameters. Raises InvalidDistillation for those of another model."""
-        shapes = [{name: each.shape for name, each in given.items()} for given in (state, self.trained)]
-        if shapes[0] != shapes[1]:
-            raise InvalidDistillation("the weights that were kept are those of another model; remove them")
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state[name])
 
     def _check_head(self) -> None:
         """Raises UnsupportedModel where the logits are not the head's of the last hidden state."""
@@ -191,8 +204,13 @@ def load_first_layers(model: str, options: LoadOptions, layers: int, num_entries
         raise InvalidDistillation(
             f"--layers {layers} is beyond {parts.whole!r}, which has {total} layers; give so many at most"
         )
+    return FirstLayers(first_layers(whole, layers), num_entries, precision), name_of_whole(parts, path)
+
+
+def name_of_whole(parts: Parts, path: Path) -> str:
+    """What the whole model is called in a file. path: where it was found."""
     named_by_file = parts.options.gguf_file is not None and path.is_file()
-    return FirstLayers(first_layers(whole, layers), num_entries, precision), str(path) if named_by_file else parts.whole
+    return str(path) if named_by_file else parts.whole
 
 
 def precision_of(device: torch.device) -> torch.dtype:
@@ -217,10 +235,10 @@ def _linear_names(layers: nn.Module) -> set[str]:
     return {name.rpartition(".")[2] for name, each in layers.named_modules() if isinstance(each, nn.Linear | Conv1D)}
 
 
-def _keep_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Whole or not at all. Raises CospecError where it cannot be written."""
+def keep_weights(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Whole or not at all, in this type. Raises CospecError where it cannot be written."""
     beside = path.with_name(f"{path.name}.new")
-    stored = {name: each.detach().to("cpu", STORED).contiguous() for name, each in state.items()}
+    stored = {name: each.detach().to("cpu", dtype).contiguous() for name, each in state.items()}
     try:
         # safetensors itself makes files that the owner alone can read.
         beside.write_bytes(serialised(stored, metadata={"format": "pt"}))
