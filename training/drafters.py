@@ -42,7 +42,6 @@ class Head(Drafter):
 
 DRAFTERS: dict[str, Drafter] = {
     "smollm2-we-drafter": Drafter(ensemble="demo:chat-we", sums=220),
-    "smollm2-guided-drafter": Drafter(ensemble="demo:chat-guided", sums=20, is_general=True),
     "smollm2-we-head": Head(ensemble="demo:chat-we", sums=500, is_general=True),
     "smollm2-guided-head": Head(ensemble="demo:chat-guided", sums=400, is_general=True),
 }
