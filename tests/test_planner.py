@@ -13,7 +13,7 @@ from cospec.errors import InvalidEnsemble, InvalidPrompt
 from cospec.members import Member
 from cospec.schedule import Plan
 from cospec.schedule.auto import ENGINE_TOKENS, Auto, Window
-from cospec.schedule.beliefs import PART_OF_DRAFTING, Beliefs, Pair
+from cospec.schedule.beliefs import PART_OF_A_POSITION, PART_OF_DRAFTING, Beliefs, Pair
 from cospec.schedule.choice import NUM_KNOWN
 from cospec.schedule.costs import DECIDING, DRAFTING, Costs
 from cospec.schedule.trials import TrialBudget
@@ -200,11 +200,15 @@ def test_all_rows_are_worth_comparing_until_the_engines_own_time_is_known():
     assert planner._worth_comparing() is not None
 
 
-def test_a_round_that_only_drafts_takes_a_part_of_one_that_decides_until_it_is_measured():
+def test_what_the_engine_takes_is_a_part_of_a_round_that_decides_one_until_it_is_measured():
     beliefs = Beliefs(Mixture([1.0]), 1, SamplingParams())
     assert beliefs.engine_seconds(0) == 0
     beliefs.costs.add(DECIDING, 1, 0.004)
     assert beliefs.engine_seconds(0) == pytest.approx(PART_OF_DRAFTING * 0.004)
+    assert beliefs.engine_seconds(5) == pytest.approx((1 + 4 * PART_OF_A_POSITION) * 0.004)
+    beliefs.costs.add(DECIDING, 5, 0.005)
+    assert beliefs.engine_seconds(5) == pytest.approx(0.005)
+    assert beliefs.engine_seconds(1) == pytest.approx(0.004)
     beliefs.costs.add(DRAFTING, 1, 0.003)
     assert beliefs.engine_seconds(0) == pytest.approx(0.003)
 
@@ -372,7 +376,7 @@ def test_a_drafter_that_drafts_nothing_is_heard(monkeypatch):
     members = {"a": Slow(LIKE_A, 0.004), "b": Slow(LIKE_A, 0.004)}
     planner, _ = learned(members, Changing(0.0001), length=500, temperature=0)
     assert "by member" not in planner.chosen
-    planner, _ = learned(members, Changing(0.0001), length=1500, temperature=0)
+    planner, _ = learned(members, Changing(0.0001), length=1800, temperature=0)
     assert planner.beliefs.acceptance(2, None) > 0.8
     assert "by member" in planner.chosen
 

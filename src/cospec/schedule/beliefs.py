@@ -27,19 +27,22 @@ LAST_PLACE = 12
 NUM_TO_TELL_APART = 8
 # The least weight of a new measurement.
 ACCEPTANCE_RATE, WINDOW_RATE, PACE_RATE = 0.03, 0.05, 0.1
-# The most that an average of an earlier process weighs, in comparisons, and what a drafter's own folder says of it.
-NUM_KEPT, NUM_TOLD = 24, 8
+# The most that an average of an earlier process weighs, in comparisons, what a drafter's own folder says of it, and the
+# most that an earlier process's windows weigh.
+NUM_KEPT, NUM_TOLD, WINDOWS_KEPT = 24, 8, 6
 # Optimism bonus of a drafter for a member, .3 / sqrt(1 + comparisons).
 OPTIMISM = 0.3
-# Pseudo-counts of the shrinkage: the mean correction of all plans weighs .3 windows; this plan's own at other batch
-# sizes at most 1.
-WINDOWS_OF_OTHERS, WINDOWS_ELSEWHERE = 0.3, 1
+# Pseudo-counts of the shrinkage: the mean correction of all plans weighs 2 windows, since stretches of a text make
+# windows of one plan differ by a tenth or two; this plan's own at other batch sizes weighs at most 1.
+WINDOWS_OF_OTHERS, WINDOWS_ELSEWHERE = 2, 1
 # Pseudo-count of the corrected theory beside the measured speed, in windows.
-WINDOWS_OF_THEORY = 0.3
+WINDOWS_OF_THEORY = 2
 # A window's seconds are clipped to within this factor of theory's: more is an accident of the machine.
 MOST_OFF = 3.0
 # The engine's own time in a round that only drafts, over that in one that decides a position, until it is measured.
 PART_OF_DRAFTING = 0.5
+# What each position more adds to a round that decides one, as a part of it, until rounds of two sizes were measured.
+PART_OF_A_POSITION = 0.08
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -96,7 +99,7 @@ class Beliefs:
         no speeds by the clock."""
         self.num_live = 1
         self._paces.clear()
-        most = {"acceptances": NUM_KEPT, "by_place": NUM_KEPT, "corrections": WINDOWS_ELSEWHERE}
+        most = {"acceptances": NUM_KEPT, "by_place": NUM_KEPT, "corrections": WINDOWS_KEPT}
         for name, kept, _ in self._averages():
             for average in kept.values():
                 average.count = min(average.count, most[name])
@@ -204,12 +207,16 @@ class Beliefs:
 
     def engine_seconds(self, num_decided: float, share: float = 1.0) -> float:
         """A sequence's part of the engine's own time in a round that decides so many of its positions; 0 until a round
-        that decides any was run. One that only drafts takes a part of that until one was run."""
+        that decides any was run. One that only drafts takes a part of that until one was run, and each position more
+        adds a part."""
         if num_decided == 0 and self.costs.is_known(DRAFTING):
             return self._part(DRAFTING, 1, share, is_hoped=True)
         if num_decided == 0:
             return PART_OF_DRAFTING * self._part(DECIDING, 1, share, is_hoped=True)
-        return self._part(DECIDING, num_decided, share, is_hoped=True)
+        seconds = self._part(DECIDING, num_decided, share, is_hoped=True)
+        if self.costs.has_one_size(DECIDING):
+            seconds *= 1 + PART_OF_A_POSITION * max(0.0, num_decided - 1)
+        return seconds
 
     def _part(self, lane: int, size: float, share: float, *, is_hoped: bool) -> float:
         num_sequences = sequences_a_pass(self.num_live, share)

@@ -226,7 +226,8 @@ def read_head(model: str, parts: HeadParts, base: HfRunner) -> HeadRunner:
     check_safetensors(model, file)
     tensors = load_file(file)
     if OUTPUT not in tensors:
-        tensors[OUTPUT] = output_rows(base.model, parts.vocabulary)
+        # In two bytes each, which are read for every draft. Members verify what such rounding proposes.
+        tensors[OUTPUT] = output_rows(base.model, parts.vocabulary).bfloat16()
     shape = HeadShape(members=parts.members, hidden=parts.hidden, width=parts.width, vocabulary=len(parts.vocabulary))
     with torch.device("meta"):
         head = DraftHead(shape)
