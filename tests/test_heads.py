@@ -528,11 +528,12 @@ def test_a_head_stands_on_the_embedding_of_the_base_that_is_loaded_anyway(world,
 
 
 def test_a_head_without_output_rows_of_its_own_takes_those_of_its_base(world, tmp_path):
+    """In two bytes each."""
     head = head_in(tmp_path / "head", str(world.base), tokens=KNOWN)
     path = tmp_path / "head" / "head.safetensors"
     save_file({name: tensor for name, tensor in load_file(path).items() if name != "head.weight"}, path)
     runner = load(str(tmp_path / "head"), OPTIONS)
-    weight = world.models["base"].lm_head.weight.detach()[list(KNOWN)]
+    weight = world.models["base"].lm_head.weight.detach()[list(KNOWN)].bfloat16()
     head.head.weight.data.copy_(weight)
     slot = runner.open()
     (row,) = runner.feed([Feed(slot, [3, 4], 1)])
