@@ -114,5 +114,7 @@ def test_what_was_learned_of_confidence_is_restored():
     learned, other = verified(9, lambda number: number % 3 > 0), AcceptanceByConfidence()
     other.restore(learned.state())
     assert other.values == learned.values
+    assert other.has_begun
+    assert not AcceptanceByConfidence().has_begun
     with pytest.raises(ValueError, match="16"):
         other.restore(learned.state()[:-1])

@@ -94,7 +94,7 @@ class Training:
         if not self.checkpoint.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             self.pupil.parameters.restore(state["trained"])
             self._optimizer.load_state_dict(state["optimizer"])
             self.progress = Progress(**state["progress"])

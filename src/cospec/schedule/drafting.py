@@ -64,8 +64,8 @@ class AcceptanceByConfidence:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a draft was verified."""
-        return self._num_added > 0
+        """Whether a draft was verified, here or where this was restored from."""
+        return self._rejected.count > _PRIOR_COUNT
 
     def expect(self, acceptance: float) -> None:
         """Begin at the level of drafts of which so many are accepted, before any was verified."""
