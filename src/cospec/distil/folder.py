@@ -6,7 +6,7 @@ from pathlib import Path
 from ..runner.parts import DRAFTER
 from ..runner.protocol import Tokenizer
 from ..storage import keep
-from .pupil import LayersPupil, Pupil
+from .pupil import Pupil
 
 
 def write_drafter(out: Path, pupil: Pupil, base: str, tokenizer: Tokenizer | None, acceptance: float) -> int:
@@ -16,8 +16,8 @@ def write_drafter(out: Path, pupil: Pupil, base: str, tokenizer: Tokenizer | Non
     if pupil.vocabulary is not None:
         own["vocabulary"] = [*pupil.vocabulary]
     keep(out / DRAFTER, json.dumps(own) + "\n")
-    # Members are told to be of one tokenizer by its entries; the base of an adapter or a head has it.
+    # Members are told to be of one tokenizer by its entries.
     save = getattr(tokenizer, "save", None)
-    if save is not None and isinstance(pupil, LayersPupil) and not pupil.layers.is_adapter:
+    if save is not None and pupil.is_whole:
         save(out)
     return weights.stat().st_size

@@ -32,6 +32,7 @@ class HeadPupil(Trained):
 
     # Of a few units at most.
     stored = torch.float16
+    is_whole = False
 
     def __init__(
         self, head: DraftHead, embed: Callable[[Tensor], Tensor], vocabulary: Sequence[int], num_entries: int

@@ -21,6 +21,11 @@ class Pupil(Protocol):
     @property
     def vocabulary(self) -> Sequence[int] | None: ...
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its folder is a model of its own, which needs a tokenizer; what stands on a base has the base's."""
+        ...
+
     def learn(self, texts: Sequence[WrittenText], progress: float) -> tuple[float, float]:
         """Add the gradients of the mean distance from r at these texts' tokens; the loss, and the mean total variation.
         progress: of the training, from 0 to 1."""
@@ -53,6 +58,10 @@ class LayersPupil:
     def vocabulary(self) -> Sequence[int] | None:
         return self.layers.vocabulary
 
+    @property
+    def is_whole(self) -> bool:
+        return not self.layers.is_adapter
+
     def learn(self, texts: Sequence[WrittenText], progress: float) -> tuple[float, float]:
         layers = self.layers
         fed = [(*text.prompt, *text.tokens[:-1]) for text in texts]
@@ -75,4 +84,4 @@ class LayersPupil:
 
     def description(self, base: str) -> dict[str, Any]:
         """A whole model's own files say the same."""
-        return {"layers": self.layers.num_layers} if self.layers.is_adapter else {}
+        return {} if self.is_whole else {"layers": self.layers.num_layers}

@@ -337,10 +337,9 @@ class Auto(Choice, Schedule):
         self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
         for own in running:
             own.has_changed = False
-        if has_settled or window.is_trial or window.bucket != self.beliefs.bucket:
-            has_drafts = any(sheet.drafts for sheet in done.sheets)
-            if self._is_over(window, has_drafts=has_drafts, has_settled=has_settled):
-                self._begin_window()
+        has_drafts = any(sheet.drafts for sheet in done.sheets)
+        if self._is_over(window, has_drafts=has_drafts, has_settled=has_settled):
+            self._begin_window()
 
     def _has_new_drafters(self) -> bool:
         """Whether several sequences would wait for a drafter of which it is not known yet what it is good for."""
@@ -386,6 +385,8 @@ class Auto(Choice, Schedule):
             return has_settled and window.tokens >= (ENGINE_TOKENS if self._chosen else EXPLORATION_TOKENS)
         if window.bucket != self.beliefs.bucket:
             return True
+        if not has_settled and not window.is_trial:
+            return False
         tokens = self._usual_tokens()
         if window.is_trial:
             is_over = window.lost >= window.most_lost or self._has_failed(window)
@@ -396,7 +397,7 @@ class Auto(Choice, Schedule):
             is_shown = (self._is_known(window.about) and self._is_timed(window.plan)) or window.tokens >= tokens
             return is_spent or (window.tokens >= PART_OF_A_TRIAL * tokens and is_shown)
         least = max(window.part * WINDOW_SECONDS, self._choosing_seconds / CHOOSING_SHARE)
-        return has_settled and window.tokens >= window.part * tokens and window.seconds >= least
+        return window.tokens >= window.part * tokens and window.seconds >= least
 
     def _has_failed(self, window: Window) -> bool:
         """Whether a plan that was tried for its acceptances is slower than the fastest even if these, known by now, are
