@@ -85,7 +85,6 @@ def test_each_of_two_ensembles_answers_for_itself(browser):
         for name in ensembles:
             page.select_option("#model", name)
             visit.run(schedule="plain")
-            visit.becomes("streaming")
             visit.becomes("done")
             body = {"model": name, "prompt": PROMPT, "max_tokens": 24, "seed": 3, "schedule": "plain"}
             assert text_of(page) == http.post("/v1/completions", json=body).json()["choices"][0]["text"]

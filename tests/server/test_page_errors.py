@@ -89,7 +89,6 @@ def test_an_answer_that_the_context_cuts_short_says_so(browser, ensemble):
         visit.becomes("done")
         assert "max tokens reached" in visit.page.inner_text("#status")
         visit.run(max_tokens=100)
-        visit.becomes("streaming")
         visit.becomes("done")
         assert "the context is full" in visit.page.inner_text("#status")
         visit.finish()

@@ -48,7 +48,6 @@ def test_a_drawn_seed_is_shown_copied_and_reused(browser, served, http):
         expect(page.locator("#seed")).to_have_value(seed)
         expect(page.locator("#reuse-seed")).to_be_focused()
         page.click("#generate")
-        visit.becomes("streaming")
         visit.becomes("done")
         assert (page.inner_text("#used-seed"), text_of(page)) == (seed, text)
         visit.finish()

@@ -59,6 +59,11 @@ class Visit:
         )
 
     def becomes(self, phase):
+        """Wait for a run's end, or for a long one's "streaming".
+
+        A run's click returns in that phase or behind it: an earlier run's end is never taken for this one's, and a
+        short run has no "streaming" that could be waited for.
+        """
         self.page.wait_for_selector(f"body[data-phase={phase}]")
 
     def finish(self, *, told=()):
