@@ -35,7 +35,7 @@ def compile_all():
     select.kernels()
     if MISSING is None:
         tiles, steps = (import_module(f"cospec.runner.hf.compiled.{name}") for name in ("tiles", "steps"))
-        for stored in range(len(tiles.STORED)):
+        for stored in (*range(len(tiles.STORED)), *([tiles.PAIRED] if tiles.CAN_PAIR else [])):
             tiles._compiled(stored)
             steps._compiled(stored)
 

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cospec.runner import Feed
-from cospec.runner.hf import HfRunner, LoadOptions, fused, load, packing
+from cospec.runner.hf import HfRunner, LoadOptions, fused, load
 from cospec.runner.hf.compiled import forward as compiled
 from cospec.runner.hf.compiled.forward import CompiledForward, can_compile
 from cospec.runner.hf.fused import FusedForward, can_fuse
@@ -138,8 +138,8 @@ def test_the_compiled_pass_has_a_layer_s_products_by_their_names():
     assert [places[name] for name in steps.PRODUCTS] == [*range(len(places))]
 
 
-def test_passes_in_half_precision_are_computed_in_float32():
-    """They are nearer to the model in float32 than transformers' own."""
+def test_passes_in_half_precision_are_nearer_to_the_model_in_float32_than_transformers_own():
+    """Where the CPU multiplies in bfloat16, rows are rounded to it before a product, and to nothing else."""
     model, forward = panelled("llama", torch.bfloat16)
     exact = tiny("llama")
     exact.load_state_dict({name: value.float() for name, value in plain_state(model).items()})
@@ -148,7 +148,8 @@ def test_passes_in_half_precision_are_computed_in_float32():
     with torch.inference_mode():
         of_exact = exact(input_ids=torch.tensor([text])).logits[0]
         of_half = model(input_ids=torch.tensor([text])).logits[0].float()
-    assert (found - of_exact).abs().max() < 0.01 * (of_half - of_exact).abs().max()
+    share = 0.8 if importlib.import_module("cospec.runner.hf.compiled.tiles").CAN_PAIR else 0.01
+    assert (found - of_exact).abs().max() < share * (of_half - of_exact).abs().max()
 
 
 def plain_state(model):
@@ -264,8 +265,6 @@ def test_a_part_of_a_model_is_compiled_too(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_invariant_numerics_hold_with_adapters_too(tmp_path, dtype, monkeypatch):
     """Ragged batches, chunks, rollbacks, beside other adapters and none."""
-    if packing.packing(getattr(torch, dtype)) is not PanelLinear:
-        pytest.skip(f"this CPU multiplies in {dtype}, and packs weights for that")
     options = replace(CPU, dtype=dtype, numerics="invariant")
     base = saved(tmp_path / "base", "qwen3")
     for seed in range(2):

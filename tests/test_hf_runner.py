@@ -15,7 +15,7 @@ from torch.nn import Linear
 
 from cospec.errors import CospecError, InvalidEnsemble, InvalidPrompt, ModelNotFound, UnsupportedModel
 from cospec.runner import Feed, Slot
-from cospec.runner.hf import HfRunner, LoadOptions, check_supported, fused, load
+from cospec.runner.hf import HfRunner, LoadOptions, check_supported, fused, layouts, load
 from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.forward import ModelForward
 from cospec.runner.hf.fused import FusedForward, can_fuse
@@ -168,10 +168,10 @@ def test_layers_that_read_the_same_are_joined_in_a_fused_forward(
     first = model.model.layers[0].self_attn.q_proj.weight.clone()
     sizes = None
     if kind is not None:
-        monkeypatch.setattr(fused, "fastest", lambda *_: Layout(kind, Sizes((3, 8))))
-        monkeypatch.setattr(fused, "packing", lambda _: PrepackedLinear)
-        monkeypatch.setattr(fused, "FEWEST_WEIGHTS", 1)
-        sizes = fused.join_products(model).sizes
+        monkeypatch.setattr(layouts, "fastest", lambda *_: Layout(kind, Sizes((3, 8))))
+        monkeypatch.setattr(layouts, "packing", lambda _: PrepackedLinear)
+        monkeypatch.setattr(layouts, "FEWEST_WEIGHTS", 1)
+        sizes = layouts.join_products(model).sizes
     q_proj = model.model.layers[0].self_attn.q_proj
     assert isinstance(q_proj, Linear if kind is None else JoinedPart)
     assert torch.equal(q_proj.weight, first)
@@ -581,7 +581,7 @@ def test_half_precision_gives_rows_in_float32(dtype: str | torch.dtype, folder: 
 @pytest.mark.parametrize("is_native", [False, True])
 def test_a_type_that_the_cpu_does_not_multiply_in_is_told(is_native, folder: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(sys.modules[load_whole.__module__], "is_native", lambda dtype: is_native)
-    monkeypatch.setattr(sys.modules[packing.__module__], "can_panel", lambda dtype: False)
+    monkeypatch.setattr(sys.modules[packing.__module__], "kinds", lambda dtype: (PrepackedLinear,) if is_native else ())
     load(str(folder), LoadOptions(device="cpu", dtype="bfloat16"))
     assert ["in bfloat16" in record.getMessage() for record in caplog.records] == ([] if is_native else [True])
 

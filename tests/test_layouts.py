@@ -6,15 +6,14 @@ import pytest
 import torch
 
 from cospec.machine import CACHE
-from cospec.runner.hf import LoadOptions, fused, layouts, load, packing, prepacked
+from cospec.runner.hf import LoadOptions, layouts, load, packing, prepacked
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.invariant import Sizes
 from cospec.runner.hf.layouts import SIZES, fastest
 from cospec.runner.hf.prepacked import JoinedPart, PrepackedLinear, TransposedLinear
 
-from .models import saved
+from .models import saved, tiny
 
-SHAPES = ((48, 32), (32, 32))
 needs_packing = pytest.mark.skipif(
     not prepacked.can_prepack(torch.float32), reason="this build of torch packs no weights"
 )
@@ -22,9 +21,9 @@ needs_packing = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered():
-    fastest.cache_clear()
+    layouts._known.clear()
     yield
-    fastest.cache_clear()
+    layouts._known.clear()
 
 
 @pytest.fixture
@@ -32,15 +31,13 @@ def measured(monkeypatch):
     """Seconds by layout and number of tokens, which stand for what is measured; which were asked for."""
     times, asked = {}, []
 
-    def told(products):
-        kind = type(products[0][0])
+    def told(model, kind):
         asked.append(kind)
         return times[kind]
 
     monkeypatch.setattr(layouts, "_times", told)
     # Panels, which are taken unmeasured where the CPU does not multiply in the type.
-    for module in (layouts, packing):
-        monkeypatch.setattr(module, "can_panel", lambda dtype: False)
+    monkeypatch.setattr(packing, "can_panel", lambda dtype: False)
     return times, asked
 
 
@@ -53,7 +50,7 @@ def test_passes_are_filled_up_to_numbers_of_tokens_that_no_larger_one_beats(meas
     times, _ = measured
     times[PrepackedLinear] = seconds(1.3, 1.4, 1.1, 1.0, 1.01, 1.02, 1.3, 1.25)
     times[TransposedLinear] = seconds(1.1, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0)
-    layout = fastest(SHAPES, 2, torch.float32)
+    layout = fastest(tiny("llama"))
     assert layout.kind is PrepackedLinear
     # Three gain a tenth from being four, seven nothing from being eight.
     assert layout.sizes == Sizes((4, 5, 6, 7, 8))
@@ -67,7 +64,7 @@ def test_what_is_faster_for_one_token_and_for_drafts_together_is_taken(measured)
     times, _ = measured
     times[PrepackedLinear] = seconds(*[2.0] * 8)
     times[TransposedLinear] = seconds(1.0, 1.5, 2.0, 2.2, 2.5, 2.6, 2.7, 2.8)
-    layout = fastest(SHAPES, 2, torch.float32)
+    layout = fastest(tiny("llama"))
     assert layout.kind is TransposedLinear
     assert layout.sizes == Sizes(SIZES)
 
@@ -78,19 +75,19 @@ def test_a_measurement_is_kept_and_read_by_the_next_process(measured, tmp_path, 
     monkeypatch.setenv(CACHE, str(tmp_path))
     times[PrepackedLinear] = seconds(2, 2, 2, 1, 1, 1, 1, 1)
     times[TransposedLinear] = seconds(*[9.0] * 8)
-    first = fastest(SHAPES, 2, torch.float32)
+    first = fastest(tiny("llama"))
     assert len(asked) == 2
-    fastest.cache_clear()
-    assert fastest(SHAPES, 2, torch.float32) == first
+    layouts._known.clear()
+    assert fastest(tiny("llama")) == first
     assert len(asked) == 2
     # Another model, and a file that is none.
-    fastest(SHAPES, 3, torch.float32)
+    fastest(tiny("llama", num_hidden_layers=3))
     assert len(asked) == 4
     (file,) = [path for path in (tmp_path / "layouts").iterdir() if '"layers": 2' in path.read_text()]
     for damaged in ("{", "[]", json.dumps({**json.loads(file.read_text()), "kind": "none"})):
         file.write_text(damaged)
-        fastest.cache_clear()
-        assert fastest(SHAPES, 2, torch.float32) == first
+        layouts._known.clear()
+        assert fastest(tiny("llama")) == first
     assert len(asked) == 10
 
 
@@ -98,13 +95,13 @@ def test_a_measurement_is_kept_and_read_by_the_next_process(measured, tmp_path, 
 def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE, str(tmp_path / "file"))
-    assert set(fastest(SHAPES, 2, torch.float32).sizes.tokens) <= set(SIZES)
+    assert set(fastest(tiny("llama")).sizes.tokens) <= set(SIZES)
 
 
 @needs_packing
 def test_a_decoder_is_loaded_in_the_measured_layout_unless_its_numerics_are_invariant(measured, tmp_path, monkeypatch):
     times, _ = measured
-    monkeypatch.setattr(fused, "FEWEST_WEIGHTS", 1)
+    monkeypatch.setattr(layouts, "FEWEST_WEIGHTS", 1)
     times[PrepackedLinear] = seconds(*[9.0] * 8)
     times[TransposedLinear] = seconds(2, 2, 2, 1, 1, 1, 1, 1)
     folder = str(saved(tmp_path))

@@ -292,9 +292,11 @@ def test_a_member_in_the_targets_place_is_a_no_go(pair):
 def test_a_slow_drafter_is_a_no_go(folder, pair):
     criteria = Criteria(score_margin=None, min_perplexity_gain=None, exactness=False)
     # What widens an interval far: a stall, beside which members that take their time are much, and which counts for
-    # nothing in one of three repeats; and prompts so few that a resample often takes only those that lie close together.
+    # nothing in one of three repeats; and so few prompts that a resample often has those alone that lie close together.
     # Of five the interval reaches over 1 in one study of thirty, by simulation, of twelve in none of 600.
-    questions = [replace(PROMPTS[0], prompt=f"{PROMPTS[0].prompt} {n}", id=str(n), where=f"test:{n}") for n in range(12)]
+    questions = [
+        replace(PROMPTS[0], prompt=f"{PROMPTS[0].prompt} {n}", id=str(n), where=f"test:{n}") for n in range(12)
+    ]
     a, b = (Member(model=slow(runner, 0.002), name=name) for runner, name in zip(pair.runners, "ab", strict=False))
     drafter = slow(pair.runners[2], 0.012)
     ensemble = Ensemble([a, b], schedule="fixed", gamma=2, proposer=drafter, max_sequences=32)

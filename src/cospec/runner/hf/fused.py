@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from .adapter import HEAD, Adapter
@@ -19,13 +19,9 @@ from .batch import ForwardBatch
 from .cache import SlotCache, SlotLayer
 from .hidden import HiddenRows, counts_of
 from .invariant import Sizes
-from .joined import join, product
-from .layouts import Layout, fastest
+from .joined import product
 from .lowrank import LowRank, LowRanks, RowAdapters
 from .masks import Masks
-from .packing import FEWEST_WEIGHTS, packing
-from .panels import PanelLinear
-from .prepacked import PrepackedLinear, TransposedLinear
 from .ragged import Ragged, Selection
 
 # Architectures whose layers are all: norm, attention with rotary positions, norm, gated MLP, each half with a residual.
@@ -51,36 +47,6 @@ def can_fuse(model: PreTrainedModel) -> bool:
     is_hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     is_supported = type(model) in _ARCHITECTURES and rotation in _STATIC_ROTATIONS
     return is_supported and model.device.type == "cpu" and not is_hooked
-
-
-def join_products(model: PreTrainedModel, *, is_invariant: bool = False) -> Layout:
-    """Join what each layer's products stand on, in the layout that is the fastest here, which is returned.
-
-    is_invariant: it may not depend on a measurement.
-    """
-    layers = model.model.layers
-    linears = {name: layers[0].get_submodule(name) for names in PRODUCTS.values() for name in names}
-    if any(type(linear) is not nn.Linear for linear in linears.values()):
-        return Layout(None, Sizes(()))
-    groups = [(layer, names) for layer in layers for names in PRODUCTS.values()]
-    is_small = all(linear.weight.numel() < FEWEST_WEIGHTS for linear in linears.values())
-    kind = packing(model.dtype)
-    if is_small and kind is not PanelLinear and (model.dtype == torch.float32 or kind is None):
-        # They lie in a cache while they are measured, and not between the passes of a text: packed ones seem too fast.
-        kind = TransposedLinear
-    if kind is None:
-        return Layout(None, Sizes(()))
-    if is_invariant or kind is not PrepackedLinear:
-        join(groups, kind)
-        return Layout(kind, Sizes(()))
-    shapes = tuple(
-        (sum(linears[name].out_features for name in names), linears[names[0]].in_features)
-        for names in PRODUCTS.values()
-    )
-    layout = fastest(shapes, len(layers), model.dtype)
-    if layout.kind is not None:
-        join(groups, layout.kind)
-    return layout
 
 
 class FusedForward:

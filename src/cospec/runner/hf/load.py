@@ -25,11 +25,11 @@ from ..protocol import Feed
 from .checkpoint import called, check_tokenizer, check_weights, header_shapes, read_config, remote_code_message
 from .compiled.forward import CompiledForward, can_compile
 from .forward import Forward, ModelForward
-from .fused import FusedForward, can_fuse, join_products
+from .fused import FusedForward, can_fuse
 from .gguf import read_gguf, read_gguf_tokenizer
 from .graphs import NUM_UNCAPTURED, Shapes
 from .joined import separate
-from .layouts import Layout
+from .layouts import Layout, join_products
 from .packing import packing, prepack, widen_head
 from .panels import PanelLinear
 from .prepacked import is_native

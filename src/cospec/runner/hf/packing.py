@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .panels import PanelEmbedding, PanelLinear, can_panel
-from .prepacked import JoinedPart, PrepackedLinear, WideHead, can_prepack, can_widen, is_native
+from .prepacked import JoinedPart, PrepackedLinear, TransposedLinear, WideHead, can_prepack, can_widen, is_native
 from .resident import MappedFiles, copy_out_of_files, trim
 
 # In float32, a smaller layer's fixed time a call outweighs what packing saves. Of passes that `fused` runs, layers are
@@ -21,9 +21,16 @@ TRIM_EVERY = 2**25
 def packing(dtype: torch.dtype) -> type[PrepackedLinear] | None:
     """The kind of linear layer that is usually the fastest for a few tokens of this type on a CPU; None where none is
     faster than torch's own."""
-    if can_panel(dtype) and (dtype == torch.float32 or not is_native(dtype)):
+    found = kinds(dtype)
+    if PanelLinear in found and (dtype == torch.float32 or not is_native(dtype)):
         return PanelLinear
-    return PrepackedLinear if can_prepack(dtype) else None
+    return PrepackedLinear if PrepackedLinear in found else None
+
+
+def kinds(dtype: torch.dtype) -> tuple[type[PrepackedLinear], ...]:
+    """The kinds that this machine has for this type."""
+    prepacked = (PrepackedLinear, TransposedLinear) if can_prepack(dtype) else ()
+    return (*prepacked, PanelLinear) if can_panel(dtype) else prepacked
 
 
 def widen_head(model: PreTrainedModel, kind: type[PrepackedLinear] | None) -> None:

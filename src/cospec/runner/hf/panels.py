@@ -37,7 +37,9 @@ class PanelLinear(PrepackedLinear):
         self._dtype, self._is_wide = weight.dtype, is_wide
         self.has_bias = bias is not None
         # The type of the weights, as `compiled.tiles` numbers it.
-        self.stored = int(tiles().STORED.index(self._weight.dtype))
+        made = tiles()
+        is_paired = self._dtype == torch.bfloat16 and made.CAN_PAIR and self.in_features % 2 == 0
+        self.stored: int = made.PAIRED if is_paired else made.STORED.index(self._weight.dtype)
         self._bias = torch.zeros(self._weight.shape[0] * self._weight.shape[2])
         if bias is not None:
             self._bias[: self.out_features] = bias.detach()
@@ -82,9 +84,10 @@ class PanelLinear(PrepackedLinear):
         assert self._bias is not None
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has {x.shape[-1]} columns, and the layer reads {self.in_features}")
-        rows = x.reshape(-1, self.in_features).to(torch.float32).contiguous()
+        dtype = torch.bfloat16 if self.stored == tiles().PAIRED else torch.float32
+        rows = x.reshape(-1, self.in_features).to(dtype).contiguous()
         num_rows, width = rows.shape[0], self.width
-        out = rows.new_empty((num_rows, width))
+        out = rows.new_empty((num_rows, width), dtype=torch.float32)
         addresses = [each.data_ptr() for each in (self._weight, self._bias, rows, out)]
         tiles().linear(self.stored, addresses, num_rows, self.in_features, width)
         if width > self.out_features:

@@ -7,6 +7,7 @@ its own, and values are added up in chunks that begin at fixed positions, those 
 
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -14,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .arithmetic import SUMMED, exp
+from .factors import keep_factors
 from .pool import inlined, share_of, thread
 from .tiles import CHUNK, FLOAT32, MOST_ROWS, PANEL, PANELS_AT_ONCE, panels_of
 from .views import floats, ids, matrix
@@ -192,8 +194,11 @@ def _add_values(shares: int, values: int, out: int, shape: Any, start: int) -> N
 
 
 @inlined()
-def _block(args: Any, window: int, cache: Any, head: int, place: int, count: int, is_last: bool) -> None:
-    """The outputs of so many tokens of one slot, from a place on, for the heads that share a head's keys and values."""
+def _block(stored: int, args: Any, window: int, cache: Any, head: int, places: Any, is_last: bool) -> None:
+    """The outputs of tokens of one slot for the heads that share a head's keys and values. places: the first one's, and
+    how many."""
+    numba.literally(stored)
+    place, count = places
     dim, share = args.head_dim, args.heads // args.kv_heads
     positions, slots = ids(args.positions, args.num_tokens), ids(args.slots, args.num_tokens)
     token = _token(args, place, is_last)
@@ -214,11 +219,12 @@ def _block(args: Any, window: int, cache: Any, head: int, place: int, count: int
         of_rows[index] = _shares_of(own[first - start : end - start])
     _add_values(scores, cache.values + offset + 4 * dim * start, out, (num_rows, length, dim), start)
     for index in range(num_rows):
-        of_head = head * share + index % share
-        given = floats(args.attended + 4 * dim * (args.heads * (place + index // share) + of_head), dim)
-        total, found = of_rows[index], floats(out + 4 * dim * index, dim)
+        row, behind = place + index // share, dim * (head * share + index % share)
+        attended = args.attended + 4 * (dim * args.heads * row + behind)
+        given, total, found = floats(attended, dim), of_rows[index], floats(out + 4 * dim * index, dim)
         for at in range(dim):
             given[at] = found[at] / total
+        keep_factors(stored, args, row, behind, attended, dim)
 
 
 @inlined()
@@ -244,11 +250,12 @@ def _score_block(args: Any, window: int, keys: int, block: Any, is_last: bool, s
 
 
 @inlined()
-def attend(args: Any, window: int, cache: Any, num_places: int, is_last: bool) -> None:
+def attend(stored: int, args: Any, window: int, cache: Any, num_places: int, is_last: bool) -> None:
     """This thread's share of the outputs of so many tokens: the first ones, or in the last layer those that are chosen.
 
-    window: 0 for none.
+    stored: see `product`. window: 0 for none.
     """
+    numba.literally(stored)
     slots, together = ids(args.slots, args.num_tokens), max(1, MOST_ROWS * args.kv_heads // args.heads)
     item, stop = share_of(num_places * args.kv_heads)
     while item < stop:
@@ -257,5 +264,5 @@ def attend(args: Any, window: int, cache: Any, num_places: int, is_last: bool) -
         slot = slots[_token(args, place, is_last)]
         while count < most and slots[_token(args, place + count, is_last)] == slot:
             count += 1
-        _block(args, window, cache, head, place, count, is_last)
+        _block(stored, args, window, cache, head, (place, count), is_last)
         item += count

@@ -82,8 +82,9 @@ class Terms(NamedTuple):
 class CompiledForward:
     """The forward pass of a model that `can_compile` accepts.
 
-    All is computed in float32, whatever the model's type, and so are keys and values kept. The bits of a row are a
-    function of the tokens before it alone. Passes of more than MOST_TOKENS, of fixed shapes, and all of them where an
+    All is computed in float32, whatever the model's type, and so are keys and values kept; of a model in bfloat16 rows
+    are rounded to it before a product where the CPU multiplies in it. The bits of a row are a function of the tokens
+    before it alone. Passes of more than MOST_TOKENS, of fixed shapes, and all of them where an
     adapter changes the head, are left to `fused`.
     """
 
@@ -104,6 +105,7 @@ class CompiledForward:
         self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         products = _products(body.layers[0])
         self._stored = products["down"].stored
+        self._factors_width = max(product.in_features for product in products.values())
         self._widths = _Widths(
             products["down"].width,
             products["qkv"].width,
@@ -181,6 +183,7 @@ class CompiledForward:
         normed, *others = accumulate((0, *(num_tokens * size for size in sizes)))
         own_width = self._attention.room(self._heads // self._kv_heads, longest, self._head_dim)
         room = hidden.new_empty(others[-1] + threads * own_width)
+        factors = torch.empty(num_tokens, self._factors_width, dtype=torch.bfloat16)
         first, first_id = room.data_ptr(), ids.data_ptr()
         arguments = self._steps.PassArguments(
             *self._constants,
@@ -195,6 +198,8 @@ class CompiledForward:
             sin.data_ptr(),
             *(first + room.itemsize * offset for offset in (normed, *others)),
             own_width,
+            factors.data_ptr(),
+            factors.shape[1],
         )
         self._steps.decode(self._stored, arguments, threads)
         return room[: num_chosen * self._dim].view(num_chosen, self._dim)

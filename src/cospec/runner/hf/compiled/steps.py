@@ -14,6 +14,7 @@ from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from .arithmetic import SUMMED, exp
 from .attention import attend, offset_of
+from .factors import factors_of, keep_factors
 from .pool import SOURCES, barrier, compiled, inlined, run, share_of, thread
 from .tiles import columns_of, product
 from .views import floats, group, ids
@@ -37,7 +38,7 @@ class PassArguments(NamedTuple):
 
     The others are room: normed [tokens, dim], in which the last norm's outputs of the chosen tokens stand in the end,
     qkv [tokens, qkv_width], attended [tokens, heads * head_dim], gates [tokens, gates_width], own [threads, own_width]
-    for scores.
+    for scores; factors [tokens, factors_width] of bfloat16, for what products of PAIRED take.
     """
 
     layers: int
@@ -69,6 +70,8 @@ class PassArguments(NamedTuple):
     gates: int
     own: int
     own_width: int
+    factors: int
+    factors_width: int
 
 
 class LayerArguments(NamedTuple):
@@ -132,13 +135,16 @@ def _normed(x: Any, weight: Any, eps: Any, out: Any) -> None:
 
 
 @inlined()
-def _norm_rows(args: Any, weight: int, rows: int) -> None:
+def _norm_rows(stored: int, args: Any, weight: int, rows: int) -> None:
     """This thread's share of the first rows of `hidden`, into `normed`."""
+    numba.literally(stored)
     eps, of_norm = floats(args.floats, 3)[1], floats(weight, args.dim)
     first, stop = share_of(rows)
     for row in range(first, stop):
         x = floats(args.hidden + 4 * args.hidden_width * row, args.dim)
-        _normed(x, of_norm, eps, floats(args.normed + 4 * args.dim * row, args.dim))
+        normed = args.normed + 4 * args.dim * row
+        _normed(x, of_norm, eps, floats(normed, args.dim))
+        keep_factors(stored, args, row, 0, normed, args.dim)
 
 
 @inlined(fastmath={"contract"})
@@ -186,8 +192,9 @@ def _choose(args: Any) -> None:
 
 
 @inlined()
-def _gate(args: Any, rows: int) -> None:
+def _gate(stored: int, args: Any, rows: int) -> None:
     """This thread's share of silu(gates) * ups, in place of the gates."""
+    numba.literally(stored)
     num_parts = (args.inner + _AT_ONCE - 1) // _AT_ONCE
     first, stop = share_of(rows * num_parts)
     for item in range(first, stop):
@@ -195,6 +202,7 @@ def _gate(args: Any, rows: int) -> None:
         count = min(_AT_ONCE, args.inner - begin)
         gates = args.gates + 4 * (args.gates_width * row + begin)
         _gated(floats(gates, count), floats(gates + 4 * args.inner, count))
+        keep_factors(stored, args, row, begin, gates, count)
 
 
 @inlined(fastmath={"contract"})
@@ -258,7 +266,7 @@ def _add_to_hidden(stored: int, args: Any, weights: int, bias: int, x: Any, shap
             own = floats(args.hidden + 4 * args.hidden_width * row, args.hidden_width)
             for at in range(first, stop):
                 own[at] += added[at]
-    product(stored, weights, hidden, x, hidden, (rows, columns, args.hidden_width))
+    product(stored, weights, hidden, factors_of(stored, args, x), hidden, (rows, columns, args.hidden_width))
 
 
 @inlined()
@@ -269,9 +277,10 @@ def _layer(stored: int, args: Any, layer: Any, cache: Any, terms: int, is_last: 
     rows, dim, attended = args.num_tokens, args.dim, args.heads * args.head_dim
     normed, of_heads = (args.normed, 4 * dim), (args.attended, 4 * attended)
     qkv, gates, hidden = (args.qkv, 4 * args.qkv_width), (args.gates, 4 * args.gates_width), args.hidden_width
-    _norm_rows(args, layer.before_attention, rows)
+    _norm_rows(stored, args, layer.before_attention, rows)
     barrier()
-    product(stored, layer.qkv, (layer.qkv_bias, 0), normed, qkv, (rows, dim, args.qkv_width))
+    factors = factors_of(stored, args, normed)
+    product(stored, layer.qkv, (layer.qkv_bias, 0), factors, qkv, (rows, dim, args.qkv_width))
     _add_terms(args, terms, QKV, normed, qkv, (rows, dim, args.qkv_width), False)
     barrier()
     _place_heads(args, layer, cache)
@@ -280,17 +289,17 @@ def _layer(stored: int, args: Any, layer: Any, cache: Any, terms: int, is_last: 
         rows = args.num_chosen
         if thread() == 0:
             _choose(args)
-    attend(args, layer.window, cache, rows, is_last)
+    attend(stored, args, layer.window, cache, rows, is_last)
     barrier()
     _add_to_hidden(stored, args, layer.out, layer.out_bias, of_heads, (rows, attended))
     _add_terms(args, terms, OUT, of_heads, (args.hidden, 4 * hidden), (rows, attended, hidden), is_last)
     barrier()
-    _norm_rows(args, layer.before_mlp, rows)
+    _norm_rows(stored, args, layer.before_mlp, rows)
     barrier()
-    product(stored, layer.gates, (layer.gates_bias, 0), normed, gates, (rows, dim, args.gates_width))
+    product(stored, layer.gates, (layer.gates_bias, 0), factors, gates, (rows, dim, args.gates_width))
     _add_terms(args, terms, GATES, normed, gates, (rows, dim, args.gates_width), is_last)
     barrier()
-    _gate(args, rows)
+    _gate(stored, args, rows)
     barrier()
     _add_to_hidden(stored, args, layer.down, layer.down_bias, gates, (rows, args.inner))
     _add_terms(args, terms, DOWN, gates, (args.hidden, 4 * hidden), (rows, args.inner, hidden), is_last)
@@ -307,7 +316,7 @@ def _pass(stored: int, arguments: Any) -> None:
         is_last = index == args.num_layers - 1 and args.num_chosen < args.num_tokens
         terms = args.terms + 8 * index * NUM_PRODUCTS * NUM_OF_TERM if args.terms != 0 else 0
         _layer(stored, args, layer, cache, terms, is_last)
-    _norm_rows(args, args.norm, args.num_chosen)
+    _norm_rows(stored, args, args.norm, args.num_chosen)
 
 
 @cache

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 import torch
 from llvmlite import ir
@@ -18,8 +19,8 @@ from numba.extending import intrinsic
 
 from .pool import SOURCES, compiled, inlined, num_threads, run, thread
 
-# Outputs that stand side by side in a panel, and panels that one thread takes at once: sixteen registers of a common
-# CPU hold six rows of a panel, or one row of four.
+# Outputs that stand side by side in a panel, and panels that one thread takes at once: sixteen registers of eight
+# numbers hold six rows of a panel, or one row of four; 32 registers of sixteen hold six rows of four.
 PANEL, PANELS_AT_ONCE = 16, 4
 MOST_ROWS = 6
 # Columns that are summed by themselves: one long sum loses more than a sum of short ones.
@@ -33,32 +34,67 @@ _SEQUENCES = 2
 # Types that weights are stored in, by number.
 STORED = (torch.float32, torch.bfloat16, torch.float16)
 FLOAT32, BFLOAT16, FLOAT16 = range(len(STORED))
-_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-_FLOATS = ir.VectorType(_FLOAT, PANEL)
+# Weights of bfloat16 by rows of bfloat16: two columns at a time, in one operation, which adds in float32.
+PAIRED = len(STORED)
+# Whether this CPU has that operation, and 32 registers of sixteen numbers.
+CAN_PAIR, _HAS_MANY = (bool(llvm.get_host_cpu_features().get(name)) for name in ("avx512bf16", "avx512f"))
 
 
-def _bytes_of(stored: int) -> int:
-    return STORED[stored].itemsize
+class _Bfloat(ir.Type):  # type: ignore[misc]
+    """bfloat16, which llvmlite has no name for."""
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bfloat)
+
+    def __hash__(self) -> int:
+        return hash(_Bfloat)
 
 
-def _widened(builder: Any, address: Any, stored: int) -> Any:
-    """PANEL weights from an address on, in float32."""
-    kind = {FLOAT32: _FLOAT, BFLOAT16: ir.IntType(16), FLOAT16: ir.HalfType()}[stored]
-    weights = builder.load(builder.inttoptr(address, ir.VectorType(kind, PANEL).as_pointer()), align=_bytes_of(stored))
+_SHORT, _INT, _LONG, _FLOAT, _BFLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), _Bfloat()
+_FLOATS, _INTS, _PAIRS = ir.VectorType(_FLOAT, PANEL), ir.VectorType(_INT, PANEL), ir.VectorType(_BFLOAT, 2 * PANEL)
+
+
+def _loaded(builder: Any, address: Any, kind: Any, size: int) -> Any:
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=size)
+
+
+def _weights(builder: Any, address: Any, stored: int) -> Any:
+    """PANEL weights from an address on, in float32; of PAIRED, of two columns that stand there one behind the other,
+    pairs of both."""
     if stored == FLOAT32:
-        return weights
+        return _loaded(builder, address, _FLOATS, 4)
     if stored == FLOAT16:
-        return builder.fpext(weights, _FLOATS)
-    # bfloat16 is the upper half of a float32.
-    ints = ir.VectorType(_INT, PANEL)
-    return builder.bitcast(builder.shl(builder.zext(weights, ints), ir.Constant(ints, [16] * PANEL)), _FLOATS)
+        return builder.fpext(_loaded(builder, address, ir.VectorType(ir.HalfType(), PANEL), 2), _FLOATS)
+    if stored == BFLOAT16:
+        # It is the upper half of a float32.
+        wide = builder.zext(_loaded(builder, address, ir.VectorType(_SHORT, PANEL), 2), _INTS)
+        return builder.bitcast(builder.shl(wide, ir.Constant(_INTS, [16] * PANEL)), _FLOATS)
+    both = _loaded(builder, address, ir.VectorType(_SHORT, 2 * PANEL), 2)
+    order = [at + column * PANEL for at in range(PANEL) for column in range(2)]
+    mask = ir.Constant(ir.VectorType(_INT, 2 * PANEL), order)
+    return builder.bitcast(builder.shuffle_vector(both, both, mask), _PAIRS)
 
 
-def _repeated(builder: Any, value: Any) -> Any:
-    """PANEL times this float."""
-    undefined = ir.Constant(_FLOATS, ir.Undefined)
+def _factors(builder: Any, address: Any, stored: int) -> Any:
+    """PANEL times the number at an address; of PAIRED, the pair."""
+    value = _loaded(builder, address, _INT if stored == PAIRED else _FLOAT, 4)
+    undefined = ir.Constant(_INTS if stored == PAIRED else _FLOATS, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT, PANEL), [0] * PANEL))
+    repeated = builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [0] * PANEL))
+    return builder.bitcast(repeated, _PAIRS) if stored == PAIRED else repeated
+
+
+def _added(builder: Any, weights: Any, factors: Any, total: Any, stored: int) -> Any:
+    """total + weights * factors, as `_weights` and `_factors` give them."""
+    if stored == PAIRED:
+        function, given = ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS]), (total, weights, factors)
+        name = "llvm.x86.avx512bf16.dpbf16ps.512"
+    else:
+        function, given, name = ir.FunctionType(_FLOATS, [_FLOATS] * 3), (weights, factors, total), "llvm.fma.v16f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), given)
 
 
 def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> dict[tuple[int, int], Any]:
@@ -67,8 +103,6 @@ def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> di
     rows, panels = shape
     sequences = _SEQUENCES if stored == FLOAT32 and panels == 1 else panels
     cells = [(row, panel) for row in range(rows) for panel in range(panels)]
-    function = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-    fma = cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.v{PANEL}f32")
     of_panels = [_at(builder, weights, by_panel, panel) for panel in range(panels)]
     of_rows = [_at(builder, x, by_row, row) for row in range(rows)]
     before, loop, behind = (builder.basic_block, *map(builder.append_basic_block, ("columns", "sums")))
@@ -80,12 +114,11 @@ def _sums(builder: Any, shape: tuple[int, int], stored: int, *places: Any) -> di
     for sequence in range(sequences):
         start = _at(builder, ahead, by_panel, sequence)
         _prefetch(builder, builder.add(start, builder.mul(column, by_ahead)))
-    wide = [_widened(builder, address, stored) for address in of_column]
-    factors = [
-        _repeated(builder, builder.load(builder.inttoptr(_at(builder, start, column, 4), _FLOAT.as_pointer())))
-        for start in of_rows
-    ]
-    added = {cell: builder.call(fma, (wide[cell[1]], factors[cell[0]], sums[cell])) for cell in cells}
+    factors = [_factors(builder, _at(builder, start, column, 4), stored) for start in of_rows]
+    weights_of = [_weights(builder, address, stored) for address in of_column]
+    added = {
+        (row, panel): _added(builder, weights_of[panel], factors[row], sums[row, panel], stored) for row, panel in cells
+    }
     following = builder.add(column, ir.Constant(_LONG, 1))
     column.add_incoming(ir.Constant(_LONG, 0), before)
     column.add_incoming(following, loop)
@@ -135,6 +168,29 @@ def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
     return types.void(rows, panels, stored, places), codegen
 
 
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+def _rounded(_: Any, count: Any, source: Any, goal: Any) -> Any:
+    """So many float32, PANEL or one, rounded to bfloat16. source, goal: addresses."""
+    num = count.literal_value
+
+    def codegen(context: Any, builder: Any, _: Any, args: Any) -> Any:
+        wide, narrow = (kind if num == 1 else ir.VectorType(kind, num) for kind in (_FLOAT, _BFLOAT))
+        found = builder.fptrunc(_loaded(builder, args[1], wide, 4), narrow)
+        builder.store(found, builder.inttoptr(args[2], narrow.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(count, source, goal), codegen
+
+
+@inlined()
+def rounded(source: int, goal: int, count: int) -> None:
+    """So many float32 at an address, rounded to bfloat16, at another."""
+    for at in range(0, count - PANEL + 1, PANEL):
+        _rounded(PANEL, source + 4 * at, goal + 2 * at)
+    for at in range(count - count % PANEL, count):
+        _rounded(1, source + 4 * at, goal + 2 * at)
+
+
 @inlined()
 def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
     """`_tile` of any number of rows and of panels. places: as it takes them, but of what is prefetched the distance
@@ -142,12 +198,13 @@ def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
     numba.literally(stored)
     weights, by_panel, by_column, ahead, x, by_row, columns, before, by_before, out, by_out = places
     # Of few rows several panels at once: a sum waits for its last addition, and each register holds another one.
-    at_once = 4 if rows == 1 else 2 if rows == 2 or (rows == 3 and stored == FLOAT32) else 1
+    few = 4 if rows == 1 else 2 if rows == 2 or (rows == 3 and stored == FLOAT32) else 1
+    at_once = 4 if _HAS_MANY else few
     at_once = 1 if num_panels % at_once != 0 else at_once
-    if stored == FLOAT32 and at_once > 1:
+    groups = (rows + MOST_ROWS - 1) // MOST_ROWS
+    if stored == FLOAT32 and at_once > 1 and groups == 1:
         # Then memory alone is waited for, and the processor's own prefetching of several panels is better.
         ahead = 0
-    groups = (rows + MOST_ROWS - 1) // MOST_ROWS
     sequences = _SEQUENCES if stored == FLOAT32 and at_once == 1 else 1
     # Each tile prefetches its part, so that memory works as long as all of them do.
     parts = groups * sequences
@@ -164,24 +221,31 @@ def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
             of_weights = (weights + panel * by_panel, by_panel, by_column, prefetched, step)
             known, new = (before + row * by_before + behind, by_before), (out + row * by_out + behind, by_out)
             own = (*of_weights, x + row * by_row, by_row, columns, *known, *new)
-            if num == 1 and at_once == 4:
-                _tile(1, 4, stored, own)
-            elif num == 1:
-                _tile(1, 1, stored, own)
-            elif num == 2 and at_once == 2:
-                _tile(2, 2, stored, own)
-            elif num == 2:
-                _tile(2, 1, stored, own)
-            elif num == 3 and at_once == 2:
-                _tile(3, 2, stored, own)
-            elif num == 3:
-                _tile(3, 1, stored, own)
-            elif num == 4:
-                _tile(4, 1, stored, own)
-            elif num == 5:
-                _tile(5, 1, stored, own)
+            if at_once == 4:
+                _tiles(4, stored, num, own)
+            elif at_once == 2:
+                _tiles(2, stored, num, own)
             else:
-                _tile(6, 1, stored, own)
+                _tiles(1, stored, num, own)
+
+
+@inlined()
+def _tiles(panels: int, stored: int, rows: int, places: Any) -> None:
+    """`_tile` of a number of rows that is known when it is called."""
+    numba.literally(panels)
+    numba.literally(stored)
+    if rows == 1:
+        _tile(1, panels, stored, places)
+    elif rows == 2:
+        _tile(2, panels, stored, places)
+    elif rows == 3:
+        _tile(3, panels, stored, places)
+    elif rows == 4:
+        _tile(4, panels, stored, places)
+    elif rows == 5:
+        _tile(5, panels, stored, places)
+    else:
+        _tile(6, panels, stored, places)
 
 
 @inlined()
@@ -204,24 +268,28 @@ def product(stored: int, weights: int, before: Any, x: Any, out: Any, shape: Any
     """This thread's share of before [rows, width] + x [rows, columns] @ weights, into out [rows, width], which may be
     where `before` is. All are in float32 but the weights.
 
-    stored: the number of their type, a literal. weights: their address, of [width / PANEL, columns, PANEL]. before, x,
-    out: an address, and bytes from row to row, 0 for one row that is before each. shape: rows, columns, and width, a
-    multiple of `PANELS_AT_ONCE` panels.
+    stored: the number of their type, a literal; PAIRED: weights and x are in bfloat16, of an even number of columns.
+    weights: their address, of [width / PANEL, columns, PANEL]. before, x, out: an address, and bytes from row to row, 0
+    for one row that is before each. shape: rows, columns, and width, a multiple of `PANELS_AT_ONCE` panels.
     """
     numba.literally(stored)
     rows, columns, width = shape
-    size = 4 if stored == FLOAT32 else 2
+    if stored == PAIRED:
+        # A pair of columns takes the place of one: four bytes of each output's weights, and of each row.
+        columns //= 2
+    chunk = CHUNK // 2 if stored == PAIRED else CHUNK
+    size = 4 if stored in (FLOAT32, PAIRED) else 2
     by_panel = columns * PANEL * size
     first, stop = _groups_of(width)
     for group in range(first, stop):
         of_group, behind = weights + group * PANELS_AT_ONCE * by_panel, group * PANELS_AT_ONCE * PANEL * 4
         known, by_known = before[0] + behind, before[1]
         new, by_new = out[0] + behind, out[1]
-        for start in range(0, columns, CHUNK):
+        for start in range(0, columns, chunk):
             of_chunk, of_x = of_group + start * PANEL * size, x[0] + 4 * start
-            count = min(CHUNK, columns - start)
+            count = min(chunk, columns - start)
             # Weights of the next chunk, of the next panels behind the last one.
-            ahead = (CHUNK if start + CHUNK < columns else PANELS_AT_ONCE * columns - start) * PANEL * size
+            ahead = (chunk if start + chunk < columns else PANELS_AT_ONCE * columns - start) * PANEL * size
             places = (of_chunk, by_panel, PANEL * size, ahead, of_x, x[1], count, known, by_known, new, by_new)
             panels_of(stored, PANELS_AT_ONCE, rows, places)
             known, by_known = new, by_new
@@ -232,7 +300,8 @@ def _linear(stored: int, arguments: Any) -> None:
     numba.literally(stored)
     given = numba.carray(arguments, 7)
     rows, columns, width = given[4], given[5], given[6]
-    product(stored, given[0], (given[1], 0), (given[2], 4 * columns), (given[3], 4 * width), (rows, columns, width))
+    x = (given[2], (2 if stored == PAIRED else 4) * columns)
+    product(stored, given[0], (given[1], 0), x, (given[3], 4 * width), (rows, columns, width))
 
 
 @cache
