@@ -21,7 +21,7 @@ from ..masks import Masks
 from ..panels import PanelLinear
 
 # A pass of more tokens spends most of its time in arithmetic, of which torch's attention takes less.
-MOST_TOKENS = 256
+MOST_TOKENS = 512
 
 
 def can_compile(model: PreTrainedModel) -> bool:
