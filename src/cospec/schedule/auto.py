@@ -34,7 +34,7 @@ from .trials import FIRST_SHARE, TrialBudget, Window
 WINDOW_TOKENS, WINDOW_TOKENS_A_SEQUENCE, WINDOW_SECONDS = 18, 6, 0.3
 NUM_SHORT = 8
 # The part of the time that choosing plans may take: windows are longer where it takes longer.
-CHOOSING_SHARE = 0.02
+CHOOSING_SHARE = 0.01
 # Windows of a plan are recorded together once they have a window's tokens and took so many seconds.
 SECONDS_TIMED = 0.1
 # Tokens of a first window in which all that predictions need is measured, forward passes among it; and where these are
@@ -97,6 +97,8 @@ class Auto(Choice, Schedule):
         self._drafter_seconds = self._shadow_seconds = self._comparing_seconds = 0.0
         # Seconds of comparing in all rounds before, and those in which the present window's plan was chosen.
         self._compared_seconds = self._choosing_seconds = 0.0
+        # Seconds of one token more in a pass, by lane, as they were when the present window first asked for them.
+        self._seconds_more: dict[int, float] = {}
 
     @classmethod
     def of_plans(cls, plans: Sequence[Plan], setting: Setting, name: str) -> "Auto":
@@ -350,7 +352,7 @@ class Auto(Choice, Schedule):
     def _deferred_seconds(self, sheets: Sequence[Sheet]) -> float:
         """Seconds for the tokens that members are still to be fed, more than before the round, each at the cost of one
         token more in a pass: a plan under which members wait would seem fast until they are fed."""
-        beliefs, deferred = self.beliefs, 0.0
+        deferred = 0.0
         for sheet in sheets:
             # A finished sequence is not fed any more, which is no time saved in its last round.
             if sheet.is_finished:
@@ -359,10 +361,18 @@ class Auto(Choice, Schedule):
             own, last, backlog = self._running[sheet], sheet.position - 1, 0.0
             for lane in sheet.members:
                 if (unfed := last - max(0, sheet.lanes[lane].seen)) > 0:
-                    backlog += unfed * beliefs.costs.seconds_more(beliefs.server(lane), beliefs.num_live)
+                    backlog += unfed * self._seconds_of_one_more(lane)
             deferred += backlog - own.backlog
             own.backlog = backlog
         return deferred
+
+    def _seconds_of_one_more(self, lane: int) -> float:
+        known = self._seconds_more.get(lane)
+        if known is None:
+            beliefs = self.beliefs
+            known = beliefs.costs.seconds_more(beliefs.server(lane), beliefs.num_live)
+            self._seconds_more[lane] = known
+        return known
 
     # The decision.
 
@@ -371,6 +381,7 @@ class Auto(Choice, Schedule):
         that all are soon together; one alone goes on to the end of its cycle."""
         started = time.perf_counter()
         self._has_listeners = any(map(_listens, self.plans.values()))
+        self._seconds_more.clear()
         window = self._window = self._next()
         self._choosing_seconds = window.choosing_seconds = time.perf_counter() - started
         for own in self._running.values():

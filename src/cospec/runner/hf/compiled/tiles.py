@@ -221,10 +221,15 @@ def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
             of_weights = (weights + panel * by_panel, by_panel, by_column, prefetched, step)
             known, new = (before + row * by_before + behind, by_before), (out + row * by_out + behind, by_out)
             own = (*of_weights, x + row * by_row, by_row, columns, *known, *new)
-            if at_once == 4:
+            # Each shape is compiled, so that those that no CPU of a kind takes are left out.
+            if at_once == 4 and _HAS_MANY:
                 _tiles(4, stored, num, own)
+            elif at_once == 4:
+                _tile(1, 4, stored, own)
+            elif at_once == 2 and num == 2:
+                _tile(2, 2, stored, own)
             elif at_once == 2:
-                _tiles(2, stored, num, own)
+                _tile(3, 2, stored, own)
             else:
                 _tiles(1, stored, num, own)
 
