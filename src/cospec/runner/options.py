@@ -30,8 +30,8 @@ _BITS = {"4bit": "load_in_4bit", "8bit": "load_in_8bit"}
 class LoadOptions:
     """How a model is loaded. Models of equal path and options are loaded once.
 
-    dtype: a name such as "bfloat16", or "auto": as stored on CUDA; on a CPU bfloat16 if it has AMX and weights are stored
-    so, else float32. device: "cpu", "cuda", "cuda:1", ...; None for CUDA where there is one.
+    dtype: a name such as "bfloat16", or "auto": as stored on CUDA; on a CPU bfloat16 if it has AMX and weights are
+    stored so, else float32. device: "cpu", "cuda", "cuda:1", ...; None for CUDA where there is one.
     quantization: "4bit" or "8bit", by bitsandbytes as the model is loaded; or arguments of transformers' quantisation
     configuration, passed through. revision: branch, tag or commit of a model of the hub; None for its main branch.
     trust_remote_code: whether code shipped with the weights may run. allow_pickle: whether weights that are not
