@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
-from cospec.machine import CACHE
+from cospec.machine import CACHE, OFF
 from cospec.runner.hf import LoadOptions, layouts, load, packing, prepacked
+from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.invariant import Sizes
-from cospec.runner.hf.layouts import SIZES, fastest
+from cospec.runner.hf.layouts import SIZES, Layout, fastest
+from cospec.runner.hf.panels import PanelLinear
 from cospec.runner.hf.prepacked import JoinedPart, PrepackedLinear, TransposedLinear
 
 from .models import saved, tiny
@@ -89,6 +92,38 @@ def test_a_measurement_is_kept_and_read_by_the_next_process(measured, tmp_path, 
         layouts._known.clear()
         assert fastest(tiny("llama")) == first
     assert len(asked) == 10
+
+
+@needs_packing
+def test_a_kind_whose_passes_fail_is_left_out(measured, monkeypatch):
+    times, _ = measured
+    times[TransposedLinear] = seconds(*[9.0] * 8)
+    assert fastest(tiny("llama")).kind is TransposedLinear
+    layouts._known.clear()
+    monkeypatch.setattr(layouts, "_times", None)
+    monkeypatch.setenv(CACHE, OFF)
+    assert fastest(tiny("llama")) == Layout(PrepackedLinear)
+
+
+@needs_packing
+def test_passes_are_measured_as_they_will_run(monkeypatch):
+    """Of a model's first layers, which keep their own products; compiled where they are panels."""
+    model, passes = tiny("llama", num_hidden_layers=5), []
+    of_layer = sum(rows * columns for rows, columns in layouts._shapes(model)) * 4
+    monkeypatch.setattr(layouts, "MOST_BYTES", 3 * of_layer + 1)
+    own = layouts._pass
+
+    def noted(part):
+        passes.append((len(part.model.layers), part.lm_head.out_features, own(part)))
+        return passes[-1][2]
+
+    monkeypatch.setattr(layouts, "_pass", noted)
+    for kind in packing.kinds(torch.float32):
+        assert set(layouts._times(model, kind)) == {*SIZES}
+        num_layers, num_columns, forward = passes[-1]
+        assert (num_layers, num_columns) == (3, 8)
+        assert isinstance(forward, CompiledForward if kind is PanelLinear else FusedForward)
+    assert {type(linear) for linear in model.model.layers[0].mlp.children() if hasattr(linear, "weight")} == {nn.Linear}
 
 
 @needs_packing

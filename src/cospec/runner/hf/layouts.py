@@ -7,6 +7,7 @@ computes the same bits.
 """
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,8 @@ from .packing import FEWEST_WEIGHTS, kinds, packing
 from .panels import PanelLinear
 from .prepacked import PrepackedLinear, TransposedLinear
 from .runner import HfRunner
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 4
 # Fewer tokens than the last of these may be filled up.
@@ -125,7 +128,14 @@ def _kept_or_measured(model: PreTrainedModel, names: Sequence[str], binding: dic
             kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             if kept["binding"] == binding:
                 return Layout(_KINDS[kept["kind"]], Sizes((*map(int, kept["sizes"]),)))
-    times = {name: _times(model, _KINDS[name]) for name in names}
+    times = {}
+    for name in names:
+        try:
+            times[name] = _times(model, _KINDS[name])
+        except Exception:  # of one kind's own; the others remain
+            logger.debug("no pass of %s products", name, exc_info=True)
+    if not times:
+        return Layout(PrepackedLinear)
     name = min(times, key=lambda name: _cost(times[name]))
     sizes = () if _KINDS[name] is PanelLinear else _worth_filling(times[name])
     if file is not None:
