@@ -11,7 +11,7 @@ from cospec.runner.hf import LoadOptions, layouts, load, packing, prepacked
 from cospec.runner.hf.compiled.forward import CompiledForward
 from cospec.runner.hf.fused import FusedForward
 from cospec.runner.hf.invariant import Sizes
-from cospec.runner.hf.layouts import SIZES, Layout, fastest
+from cospec.runner.hf.layouts import PROMPT, SIZES, Layout, fastest
 from cospec.runner.hf.panels import PanelLinear
 from cospec.runner.hf.prepacked import JoinedPart, PrepackedLinear, TransposedLinear
 
@@ -44,8 +44,8 @@ def measured(monkeypatch):
     return times, asked
 
 
-def seconds(*values):
-    return dict(zip(SIZES, values, strict=True))
+def seconds(*values, prompt=9.0):
+    return {**dict(zip(SIZES, values, strict=True)), PROMPT: prompt}
 
 
 @needs_packing
@@ -70,6 +70,15 @@ def test_what_is_faster_for_one_token_and_for_drafts_together_is_taken(measured)
     layout = fastest(tiny("llama"))
     assert layout.kind is TransposedLinear
     assert layout.sizes == Sizes(SIZES)
+
+
+@needs_packing
+@pytest.mark.parametrize(("prompt", "kind"), [(9.0, PrepackedLinear), (2.0, TransposedLinear)])
+def test_prompts_count_where_others_are_nearly_as_fast(measured, prompt, kind):
+    times, _ = measured
+    times[PrepackedLinear] = seconds(*[1.0] * 8)
+    times[TransposedLinear] = seconds(*[1.1] * 8, prompt=prompt)
+    assert fastest(tiny("llama")).kind is kind
 
 
 @needs_packing
@@ -119,7 +128,7 @@ def test_passes_are_measured_as_they_will_run(monkeypatch):
 
     monkeypatch.setattr(layouts, "_pass", noted)
     for kind in packing.kinds(torch.float32):
-        assert set(layouts._times(model, kind)) == {*SIZES}
+        assert set(layouts._times(model, kind)) == {*SIZES, PROMPT}
         num_layers, num_columns, forward = passes[-1]
         assert (num_layers, num_columns) == (3, 8)
         assert isinstance(forward, CompiledForward if kind is PanelLinear else FusedForward)

@@ -9,7 +9,7 @@ computes the same bits.
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,8 +39,11 @@ logger = logging.getLogger(__name__)
 FORMAT = 4
 # Fewer tokens than the last of these may be filled up.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
-# A layout is judged by so many passes of a token for one that checks so many.
-PLAIN, CHECKED = 3, 5
+# Tokens of a pass that reads a prompt.
+PROMPT = 64
+# A layout is judged by so many passes of a token for one that checks so many; and by so much of a prompt's, two hundred
+# tokens of which are read for a hundred passes.
+PLAIN, CHECKED, SHARE_OF_PROMPTS = 3, 5, 0.12
 # Filling up must gain more than noise.
 LEAST_GAIN = 0.05
 # Bytes of weights that are measured together: more than a cache holds, as those of a large model are.
@@ -154,11 +157,11 @@ def _times(model: PreTrainedModel, kind: type[PrepackedLinear]) -> dict[int, flo
     runner = HfRunner(part, forward=_pass(part))
     slot = runner.open()
     runner.feed([Feed(slot, [0] * _BEHIND, 0)])
-    times: dict[int, list[float]] = {size: [] for size in SIZES}
+    times: dict[int, list[float]] = {size: [] for size in (*SIZES, PROMPT)}
     for _ in range(ROUNDS):
         for size, own in times.items():
             started = time.perf_counter()
-            runner.feed([Feed(slot, [0] * size, size)])
+            runner.feed([Feed(slot, [0] * size, 1 if size == PROMPT else size)])
             own.append(time.perf_counter() - started)
             runner.trim(slot, _BEHIND)
     return {size: min(own) for size, own in times.items()}
@@ -170,14 +173,15 @@ def _pass(model: PreTrainedModel) -> Forward:
     return CompiledForward(model, fused) if can_compile(model) else fused
 
 
-def _cost(times: dict[int, float]) -> float:
-    return PLAIN * min(times.values()) + min(own for size, own in times.items() if size >= CHECKED)
+def _cost(times: Mapping[int, float]) -> float:
+    one, checked = min(times.values()), min(own for size, own in times.items() if size in SIZES and size >= CHECKED)
+    return PLAIN * one + checked + SHARE_OF_PROMPTS * times[PROMPT]
 
 
-def _worth_filling(times: dict[int, float]) -> tuple[int, ...]:
+def _worth_filling(times: Mapping[int, float]) -> tuple[int, ...]:
     """The sizes that no larger one beats."""
     return tuple(
         size
-        for size, own in times.items()
-        if own * (1 - LEAST_GAIN) <= min((other for more, other in times.items() if more > size), default=own)
+        for size in SIZES
+        if times[size] * (1 - LEAST_GAIN) <= min((times[more] for more in SIZES if more > size), default=times[size])
     )
