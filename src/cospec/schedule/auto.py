@@ -426,7 +426,9 @@ class Auto(Choice, Schedule):
             return Window(self.first, bucket, is_exploration=True)
         if self._window is not None and self._chosen:
             self._learn(self._window)
-        self._choose()
+        # What was chosen as it began with costs or a file, for one sequence, stands for the first window.
+        if self._window is not None or not self._num_choices or bucket > 1:
+            self._choose()
         self._expect_acceptances()
         self._num_windows += self._window is not None
         speed = self.predictions[self._chosen]
