@@ -1,7 +1,11 @@
 """A decoder's pass in one call gives the model's logits, and a row whose bits are its own."""
 
 import importlib
+import os
+import platform
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -253,6 +257,23 @@ def test_a_pass_that_gives_other_logits_is_not_taken(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CompiledForward, "__init__", failing)
     assert isinstance(load(folder, CPU).forward, FusedForward)
+
+
+OLDER_CPU = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+f16c,+fma,+sse4.2"}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="an instruction set of another kind of CPU")
+def test_passes_are_compiled_for_a_cpu_without_the_newest_operations(tmp_path):
+    """What such a CPU has no operation for ends the process, even where it is never run."""
+    program = (
+        "from cospec.runner.hf import LoadOptions, load\n"
+        f"runner = load({str(saved(tmp_path))!r}, LoadOptions(device='cpu', dtype='bfloat16', numerics='invariant'))\n"
+        "print(type(runner.forward).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **OLDER_CPU}, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "CompiledForward\n"), done.stderr
 
 
 def test_a_part_of_a_model_is_compiled_too(tmp_path):

@@ -47,7 +47,7 @@ class LoadSettings(TypedDict, total=False):
         Key(
             meaning="The type that models compute in. `auto`: as stored on CUDA; on a CPU `bfloat16` if it has AMX and "
             "weights are stored so, else `float32`. On a CPU that multiplies in `bfloat16` without AMX (AVX-512 BF16), "
-            "`bfloat16` is the faster one where several drafts are verified at once.",
+            "`bfloat16` is faster than the `float32` that `auto` takes.",
             default="auto",
             example="float32",
             known=lambda: DTYPES,

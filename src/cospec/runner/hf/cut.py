@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import UnsupportedModel
 from .packing import prepack
+from .panels import PanelLinear
 from .prepacked import PrepackedLinear
 
 
@@ -46,6 +47,8 @@ def with_head_of(model: PreTrainedModel, ids: Sequence[int]) -> PreTrainedModel:
     if bias is not None:
         head.bias = nn.Parameter(bias, requires_grad=False)
     heads = nn.ModuleDict({name: head})
+    if isinstance(whole_head, PanelLinear):
+        heads[name] = PanelLinear(weight, bias, is_wide=True)
     prepack(heads)
     part = copy.copy(model)
     part._modules = {**model._modules, **heads._modules}

@@ -32,6 +32,7 @@ from .joined import join
 from .packing import FEWEST_WEIGHTS, kinds, packing
 from .panels import PanelLinear
 from .prepacked import PrepackedLinear, TransposedLinear
+from .resident import trim
 from .runner import HfRunner
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ FORMAT = 4
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
 # Tokens of a pass that reads a prompt.
 PROMPT = 64
-# A layout is judged by so many passes of a token for one that checks so many; and by so much of a prompt's, two hundred
-# tokens of which are read for a hundred passes.
+# A layout is judged by so many passes of a token for one that checks so many; and by prompts, of which some 200 tokens
+# are read for 100 passes: 3 passes of PROMPT tokens for 25 times four passes.
 PLAIN, CHECKED, SHARE_OF_PROMPTS = 3, 5, 0.12
 # Filling up must gain more than noise.
 LEAST_GAIN = 0.05
@@ -51,7 +52,7 @@ MOST_BYTES = 2**26
 ROUNDS = 5
 # Tokens that the measured ones stand behind.
 _BEHIND = 32
-# Columns of the head of a model that is measured: heads are kept as the other products are.
+# Columns of the head of a model that is measured: hardly any, since a head takes much of the time of a few layers.
 _COLUMNS = 8
 _KINDS: dict[str, type[PrepackedLinear]] = {
     "packed": PrepackedLinear,
@@ -59,6 +60,7 @@ _KINDS: dict[str, type[PrepackedLinear]] = {
     "panels": PanelLinear,
 }
 
+# By the digest of what they depend on.
 _known: dict[str, "Layout"] = {}
 
 
@@ -131,17 +133,20 @@ def _kept_or_measured(model: PreTrainedModel, names: Sequence[str], binding: dic
             kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             if kept["binding"] == binding:
                 return Layout(_KINDS[kept["kind"]], Sizes((*map(int, kept["sizes"]),)))
-    times = {}
+    times: dict[str, dict[int, float]] = {}
     for name in names:
         try:
             times[name] = _times(model, _KINDS[name])
         except Exception:  # of one kind's own; the others remain
             logger.debug("no pass of %s products", name, exc_info=True)
+        trim()
     if not times:
         return Layout(PrepackedLinear)
-    name = min(times, key=lambda name: _cost(times[name]))
-    sizes = () if _KINDS[name] is PanelLinear else _worth_filling(times[name])
-    if file is not None:
+    sizes_of = {name: () if _KINDS[name] is PanelLinear else _worth_filling(own) for name, own in times.items()}
+    name = min(times, key=lambda name: _cost(times[name], sizes_of[name]))
+    sizes = sizes_of[name]
+    # What fails here may go well at another time.
+    if file is not None and len(times) == len(names):
         with suppress(CospecError):
             keep(file, to_json({"binding": binding, "kind": name, "sizes": sizes}))
     return Layout(_KINDS[name], Sizes(sizes))
@@ -155,15 +160,19 @@ def _times(model: PreTrainedModel, kind: type[PrepackedLinear]) -> dict[int, flo
     part = with_head_of(first_layers(model, num_layers), range(_COLUMNS))
     _join(part, kind)
     runner = HfRunner(part, forward=_pass(part))
+    # No more tokens than the model takes.
+    room = runner.context or _BEHIND + PROMPT
+    prompt = min(PROMPT, room - 1)
+    behind = min(_BEHIND, room - prompt)
     slot = runner.open()
-    runner.feed([Feed(slot, [0] * _BEHIND, 0)])
+    runner.feed([Feed(slot, [0] * behind, 0)])
     times: dict[int, list[float]] = {size: [] for size in (*SIZES, PROMPT)}
     for _ in range(ROUNDS):
         for size, own in times.items():
             started = time.perf_counter()
-            runner.feed([Feed(slot, [0] * size, 1 if size == PROMPT else size)])
+            runner.feed([Feed(slot, [0] * min(size, prompt), 1 if size == PROMPT else size)])
             own.append(time.perf_counter() - started)
-            runner.trim(slot, _BEHIND)
+            runner.trim(slot, behind)
     return {size: min(own) for size, own in times.items()}
 
 
@@ -173,8 +182,9 @@ def _pass(model: PreTrainedModel) -> Forward:
     return CompiledForward(model, fused) if can_compile(model) else fused
 
 
-def _cost(times: Mapping[int, float]) -> float:
-    one, checked = min(times.values()), min(own for size, own in times.items() if size in SIZES and size >= CHECKED)
+def _cost(times: Mapping[int, float], sizes: Sequence[int]) -> float:
+    """sizes: the numbers of tokens that passes are filled up to."""
+    one, checked = (times[next((size for size in sizes if size >= count), count)] for count in (1, CHECKED))
     return PLAIN * one + checked + SHARE_OF_PROMPTS * times[PROMPT]
 
 

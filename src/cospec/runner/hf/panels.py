@@ -2,7 +2,8 @@
 
 A product of few rows waits for memory. Weights that a model was stored with in bfloat16 are the same in float32, and
 take twice the time to read: here they stay as narrow as they were, and each is widened as it is used, whatever type the
-model computes in. All sums are in float32.
+model computes in; but of a layer in bfloat16, on a CPU that multiplies pairs of those, rows are rounded to it instead.
+All sums are in float32.
 """
 
 import importlib

@@ -12,8 +12,7 @@ from .tiles import PAIRED, rounded
 def keep_factors(stored: int, args: Any, row: int, begin: int, source: int, count: int) -> None:
     """Of so many numbers of a row, from a column and from an address on, what the next product takes."""
     numba.literally(stored)
-    if stored == PAIRED:
-        rounded(source, args.factors + 2 * (args.factors_width * row + begin), count)
+    rounded(stored, source, args.factors + 2 * (args.factors_width * row + begin), count)
 
 
 @inlined()

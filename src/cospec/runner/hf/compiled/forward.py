@@ -84,8 +84,8 @@ class CompiledForward:
 
     All is computed in float32, whatever the model's type, and so are keys and values kept; of a model in bfloat16 rows
     are rounded to it before a product where the CPU multiplies in it. The bits of a row are a function of the tokens
-    before it alone. Passes of more than MOST_TOKENS, of fixed shapes, and all of them where an
-    adapter changes the head, are left to `fused`.
+    before it alone. Passes of more than MOST_TOKENS, of fixed shapes, and all of them where an adapter changes the
+    head, are left to `fused`.
     """
 
     padding = FusedForward.padding
@@ -105,7 +105,9 @@ class CompiledForward:
         self._heads, self._kv_heads = int(config.num_attention_heads), int(config.num_key_value_heads)
         products = _products(body.layers[0])
         self._stored = products["down"].stored
-        self._factors_width = max(product.in_features for product in products.values())
+        # Of the rows that products take in bfloat16.
+        is_paired = self._stored == importlib.import_module(f"{__package__}.tiles").PAIRED
+        self._factors_width = max(product.in_features for product in products.values()) if is_paired else 0
         self._widths = _Widths(
             products["down"].width,
             products["qkv"].width,

@@ -329,5 +329,5 @@ def _compiled(stored: int, sources: int = SOURCES) -> int:
 
 
 def decode(stored: int, args: PassArguments, most_threads: int) -> None:
-    """Compute a pass in so many threads at most. stored: the number of the type of all products' weights."""
+    """Compute a pass in so many threads at most. stored: of all products, see `product`."""
     run(_compiled(stored), args, most_threads)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
 import torch
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from .pool import SOURCES, compiled, inlined, num_threads, run, thread
@@ -36,8 +36,10 @@ STORED = (torch.float32, torch.bfloat16, torch.float16)
 FLOAT32, BFLOAT16, FLOAT16 = range(len(STORED))
 # Weights of bfloat16 by rows of bfloat16: two columns at a time, in one operation, which adds in float32.
 PAIRED = len(STORED)
-# Whether this CPU has that operation, and 32 registers of sixteen numbers.
-CAN_PAIR, _HAS_MANY = (bool(llvm.get_host_cpu_features().get(name)) for name in ("avx512bf16", "avx512f"))
+# What numba compiles for: this CPU, unless its settings say otherwise.
+_FEATURES = (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
+# Whether that has the operation, and 32 registers of sixteen numbers.
+CAN_PAIR, HAS_WIDE_REGISTERS = "+avx512bf16" in _FEATURES, "+avx512f" in _FEATURES
 
 
 class _Bfloat(ir.Type):  # type: ignore[misc]
@@ -169,26 +171,29 @@ def _tile(_: Any, rows: Any, panels: Any, stored: Any, places: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _rounded(_: Any, count: Any, source: Any, goal: Any) -> Any:
-    """So many float32, PANEL or one, rounded to bfloat16. source, goal: addresses."""
-    num = count.literal_value
+def _rounded(_: Any, stored: Any, count: Any, source: Any, goal: Any) -> Any:
+    """So many float32, PANEL or one, rounded to bfloat16; nothing for others than PAIRED, since a CPU that cannot pair
+    has no operation for it. source, goal: addresses."""
+    is_paired, num = stored.literal_value == PAIRED, count.literal_value
 
     def codegen(context: Any, builder: Any, _: Any, args: Any) -> Any:
-        wide, narrow = (kind if num == 1 else ir.VectorType(kind, num) for kind in (_FLOAT, _BFLOAT))
-        found = builder.fptrunc(_loaded(builder, args[1], wide, 4), narrow)
-        builder.store(found, builder.inttoptr(args[2], narrow.as_pointer()), align=2)
+        if is_paired:
+            wide, narrow = (kind if num == 1 else ir.VectorType(kind, num) for kind in (_FLOAT, _BFLOAT))
+            found = builder.fptrunc(_loaded(builder, args[2], wide, 4), narrow)
+            builder.store(found, builder.inttoptr(args[3], narrow.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return types.void(count, source, goal), codegen
+    return types.void(stored, count, source, goal), codegen
 
 
 @inlined()
-def rounded(source: int, goal: int, count: int) -> None:
-    """So many float32 at an address, rounded to bfloat16, at another."""
+def rounded(stored: int, source: int, goal: int, count: int) -> None:
+    """For products of PAIRED: so many float32 at an address, rounded to bfloat16, at another."""
+    numba.literally(stored)
     for at in range(0, count - PANEL + 1, PANEL):
-        _rounded(PANEL, source + 4 * at, goal + 2 * at)
+        _rounded(stored, PANEL, source + 4 * at, goal + 2 * at)
     for at in range(count - count % PANEL, count):
-        _rounded(1, source + 4 * at, goal + 2 * at)
+        _rounded(stored, 1, source + 4 * at, goal + 2 * at)
 
 
 @inlined()
@@ -197,13 +202,15 @@ def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
     from the weights alone."""
     numba.literally(stored)
     weights, by_panel, by_column, ahead, x, by_row, columns, before, by_before, out, by_out = places
-    # Of few rows several panels at once: a sum waits for its last addition, and each register holds another one.
+    # As many panels at once as registers hold sums of: a sum waits for its last addition, and others are added to
+    # meanwhile. Wide ones hold six rows of four.
     few = 4 if rows == 1 else 2 if rows == 2 or (rows == 3 and stored == FLOAT32) else 1
-    at_once = 4 if _HAS_MANY else few
+    at_once = 4 if HAS_WIDE_REGISTERS else few
     at_once = 1 if num_panels % at_once != 0 else at_once
     groups = (rows + MOST_ROWS - 1) // MOST_ROWS
     if stored == FLOAT32 and at_once > 1 and groups == 1:
-        # Then memory alone is waited for, and the processor's own prefetching of several panels is better.
+        # Nothing is prefetched then: memory alone is waited for, and the processor's own prefetching of several panels
+        # is better. Several groups of rows give it pauses.
         ahead = 0
     sequences = _SEQUENCES if stored == FLOAT32 and at_once == 1 else 1
     # Each tile prefetches its part, so that memory works as long as all of them do.
@@ -221,8 +228,8 @@ def panels_of(stored: int, num_panels: int, rows: int, places: Any) -> None:
             of_weights = (weights + panel * by_panel, by_panel, by_column, prefetched, step)
             known, new = (before + row * by_before + behind, by_before), (out + row * by_out + behind, by_out)
             own = (*of_weights, x + row * by_row, by_row, columns, *known, *new)
-            # Each shape is compiled, so that those that no CPU of a kind takes are left out.
-            if at_once == 4 and _HAS_MANY:
+            # HAS_WIDE_REGISTERS is a constant: shapes that are never taken are not compiled.
+            if at_once == 4 and HAS_WIDE_REGISTERS:
                 _tiles(4, stored, num, own)
             elif at_once == 4:
                 _tile(1, 4, stored, own)
@@ -271,7 +278,7 @@ def columns_of(width: int) -> Any:
 @inlined()
 def product(stored: int, weights: int, before: Any, x: Any, out: Any, shape: Any) -> None:
     """This thread's share of before [rows, width] + x [rows, columns] @ weights, into out [rows, width], which may be
-    where `before` is. All are in float32 but the weights.
+    where `before` is. All are in float32 but the weights, and x where it is to be paired with them.
 
     stored: the number of their type, a literal; PAIRED: weights and x are in bfloat16, of an even number of columns.
     weights: their address, of [width / PANEL, columns, PANEL]. before, x, out: an address, and bytes from row to row, 0
@@ -321,7 +328,7 @@ def _compiled(stored: int, sources: int = SOURCES) -> int:
 def linear(stored: int, addresses: Sequence[int], rows: int, columns: int, width: int) -> None:
     """Fills out [rows, width] with bias [width] + x [rows, columns] @ weights.
 
-    addresses: of the weights, as `product` takes them, bias, x and out, in float32. stored: see `product`.
+    addresses: of the weights, bias, x and out, as `product` takes them. stored: see `product`.
     """
     most_threads = rows * columns * width // FEWEST_A_THREAD
     run(_compiled(stored), (*addresses, rows, columns, width), most_threads)
