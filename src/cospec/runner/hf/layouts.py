@@ -37,6 +37,7 @@ from .runner import HfRunner
 
 logger = logging.getLogger(__name__)
 
+# Of what is kept: raised with the kernels, whose speeds it stands for.
 FORMAT = 4
 # Fewer tokens than the last of these may be filled up.
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
