@@ -37,8 +37,8 @@ class PanelLinear(PrepackedLinear):
         super().__init__(weight, bias)
         self._dtype, self._is_wide = weight.dtype, is_wide
         self.has_bias = bias is not None
-        # The type of the weights, as `compiled.tiles` numbers it.
         made = tiles()
+        # The type of the weights, or that they are paired, as `compiled.tiles` numbers it.
         is_paired = self._dtype == torch.bfloat16 and made.CAN_PAIR and self.in_features % 2 == 0
         self.stored: int = made.PAIRED if is_paired else made.STORED.index(self._weight.dtype)
         self._bias = torch.zeros(self._weight.shape[0] * self._weight.shape[2])

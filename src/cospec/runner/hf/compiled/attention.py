@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from .arithmetic import SUMMED, exp
 from .factors import keep_factors
 from .pool import inlined, share_of, thread
-from .tiles import CHUNK, FLOAT32, MOST_ROWS, PANEL, PANELS_AT_ONCE, panels_of
+from .tiles import CHUNK, FLOAT32, MOST_ROWS, PANEL, PANELS_AT_ONCE, panels_of, shuffled
 from .views import floats, ids, matrix
 
 # Numbers in a register, and keys of which scores are computed at once.
@@ -57,14 +57,10 @@ def offset_of(args: Any, cache: Any, slot: int, head: int, position: int) -> Any
     return 4 * args.head_dim * ((slot * args.kv_heads + head) * cache.positions + position)
 
 
-def _shuffled(builder: Any, one: Any, other: Any, lanes: list[int]) -> Any:
-    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
-
-
 def _paired(builder: Any, one: Any, other: Any) -> Any:
     """Sums of neighbours, of one and of the other, within each half."""
     even, odd = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]
-    return builder.fadd(_shuffled(builder, one, other, even), _shuffled(builder, one, other, odd))
+    return builder.fadd(shuffled(builder, one, other, even), shuffled(builder, one, other, odd))
 
 
 def _added_up(builder: Any, sums: list[Any]) -> Any:
@@ -73,7 +69,7 @@ def _added_up(builder: Any, sums: list[Any]) -> Any:
         sums = [_paired(builder, *pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
     one, other = sums
     low, high = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
-    return builder.fadd(_shuffled(builder, one, other, low), _shuffled(builder, one, other, high))
+    return builder.fadd(shuffled(builder, one, other, low), shuffled(builder, one, other, high))
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]

@@ -18,7 +18,7 @@ from ..hidden import HiddenRows, counts_of
 from ..joined import whole_of
 from ..lowrank import LowRank
 from ..masks import Masks
-from ..panels import PanelLinear
+from ..panels import PanelLinear, tiles
 
 # A pass of more tokens spends most of its time in arithmetic, of which torch's attention takes less.
 MOST_TOKENS = 512
@@ -106,7 +106,7 @@ class CompiledForward:
         products = _products(body.layers[0])
         self._stored = products["down"].stored
         # Of the rows that products take in bfloat16.
-        is_paired = self._stored == importlib.import_module(f"{__package__}.tiles").PAIRED
+        is_paired = self._stored == tiles().PAIRED
         self._factors_width = max(product.in_features for product in products.values()) if is_paired else 0
         self._widths = _Widths(
             products["down"].width,

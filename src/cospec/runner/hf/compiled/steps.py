@@ -16,7 +16,7 @@ from .arithmetic import SUMMED, exp
 from .attention import attend, offset_of
 from .factors import factors_of, keep_factors
 from .pool import SOURCES, barrier, compiled, inlined, run, share_of, thread
-from .tiles import columns_of, product
+from .tiles import FLOAT32, columns_of, product
 from .views import floats, group, ids
 
 _ONE = np.float32(1)
@@ -316,7 +316,8 @@ def _pass(stored: int, arguments: Any) -> None:
         is_last = index == args.num_layers - 1 and args.num_chosen < args.num_tokens
         terms = args.terms + 8 * index * NUM_PRODUCTS * NUM_OF_TERM if args.terms != 0 else 0
         _layer(stored, args, layer, cache, terms, is_last)
-    _norm_rows(stored, args, args.norm, args.num_chosen)
+    # The head is no product of this pass, and takes them as they are.
+    _norm_rows(FLOAT32, args, args.norm, args.num_chosen)
 
 
 @cache

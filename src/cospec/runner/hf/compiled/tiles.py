@@ -59,6 +59,11 @@ _SHORT, _INT, _LONG, _FLOAT, _BFLOAT = ir.IntType(16), ir.IntType(32), ir.IntTyp
 _FLOATS, _INTS, _PAIRS = ir.VectorType(_FLOAT, PANEL), ir.VectorType(_INT, PANEL), ir.VectorType(_BFLOAT, 2 * PANEL)
 
 
+def shuffled(builder: Any, one: Any, other: Any, lanes: Sequence[int]) -> Any:
+    """These lanes of two registers, those of the other behind those of the one."""
+    return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INT, len(lanes)), lanes))
+
+
 def _loaded(builder: Any, address: Any, kind: Any, size: int) -> Any:
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=size)
 
@@ -76,8 +81,7 @@ def _weights(builder: Any, address: Any, stored: int) -> Any:
         return builder.bitcast(builder.shl(wide, ir.Constant(_INTS, [16] * PANEL)), _FLOATS)
     both = _loaded(builder, address, ir.VectorType(_SHORT, 2 * PANEL), 2)
     order = [at + column * PANEL for at in range(PANEL) for column in range(2)]
-    mask = ir.Constant(ir.VectorType(_INT, 2 * PANEL), order)
-    return builder.bitcast(builder.shuffle_vector(both, both, mask), _PAIRS)
+    return builder.bitcast(shuffled(builder, both, both, order), _PAIRS)
 
 
 def _factors(builder: Any, address: Any, stored: int) -> Any:
@@ -85,7 +89,7 @@ def _factors(builder: Any, address: Any, stored: int) -> Any:
     value = _loaded(builder, address, _INT if stored == PAIRED else _FLOAT, 4)
     undefined = ir.Constant(_INTS if stored == PAIRED else _FLOATS, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
-    repeated = builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [0] * PANEL))
+    repeated = shuffled(builder, first, undefined, [0] * PANEL)
     return builder.bitcast(repeated, _PAIRS) if stored == PAIRED else repeated
 
 
@@ -95,7 +99,8 @@ def _added(builder: Any, weights: Any, factors: Any, total: Any, stored: int) ->
         function, given = ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS]), (total, weights, factors)
         name = "llvm.x86.avx512bf16.dpbf16ps.512"
     else:
-        function, given, name = ir.FunctionType(_FLOATS, [_FLOATS] * 3), (weights, factors, total), "llvm.fma.v16f32"
+        function, given = ir.FunctionType(_FLOATS, [_FLOATS] * 3), (weights, factors, total)
+        name = f"llvm.fma.v{PANEL}f32"
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), given)
 
 
