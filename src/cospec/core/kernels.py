@@ -1,4 +1,4 @@
-"""Loops over one row of a large vocabulary, compiled by numba (`pip install 'cospec[numba]'`); see `select.kernels`.
+"""Loops over one row of a vocabulary, compiled by numba (`pip install 'cospec[numba]'`); see `select.kernels`.
 
 They take a row through memory once where torch takes it several times. Comparisons and hashes are right to the bit.
 Sums are rounded in another way than torch's, so that they decide nothing that lies within the margins of `select`.

@@ -1,7 +1,7 @@
 """Drafting: the token at a sheet's frontier, from a lane's bonus row."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,8 +11,9 @@ from ..errors import CospecError
 from .draws import Purpose, draw, probabilities
 from .noise import noisy_argmax
 from .rows import LogProbs, by_place, joined
+from .select import HotRow, are_summed
 from .sheet import Sheet
-from .summed import LazyLogProbs
+from .summed import LazyLogProbs, SummedLogProbs
 from .target import Span, Unshaped, distributions, no_distribution
 from .tokens import Draft
 
@@ -72,7 +73,6 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
     the transforms, of one position each."""
     tokens: list[int] = [0] * len(proposals)
     probs: list[Tensor | None] = [None] * len(proposals)
-    known: dict[int, float] = {}
     summed: list[LazyLogProbs | None] = [None] * len(proposals)
     for i, ((sheet, _), log_q) in enumerate(zip(proposals, log_qs, strict=True)):
         if isinstance(log_q, LazyLogProbs):
@@ -86,11 +86,8 @@ def _draft(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs: Sequenc
         drawn = draw(rows, [each.draws.uniform(each.frontier, Purpose.PROPOSE, each.epoch) for each in sheets])
         for i, row, token in zip(same, rows.unbind(), log_qs[same[0]].tokens(drawn), strict=True):
             tokens[i], probs[i] = token, row
-        if all(map(_is_drawn_as_it_is, sheets)) and any(sheet.schedule.reads_confidence for sheet in sheets):
-            drawn_with = zip(same, sheets, LogProbs(rows).at(drawn), strict=True)
-            known |= {i: prob for i, sheet, prob in drawn_with if sheet.schedule.reads_confidence}
     ids = [log_q.ids_at(0) if own is None else None for log_q, own in zip(log_qs, summed, strict=True)]
-    drafts = _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, known))
+    drafts = _drafts(proposals, tokens, probs, ids, _confidences(proposals, tokens, own, log_qs))
     return [replace(draft, log_probs=log_q) if log_q else draft for draft, log_q in zip(drafts, summed, strict=True)]
 
 
@@ -99,7 +96,7 @@ def _draft_coupled(proposals: Sequence[Proposal], own: Sequence[Tensor], log_qs:
     items = [(sheet, sheet.frontier, log_q) for (sheet, _), log_q in zip(proposals, log_qs, strict=True)]
     nothing = [None] * len(proposals)
     tokens = [token for (token,) in noisy_argmax(items)]
-    return _drafts(proposals, tokens, nothing, nothing, _confidences(proposals, tokens, own, {}))
+    return _drafts(proposals, tokens, nothing, nothing, _confidences(proposals, tokens, own, log_qs))
 
 
 def _drafts(
@@ -122,13 +119,23 @@ def _is_drawn_as_it_is(sheet: Sheet) -> bool:
 
 
 def _confidences(
-    proposals: Sequence[Proposal], tokens: Sequence[int], own: Sequence[Tensor], known: Mapping[int, float]
+    proposals: Sequence[Proposal], tokens: Sequence[int], own: Sequence[Tensor], log_qs: Sequence[LogProbs]
 ) -> list[float | None]:
-    """The lanes' own probabilities of the tokens, where they are read. known: of some, from what they were drawn."""
-    confidences: list[float | None] = [known.get(i) for i in range(len(proposals))]
-    unknown = [i for i, (sheet, _) in enumerate(proposals) if sheet.schedule.reads_confidence and i not in known]
-    for places in by_place([LogProbs(own[i]) for i in unknown]):
-        same = [unknown[place] for place in places]
+    """The lanes' own probabilities of the tokens, where they are read: by the sums that these were drawn with, if they
+    are the rows' own."""
+    confidences: list[float | None] = [None] * len(proposals)
+    whole = []
+    for i, ((sheet, _), row, log_q) in enumerate(zip(proposals, own, log_qs, strict=True)):
+        if not sheet.schedule.reads_confidence:
+            continue
+        if isinstance(log_q, SummedLogProbs) and sheet.params.is_identity:
+            confidences[i] = log_q.rows[0].probability(tokens[i])
+        elif are_summed(row):
+            confidences[i] = HotRow.of(row[0].detach().numpy(), 1.0, is_summed=True).probability(tokens[i])
+        else:
+            whole.append(i)
+    for places in by_place([LogProbs(own[i]) for i in whole]) if whole else ():
+        same = [whole[place] for place in places]
         log_own = torch.log_softmax(joined([own[i] for i in same]), dim=-1)
         for i, log_p in zip(same, LogProbs(log_own).at([tokens[i] for i in same]), strict=True):
             confidences[i] = math.exp(log_p)

@@ -17,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Of shorter rows all tokens are drawn from and given noise at once: that takes no longer than to look for few.
+# Without compiled loops, all tokens of shorter rows are drawn from and given noise at once: that takes no longer than
+# to look for few. Probabilities of shorter rows are as torch normalises them.
 LEAST_SELECTED = 2**13
+# Shorter rows are summed by torch, which takes those of many sequences at once.
+LEAST_SUMMED = 2**11
 # Shorter rows are sorted as they are: that takes no longer than to look for what to sort. Nor are they worth a look for
 # what a mixture of probabilities rounds to 0.
 LEAST_CUT = 2**11
@@ -54,7 +57,8 @@ def is_cut(rows: Tensor) -> bool:
 
 def are_summed(rows: Tensor) -> bool:
     """Whether compiled loops sum such rows, rather than torch."""
-    return is_selected(rows) and rows.dtype == torch.float32 and rows.is_contiguous() and kernels() is not None
+    is_long = rows.shape[-1] >= LEAST_SUMMED and are_floats_here(rows)
+    return is_long and rows.dtype == torch.float32 and rows.is_contiguous() and kernels() is not None
 
 
 def are_floats_here(rows: Tensor) -> bool:

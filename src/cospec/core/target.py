@@ -241,7 +241,8 @@ def _shaped(items: Sequence[Unshaped]) -> list[LogProbs | CospecError]:
     for i, item in enumerate(items):
         sheet, params = item.sheet, item.sheet.params
         # Rows that are selected from have columns of their own, or sums.
-        own = i if (params.cuts and is_cut(item.log_probs)) or are_summed(item.log_probs) else None
+        is_selected = is_cut(item.log_probs) if params.cuts else are_summed(item.log_probs)
+        own = i if is_selected else None
         if params.is_argmax and own is None:
             # Only the row's maximum is read.
             continue

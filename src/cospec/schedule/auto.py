@@ -41,7 +41,7 @@ SECONDS_TIMED = 0.1
 # known, and the engine's own work is not, without which a plan of many short rounds seems fast.
 EXPLORATION_TOKENS, ENGINE_TOKENS = 6, 2
 # The part of a window that a trial has.
-PART_OF_A_TRIAL = 1 / 4
+PART_OF_A_TRIAL = 1 / 8
 # One window in so many tries a drafter again, whatever it achieved before: texts change.
 WINDOWS_AN_EXPLORATION = 80
 # After the first comparisons of rows, rows are compared where a plan is tried, and at one in so many settlements of one
@@ -286,7 +286,7 @@ class Auto(Choice, Schedule):
 
     def on_settled(self, sheet: Sheet, tokens: Sequence[Token]) -> None:
         own, first = self._running[sheet], sheet.position - len(tokens)
-        if any(token.confidence is not None for token in tokens):
+        if own.schedule.reads_confidence:
             self._learn_confidence(own.window.plan, tokens)
         self._num_settled += 1
         if self._is_to_be_compared(own.window) or self.shadowing.was_heard_at(sheet, first):
@@ -294,16 +294,23 @@ class Auto(Choice, Schedule):
             self.beliefs.compare(sheet, tokens, self._compared)
             self._comparing_seconds += time.perf_counter() - started
         own.schedule.on_settled(sheet, tokens)
-        assert self._window is not None
-        # Where nothing is drafted the sequence goes over to the plan of the present window.
-        if not sheet.drafts and own.schedule.may_be_left(sheet):
-            before, next_schedule = own.schedule, self.plans[self._window.plan]
-            is_change = own.window.plan != self._window.plan
-            own.has_changed = own.window is not self._window
-            own.window, own.schedule = self._window, next_schedule
-            if is_change:
-                before.on_end(sheet)
-                next_schedule.on_begin(sheet)
+        own.has_changed = self._goes_over(sheet, own)
+
+    def _goes_over(self, sheet: Sheet, own: Running) -> bool:
+        """Where nothing is drafted a sequence goes over to the present window, and to its plan. Whether it has left
+        another window."""
+        window = self._window
+        assert window is not None
+        before, next_schedule = own.schedule, self.plans[window.plan]
+        is_there = own.window is window and before is next_schedule
+        if is_there or sheet.drafts or not before.may_be_left(sheet):
+            return False
+        has_left, is_change = own.window is not window, own.window.plan != window.plan
+        own.window, own.schedule = window, next_schedule
+        if is_change:
+            before.on_end(sheet)
+            next_schedule.on_begin(sheet)
+        return has_left
 
     def _is_to_be_compared(self, window: Window) -> bool:
         """Whether rows are compared at what a sequence has settled under this window's plan."""
@@ -318,7 +325,8 @@ class Auto(Choice, Schedule):
         self.beliefs.record_round(done, self._comparing_seconds)
         self._joined.clear()
         running = [self._running[sheet] for sheet in done.sheets]
-        self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
+        if done.sheets and done.sheets[0].drafters:
+            self.shadowing.on_round(self._running, done.seconds, has_new=self._has_new_drafters())
         if self._has_listeners and len(schedules := _each_once(running)) == 1:
             schedules[0].on_round(done)
         window, has_settled = self._window, done.num_settled > 0
@@ -342,6 +350,9 @@ class Auto(Choice, Schedule):
         has_drafts = any(sheet.drafts for sheet in done.sheets)
         if self._is_over(window, has_drafts=has_drafts, has_settled=has_settled):
             self._begin_window()
+            for sheet, own in zip(done.sheets, running, strict=True):
+                if _draws_nothing(own.schedule) and not sheet.is_finished:
+                    self._goes_over(sheet, own)
 
     def _has_new_drafters(self) -> bool:
         """Whether several sequences would wait for a drafter of which it is not known yet what it is good for."""
@@ -528,6 +539,14 @@ class Auto(Choice, Schedule):
         if theory > 0 and timed.tokens > 0:
             self.beliefs.record_window(window.plan, theory, timed.tokens, timed.seconds)
         del self._timed[key]
+
+
+def _draws_nothing(schedule: Schedule) -> bool:
+    """Whether it drafts nothing and draws no members, so that no draw for an unsettled position is ever used under it:
+    then it may be left in any round. What others have drawn, a lane that declined or a member that was not fed may
+    tell, and they are left as a token is settled."""
+    kind = type(schedule)
+    return kind.proposer is Policy.proposer and kind.cells is Policy.cells
 
 
 def _listens(schedule: Schedule) -> bool:

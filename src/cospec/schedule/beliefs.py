@@ -122,11 +122,9 @@ class Beliefs:
     # What is measured.
 
     def record_round(self, done: Round, learning_seconds: float = 0.0) -> None:
-        """The engine's own time of a round, less what went into learning. Reading a prompt is no part of any cycle."""
+        """A round of these sequences is over; `learning_seconds` of it went into learning."""
         self.num_live = done.num_live
-        if not done.has_prefill:
-            work, size = (DECIDING, done.num_decided) if done.num_decided else (DRAFTING, done.num_moved)
-            self.costs.add(work, size, done.seconds - done.seconds_in_models - learning_seconds)
+        self.costs.add_round(done, learning_seconds)
 
     @torch.inference_mode()
     def compare(self, sheet: Sheet, tokens: Sequence[Token], pairs: Collection[Pair] | None = None) -> None:

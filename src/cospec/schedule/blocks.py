@@ -1,5 +1,6 @@
 """What schedules that draft whole blocks have in common: how long a block is, and what its length is worth."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -53,9 +54,14 @@ class BlockDrafting(Schedule):
         if self.stop is None:
             return self
         gamma, _ = self.best_block(measured)
-        pays = speed * self.seconds_of_one_more(gamma, measured)
-        floor = pays / max(self.acceptance(measured, None), 1e-3)
-        return replace(self, stop=replace(self.stop, floor=min(MOST_FLOOR, max(LEAST_FLOOR, floor))))
+        one_more, acceptance = self.seconds_of_one_more(gamma, measured), max(self.acceptance(measured, None), 1e-3)
+        stop = replace(
+            self.stop,
+            floor=min(MOST_FLOOR, max(LEAST_FLOOR, speed * one_more / acceptance)),
+            acceptance=self.acceptance(measured, 1),
+            overhead=self.cycle_of([1.0], measured).seconds / one_more if one_more > 0 else math.inf,
+        )
+        return replace(self, stop=stop)
 
     def expected_acceptance(self, estimates: Estimates) -> float | None:
         return None if self.stop is None else self.acceptance(estimates, None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.counts import Average
+from ..core.policy import Round
 
 # The engine's own work in a round stands beside the runners' passes: where positions are decided, by their number, and
 # where none are, since sequences only draft, by the number of sequences.
@@ -56,6 +57,12 @@ class Costs:
         cell.num_tokens.add(num_tokens)
         cell.seconds.add(seconds)
         self._lines.pop(lane, None)
+
+    def add_round(self, done: Round, learning_seconds: float = 0.0) -> None:
+        """The engine's own time of a round, less what went into learning. Reading a prompt is no part of any cycle."""
+        if not done.has_prefill:
+            work, size = (DECIDING, done.num_decided) if done.num_decided else (DRAFTING, done.num_moved)
+            self.add(work, size, done.seconds - done.seconds_in_models - learning_seconds)
 
     def put(self, lane: int, num_tokens: int, seconds: float, count: int) -> None:
         """So many passes of this size took so long, each."""

@@ -2,6 +2,7 @@
 pay."""
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,21 +34,29 @@ class StopRule:
 
     It reads nothing but drafts already drawn, so that the length of a block is a stopping rule, under which every
     verification keeps its law. (A threshold on predicted acceptance: SpecDec++, Huang et al. 2024. Here the prediction
-    is the acceptance measured at the same confidence.) acceptances: by bin of confidence.
+    is the acceptance measured at the same confidence.) acceptances: by bin of confidence. acceptance: of a draft behind
+    one that stands. overhead: what a block takes without drafts, over what each draft adds.
+
+    Texts have easy stretches, so that behind a block that is likely to stand comes another such one. So one more draft
+    must also give more, for what it takes, than the block so far: else the next block is better begun sooner. A first
+    one is always drafted, by which its cost becomes known.
     """
 
     floor: float = FLOOR
     acceptances: tuple[float, ...] = PRIOR
+    acceptance: float = 1.0
+    overhead: float = math.inf
 
     def goes_on(self, drafts: Sequence[Draft]) -> bool:
         """Whether one more is worth drafting behind these."""
-        if len(drafts) >= MOST_DRAFTED:
-            return False
-        stand = 1.0
+        if not drafts or len(drafts) >= MOST_DRAFTED:
+            return not drafts
+        stand = tokens = 1.0
         for draft in drafts:
             assert draft.confidence is not None, "a schedule that paces its drafts reads their confidence"
             stand *= self.acceptances[_bin(draft.confidence)]
-        return stand >= self.floor
+            tokens += stand
+        return stand >= self.floor and stand * self.acceptance * (self.overhead + len(drafts)) >= tokens
 
 
 class AcceptanceByConfidence:
