@@ -188,7 +188,10 @@ class Auto(Choice, Schedule):
             raise ValueError(f"no plan that is weighed here was chosen: {state['chosen']!r}")
         self.beliefs.start_anew()
         self._num_windows = 0
-        self._choose()
+        # What was chosen by the clock stands for the first window: without its speeds, less is known than then.
+        self._weigh()
+        self._compared = self._worth_comparing()
+        self._num_choices += 1
 
     def begin_with_costs(self, costs: Sequence[Any]) -> None:
         """Take over the cost of forward passes, as `Costs.state` gives it, measured before anything was decoded."""
