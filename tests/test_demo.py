@@ -9,6 +9,7 @@ import torch
 
 from cospec import Ensemble, SamplingParams, demo
 from cospec.core.draws import probabilities
+from cospec.core.summed import SummedRuns
 from cospec.core.verify import verify_token
 from cospec.study.effort import Effort
 from cospec.study.exactness import coupled_checks, greedy_checks
@@ -90,8 +91,15 @@ def test_measured_acceptance_is_one_minus_tv_of_the_rows(monkeypatch, name, gamm
 
     def spy(runs, accept, replace):
         verdicts = verify_token(runs, accept, replace)
-        draft = torch.stack([row() for row in runs.draft])
-        overlaps = torch.minimum(probabilities(runs.log_target), draft).sum(-1).tolist()
+        # Rows are verified by the sums of their logits, or where these cannot tell by their probabilities.
+        if isinstance(runs, SummedRuns):
+            target, draft = (
+                torch.stack([torch.from_numpy(row.logits) for row in rows]).softmax(-1)
+                for rows in (runs.targets, runs.drafts)
+            )
+        else:
+            target, draft = probabilities(runs.log_target), torch.stack([row() for row in runs.draft])
+        overlaps = torch.minimum(target, draft).sum(-1).tolist()
         for (start, _), verdict in zip(runs.spans, verdicts, strict=True):
             looked_at.extend(overlaps[start : start + verdict.accepted + (verdict.token is not None)])
         return verdicts
