@@ -53,13 +53,13 @@ class BlockDrafting(Schedule):
         """
         if self.stop is None:
             return self
-        gamma, _ = self.best_block(measured)
+        gamma, cycle = self.best_block(measured)
         one_more, acceptance = self.seconds_of_one_more(gamma, measured), max(self.acceptance(measured, None), 1e-3)
         stop = replace(
             self.stop,
             floor=min(MOST_FLOOR, max(LEAST_FLOOR, speed * one_more / acceptance)),
             acceptance=self.acceptance(measured, 1),
-            overhead=self.cycle_of([1.0], measured).seconds / one_more if one_more > 0 else math.inf,
+            overhead=max(0.0, cycle.seconds / one_more - gamma) if one_more > 0 else math.inf,
         )
         return replace(self, stop=stop)
 
