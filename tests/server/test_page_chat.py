@@ -2,13 +2,14 @@
 
 import json
 import re
+import time
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from transformers import AutoTokenizer
 
-from cospec import Ensemble, Member, demo
+from cospec import Engine, Ensemble, Member, demo
 
 from ..browsing import in_chromium
 from .conftest import Served
@@ -253,7 +254,15 @@ def test_what_is_kept_and_cannot_be_read_is_no_conversation(visit):
         assert visit.turns() == []
 
 
-def test_a_server_that_goes_midway_leaves_what_it_said(browser, members):
+def test_a_server_that_goes_midway_leaves_what_it_said(browser, members, monkeypatch):
+    step = Engine.step
+
+    def slowly(self):
+        # The whole answer takes a quarter of a second otherwise, and may be over before the server is.
+        time.sleep(0.02)
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", slowly)
     with Served(Ensemble(members[:1], dtype="float32")) as going, visiting(browser, going) as visit:
         visit.ask_for(ignore_eos=True, max_tokens=400)
         visit.say(QUESTION, schedule="plain")
